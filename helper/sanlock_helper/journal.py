@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One line per event, to syslog for the story of the outage and to stderr for a person at a terminal.
+
+syslog(3) blocks when nobody reads /dev/log, and the journal may well be on the storage that is gone.  So the
+lines are written by a thread of their own: a virtual machine never waits for its log.
+"""
+
+from __future__ import annotations
+
+import _thread
+import posix
+import syslog
+from _queue import Empty, SimpleQueue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+IDENTIFIER = "virt-sanlock-helper"
+
+# How long the end of the program waits for a syslog that does not take its lines.
+FLUSH_SECONDS = 1.0
+
+
+def write_stderr(line: str) -> None:
+    """Write LINE to descriptor 2; what cannot be written is lost, since there is nobody to tell."""
+    try:
+        posix.write(2, f"{line}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass
+
+
+def write_syslog(priority: int, line: str) -> None:
+    """Send LINE to syslog under the program's identifier."""
+    # A NUL or a lone surrogate would make the syslog module raise.
+    syslog.syslog(priority, line.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0"))
+
+
+class Journal:
+    """Where events are told.  Levels are those an operator would expect.
+
+    notice: done; warning: something will be tried again, or wants attention; err: not done, but safe; crit: a
+    virtual machine is not safe, or an invocation is unusable.
+    """
+
+    def __init__(
+        self,
+        to_syslog: Callable[[int, str], None] = write_syslog,
+        to_terminal: Callable[[str], None] = write_stderr,
+    ) -> None:
+        self._to_syslog = to_syslog
+        self._to_terminal = to_terminal
+        self._lines: SimpleQueue[tuple[int, str] | None] = SimpleQueue()
+        self._drained: SimpleQueue[None] = SimpleQueue()
+        self._started = False
+
+    def notice(self, line: str) -> None:
+        """Tell what was done."""
+        self._tell(syslog.LOG_NOTICE, line)
+
+    def warning(self, line: str) -> None:
+        """Tell what did not work yet, or what somebody should look at."""
+        self._tell(syslog.LOG_WARNING, line)
+
+    def error(self, line: str) -> None:
+        """Tell what was not done although no virtual machine is in danger."""
+        self._tell(syslog.LOG_ERR, line)
+
+    def crit(self, line: str) -> None:
+        """Tell what failed for good."""
+        self._tell(syslog.LOG_CRIT, line)
+
+    def close(self, timeout: float = FLUSH_SECONDS) -> bool:
+        """Wait up to TIMEOUT seconds until the lines told so far are written; say whether they are."""
+        if not self._started:
+            return True
+        self._lines.put(None)
+        try:
+            self._drained.get(timeout=timeout)
+        except Empty:
+            return False
+        return True
+
+    def _tell(self, priority: int, line: str) -> None:
+        if not self._started:
+            self._started = True
+            syslog.openlog(IDENTIFIER, syslog.LOG_PID, syslog.LOG_DAEMON)
+            _thread.start_new_thread(self._write, ())
+        self._lines.put((priority, line))
+
+    def _write(self) -> None:
+        while True:
+            item = self._lines.get()
+            if item is None:
+                self._drained.put(None)
+                continue
+            priority, line = item
+            self._to_terminal(f"{IDENTIFIER}: {line}")
+            self._to_syslog(priority, line)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The agent's loop, without threads and without time."""
+
+from __future__ import annotations
+
+from _queue import Empty
+from collections import deque
+from typing import Any, Callable
+
+import pytest
+
+pytest.importorskip("libvirt")
+
+from sanlock_helper import agent as agent_module
+from sanlock_helper.actions import Outcome, Try
+from sanlock_helper.agent import Agent
+from sanlock_helper.errors import FinalError, PassingError
+from sanlock_helper.grace import Deadline
+from sanlock_helper.invocation import Invocation
+from sanlock_helper.requests import Request
+
+UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+START = 1000.0
+
+Answer = Callable[[Try], Outcome]
+
+
+class Clock:
+    """Time that passes only while the agent waits."""
+
+    def __init__(self) -> None:
+        self.now = START
+        self.answers: deque[Any] = deque()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def put(self, answer: Any) -> None:
+        self.answers.append(answer)
+
+    def get(self, timeout: float | None) -> Any:
+        if self.answers:
+            return self.answers.popleft()
+        assert timeout is not None, "the agent waits for ever"
+        self.now += timeout
+        raise Empty
+
+
+class Story:
+    """A journal that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def __getattr__(self, level: str) -> Callable[[str], None]:
+        return lambda line: self.lines.append((level, line))
+
+    def levels(self) -> list[str]:
+        return [level for level, _ in self.lines]
+
+
+class Connected:
+    """A virConnect as far as the agent itself looks at it."""
+
+    alive = 1
+
+    def isAlive(self) -> int:
+        return self.alive
+
+    def close(self) -> None:
+        pass
+
+
+class World:
+    """An agent whose tries answer what the test says, at once or never."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *script: Any) -> None:
+        self.clock = Clock()
+        self.story = Story()
+        self.script = deque(script)
+        self.connections: list[Connected] = []
+        self.hanging: list[Callable[[], object]] = []
+        self.order: list[str] = []
+        self.agent = Agent(
+            self.connect,
+            self.story,  # type: ignore[arg-type]
+            clock=self.clock,
+            wall=lambda: 0.0,
+            start_thread=self.start,
+            answers=self.clock,  # type: ignore[arg-type]
+        )
+        monkeypatch.setattr(agent_module, "ACTIONS", {"pause": self.act, "poweroff": self.act})
+
+    def connect(self, uri: str) -> Connected:
+        self.connections.append(Connected())
+        return self.connections[-1]
+
+    def start(self, run: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        if self.script and self.script[0] == "hang":
+            self.script.popleft()
+            self.hanging.append(lambda: run(*arguments))
+        else:
+            run(*arguments)
+
+    def act(self, this: Try) -> Outcome:
+        self.order.append(this.uuid)
+        answer = self.script.popleft() if self.script else None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer or Outcome("running", "destroyed", "off")
+
+    def serve(self, action: str = "poweroff", grace: int = 40) -> bool:
+        return self.agent.serve(request(action, grace))
+
+    @property
+    def waited(self) -> float:
+        return self.clock.now - START
+
+
+def request(action: str = "poweroff", grace: int = 40, uuid: str = UUID) -> Request:
+    return Request(Invocation("qemu:///system", uuid, action), Deadline(START, grace))
+
+
+def test_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    assert world.serve()
+    assert world.waited == 0
+    assert world.story.levels() == ["notice"]
+    assert "done" in world.story.lines[0][1]
+
+
+def test_a_passing_failure_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, PassingError("connect", "refused"), PassingError("connect", "refused"))
+    assert world.serve()
+    # The same reason is told once.
+    assert world.story.levels() == ["warning", "notice"]
+    assert world.waited == 0.25 + 0.5
+
+
+def test_a_final_failure_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, FinalError("connect", "wrong password"))
+    assert not world.serve()
+    assert world.waited == 0
+    assert world.story.levels() == ["crit"]
+
+
+def test_the_end_of_the_budget_says_when_sigkill_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, *[PassingError("connect", "refused")] * 100)
+    assert not world.serve()
+    assert world.waited == 35
+    level, line = world.story.lines[-1]
+    assert level == "crit"
+    assert "refused" in line
+    assert "SIGKILL at" in line
+
+
+def test_a_repeated_reason_is_told_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, *[PassingError("connect", "refused")] * 100)
+    world.serve()
+    assert world.story.levels() == ["warning"] * 4 + ["crit"]
+
+
+def test_a_try_that_hangs_is_given_up_for_a_fresh_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, "hang")
+    assert world.serve()
+    assert world.waited == 10
+    assert len(world.connections) == 1  # the one that hung never got as far
+
+
+def test_a_hung_call_retires_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+
+    def hang_in_the_call(this: Try) -> Outcome:
+        if len(world.connections) == 1:
+            raise HangError
+        return Outcome("running", "destroyed", "off")
+
+    class HangError(BaseException):
+        pass
+
+    def start(run: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        try:
+            run(*arguments)
+        except HangError:
+            pass
+
+    world.agent._start_thread = start
+    monkeypatch.setattr(agent_module, "ACTIONS", {"poweroff": hang_in_the_call})
+    assert world.serve()
+    assert len(world.connections) == 2
+    assert world.waited == 10
+
+
+def test_all_tries_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, *["hang"] * 10)
+    assert not world.serve()
+    assert world.waited == 35
+    assert len(world.hanging) == 4
+    assert "no answer" in world.story.lines[-1][1]
+
+
+def test_an_answer_after_the_end_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, "hang")
+    world.serve()
+    world.hanging[0]()
+    assert world.order == [UUID]  # the late try did not act
+    assert world.agent._in_flight == 0
+
+
+def test_a_short_budget_has_room_for_three_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, "hang", "hang")
+    assert world.serve(grace=12)
+    assert world.waited < 7
+
+
+def test_a_broken_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connected, "alive", 0)
+    world = World(monkeypatch, PassingError("destroy", "the connection broke"))
+    assert world.serve()
+    assert len(world.connections) == 2
+
+
+def test_a_connection_that_lives_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, PassingError("destroy", "a job holds the domain"))
+    assert world.serve()
+    assert len(world.connections) == 1
+
+
+def test_a_defect_of_ours_fails_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, ValueError("oops"))
+    assert world.serve()
+    assert "oops" in world.story.lines[0][1]
+
+
+def test_safe_but_not_done_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, Outcome("running", "destroyed", "off", "not started", reached=False))
+    assert not world.serve()
+    assert world.story.levels() == ["error"]
+
+
+def test_a_libvirtd_that_refused_for_good_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    tried: list[str] = []
+
+    def refuse(uri: str) -> Connected:
+        tried.append(uri)
+        raise FinalError("connect", "wrong password")
+
+    world.agent._connections._connect = refuse
+    assert not world.serve()
+    assert not world.serve()
+    assert len(tried) == 1
