@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What was sent to syslog inside a stack."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+from . import namespace
+
+# Kept in step with init.py, which writes it.
+PATH = "/run/stack/journal"
+
+LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+FACILITIES = (
+    *("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron"),
+    *("authpriv", "ftp", "ntp", "audit", "alert", "clock"),
+    *(f"local{number}" for number in range(8)),
+)
+
+# syslog(3) of glibc: <priority>Mon dd hh:mm:ss ident[pid]: message
+_LINE = re.compile(
+    r"<(?P<priority>\d+)>"
+    r"(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d )?"
+    r"(?:(?P<ident>[^\s:\[]+)(?:\[\d+\])?: )?"
+    r"(?P<message>.*)",
+    re.DOTALL,
+)
+
+
+class JournalLine(NamedTuple):
+    """One message: its numbers by name, the kernel's word for the pid, and the time it came."""
+
+    priority: int
+    facility: str
+    level: str
+    ident: str
+    pid: int
+    message: str
+    time: float
+
+
+def parse(line: str) -> JournalLine:
+    """Turn one line of init.py's record into a JournalLine."""
+    entry = json.loads(line)
+    # Some senders end the message with a NUL or a newline.
+    match = _LINE.fullmatch(entry["raw"].rstrip("\0\n"))
+    if match is None:
+        raise ValueError(f"not a syslog message: {entry['raw']!r}")
+    priority = int(match["priority"])
+    return JournalLine(
+        priority=priority,
+        facility=FACILITIES[priority >> 3],
+        level=LEVELS[priority & 7],
+        ident=match["ident"] or "",
+        pid=entry["pid"],
+        message=match["message"],
+        time=entry["time"],
+    )
+
+
+def read(space: namespace.Namespace) -> list[JournalLine]:
+    """All messages so far, oldest first."""
+    text = space.path(PATH).read_text()
+    return [parse(line) for line in text.splitlines()]

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What sanlock holds, and what it did, as its own status and log say."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import NamedTuple
+
+from .namespace import Namespace
+
+# The name libvirt gives to the lockspace of its automatic disk leases.
+LOCKSPACE = "__LIBVIRT__DISKS__"
+
+# sanlock's word in its log for "run the killpath"; SIGRUNPATH in its src/main.c.
+SIGRUNPATH = 100
+
+_KILL = re.compile(
+    r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?P<monotonic>\d+) \[\d+\]: s\d+ "
+    r"kill (?P<pid>\d+) sig (?P<signal>\d+) count (?P<count>\d+)"
+)
+
+
+class Lockspace(NamedTuple):
+    """A lockspace that a sanlock has joined; state is "" or ADD, REM, ORPHAN."""
+
+    name: str
+    host_id: int
+    path: str
+    offset: int
+    state: str
+
+
+class Lease(NamedTuple):
+    """A lease on a resource and its holder; version is -1 for a shared one; state as above."""
+
+    lockspace: str
+    resource: str
+    path: str
+    offset: int
+    version: int
+    pid: int
+    state: str
+
+    @property
+    def where(self) -> str:
+        """LOCKSPACE:RESOURCE:PATH:OFFSET, as sanlock's commands take it."""
+        return f"{self.lockspace}:{self.resource}:{self.path}:{self.offset}"
+
+
+class Kill(NamedTuple):
+    """One try of sanlock to be rid of a process: SIGRUNPATH is the killpath, 9 is SIGKILL.
+
+    tries counts them for one process; monotonic is sanlock's own clock.
+    """
+
+    pid: int
+    signal: int
+    tries: int
+    time: float
+    monotonic: int
+
+
+def client_status(space: Namespace, env: dict[str, str]) -> list[str]:
+    """The lines of `sanlock client status`."""
+    return space.run("sanlock", "client", "status", env=env).stdout.splitlines()
+
+
+def parse_lockspaces(lines: list[str]) -> list[Lockspace]:
+    """The joined lockspaces: `s NAME:HOST_ID:PATH:OFFSET [STATE]`."""
+    found = []
+    for line in lines:
+        if line.startswith("s "):
+            where, _, state = line[2:].partition(" ")
+            name, host_id, path, offset = where.split(":")
+            found.append(Lockspace(name, int(host_id), path, int(offset), state))
+    return found
+
+
+def parse_leases(lines: list[str]) -> list[Lease]:
+    """The leases held: `r LOCKSPACE:RESOURCE:PATH:OFFSET:VERSION p PID [STATE]`."""
+    found = []
+    for line in lines:
+        if line.startswith("r "):
+            where, _, rest = line[2:].partition(" p ")
+            lockspace, resource, path, offset, version = where.split(":")
+            pid, _, state = rest.partition(" ")
+            number = -1 if version == "SH" else int(version)
+            found.append(Lease(lockspace, resource, path, int(offset), number, int(pid), state))
+    return found
+
+
+def parse_kills(log: str) -> list[Kill]:
+    """All kills in sanlock's log, oldest first. Times are whole seconds."""
+    return [
+        Kill(
+            pid=int(match["pid"]),
+            signal=int(match["signal"]),
+            tries=int(match["count"]),
+            time=time.mktime(time.strptime(match["time"], "%Y-%m-%d %H:%M:%S")),
+            monotonic=int(match["monotonic"]),
+        )
+        for match in _KILL.finditer(log)
+    ]

@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The way from sanlock's call to a safe virtual machine, on the real thing."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from .conftest import StackFactory
+from .domains import Domain
+from .helper import HelperCall
+from .journal import JournalLine
+from .stack import Stack
+from .waiting import wait_for
+
+HELPER = Path(__file__).parents[2] / "helper" / "libvirt_sanlock_helper"
+URI = "qemu:///system"
+IDENTIFIER = "virt-sanlock-helper"
+
+# From the storage's failure to the helper: at most 8 times io_timeout, plus a slow machine.
+LOSS = 20
+# Long enough for libvirtd to be away for 8 s, short enough to wait for SIGKILL.
+GRACE = 20
+
+
+def story(stack: Stack) -> list[JournalLine]:
+    return stack.journal(IDENTIFIER)
+
+
+def wait_for_calls(stack: Stack, number: int, timeout: float) -> dict[str, HelperCall]:
+    """The calls by action, once NUMBER of them have ended."""
+
+    def ended() -> bool:
+        calls = stack.helper_calls()
+        return len(calls) == number and all(call.end is not None for call in calls)
+
+    wait_for(ended, timeout, f"{number} calls of the helper to end")
+    return {call.argv[2]: call for call in stack.helper_calls()}
+
+
+def by_hand(stack: Stack, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run the helper inside the stack as an administrator would."""
+    return stack.run(str(HELPER), *arguments, check=False, timeout=timeout)
+
+
+def two_domains(stack: Stack) -> tuple[Domain, Domain]:
+    off = stack.domain("off", on_lockfailure="poweroff")
+    held = stack.domain("held", on_lockfailure="pause")
+    stack.start_all([off, held])
+    return off, held
+
+
+def assert_safe(stack: Stack, off: Domain, held: Domain, held_pid: int | None) -> None:
+    assert off.state().name == "shut off"
+    assert off.qemu_pid() is None
+    assert held.state().name == "paused"
+    assert held.qemu_pid() == held_pid
+    # Once nobody holds a lease in it, sanlock leaves the lost lockspace and kills nobody any more.
+    wait_for(lambda: not stack.lockspaces(), 10, "sanlock to leave the lockspace")
+    assert stack.leases() == []
+    assert stack.sigkills() == []
+
+
+# One outage each
+
+
+def test_outage(stack: Stack) -> None:
+    stack.install_helper(HELPER)
+    off, held = two_domains(stack)
+    pid = held.qemu_pid()
+
+    stack.storage.fail()
+    calls = wait_for_calls(stack, 2, LOSS)
+
+    assert_safe(stack, off, held, pid)
+    assert calls["poweroff"].argv == (URI, off.uuid, "poweroff")
+    assert {call.status for call in calls.values()} == {0}
+    assert "HOME" not in calls["pause"].environ
+    lines = {line.message.split()[0]: line for line in story(stack)}
+    assert len(story(stack)) == 2
+    for action, name, uuid, words in (
+        ("poweroff", "off", off.uuid, "found running, destroyed, verified off"),
+        ("pause", "held", held.uuid, "found running, suspended, verified paused, no lease held"),
+    ):
+        line = lines[action]
+        assert line.message.startswith(f"{action} {name} {uuid}: done after ")
+        assert line.message.endswith(words)
+        assert (line.facility, line.level) == ("daemon", "notice")
+        assert f"{IDENTIFIER}: {line.message}\n" == calls[action].stderr
+
+
+Absence = Callable[[Stack], None]
+
+
+def stopped(stack: Stack) -> None:
+    stack.libvirtd.stop()
+
+
+def back_from_stopped(stack: Stack) -> None:
+    stack.libvirtd.start()
+
+
+def frozen(stack: Stack) -> None:
+    stack.libvirtd.freeze()
+
+
+def back_from_frozen(stack: Stack) -> None:
+    stack.libvirtd.thaw()
+
+
+def outage_without_libvirtd(
+    stack: Stack, leave: Absence, come_back: Absence
+) -> tuple[Domain, Domain, int | None]:
+    """libvirtd leaves before the loss and is back 8 s after it."""
+    off, held = two_domains(stack)
+    pid = held.qemu_pid()
+    leave(stack)
+    stack.storage.fail()
+    wait_for(lambda: len(stack.helper_calls()) == 2, LOSS, "the loss")
+    lost_at = max(call.start for call in stack.helper_calls())
+    time.sleep(max(0.0, lost_at + 8 - time.time()))
+    come_back(stack)
+    return off, held, pid
+
+
+@pytest.mark.parametrize(("leave", "come_back"), [(stopped, back_from_stopped), (frozen, back_from_frozen)])
+def test_outage_while_libvirtd_is_away(stacks: StackFactory, leave: Absence, come_back: Absence) -> None:
+    stack = stacks(grace=GRACE)
+    stack.install_helper(HELPER)
+    off, held, pid = outage_without_libvirtd(stack, leave, come_back)
+    calls = wait_for_calls(stack, 2, GRACE)
+    assert_safe(stack, off, held, pid)
+    assert {call.status for call in calls.values()} == {0}
+    if leave is stopped:
+        assert {line.level for line in story(stack)} == {"warning", "notice"}
+
+
+def test_libvirts_helper_loses_both_while_libvirtd_is_away(stacks: StackFactory) -> None:
+    """The comparison: one try, and 40 s later (here 20) sanlock kills what should have been paused."""
+    stack = stacks(grace=GRACE)
+    off, held, pid = outage_without_libvirtd(stack, stopped, back_from_stopped)
+    wait_for(lambda: len(stack.sigkills()) >= 2, GRACE + 10, "two SIGKILLs")
+    assert pid in {kill.pid for kill in stack.sigkills()}
+    assert {call.status for call in stack.helper_calls()} == {1}
+    wait_for(lambda: held.state().name == "shut off", 10, "libvirt to notice")
+    assert off.state().name == "shut off"
+    assert story(stack) == []
+
+
+def test_a_process_that_is_no_vm(stacks: StackFactory) -> None:
+    grace = 6
+    stack = stacks(grace=grace)
+    stack.install_helper(HELPER)
+    uuid = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+    holder = stack.leaseholder(
+        stack.make_resource("lease"), stack.helper_path, "my:///process", uuid, "ignore"
+    )
+    stack.storage.fail(resources=True)
+    holder.wait(LOSS + grace)
+    assert [kill.pid for kill in stack.sigkills()] == [holder.pid]
+    (call,) = stack.helper_calls()
+    assert (call.argv, call.status) == (("my:///process", uuid, "ignore"), 0)
+    (line,) = story(stack)
+    # What was foretold is what came, to the second that sanlock counts in.
+    foretold = time.strptime(line.message.partition("SIGKILL at ")[2][:8], "%H:%M:%S")
+    came = time.localtime(stack.sigkills()[0].time)
+    apart = (came.tm_min * 60 + came.tm_sec) - (foretold.tm_min * 60 + foretold.tm_sec)
+    assert abs((apart + 1800) % 3600 - 1800) <= 2
+
+
+# By hand
+
+
+def test_restart_of_a_healthy_domain(stack: Stack) -> None:
+    domain = stack.domain("vm1", on_lockfailure="poweroff").start()
+    pid = domain.qemu_pid()
+    result = by_hand(stack, URI, domain.uuid, "restart")
+    assert result.returncode == 0, result.stderr
+    assert "destroyed, started again, verified running again" in result.stderr
+    assert domain.state().name == "running"
+    assert domain.qemu_pid() not in (None, pid)
+    assert len(domain.leases()) == 1
+
+
+def test_restart_of_a_transient_domain(stack: Stack) -> None:
+    domain = stack.domain("vm1", transient=True).start()
+    pid = domain.qemu_pid()
+    result = by_hand(stack, URI, domain.uuid, "restart")
+    assert result.returncode == 0, result.stderr
+    assert domain.state().name == "running"
+    assert domain.qemu_pid() not in (None, pid)
+
+
+def test_restart_without_storage_leaves_the_domain_off_and_says_why(stack: Stack) -> None:
+    stack.install_helper(HELPER)
+    domain = stack.domain("vm1", on_lockfailure="pause").start()
+    stack.storage.fail()
+    wait_for_calls(stack, 1, LOSS)
+    wait_for(lambda: not stack.lockspaces(), 10, "sanlock to leave the lockspace")
+    result = by_hand(stack, URI, domain.uuid, "restart")
+    assert result.returncode == 1
+    assert domain.state().name == "shut off"
+    assert (
+        "the VM is safe, but was not started again: start the domain: Failed to acquire lock" in result.stderr
+    )
+    assert story(stack)[-1].level == "err"
+
+
+def test_already_there_is_success(stack: Stack) -> None:
+    off = stack.domain("off", "poweroff").define()
+    assert "found off, nothing to do, verified off" in by_hand(stack, URI, off.uuid, "poweroff").stderr
+    result = by_hand(stack, URI, off.uuid, "pause")
+    assert (result.returncode, "there is nothing to pause" in result.stderr) == (0, True)
+    off.start()
+    off.suspend()
+    result = by_hand(stack, URI, off.uuid, "pause")
+    assert (
+        result.returncode,
+        "found paused, nothing to do, verified paused, no lease held" in result.stderr,
+    ) == (
+        0,
+        True,
+    )
+
+
+def test_unknown_domain_fails_at_once(calm: Stack) -> None:
+    start = time.monotonic()
+    result = by_hand(calm, URI, "6695eb01-f6a4-8304-79aa-97f2502e193f", "poweroff")
+    assert result.returncode == 1
+    assert "look up the domain: Domain not found" in result.stderr
+    assert "virsh list --all --uuid" in result.stderr
+    assert time.monotonic() - start < 3
+    assert calm.journal(IDENTIFIER)[-1].level == "crit"
+
+
+def test_leases_that_cannot_be_looked_at_are_said(stack: Stack) -> None:
+    domain = stack.domain("vm1").start()
+    # A host without python3-sanlock.
+    found = stack.run("/usr/bin/python3", "-Ic", "import sanlock; print(sanlock.__file__)").stdout.strip()
+    stack.run("mount", "--bind", "/dev/null", found)
+    result = by_hand(stack, URI, domain.uuid, "pause")
+    assert result.returncode == 0, result.stderr
+    assert "its leases were not looked at: the module sanlock is missing" in result.stderr
+    assert domain.state().name == "paused"
+
+
+def test_leases_still_held_are_a_failure(stack: Stack) -> None:
+    domain = stack.domain("vm1").start()
+    holder = stack.leaseholder(stack.make_resource("other"))
+    # The holder's process stands for a QEMU that libvirt paused without giving its leases up.
+    result = by_hand(stack, "--budget=2", URI, domain.uuid, "pause", str(holder.pid))
+    assert result.returncode == 1
+    assert f"it is paused, but process {holder.pid} still holds __LIBVIRT__DISKS__:other" in result.stderr
+    assert "SIGKILL" in result.stderr
+
+
+# libvirtd misbehaves
+
+
+def test_a_libvirtd_that_never_answers_does_not_hang_the_helper(stack: Stack) -> None:
+    domain = stack.domain("vm1").start()
+    stack.libvirtd.freeze()
+    start = time.monotonic()
+    result = by_hand(stack, "--budget=4", URI, domain.uuid, "pause")
+    took = time.monotonic() - start
+    stack.libvirtd.thaw()
+    assert result.returncode == 1
+    assert "no answer from libvirtd" in result.stderr
+    assert 3.9 < took < 5
+    # The tries that were given up touch nothing when libvirtd comes back.
+    time.sleep(1)
+    assert domain.state().name == "running"
+
+
+# Listens at a socket: what connects first is accepted and never answered, the rest is passed on to libvirtd.
+DEAF_ONCE = """
+import select, socket, sys, threading
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("ready", flush=True)
+deaf = listener.accept()
+def pump(source, target):
+    while True:
+        data = source.recv(65536)
+        if not data:
+            target.shutdown(socket.SHUT_WR)
+            return
+        target.sendall(data)
+while True:
+    client, _ = listener.accept()
+    server = socket.socket(socket.AF_UNIX)
+    server.connect("/run/libvirt/libvirt-sock")
+    for pair in ((client, server), (server, client)):
+        threading.Thread(target=pump, args=pair, daemon=True).start()
+"""
+
+
+def test_an_attempt_that_hangs_is_tried_on_a_fresh_connection(stack: Stack) -> None:
+    domain = stack.domain("vm1").start()
+    deaf = stack.popen("/usr/bin/python3", "-c", DEAF_ONCE, "/run/deaf")
+    assert deaf.stdout is not None
+    assert deaf.stdout.readline() == "ready\n"
+    start = time.monotonic()
+    result = by_hand(stack, "--budget=7", "qemu+unix:///system?socket=/run/deaf", domain.uuid, "pause")
+    assert result.returncode == 0, result.stderr
+    assert 2 <= time.monotonic() - start < 4
+    assert "no answer from libvirtd within 2.0 s; trying again" in result.stderr
+    assert domain.state().name == "paused"
+
+
+def test_a_connection_that_breaks_in_the_middle_of_a_call(stack: Stack) -> None:
+    domain = stack.domain("vm1").start()
+    pid = domain.qemu_pid()
+    assert pid is not None
+    # QEMU does not answer its monitor, so the suspend is under way when libvirtd dies.
+    stack.signal(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(by_hand, stack, "--budget=30", URI, domain.uuid, "pause")
+        wait_for(lambda: is_in_monitor(stack, domain), 10, "the suspend to be under way")
+        stack.libvirtd.kill()
+        stack.signal(pid, signal.SIGCONT)
+        stack.libvirtd.start()
+        result = future.result()
+    assert result.returncode == 0, result.stderr
+    assert "suspend the domain: " in result.stderr
+    assert "verified paused, no lease held" in result.stderr
+    assert domain.qemu_pid() == pid
+
+
+def is_in_monitor(stack: Stack, domain: Domain) -> bool:
+    """Whether libvirtd waits for an answer of the domain's QEMU."""
+    return stack.virsh("domcontrol", domain.uuid).startswith("occupied")
+
+
+# Authentication
+
+AUTH_CONF = """\
+[auth-libvirt-localhost]
+credentials=sanlock
+
+[credentials-sanlock]
+authname={}
+password={}
+"""
+
+
+def test_sasl(stack: Stack) -> None:
+    stack.install_helper(HELPER)
+    off, held = two_domains(stack)
+    pid = held.qemu_pid()
+    stack.enable_sasl("sanlock", "open sesame")
+
+    # None at all, and wrong ones: one try, at once, and where they came from.
+    for text, words in (
+        ("", ("no authentication file",)),
+        (
+            AUTH_CONF.format("sanlock", "wrong-Pa55word"),
+            ("/etc/libvirt/auth.conf", "[credentials-sanlock]"),
+        ),
+        (
+            "[auth-libvirt-localhost]\n",
+            ("/etc/libvirt/auth.conf", "[auth-libvirt-localhost]", "credentials"),
+        ),
+        ("[broken\n", ("/etc/libvirt/auth.conf:1",)),
+    ):
+        if text:
+            stack.write_auth_conf(text)
+        start = time.monotonic()
+        result = by_hand(stack, URI, held.uuid, "pause")
+        assert result.returncode == 1
+        assert "trying again" not in result.stderr
+        assert all(word in result.stderr for word in words), result.stderr
+        assert "Pa55word" not in result.stderr + "".join(line.message for line in story(stack))
+        assert time.monotonic() - start < 3
+        assert held.state().name == "running"
+
+    stack.write_auth_conf(AUTH_CONF.format("sanlock", "open sesame"))
+    stack.storage.fail()
+    wait_for_calls(stack, 2, LOSS)
+    assert_safe(stack, off, held, pid)
