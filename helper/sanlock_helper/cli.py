@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The administrator's command line: argument parsing and printing only."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .errors import HelperError
+from .verbs import VERBS
+
+PROGRAM = "virt-sanlock-helper"
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+# What a shell gives for a program that SIGINT ended.
+EXIT_INTERRUPTED = 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser with all verbs."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Virtual machines that lose their sanlock leases, for their administrator."
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in VERBS:
+        module = importlib.import_module(f".verbs.{verb.replace('-', '_')}", __package__)
+        verb_parser = verbs.add_parser(verb, help=module.SUMMARY, description=module.__doc__)
+        module.add_arguments(verb_parser)
+        verb_parser.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run with the ARGUMENTS behind the program's name; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # Domain names need not be UTF-8, and the locale need not know their characters.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    parsed = make_parser().parse_args(arguments)
+    try:
+        status: int = parsed.run(parsed)
+        sys.stdout.flush()
+    except HelperError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough (| head).  Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return status
