@@ -2,7 +2,7 @@
 #
 # make demo   all four actions on libvirt's embedded test driver, state shown before and after
 # make test   the whole suite, on a real sanlock, libvirtd and QEMU
-# make bench  one call of this helper beside libvirt's C helper
+# make bench  one call, and storms of calls, beside libvirt's C helper
 #
 # The first two install what is missing, with apt or dnf, and do so once.
 
@@ -33,12 +33,12 @@ demo: dependencies
 
 test: $(VENV)/.done lint pure
 	rm -f .coverage*
-	$(BIN)/coverage run -m pytest tests
+	$(BIN)/coverage run -m pytest -n 3 --dist loadgroup tests
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 unit integration e2e: $(VENV)/.done
-	$(BIN)/pytest tests/$@
+	$(BIN)/pytest -n 3 tests/$@
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .
@@ -52,6 +52,7 @@ pure: $(VENV)/.done
 
 bench: $(VENV)/.done
 	@$(PYTHON) -m tests.bench.one_call
+	@$(PYTHON) -m tests.bench.storms
 
 clean:
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

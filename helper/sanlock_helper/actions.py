@@ -62,11 +62,24 @@ class Progress:
     run, started since, holds leases of its own and is left alone.
     """
 
-    __slots__ = ("calling", "did", "found", "name", "run", "safe", "start_error", "xml", "xml_missing")
+    __slots__ = (
+        "calling",
+        "did",
+        "found",
+        "name",
+        "note_run",
+        "run",
+        "safe",
+        "start_error",
+        "xml",
+        "xml_missing",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, run: int | None = None, note_run: Callable[[int], None] | None = None) -> None:
+        """RUN is the id at first sight, where an agent that died since saw it; else NOTE_RUN hears of it."""
         self.name = ""
-        self.run: int | None = None
+        self.run = run
+        self.note_run = note_run
         self.found = ""
         self.did = "nothing to do"
         # Set once the run that lost its leases was seen to be over.
@@ -113,9 +126,11 @@ class Try:
                 return None
             raise failure("look up the domain", error) from error
         run: int = self.domain.ID()
+        self.progress.name = self.progress.name or self.domain.name()
         if self.progress.run is None:
             self.progress.run = run
-            self.progress.name = self.domain.name()
+            if self.progress.note_run:
+                self.progress.note_run(run)
         return run
 
     def state(self) -> int:

@@ -10,15 +10,15 @@ from __future__ import annotations
 import _thread
 import time
 from _queue import Empty, SimpleQueue
-from collections import deque
 from heapq import heappop, heappush
 from typing import Any, Callable
 
 from .actions import ACTIONS, Outcome, Progress, Try
-from .connections import Connection, Connections
+from .cases import Case, Cases, Running
+from .connections import Connections
 from .errors import FinalError, GivenUpError, HelperError, PassingError
 from .journal import Journal
-from .requests import Request
+from .requests import DONE, TELLING, Receipt, Request, Spool, SpoolError
 
 # Tries at a time: libvirtd has 20 ordinary workers and 5 for high-priority calls (libvirtd.conf).
 IN_FLIGHT = 25
@@ -32,36 +32,10 @@ LAST_BACKOFF = 2.0
 # The same reason is told again after so many seconds.
 REPEAT_SECONDS = 10.0
 
-
-class Case:
-    """One request in the agent's hands."""
-
-    __slots__ = ("done", "progress", "reached", "request", "running", "told", "told_at", "tries")
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.progress = Progress()
-        self.tries = 0
-        self.running: Running | None = None
-        self.told = ""
-        self.told_at = 0.0
-        self.done = False
-        self.reached = False
-
-    def __str__(self) -> str:
-        return f"{self.request.action} {self.progress.name or '-'} {self.request.uuid}"
-
-
-class Running:
-    """One try under way."""
-
-    __slots__ = ("case", "connection", "given_up")
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.connection: Connection | None = None
-        self.given_up = False
-
+# How often the agent looks for new requests, and how long it stays when there were several: sanlock starts
+# its processes over some seconds, and the next agent would have to import libvirt and log in all over.
+POLL_SECONDS = 0.02
+LINGER_SECONDS = 0.3
 
 Answers = SimpleQueue["tuple[Running, Outcome | HelperError]"]
 
@@ -90,39 +64,129 @@ class Agent:
         self._answers: Answers = answers or SimpleQueue()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_count = 0
-        self._pauses: deque[Case] = deque()
-        self._others: deque[Case] = deque()
+        self._cases = Cases(self._progress)
         self._in_flight = 0
-        self._open_cases = 0
+        self._spool: Spool | None = None
+        # Files of the spool that were seen, and when the spool was looked at last.
+        self._known: set[str] = set()
+        self._looked_at = float("-inf")
+        # When each domain's last action was over, and how.
+        self._ended: dict[tuple[str, str, str], tuple[float, bool]] = {}
+        self._reached: dict[str, bool] = {}
 
     def serve(self, request: Request) -> bool:
         """Serve one REQUEST to its end; True when its goal was reached and verified."""
-        case = self._take(request)
+        case = self._cases.add(request)
+        self._watch(case)
         while not case.done:
             self._step()
         return case.reached
+
+    def work(self, spool: Spool) -> None:
+        """Serve what is in SPOOL, and what comes into it meanwhile, until nothing is left.
+
+        The caller holds the spool's lock.
+        """
+        self._spool = spool
+        spool.sweep(self._clock())
+        while self._fetch() or self._lingers():
+            self._step(POLL_SECONDS)
+        self._journal.flush()
+
+    def reached(self, request: Request) -> bool | None:
+        """Whether the goal of REQUEST was reached, None when this agent did not serve it."""
+        return self._reached.get(request.name)
 
     def close(self) -> None:
         """Say goodbye to libvirtd."""
         self._connections.close()
 
-    def _take(self, request: Request) -> Case:
-        case = Case(request)
-        self._open_cases += 1
-        self._at(request.deadline.end, lambda: self._expire(case))
-        self._ready(case)
-        return case
+    # The spool
 
-    def _step(self) -> None:
-        """Start what can start, then wait for the next answer or timer and see to it."""
-        while self._in_flight < IN_FLIGHT and (self._pauses or self._others):
-            self._start((self._pauses or self._others).popleft())
+    def _fetch(self) -> bool:
+        """Take what is new in the spool; True while there is something to do."""
+        now = self._clock()
+        if self._spool is not None and now - self._looked_at >= POLL_SECONDS:
+            self._looked_at = now
+            for name in self._spool.names():
+                if name not in self._known:
+                    self._known.add(name)
+                    self._read(self._spool, name)
+        return bool(self._cases.open)
+
+    def _lingers(self) -> bool:
+        last = max((when for when, _ in self._ended.values()), default=0.0)
+        return len(self._ended) > 1 and self._clock() - last < LINGER_SECONDS
+
+    def _read(self, spool: Spool, name: str) -> None:
         try:
-            wait = max(0.0, self._timers[0][0] - self._clock()) if self._timers else None
-            running, answer = self._answers.get(timeout=wait)
+            request = spool.read(name)
+        except SpoolError as error:
+            self._journal.warning(f"{error}; it is removed")
+            spool.remove(name)
+            return
+        if request is None:
+            return
+        if name.endswith((DONE, TELLING)):
+            self._tell_for_another(spool, name, request)
+        else:
+            self._take(request)
+
+    def _tell_for_another(self, spool: Spool, name: str, request: Request) -> None:
+        """Tell the outcome of a request whose agent died before it could."""
+        level, line = request.outcome or ("error", f"{request}: served, but its outcome was not noted")
+        if name.endswith(TELLING):
+            line = f"{line} (told again: who told it first died over it)"
+        self._journal.tell(level, line, Receipt(spool, name))
+
+    def _take(self, request: Request) -> None:
+        ended = self._ended.get((request.uri, request.uuid, request.action))
+        if ended is not None and request.deadline.start <= ended[0]:
+            # Asked for before it was done for somebody else: a second restart would hit a healthy run.
+            self._note(request, ended[1], "notice", f"{request}: served together with an earlier request")
+            return
+        case = self._cases.add(request)
+        if case.request is request:
+            self._watch(case)
+
+    def _note(self, request: Request, reached: bool, level: str, line: str, tell: bool = True) -> None:
+        """Note the outcome of REQUEST where it came from, then tell it."""
+        self._reached[request.name] = reached
+        receipt = None
+        if self._spool is not None:
+            done = self._spool.finish(request.name, level, line)
+            self._known.update((done, done[: -len(DONE)] + TELLING))
+            if not tell:
+                self._spool.remove(done)
+            receipt = Receipt(self._spool, done)
+        if tell:
+            self._journal.tell(level, line, receipt)
+
+    def _progress(self, request: Request) -> Progress:
+        spool, name = self._spool, request.name
+        if spool is None:
+            return Progress(request.run)
+        # Should this agent die, the next one has to know the run: a restart must not be done twice, and a
+        # transient domain that is gone by then was there.
+        return Progress(request.run, lambda run: spool.note_run(name, run))
+
+    # The loop
+
+    def _step(self, longest: float | None = None) -> None:
+        """Start what can start, then wait for the next answer or timer, LONGEST seconds at most."""
+        while self._in_flight < IN_FLIGHT:
+            case = self._cases.next()
+            if case is None:
+                break
+            self._start(case)
+        waits = [] if longest is None else [longest]
+        if self._timers:
+            waits.append(max(0.0, self._timers[0][0] - self._clock()))
+        try:
+            running, answer = self._answers.get(timeout=min(waits, default=None))
         except Empty:
-            _, _, call = heappop(self._timers)
-            call()
+            while self._timers and self._timers[0][0] <= self._clock():
+                heappop(self._timers)[2]()
         else:
             self._answered(running, answer)
 
@@ -130,13 +194,13 @@ class Agent:
         self._timer_count += 1
         heappush(self._timers, (when, self._timer_count, call))
 
-    def _ready(self, case: Case) -> None:
-        # A pause saves the guest's state, is quick, and is served by fewer of libvirtd's workers.
-        if not case.done:
-            (self._pauses if case.request.action == "pause" else self._others).append(case)
+    def _watch(self, case: Case) -> None:
+        self._at(case.request.deadline.end, lambda: self._expire(case))
 
     def _start(self, case: Case) -> None:
-        if case.done:
+        if case.request.deadline.end <= self._clock():
+            # Perhaps long ago: the domain may run again by now, under its leases.
+            self._fail(case, "the time was up before it could be served")
             return
         case.tries += 1
         case.running = running = Running(case)
@@ -158,7 +222,8 @@ class Agent:
             handle = self._connections.handle(connection)
             if running.given_up:
                 raise GivenUpError("connect", "took too long")
-            this = Try(handle, request.uuid, running.case.progress, lambda: running.given_up, pid=request.pid)
+            progress = running.case.progress
+            this = Try(handle, request.uuid, progress, lambda: running.given_up, pid=request.pid)
             answer = ACTIONS[request.action](this)
         except HelperError as error:
             answer = error
@@ -176,8 +241,6 @@ class Agent:
             return
         self._in_flight -= 1
         case.running = None
-        if case.done:
-            return
         if isinstance(answer, Outcome):
             self._finish(case, answer)
         elif isinstance(answer, FinalError):
@@ -188,11 +251,9 @@ class Agent:
     def _give_up(self, running: Running) -> None:
         """Stop waiting for a try; its connection serves nobody else any more."""
         case = running.case
-        if case.running is not running:
-            return
-        self._abandon(running)
-        seconds = self._patience(case)
-        self._again(case, f"no answer from libvirtd within {seconds:.1f} s", 0.0)
+        if case.running is running:
+            self._abandon(running)
+            self._again(case, f"no answer from libvirtd within {self._patience(case):.1f} s", 0.0)
 
     def _abandon(self, running: Running) -> None:
         running.given_up = True
@@ -207,36 +268,39 @@ class Agent:
             case.told, case.told_at = why, now
             left = case.request.deadline.left(now)
             self._journal.warning(f"{case}: try {case.tries} failed: {why}; trying again, {left:.1f} s left")
-        else:
-            case.told = why
-        self._at(now + delay, lambda: self._ready(case))
+        self._at(now + delay, lambda: self._cases.ready(case))
 
     def _expire(self, case: Case) -> None:
         if case.done:
             return
         if case.running is not None:
             self._abandon(case.running)
-        self._fail(case, case.told.rstrip(".") or "no answer from libvirtd")
+        self._fail(case, case.told or "no answer from libvirtd")
+
+    # Outcomes
 
     def _finish(self, case: Case, outcome: Outcome) -> None:
-        case.reached = outcome.reached
-        self._close(case)
         verdict = "done" if outcome.reached else "NOT DONE"
-        tell = self._journal.notice if outcome.reached else self._journal.error
-        tell(f"{case}: {verdict} after {self._seconds(case)}: {outcome}")
+        level = "notice" if outcome.reached else "error"
+        self._end(case, outcome.reached, level, f"{verdict} after {self._seconds(case)}: {outcome}")
 
     def _fail(self, case: Case, why: str) -> None:
-        self._close(case)
         after = f"after {self._seconds(case)} at try {case.tries}"
         if case.progress.safe:
-            self._journal.error(f"{case}: NOT DONE {after}: the VM is safe (off), but: {why}")
+            self._end(case, False, "error", f"NOT DONE {after}: the VM is safe (off), but: {why}")
         else:
             sigkill = case.request.deadline.sigkill(self._clock(), self._wall())
-            self._journal.crit(f"{case}: FAILED {after}: {why}; {sigkill}")
+            self._end(case, False, "crit", f"FAILED {after}: {why}; {sigkill}")
 
-    def _close(self, case: Case) -> None:
-        case.done = True
-        self._open_cases -= 1
+    def _end(self, case: Case, reached: bool, level: str, text: str) -> None:
+        case.reached = reached
+        self._cases.close(case)
+        self._ended[(*case.domain, case.request.action)] = (self._clock(), reached)
+        first, *others = case.requests
+        line = f"{case}: {text}" + (f" ({len(case.requests)} requests)" if others else "")
+        for request in others:
+            self._note(request, reached, level, line, tell=False)
+        self._note(first, reached, level, line)
 
     def _seconds(self, case: Case) -> str:
         return f"{self._clock() - case.request.deadline.start:.2f} s"

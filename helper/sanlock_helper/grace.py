@@ -86,6 +86,13 @@ class Deadline:
         self.kill = start + seconds
         self.end = start + (max(seconds - MARGIN, seconds / 2) if budget is None else budget)
 
+    @classmethod
+    def at(cls, start: float, kill: float, end: float) -> Deadline:
+        """The clock that another process started."""
+        deadline = cls.__new__(cls)
+        deadline.start, deadline.kill, deadline.end = start, kill, end
+        return deadline
+
     def left(self, now: float) -> float:
         """Seconds in which to go on trying, never negative."""
         return max(0.0, self.end - now)

@@ -15,6 +15,17 @@ from _queue import Empty, SimpleQueue
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
+
+    class Receipt(Protocol):
+        """What has to know when a line is told."""
+
+        def telling(self) -> bool:
+            """Whether the line is to be told at all: called right before."""
+
+        def told(self) -> None:
+            """Called right after."""
+
 
 IDENTIFIER = "virt-sanlock-helper"
 
@@ -36,11 +47,19 @@ def write_syslog(priority: int, line: str) -> None:
     syslog.syslog(priority, line.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0"))
 
 
+LEVELS = {
+    "notice": syslog.LOG_NOTICE,
+    "warning": syslog.LOG_WARNING,
+    "error": syslog.LOG_ERR,
+    "crit": syslog.LOG_CRIT,
+}
+
+
 class Journal:
     """Where events are told.  Levels are those an operator would expect.
 
-    notice: done; warning: something will be tried again, or wants attention; err: not done, but safe; crit: a
-    virtual machine is not safe, or an invocation is unusable.
+    notice: done; warning: something will be tried again, or wants attention; error: not done, but safe; crit:
+    a virtual machine is not safe, or an invocation is unusable.
     """
 
     def __init__(
@@ -50,50 +69,51 @@ class Journal:
     ) -> None:
         self._to_syslog = to_syslog
         self._to_terminal = to_terminal
-        self._lines: SimpleQueue[tuple[int, str] | None] = SimpleQueue()
-        self._drained: SimpleQueue[None] = SimpleQueue()
+        self._lines: SimpleQueue[tuple[str, str, Receipt | None] | SimpleQueue[None]] = SimpleQueue()
         self._started = False
 
     def notice(self, line: str) -> None:
         """Tell what was done."""
-        self._tell(syslog.LOG_NOTICE, line)
+        self.tell("notice", line)
 
     def warning(self, line: str) -> None:
         """Tell what did not work yet, or what somebody should look at."""
-        self._tell(syslog.LOG_WARNING, line)
-
-    def error(self, line: str) -> None:
-        """Tell what was not done although no virtual machine is in danger."""
-        self._tell(syslog.LOG_ERR, line)
+        self.tell("warning", line)
 
     def crit(self, line: str) -> None:
         """Tell what failed for good."""
-        self._tell(syslog.LOG_CRIT, line)
+        self.tell("crit", line)
 
-    def close(self, timeout: float = FLUSH_SECONDS) -> bool:
-        """Wait up to TIMEOUT seconds until the lines told so far are written; say whether they are."""
-        if not self._started:
-            return True
-        self._lines.put(None)
-        try:
-            self._drained.get(timeout=timeout)
-        except Empty:
-            return False
-        return True
-
-    def _tell(self, priority: int, line: str) -> None:
+    def tell(self, level: str, line: str, receipt: Receipt | None = None) -> None:
+        """Tell LINE at one of the LEVELS; RECEIPT is asked before, and hears when it was told."""
         if not self._started:
             self._started = True
             syslog.openlog(IDENTIFIER, syslog.LOG_PID, syslog.LOG_DAEMON)
             _thread.start_new_thread(self._write, ())
-        self._lines.put((priority, line))
+        self._lines.put((level, line, receipt))
+
+    def flush(self, timeout: float = FLUSH_SECONDS) -> bool:
+        """Wait up to TIMEOUT seconds until the lines told so far are written; say whether they are."""
+        if not self._started:
+            return True
+        drained: SimpleQueue[None] = SimpleQueue()
+        self._lines.put(drained)
+        try:
+            drained.get(timeout=timeout)
+        except Empty:
+            return False
+        return True
 
     def _write(self) -> None:
         while True:
             item = self._lines.get()
-            if item is None:
-                self._drained.put(None)
+            if not isinstance(item, tuple):
+                item.put(None)
                 continue
-            priority, line = item
+            level, line, receipt = item
+            if receipt is not None and not receipt.telling():
+                continue
             self._to_terminal(f"{IDENTIFIER}: {line}")
-            self._to_syslog(priority, line)
+            self._to_syslog(LEVELS[level], line)
+            if receipt is not None:
+                receipt.told()

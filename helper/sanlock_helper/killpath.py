@@ -17,7 +17,7 @@ from .errors import UsageError
 from .grace import Deadline, kill_grace_seconds
 from .invocation import HELP, PROGRAM, USAGE, Invocation
 from .journal import IDENTIFIER, Journal, write_stderr
-from .requests import Request
+from .requests import Receipt, Request, Spool, SpoolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,9 +31,16 @@ EXIT_USAGE = 2
 # What a shell gives for a program that SIGINT ended.
 EXIT_INTERRUPTED = 130
 
+# How often somebody who waits for another process's outcome looks for it.
+WAIT_SECONDS = 0.05
 
-def main(arguments: Sequence[str]) -> int:
-    """Run with the ARGUMENTS behind the program's name; returns the exit status."""
+
+def main(arguments: Sequence[str], in_person: bool | None = None) -> int:
+    """Run with the ARGUMENTS behind the program's name; returns the exit status.
+
+    IN_PERSON: somebody waits for the outcome, as at a terminal (which it is taken from when it is None).
+    sanlock does not: a request that another process will serve is done for this one.
+    """
     start = time.monotonic()
     isolate()
     journal = Journal()
@@ -45,32 +52,85 @@ def main(arguments: Sequence[str]) -> int:
         invocation = Invocation.parse(arguments)
     except UsageError as error:
         journal.crit(f"usage error: {error}")
-        journal.close()
+        journal.flush()
         write_stderr(USAGE.rstrip("\n"))
         return EXIT_USAGE
-    request = Request(invocation, Deadline(start, kill_grace_seconds(), invocation.budget))
+    request = Request.of(invocation, Deadline(start, kill_grace_seconds(), invocation.budget))
+    waits = posix.isatty(2) if in_person is None else in_person
     try:
-        status = serve(request, journal, lambda: _agent(journal))
+        status = _serve(request, journal, waits)
     except KeyboardInterrupt:
         journal.warning(f"{request}: interrupted, the outcome is not known")
         status = EXIT_INTERRUPTED
-    journal.close()
+    except Exception as error:
+        # Its traceback would go to /dev/null.
+        journal.crit(f"{request}: FAILED: internal error: {error!r}; {_sigkill(request)}")
+        status = EXIT_FAILED
+    journal.flush()
     return status
 
 
-def serve(request: Request, journal: Journal, make_agent: Callable[[], Agent]) -> int:
-    """Serve REQUEST in this process with the agent that MAKE_AGENT makes; returns the exit status."""
+def _serve(request: Request, journal: Journal, waits: bool) -> int:
+    """Serve REQUEST, or see to it that another process does; returns the exit status."""
     if request.action == "ignore":
         journal.warning(f"{request}: nothing is done, as asked; {_sigkill(request)}")
         return EXIT_DONE
     try:
+        spool = Spool.open()
+        spool.write(request, keep=waits)
+    except SpoolError as error:
+        journal.warning(f"{request}: acting without other processes: {error}")
+        return serve_alone(request, journal, lambda: _agent(journal))
+    return _serve_spool(request, spool, journal, waits)
+
+
+def serve_alone(request: Request, journal: Journal, make_agent: Callable[[], Agent]) -> int:
+    """Serve REQUEST in this process with the agent that MAKE_AGENT makes; returns the exit status."""
+    try:
         agent = make_agent()
     except ImportError as error:
-        journal.crit(f"{request}: FAILED: {error} (install python3-libvirt); {_sigkill(request)}")
+        journal.crit(_cannot(request, error))
         return EXIT_FAILED
     reached = agent.serve(request)
     agent.close()
     return EXIT_DONE if reached else EXIT_FAILED
+
+
+def _serve_spool(request: Request, spool: Spool, journal: Journal, waits: bool) -> int:
+    reached: bool | None = None
+
+    def serve() -> None:
+        nonlocal reached
+        try:
+            agent = _agent(journal)
+        except ImportError as error:
+            # Nobody else can import it either: each process fails its own request.
+            journal.tell("crit", _cannot(request, error), Receipt(spool, spool.finish(request.name, "", "")))
+            journal.flush()
+            reached = False
+            return
+        try:
+            agent.work(spool)
+        except KeyboardInterrupt:
+            # Whoever interrupts does not want it done later; what others asked for stays.
+            spool.remove(request.name)
+            raise
+        agent.close()
+        reached = agent.reached(request) if reached is None else reached
+
+    if not waits:
+        spool.attend(serve)
+    else:
+        spool.attend_until(request, serve, lambda: time.sleep(WAIT_SECONDS))
+        if reached is None:
+            level, line = spool.outcome_of(request) or ("error", "")
+            write_stderr(f"{IDENTIFIER}: {line}")
+            reached = level == "notice"
+    return EXIT_FAILED if reached is False else EXIT_DONE
+
+
+def _cannot(request: Request, error: ImportError) -> str:
+    return f"{request}: FAILED: {error} (install python3-libvirt); {_sigkill(request)}"
 
 
 def _agent(journal: Journal) -> Agent:
@@ -78,6 +138,7 @@ def _agent(journal: Journal) -> Agent:
 
     That is done before the first action: the disk that holds Python may be the next thing to fail.
     """
+    _hurry()
     # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
     gc.disable()
     # The executable starts with -S.  The folders are enough: the .pth files in them run code of anybody who
@@ -89,6 +150,14 @@ def _agent(journal: Journal) -> Agent:
     from .connection import connect
 
     return Agent(connect, journal)
+
+
+def _hurry() -> None:
+    """Go before the processes that only hand over: hundreds may start beside this one, and all need it."""
+    try:
+        posix.setpriority(posix.PRIO_PROCESS, 0, -20)
+    except OSError:
+        pass  # not root, or without CAP_SYS_NICE
 
 
 def _sigkill(request: Request) -> str:

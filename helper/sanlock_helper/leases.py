@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import os
 
+from .errors import PassingError
+
 try:
     import sanlock
 except ImportError:
@@ -46,7 +48,8 @@ def qemu_pid(name: str, state_dir: str = QEMU_STATE_DIR) -> int | None:
 def held_by(pid: int) -> list[Lease]:
     """The leases that process PID holds now, from the sanlock daemon's memory: no storage is read.
 
-    A process that sanlock does not know holds none.  Raises LeasesUnknownError when sanlock cannot be asked.
+    A process that sanlock does not know holds none.  Raises LeasesUnknownError when sanlock cannot be asked,
+    PassingError when it has no time for this now.
     """
     if sanlock is None:
         raise LeasesUnknownError("the module sanlock is missing, install python3-sanlock")
@@ -57,6 +60,11 @@ def held_by(pid: int) -> list[Lease]:
         # No client of that process is registered: sanlock src/main.c, process_cmd_thread_registered().
         if error.errno == errno.ESRCH:
             return []
+        # Another command for the same process is under way, such as the release that is waited for.
+        if error.errno == errno.EBUSY:
+            raise PassingError(
+                f"ask sanlock for the leases of process {pid}", "it is busy with it"
+            ) from error
         raise LeasesUnknownError(f"sanlock does not answer: {error}") from error
     return [
         Lease(_text(found["lockspace"]), _text(found["resource"]), found["version"]) for found in resources

@@ -56,12 +56,16 @@ def median(costs: list[Cost]) -> Cost:
     return Cost(statistics.median(c.wall for c in costs), statistics.median(c.memory for c in costs))
 
 
+def compile_packages() -> None:
+    """Write byte code, as a package's installation does: the killpath itself never does."""
+    for root in (TOP / "helper", TOP / "auth"):
+        compileall.compile_dir(root, quiet=1)
+
+
 def main() -> int:
     """Print the table; the exit status is 1 when a ratio is over its limit."""
     c_helper = next((path for path in C_HELPERS if os.access(path, os.X_OK)), None)
-    # As the package does: the killpath itself never writes byte code.
-    for root in (TOP / "helper", TOP / "auth"):
-        compileall.compile_dir(root, quiet=1)
+    compile_packages()
     programs = [str(OURS), *([c_helper] if c_helper else [])]
     costs: dict[str, list[Cost]] = {program: [] for program in programs}
     for program in programs:

@@ -20,10 +20,16 @@ UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 BARE = {"PATH": os.defpath}
 
 
+# The spool in a /run of its own, not in the machine's.
+PRIVATE = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", '/bin/mount -t tmpfs run /run && exec "$@"', "sh"]
+if os.geteuid() != 0:
+    PRIVATE = []  # a spool that cannot be used is not needed either
+
+
 def helper(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     options.setdefault("env", BARE)
     options.setdefault("stdin", subprocess.DEVNULL)
-    command: list[Any] = [str(HELPER), *arguments]
+    command: list[Any] = [*PRIVATE, str(HELPER), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, **options)
 
 
@@ -105,24 +111,24 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     (gone / "libvirt.py").write_text("raise SystemExit('the wrong libvirt')")
     assert helper(URI, UUID, "poweroff", cwd=gone).returncode == 0
     command = f'cd "{gone}" && rm -r "{gone}" && exec "{HELPER}" {URI} {UUID} poweroff'
-    assert subprocess.run(["/bin/sh", "-c", command], env=BARE, check=False).returncode == 0
+    assert subprocess.run([*PRIVATE, "/bin/sh", "-c", command], env=BARE, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_standard_descriptors_do_not_matter(closed: str) -> None:
     command = f'exec "{HELPER}" {URI} {UUID} poweroff {closed}'
-    assert subprocess.run(["/bin/sh", "-c", command], env=BARE, check=False).returncode == 0
+    assert subprocess.run([*PRIVATE, "/bin/sh", "-c", command], env=BARE, check=False).returncode == 0
 
 
 def test_through_symbolic_links(tmp_path: Path) -> None:
     (tmp_path / "one").symlink_to(HELPER)
     (tmp_path / "two").symlink_to("one")
-    command = [str(tmp_path / "two"), URI, UUID, "poweroff"]
+    command = [*PRIVATE, str(tmp_path / "two"), URI, UUID, "poweroff"]
     assert subprocess.run(command, env=BARE, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def test_started_by_its_name_in_its_folder() -> None:
-    command = ["./libvirt_sanlock_helper", URI, UUID, "poweroff"]
+    command = [*PRIVATE, "./libvirt_sanlock_helper", URI, UUID, "poweroff"]
     assert subprocess.run(command, cwd=HELPER.parent, env=BARE, check=False).returncode == 0
 
 
@@ -161,7 +167,7 @@ def test_no_byte_code_is_written(tmp_path: Path) -> None:
         subprocess.run(["cp", "-r", str(HELPER.parents[1] / root), str(copy.parent / root)], check=True)
     for cache in tmp_path.rglob(ignore):
         subprocess.run(["rm", "-r", str(cache)], check=True)
-    command = [str(tmp_path / "helper" / HELPER.name), URI, UUID, "poweroff"]
+    command = [*PRIVATE, str(tmp_path / "helper" / HELPER.name), URI, UUID, "poweroff"]
     subprocess.run(command, env=BARE, check=True, stderr=subprocess.DEVNULL)
     assert list(tmp_path.rglob(ignore)) == []
 
@@ -171,7 +177,7 @@ def test_without_libvirt_python_the_remedy_is_said() -> None:
         "import sys; sys.path.insert(0, sys.argv.pop(1)); sys.modules['libvirt'] = None\n"
         "from sanlock_helper.killpath import main; sys.exit(main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-ISB", "-c", code, str(HELPER.parent), URI, UUID, "poweroff"]
+    command = [*PRIVATE, sys.executable, "-ISB", "-c", code, str(HELPER.parent), URI, UUID, "poweroff"]
     result = subprocess.run(command, env=BARE, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "install python3-libvirt" in result.stderr
@@ -181,7 +187,9 @@ def test_without_libvirt_python_the_remedy_is_said() -> None:
 def test_interrupted(tmp_path: Path) -> None:
     # Nobody listens there: it tries until it is interrupted.
     uri = f"qemu+unix:///system?socket={tmp_path}/none"
-    process = subprocess.Popen([str(HELPER), uri, UUID, "pause"], env=BARE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*PRIVATE, str(HELPER), uri, UUID, "pause"], env=BARE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     assert "trying again" in process.stderr.readline()
     process.send_signal(2)

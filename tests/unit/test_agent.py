@@ -52,8 +52,17 @@ class Story:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
 
-    def __getattr__(self, level: str) -> Callable[[str], None]:
-        return lambda line: self.lines.append((level, line))
+    def tell(self, level: str, line: str, receipt: Any = None) -> None:
+        if receipt is None or receipt.telling():
+            self.lines.append((level, line))
+            if receipt is not None:
+                receipt.told()
+
+    def warning(self, line: str) -> None:
+        self.tell("warning", line)
+
+    def flush(self) -> bool:
+        return True
 
     def levels(self) -> list[str]:
         return [level for level, _ in self.lines]
@@ -118,7 +127,7 @@ class World:
 
 
 def request(action: str = "poweroff", grace: int = 40, uuid: str = UUID) -> Request:
-    return Request(Invocation("qemu:///system", uuid, action), Deadline(START, grace))
+    return Request.of(Invocation("qemu:///system", uuid, action), Deadline(START, grace))
 
 
 def test_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

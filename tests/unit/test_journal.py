@@ -20,9 +20,9 @@ def test_levels_and_order() -> None:
     journal = Journal(lambda priority, line: lines.append((priority, line)), terminal.append)
     journal.warning("trying")
     journal.crit("failed")
-    journal.error("safe")
+    journal.tell("error", "safe")
     journal.notice("done")
-    assert journal.close()
+    assert journal.flush()
     assert lines == [
         (syslog.LOG_WARNING, "trying"),
         (syslog.LOG_CRIT, "failed"),
@@ -42,10 +42,10 @@ def test_a_syslog_that_blocks_holds_up_nobody() -> None:
     start = time.monotonic()
     journal.notice("one")
     journal.notice("two")
-    assert not journal.close(timeout=0.1)
+    assert not journal.flush(timeout=0.1)
     assert time.monotonic() - start < 5
     release.set()
 
 
-def test_a_silent_journal_closes_at_once() -> None:
-    assert Journal().close(timeout=0)
+def test_a_silent_journal_is_flushed_at_once() -> None:
+    assert Journal().flush(timeout=0)

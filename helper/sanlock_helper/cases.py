@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The requests in the agent's hands: which is next, and which has to wait for another.
+
+A domain is in one pair of hands at a time.  The same action asked for twice is one case; another action waits
+until the first is over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Callable
+
+from .actions import Progress
+from .connections import Connection
+from .requests import Request
+
+
+class Case:
+    """One action on one domain, and the requests that asked for it."""
+
+    __slots__ = ("done", "progress", "reached", "requests", "running", "told", "told_at", "tries")
+
+    def __init__(self, request: Request, progress: Progress) -> None:
+        self.requests = [request]
+        self.progress = progress
+        self.tries = 0
+        self.running: Running | None = None
+        # The last reason for another try, and when the journal heard of it.
+        self.told = ""
+        self.told_at = 0.0
+        self.done = False
+        self.reached = False
+
+    @property
+    def request(self) -> Request:
+        """The request that came first: its clock counts."""
+        return self.requests[0]
+
+    @property
+    def domain(self) -> tuple[str, str]:
+        """What names the domain."""
+        return self.request.uri, self.request.uuid
+
+    def __str__(self) -> str:
+        return f"{self.request.action} {self.progress.name or '-'} {self.request.uuid}"
+
+
+class Running:
+    """One try under way."""
+
+    __slots__ = ("case", "connection", "given_up")
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.connection: Connection | None = None
+        self.given_up = False
+
+
+class Cases:
+    """All cases that are open, in the order in which they are served."""
+
+    def __init__(self, make_progress: Callable[[Request], Progress]) -> None:
+        self._make_progress = make_progress
+        # A pause saves the guest's state, is quick, and is served by fewer of libvirtd's workers.
+        self._pauses: deque[Case] = deque()
+        self._others: deque[Case] = deque()
+        # Per domain the open cases, the one being served first.
+        self._domains: dict[tuple[str, str], list[Case]] = {}
+        self.open = 0
+
+    def add(self, request: Request) -> Case:
+        """The case of REQUEST: a new one, or the open one that asks for the same."""
+        queue = self._domains.setdefault((request.uri, request.uuid), [])
+        for case in queue:
+            if case.request.action == request.action:
+                case.requests.append(request)
+                return case
+        case = Case(request, self._make_progress(request))
+        self.open += 1
+        queue.append(case)
+        if len(queue) == 1:
+            self.ready(case)
+        return case
+
+    def ready(self, case: Case) -> None:
+        """CASE can be tried, now or again."""
+        if not case.done:
+            (self._pauses if case.request.action == "pause" else self._others).append(case)
+
+    def next(self) -> Case | None:
+        """The case to try next, None when none is ready."""
+        for ready in (self._pauses, self._others):
+            while ready:
+                case = ready.popleft()
+                if not case.done:
+                    return case
+        return None
+
+    def close(self, case: Case) -> None:
+        """CASE is done: the next one of its domain gets ready."""
+        case.done = True
+        self.open -= 1
+        queue = self._domains[case.domain]
+        queue.remove(case)
+        if queue:
+            if queue[0].tries == 0 and queue[0].running is None:
+                self.ready(queue[0])
+        else:
+            del self._domains[case.domain]

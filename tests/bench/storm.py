@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Many processes at once, started as sanlock starts them; run inside a stack by the distribution's Python.
+
+    storm.py URI HELPER < lines of UUID ACTION
+
+starts one HELPER per line, and prints as JSON how long it took until every domain was in its goal state, the
+CPU time of the helpers and of libvirtd, and how many helpers and connections there were at one time.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import time
+from threading import Event, Thread
+from typing import Any
+
+import libvirt
+import sanlock
+
+LIBVIRTD_PID = "/run/libvirtd.pid"
+TICKS = os.sysconf("SC_CLK_TCK")
+GIVE_UP = 60.0
+
+
+def cpu_of(pid: int) -> float:
+    """The CPU seconds that a process has used."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def connections() -> int:
+    """The clients that are connected to libvirtd's read-write socket."""
+    with open("/proc/net/unix", encoding="ascii") as table:
+        # State 03 is connected.
+        return sum(" 03 " in line and line.endswith("/libvirt/libvirt-sock\n") for line in table)
+
+
+class Sampler:
+    """Counts helpers and connections every few milliseconds, beside the measurement."""
+
+    def __init__(self) -> None:
+        self.pids: set[int] = set()
+        self.most_processes = 0
+        self.most_connections = 0
+        self._stop = Event()
+        self._base = connections()
+        self._thread = Thread(target=self._sample, daemon=True)
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.02):
+            self.most_processes = max(self.most_processes, len(self.pids))
+            self.most_connections = max(self.most_connections, connections() - self._base)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class TestHost:
+    """Domains of libvirtd's test driver: they exist while this connection is open."""
+
+    def __init__(self, connection: libvirt.virConnect, requests: list[list[str]]) -> None:
+        self._connection = connection
+        for number, (uuid, _) in enumerate(requests):
+            connection.createXML(
+                f"<domain type='test'><name>vm{number}</name><uuid>{uuid}</uuid><memory>8192</memory>"
+                "<os><type>hvm</type></os></domain>"
+            )
+        # The one that the driver begins with is nobody's.
+        connection.lookupByName("test").destroy()
+
+    def all_off(self) -> bool:
+        return bool(self._connection.numOfDomains() == 0)
+
+
+class QemuHost:
+    """Real virtual machines: what counts is that the process is dead, or holds no lease."""
+
+    def __init__(self, connection: libvirt.virConnect, requests: list[list[str]]) -> None:
+        pids = {True: [], False: []}  # type: dict[bool, list[int]]
+        for uuid, action in requests:
+            name = connection.lookupByUUIDString(uuid).name()
+            with open(f"/run/libvirt/qemu/{name}.pid", encoding="ascii") as pid_file:
+                pids[action == "pause"].append(int(pid_file.read()))
+        self._paused, self._off = pids[True], pids[False]
+
+    def all_off(self) -> bool:
+        self._off = [pid for pid in self._off if is_alive(pid)]
+        return not self._off
+
+    def all_paused(self) -> bool:
+        self._paused = [pid for pid in self._paused if holds_lease(pid)]
+        return not self._paused
+
+
+def holds_lease(pid: int) -> bool:
+    try:
+        return bool(sanlock.inquire(pid=pid))
+    except sanlock.SanlockException as error:
+        if error.errno == errno.EBUSY:  # another command for the same process is under way
+            return True
+        raise
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def main() -> None:
+    uri, helper = sys.argv[1:]
+    requests = [line.split() for line in sys.stdin]
+    with_pauses = any(action == "pause" for _, action in requests)
+    connection = libvirt.openAuth(uri, [[], lambda *_: -1, None], 0)
+    host: Any = (TestHost if uri.startswith("test") else QemuHost)(connection, requests)
+    with open(LIBVIRTD_PID, encoding="ascii") as pid_file:
+        libvirtd = int(pid_file.read())
+    cpu, times = cpu_of(libvirtd), os.times()
+    off = paused = 0.0
+    with Sampler() as sampler:
+        start = time.perf_counter()
+        for uuid, action in requests:
+            sampler.pids.add(spawn(helper, uri, uuid, action))
+            reap(sampler.pids, os.WNOHANG)
+        while not (off and (paused or not with_pauses)) and time.perf_counter() - start < GIVE_UP:
+            reap(sampler.pids, os.WNOHANG)
+            now = time.perf_counter() - start
+            if with_pauses and not paused and host.all_paused():
+                paused = now
+            if not off and host.all_off():
+                off = now
+            time.sleep(0.005)
+        while sampler.pids:
+            reap(sampler.pids, 0)
+    after = os.times()
+    helpers = after.children_user + after.children_system - times.children_user - times.children_system
+    result = {
+        "off": off,
+        "paused": paused,
+        "cpu": helpers + cpu_of(libvirtd) - cpu,
+        "processes": sampler.most_processes,
+        "connections": sampler.most_connections,
+    }
+    print(json.dumps(result))
+
+
+def spawn(helper: str, uri: str, uuid: str, action: str) -> int:
+    """Start one helper as sanlock does, with stdio on /dev/null and a bare environment."""
+    return os.posix_spawn(helper, [helper, uri, uuid, action], {"PATH": os.defpath}, file_actions=FILES)
+
+
+def reap(pids: set[int], options: int) -> None:
+    """Collect children that have ended."""
+    while pids:
+        pid, _ = os.waitpid(-1, options)
+        if pid == 0:
+            return
+        pids.discard(pid)
+
+
+NULL = os.open(os.devnull, os.O_RDWR)
+FILES = [(os.POSIX_SPAWN_DUP2, NULL, descriptor) for descriptor in (0, 1, 2)]
+main()

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The agent and the spool: order, duplicates, leftovers of agents that died."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("libvirt")
+
+from sanlock_helper import agent as agent_module
+from sanlock_helper.actions import Outcome, Try
+from sanlock_helper.errors import PassingError
+from sanlock_helper.grace import Deadline
+from sanlock_helper.requests import Receipt, Request, Spool
+
+from .test_agent import START, UUID, World
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool.open(str(tmp_path / "run"), owner=os.geteuid())
+
+
+def put(
+    spool: Spool, action: str = "poweroff", uuid: str = UUID, start: float = START, pid: int = 1
+) -> Request:
+    """A request that process PID wrote at START."""
+    spool._pid = pid
+    request = Request("qemu:///system", uuid, action, Deadline(start, 40))
+    spool.write(request)
+    return request
+
+
+def uuid_of(number: int) -> str:
+    return f"00000000-0000-0000-0000-{number:012d}"
+
+
+def test_all_that_is_there_is_served_and_told_once(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+    world = World(monkeypatch)
+    requests = [put(spool, uuid=uuid_of(n), start=START + n / 10) for n in range(60)]
+    world.agent.work(spool)
+    assert spool.names() == []
+    assert world.order == [request.uuid for request in requests]
+    assert world.story.levels() == ["notice"] * 60
+    assert all(world.agent.reached(request) for request in requests)
+
+
+def test_pauses_go_first_and_each_in_the_order_they_came(
+    monkeypatch: pytest.MonkeyPatch, spool: Spool
+) -> None:
+    world = World(monkeypatch)
+    for number, action in enumerate(["poweroff", "pause", "poweroff", "pause"]):
+        put(spool, action, uuid_of(number), START + number)
+    world.agent.work(spool)
+    assert world.order == [uuid_of(number) for number in (1, 3, 0, 2)]
+
+
+def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+    monkeypatch.setattr(agent_module, "IN_FLIGHT", 3)
+    world = World(monkeypatch, *["hang"] * 3)
+    for number in range(5):
+        put(spool, uuid=uuid_of(number))
+    most = 0
+    step = world.agent._step
+
+    def watched(longest: float | None = None) -> None:
+        nonlocal most
+        most = max(most, world.agent._in_flight)
+        step(longest)
+
+    monkeypatch.setattr(world.agent, "_step", watched)
+    world.agent.work(spool)
+    assert most == 3
+    # Those that hung were given up, and tried again behind the others.
+    assert world.story.levels().count("notice") == 5
+
+
+def test_the_same_action_twice_is_one_case(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+    world = World(monkeypatch)
+    for number in range(3):
+        put(spool, pid=number)
+    world.agent.work(spool)
+    assert world.order == [UUID]
+    ((level, line),) = world.story.lines
+    assert level == "notice"
+    assert line.endswith("(3 requests)")
+    assert spool.names() == []
+
+
+def test_another_action_waits_for_the_first(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+    world = World(monkeypatch, PassingError("suspend", "busy"))
+    put(spool, "poweroff", start=START)
+    put(spool, "pause", start=START + 1)
+    world.agent.work(spool)
+    # The pause does not go first, not even while the poweroff waits for its second try.
+    actions = [line.split()[0] for _, line in world.story.lines]
+    assert actions == ["poweroff", "poweroff", "pause"]
+
+
+def test_one_that_was_asked_for_before_it_was_done_is_not_done_again(
+    monkeypatch: pytest.MonkeyPatch, spool: Spool
+) -> None:
+    world = World(monkeypatch)
+
+    def act(this: Try) -> Outcome:
+        # Written while the first is being served, seen when that is over.
+        put(spool, "restart", start=START, pid=2)
+        world.clock.now += 1
+        return world.act(this)
+
+    monkeypatch.setattr(agent_module, "ACTIONS", {"restart": act})
+    put(spool, "restart")
+    put(spool, "restart", uuid_of(1))
+    fetch = world.agent._fetch
+
+    def after_the_answers() -> bool:
+        return bool(world.clock.answers) or fetch()
+
+    monkeypatch.setattr(world.agent, "_fetch", after_the_answers)
+    world.agent.work(spool)
+    assert world.order.count(UUID) == 1
+    lines = [line for _, line in world.story.lines if "served together with an earlier request" in line]
+    assert len(lines) == 1
+    assert spool.names() == []
+
+
+def test_a_request_whose_time_is_up_is_not_executed(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+    world = World(monkeypatch)
+    put(spool, start=START - 3600)
+    world.agent.work(spool)
+    assert world.order == []
+    ((level, line),) = world.story.lines
+    assert level == "crit"
+    assert "time was up" in line
+    assert spool.names() == []
+
+
+def test_the_next_agent_knows_the_run(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+    world = World(monkeypatch)
+    request = put(spool, "restart")
+    spool.note_run(request.name, 7)
+    runs: list[int | None] = []
+
+    def act(this: Try) -> Outcome:
+        runs.append(this.progress.run)
+        return Outcome("running", "nothing to do", "running again")
+
+    monkeypatch.setattr(agent_module, "ACTIONS", {"restart": act})
+    world.agent.work(spool)
+    assert runs == [7]
+
+
+def test_what_a_dead_agent_had_served_is_told_and_not_served(
+    monkeypatch: pytest.MonkeyPatch, spool: Spool
+) -> None:
+    world = World(monkeypatch)
+    spool.finish(put(spool, uuid=uuid_of(1)).name, "notice", "poweroff vm1: done")
+    Receipt(spool, spool.finish(put(spool, uuid=uuid_of(2)).name, "crit", "poweroff vm2: FAILED")).telling()
+    world.agent.work(spool)
+    assert world.order == []
+    told = dict(world.story.lines)
+    assert told["notice"] == "poweroff vm1: done"
+    assert told["crit"].startswith("poweroff vm2: FAILED (told again")
+    assert spool.names() == []
+
+
+def test_a_file_that_is_no_request_is_removed_and_said(
+    monkeypatch: pytest.MonkeyPatch, spool: Spool, tmp_path: Path
+) -> None:
+    world = World(monkeypatch)
+    (tmp_path / "run" / "requests" / "junk").write_text("junk")
+    put(spool)
+    world.agent.work(spool)
+    assert world.story.levels() == ["warning", "notice"]
+    assert "junk" in world.story.lines[0][1]
+    assert spool.names() == []
+
+
+def test_it_lingers_for_more_after_several(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+    world = World(monkeypatch)
+    put(spool)
+    world.agent.work(spool)
+    assert world.waited == 0
+    world = World(monkeypatch)
+    put(spool, uuid=uuid_of(1))
+    put(spool, uuid=uuid_of(2))
+    world.agent.work(spool)
+    assert world.waited == pytest.approx(agent_module.LINGER_SECONDS, abs=0.05)
