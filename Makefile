@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 REQUIRE ?= 0
 export SANLOCK_HELPER_REQUIRE = $(REQUIRE)
 
-.PHONY: all demo test unit integration e2e bench lint pure dependencies clean
+.PHONY: all demo test unit integration e2e bench lint pure man dependencies clean
 
 all: test
 
@@ -31,7 +31,7 @@ $(VENV)/.done: packaging/requirements-test.txt
 demo: dependencies
 	@tests/demo
 
-test: $(VENV)/.done lint pure
+test: $(VENV)/.done lint pure man
 	rm -f .coverage*
 	$(BIN)/coverage run -m pytest -n 3 --dist loadgroup tests
 	$(BIN)/coverage combine --quiet
@@ -49,6 +49,13 @@ lint: $(VENV)/.done
 # The parts that need no libvirt, under the oldest and the newest Python that are here.
 pure: $(VENV)/.done
 	@tests/pure
+
+# A warning of docutils is an error here.
+man: $(VENV)/.done
+	@mkdir -p build/man
+	@for page in packaging/man/*.rst; do \
+		$(BIN)/python -m docutils --writer=manpage --strict $$page build/man/$$(basename $$page .rst) || exit 1; \
+	done
 
 bench: $(VENV)/.done
 	@$(PYTHON) -m tests.bench.one_call
