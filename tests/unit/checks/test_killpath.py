@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("libvirt")
+
 from sanlock_helper.checks.killpath import (
     check_arguments,
     check_killpath,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("libvirt")
+
 import libvirt_auth
 from sanlock_helper.checks.auth_conf import check_auth_file, check_auth_groups, check_auth_mode
 from sanlock_helper.checks.facts import Attempt

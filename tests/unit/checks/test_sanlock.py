@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+pytest.importorskip("libvirt")
+
 from sanlock_helper.checks.configuration import check_host_id, check_io_timeout, check_lock_manager
 from sanlock_helper.checks.facts import LockConf, make_lock_conf
 from sanlock_helper.checks.sanlock import (
@@ -24,8 +26,6 @@ from sanlock_helper.checks.sanlock import (
 from sanlock_helper.clock import Clock
 from sanlock_helper.errors import FinalError
 from sanlock_helper.sanlock_status import Lockspace, SanlockStatus
-
-pytestmark = pytest.mark.pure
 
 CONF = LockConf(True, 1, 0, "/var/lib/libvirt/sanlock", None, None)
 SPACE = Lockspace(
@@ -70,7 +70,7 @@ def test_io_timeout(seconds: int, verdict: str) -> None:
 def test_a_setting_of_a_wrong_type_is_an_error_that_names_it() -> None:
     for values in ({"host_id": "1"}, {"auto_disk_leases": 2}, {"host_id": -1}, {"user": 5}):
         with pytest.raises(FinalError, match=f"qemu-sanlock.conf: {next(iter(values))}"):
-            make_lock_conf(values)  # type: ignore[arg-type]
+            make_lock_conf(values)
 
 
 def test_running() -> None:
@@ -137,9 +137,9 @@ def test_lockspace() -> None:
 
 
 DUMP = """\
-  offset                            lockspace                                         resource  timestamp  own  gen lver
-00000000                   __LIBVIRT__DISKS__                                            host1 0000002633 0001 0001
-00000512                   __LIBVIRT__DISKS__                                            host2 0000000000 0002 0003
+  offset    lockspace    resource  timestamp  own  gen lver
+00000000                   __LIBVIRT__DISKS__    host1 0000002633 0001 0001
+00000512                   __LIBVIRT__DISKS__    host2 0000000000 0002 0003
 """
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("libvirt")
+
 from sanlock_helper.checks import system
 from sanlock_helper.checks.facts import LockConf
 from sanlock_helper.checks.lease_dir import (
