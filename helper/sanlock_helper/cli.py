@@ -59,7 +59,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    parsed = make_parser().parse_args(arguments)
+    try:
+        parsed = make_parser().parse_args(arguments)
+    except SystemExit as end:
+        # --help, --version and usage errors; returned, so that their output is flushed like any other.
+        return EXIT_DONE if end.code is None else int(end.code)
     try:
         status: int = parsed.run(parsed)
     except HelperError as error:
