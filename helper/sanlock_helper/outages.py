@@ -174,9 +174,10 @@ def _outage_of(event: Event, outages: list[Outage], quiet: float) -> Outage | No
         for outage in reversed(outages):
             if event.uuid in outage.stories:
                 return outage
-    if outages and event.time - outages[-1].ended <= quiet:
-        return outages[-1]
-    return None
+    if not outages or event.time - outages[-1].ended > quiet:
+        return None
+    # What was done before a loss, by hand, is no part of it.
+    return None if event.kind == "lost" and not outages[-1].lost else outages[-1]
 
 
 def last_events(events: Iterable[Event]) -> dict[str, Event]:

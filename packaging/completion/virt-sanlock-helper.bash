@@ -31,7 +31,7 @@ _virt_sanlock_helper() {
         COMPREPLY=($(compgen -W "$(_virt_sanlock_helper_words | sed -nE 's/^    ([a-z][a-z-]+)( .*)?$/\1/p')" -- "$word"))
     elif [[ $previous == --journal ]]; then
         COMPREPLY=($(compgen -f -- "$word"))
-    elif [[ $previous == --connect || $previous == --since ]]; then
+    elif [[ $previous == --connect || $previous == -c || $previous == --since ]]; then
         :
     elif [[ $verb == auth ]]; then
         ((position == 0)) && COMPREPLY=($(compgen -W "check test" -- "$word"))

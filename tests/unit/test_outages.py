@@ -109,6 +109,20 @@ def test_an_outage_begins_with_the_loss_and_ends_with_what_came_back() -> None:
     assert (last[UUID].action, last[OTHER].action) == ("recover", "poweroff")
 
 
+def test_what_was_done_by_hand_before_a_loss_is_no_part_of_it() -> None:
+    entries = [
+        Entry(990.0, OURS, f"pause vm1 {UUID}: done after 1.00 s: found running, suspended, verified paused"),
+        Entry(1001.0, "sanlock", "s1 check_our_lease failed 8"),
+        Entry(1001.0, "sanlock", "s2 check_our_lease failed 8"),
+        Entry(
+            1002.0, OURS, f"poweroff vm2 {OTHER}: done after 0.10 s: found running, destroyed, verified off"
+        ),
+    ]
+    first, second = make_outages(events_of(entries))
+    assert (first.lost, list(first.stories)) == ([], [UUID])
+    assert (second.lost, list(second.stories)) == ([1001.0, 1001.0], [OTHER])
+
+
 def test_a_story_without_an_end_shows_its_last_try() -> None:
     entry = Entry(1.0, OURS, f"pause vm1 {UUID}: try 1 failed: busy; trying again, 3.1 s left")
     (outage,) = make_outages(events_of([entry]))

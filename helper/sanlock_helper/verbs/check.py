@@ -24,7 +24,9 @@ _COLOURS = {PASS: "green", WARN: "yellow", FAIL: "red"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
-    parser.add_argument("--connect", metavar="URI", default="qemu:///system", help="default: %(default)s")
+    parser.add_argument(
+        "-c", "--connect", metavar="URI", default="qemu:///system", help="default: %(default)s"
+    )
     parser.add_argument("--quiet", action="store_true", help="only what did not pass")
     parser.add_argument("--strict", action="store_true", help="a warning makes the exit status 1, too")
     parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")

@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--journal", metavar="FILE", help="a file written by journalctl -o json, not the journal"
     )
-    parser.add_argument("--connect", metavar="URI", default="qemu:///system", help="where an id is looked up")
+    parser.add_argument(
+        "-c", "--connect", metavar="URI", default="qemu:///system", help="where an id is looked up"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")
 
 
@@ -81,19 +83,21 @@ def _print(outage: Outage, apart: bool) -> None:
     kills = f", {len(outage.sigkills)} SIGKILL by sanlock" if outage.sigkills else ""
     print(paint(f"{lost}: {count} domain{'' if count == 1 else 's'}{kills}", "bold"))
     for story in outage.stories.values():
-        for event in story.actions:
-            if event.kind != "try" or event is story.outcome:
-                _print_event(event, story)
-        for event in story.came_back:
-            _print_event(event, story)
+        _print_story(story)
 
 
-def _print_event(event: Event, story: Story) -> None:
-    tries = sum(other.kind == "try" for other in story.actions)
-    again = f" ({tries} failed tries before)" if tries and event.kind in ("done", "not done") else ""
-    clock = moment(event.time).split()[1]
-    who = f"{plain(story.name or story.uuid)}: {event.action}"
-    print(f"  {clock}  {who} {paint(plain(event.text), _COLOURS.get(event.kind, ''))}{again}")
+def _print_story(story: Story) -> None:
+    """The story, where tries that failed are only counted, unless they are the end of it."""
+    tries = 0
+    for event in (*story.actions, *story.came_back):
+        if event.kind == "try" and event is not story.outcome:
+            tries += 1
+            continue
+        again = f" (failed before: {tries})" if tries else ""
+        who = f"{plain(story.name or story.uuid)}: {event.action}"
+        what = paint(plain(event.text), _COLOURS.get(event.kind, ""))
+        print(f"  {moment(event.time).split()[1]}  {who} {what}{again}")
+        tries = 0
 
 
 def _json(outage: Outage) -> dict[str, Any]:

@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     parser.add_argument("action", metavar="ACTION", choices=ACTIONS, help=", ".join(ACTIONS))
     parser.add_argument("domain", metavar="DOMAIN", help="name, UUID or id")
-    parser.add_argument("--connect", metavar="URI", default="qemu:///system", help="default: %(default)s")
+    parser.add_argument(
+        "-c", "--connect", metavar="URI", default="qemu:///system", help="default: %(default)s"
+    )
     parser.add_argument("--dry-run", action="store_true", help="everything but the action")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")

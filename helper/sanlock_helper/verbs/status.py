@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "domain", metavar="DOMAIN", nargs="*", help="name, UUID or id; all domains without one"
     )
-    parser.add_argument("--connect", metavar="URI", default="qemu:///system", help="default: %(default)s")
+    parser.add_argument(
+        "-c", "--connect", metavar="URI", default="qemu:///system", help="default: %(default)s"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")
     parser.add_argument(
         "--watch",
