@@ -43,6 +43,7 @@ def test_the_xml_of_a_domain_and_libvirts_status_file() -> None:
     assert parse_domain(status.encode()).pid == 60
     other = parse_domain(XML.format(uuid=UUID, recover="no", on_lockfailure=""))
     assert (other.on_lockfailure, other.recover) == ("default", False)
+    assert not parse_domain(XML.format(uuid=UUID, recover="maybe", on_lockfailure="")).recover
     with pytest.raises(ValueError, match="no <domain>"):
         parse_domain("<network/>")
 
@@ -105,6 +106,11 @@ def test_xml_comes_from_libvirts_files_and_only_of_the_very_domain(tmp_path: Pat
     known = take()
     assert known.config is not None
     assert (known.config.pid, known.config.recover, known.state, domain.asked) == (60, True, "running", 0)
+    # A status file of a domain that is off is what a libvirtd that was killed left behind.
+    off = FakeConnection(FakeDomain("vm1", -1, ""))
+    assert [
+        known.config and known.config.recover for known in take_inventory(off, str(running), str(defined))
+    ] == [False]
     # Another domain of that name, whose file is gone: libvirt is asked, and what it says is told.
     for folder in (running, defined):
         (folder / "vm1.xml").write_text(live.replace(UUID, UUID.replace("d", "e")))
