@@ -32,6 +32,7 @@ _VERDICT = re.compile(
 _OUTCOME = re.compile(
     r"found (?P<found>.*?), (?P<did>.*), verified (?P<verified>[^;]*)(?:; (?P<note>.*))?", re.DOTALL
 )
+_REQUESTS = re.compile(r" \(\d+ requests\)\Z")
 _TRY = re.compile(r"try (?P<tries>\d+) failed: ")
 # sanlock src/lockspace.c, check_our_lease(), and src/main.c, send_helper_kill().
 _LOST = re.compile(r"\bs\d+ check_our_lease (?:failed|corrupt) -?\d+")
@@ -82,9 +83,8 @@ class Story:
     def outcome(self) -> Event | None:
         """How the action ended, as far as it is told."""
         actions = self.actions
-        return next(
-            (event for event in reversed(actions) if event.kind != "try"), actions[-1] if actions else None
-        )
+        told = [event for event in actions if event.kind not in ("try", "note")] or actions
+        return told[-1] if told else None
 
     @property
     def came_back(self) -> list[Event]:
@@ -116,7 +116,8 @@ def parse_line(entry: Entry) -> Event | None:
         return None
     text = line["text"]
     verdict, again = _VERDICT.fullmatch(text), _TRY.match(text)
-    outcome = _OUTCOME.fullmatch(verdict["rest"]) if verdict else None
+    # One try may serve several requests, and says so at the end.
+    outcome = _OUTCOME.fullmatch(_REQUESTS.sub("", verdict["rest"])) if verdict else None
     kind = "ignored" if line["action"] == "ignore" else "note"
     if again:
         kind = "try"
@@ -181,6 +182,10 @@ def _outage_of(event: Event, outages: list[Outage], quiet: float) -> Outage | No
 
 
 def last_events(events: Iterable[Event]) -> dict[str, Event]:
-    """What was told last of each domain, by UUID; single failed tries do not count."""
+    """What was told last of each domain, by UUID; failed tries and remarks on an action do not count."""
     ordered = sorted(events, key=lambda event: event.time)
-    return {event.uuid: event for event in ordered if event.uuid and event.kind != "try"}
+    return {event.uuid: event for event in ordered if event.uuid and not _is_aside(event)}
+
+
+def _is_aside(event: Event) -> bool:
+    return event.kind == "try" or (event.kind == "note" and event.action in ACTIONS)

@@ -132,6 +132,20 @@ def test_a_story_without_an_end_shows_its_last_try() -> None:
     assert last_events(events_of([entry])) == {}
 
 
+def test_one_outcome_for_several_requests() -> None:
+    entries = [
+        Entry(
+            1.0, OURS, f"pause vm1 {UUID}: done after 0.07 s: found off, nothing, verified off (2 requests)"
+        ),
+        Entry(1.1, OURS, f"pause {UUID}: served together with an earlier request"),
+    ]
+    (outage,) = make_outages(events_of(entries))
+    outcome = outage.stories[UUID].outcome
+    assert outcome is not None
+    assert (outcome.kind, outcome.verified) == ("done", "off")
+    assert last_events(events_of(entries))[UUID].kind == "done"
+
+
 def exported(time: float, message: object, identifier: str = OURS) -> bytes:
     fields = {
         "__REALTIME_TIMESTAMP": str(int(time * 1e6)),

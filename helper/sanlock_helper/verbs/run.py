@@ -12,10 +12,14 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import libvirt
 
+import libvirt_auth
+
+from .. import killpath
 from ..actions import state_name
 from ..connection import connect, failure
 from ..domains import find_domain
@@ -37,6 +41,13 @@ _WORDS = {
     "pause": "suspend it, and verify that it is paused and holds no lease any more",
     "ignore": "do nothing; with a lease lost, sanlock would send SIGKILL when the grace is over",
 }
+
+_PROGRAM = """\
+import posix, sys
+sys.path[:0] = sys.argv[1:3]
+from sanlock_helper.killpath import main
+posix._exit(main(sys.argv[3:], in_person=True))
+"""
 
 # States from which an action takes nothing away.
 _HARMLESS = {
@@ -84,13 +95,22 @@ def run(arguments: argparse.Namespace) -> int:
         print("nothing was done", file=sys.stderr)
         return 1
     sys.stdout.flush()
-    status = subprocess.run(call, check=False).returncode
+    status = subprocess.run(_command(call), check=False).returncode
     if arguments.json:
         after = within(
             LIBVIRT_SECONDS, "look at the domain", lambda: _state_after(arguments.connect, found.uuid)
         )
         print_json("run", SCHEMA, _data(found, action, call, status, after))
     return status
+
+
+def _command(call: list[str]) -> list[str]:
+    """What does the same as CALL, and waits for the outcome even where another process brings it about.
+
+    In a process of its own: it sheds what it inherits, and leaves hanging threads behind when it ends.
+    """
+    roots = [str(Path(module.__file__ or "").parents[1]) for module in (killpath, libvirt_auth)]
+    return [sys.executable, "-ISB", "-c", _PROGRAM, *roots, *call[1:]]
 
 
 def look(uri: str, text: str) -> Found:
