@@ -230,6 +230,15 @@ def test_run_and_the_morning_after(stack: Stack) -> None:
     assert "held: pause done after" in text
     assert "off: poweroff" not in text
 
+    # What it takes to bring them back, as check says.
+    wait_for(lambda: not stack.lockspaces(), 10, "sanlock to leave the lockspace")
+    lockspace = checks(stack)["lockspace"]
+    assert (lockspace["verdict"], lockspace["found"].partition(":")[0]) == ("fail", "none is joined")
+    assert "systemctl restart libvirtd" in lockspace["remedy"]
+    stack.storage.restore()
+    stack.libvirtd.restart()
+    assert checks(stack)["lockspace"]["verdict"] == "pass"
+
 
 def test_a_lost_lease_is_seen(stack: Stack) -> None:
     # A helper that does nothing, so that the lease stays held in the lost lockspace.
