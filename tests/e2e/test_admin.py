@@ -11,6 +11,8 @@ import uuid
 import pexpect.fdpexpect
 import pytest
 
+from tests.schemas import validated
+
 from .command import COMMAND, HELPER, checks, document, export_journal, install_ours, run
 from .stack import Stack
 from .waiting import wait_for
@@ -186,6 +188,23 @@ def test_ctrl_c_while_libvirtd_hangs(calm: Stack, words: tuple[str, ...]) -> Non
         assert "Traceback" not in child.read_nonblocking(65536, 1)
     finally:
         calm.libvirtd.thaw()
+
+
+def test_a_watch_outlives_libvirtd(calm: Stack) -> None:
+    process = calm.popen(COMMAND, "status", "--watch", "0.2", "--json")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    validated(process.stdout.readline(), "status")
+    calm.libvirtd.stop()
+    while "Failed to connect socket" not in process.stderr.readline():
+        pass
+    calm.libvirtd.start()
+    # What was printed before is in the pipe as well; this many were not.
+    for _ in range(20):
+        validated(process.stdout.readline(), "status")
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
 
 
 def test_run_and_the_morning_after(stack: Stack) -> None:

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from ..connection import connect
-from ..errors import FinalError, HelperError
+from ..errors import FinalError, HelperError, PassingError
 from ..inventory import take_inventory
 from ..journal_entries import Entry, read_file, read_journal
 from ..outages import Event, events_of, last_events
@@ -33,6 +33,8 @@ WATCH_SECONDS = 2.0
 
 HEAD = ("NAME", "STATE", "ON_LOCKFAILURE", "RECOVER", "LEASES", "AT A LOSS", "LAST")
 CLEAR = "\033[H\033[2J"
+
+_kept: list[Any] = []
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,18 +68,28 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print once, or until Ctrl-C; 1 when libvirtd does not answer or a domain is not there."""
-    connection = within(
-        CONNECT_SECONDS, f"connect to {arguments.connect}", lambda: connect(arguments.connect)
-    )
+    show = _print_json if arguments.json else _print
+    connections: list[Any] = []
     while True:
-        rows, problems = _look(connection, arguments)
-        if arguments.json:
-            _print_json(rows, problems, arguments)
-        else:
-            _print(rows, problems, arguments)
+        try:
+            if not connections:
+                connections.append(_connect(arguments.connect))
+            show(*_look(connections[-1], arguments), arguments)
+        except PassingError as error:
+            if arguments.watch is None:
+                raise
+            # An outage is what a watch is for: libvirtd may be back at the next look.  A connection that
+            # hangs would do so in its destructor, too, and is kept.
+            print(f"{paint('warning', 'yellow', sys.stderr)}: {error}", file=sys.stderr)
+            _kept.extend(connections)
+            connections.clear()
         if arguments.watch is None:
             return 0
         time.sleep(arguments.watch)
+
+
+def _connect(uri: str) -> Any:
+    return within(CONNECT_SECONDS, f"connect to {uri}", lambda: connect(uri))
 
 
 def _look(connection: Any, arguments: argparse.Namespace) -> tuple[list[Row], list[str]]:
