@@ -9,8 +9,13 @@ from typing import Any, Callable
 
 from . import leases
 from .errors import FinalError, PassingError
-from .leases import Lease, Lockspace, sanlock
+from .leases import Lease, Lockspace
 from .sanlock_errors import explain
+
+try:
+    import sanlock
+except ImportError:
+    sanlock = None
 
 JOINED, JOINING, LEAVING, FAILING, ABSENT = "joined", "joining", "leaving", "failing", "absent"
 
@@ -91,6 +96,16 @@ class Sanlock:
         except SanlockFailure as error:
             if error.number != -errno.EEXIST:
                 raise
+
+    def is_registered(self, pid: int) -> bool:
+        """Whether sanlock knows process PID, as it must before libvirt can take leases for it."""
+        try:
+            _ask(f"ask for process {pid}", lambda: sanlock.inquire(pid=pid))
+        except SanlockFailure as error:
+            if error.number == -errno.ESRCH:
+                return False
+            raise
+        return True
 
     def held_by(self, pid: int) -> list[Lease]:
         """The leases that process PID holds."""

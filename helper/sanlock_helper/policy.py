@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from .connection import failure, is_no_domain
+from .connection import failure
 from .errors import FinalError
 
 NAMESPACE = "urn:virt-sanlock-helper:1"
@@ -79,7 +79,7 @@ def _read(domain: Any, flags: int) -> bool:
     try:
         text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, flags)
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA or is_no_domain(error):
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
             return False
         raise
     try:

@@ -13,6 +13,9 @@ RUN_DIR = "/run/virt-sanlock-helper/records"
 # On disk: recovery's copies, which outlive a reset of the host.
 STATE_DIR = "/var/lib/virt-sanlock-helper"
 
+# One recovery at a time.
+INSTANCE_LOCK = "/run/virt-sanlock-helper/recover.lock"
+
 SUFFIX = ".record"
 SET_ASIDE = "set-aside"
 
