@@ -29,13 +29,13 @@ class Book:
         self._new = Records(run_dir)
         self._taken = Records(run_dir, _TAKEN)
         self._kept = Records(state_dir)
-        self._told = ""
+        self._told: set[str] = set()
 
     def look(self) -> dict[str, Record]:
         """The records by UUID, the newest of each domain, read only."""
         found: dict[str, Record] = {}
         for records in (self._kept, self._taken, self._new):
-            for uuid in records.uuids():
+            for uuid in self._uuids(records):
                 with contextlib.suppress(RecordError):
                     record = records.read(uuid)
                     if record is not None:
@@ -52,7 +52,7 @@ class Book:
                 record = self._read(self._taken, uuid)
                 if record and self._keep(record):
                     self._taken.remove(uuid)
-            found = {uuid: self._read(self._kept, uuid) for uuid in self._kept.uuids()}
+            found = {uuid: self._read(self._kept, uuid) for uuid in self._uuids(self._kept)}
             found.update({uuid: self._read(self._taken, uuid) for uuid in self._taken.uuids()})
         return {uuid: record for uuid, record in found.items() if record}
 
@@ -95,6 +95,20 @@ class Book:
                     return records if found.time == record.time and found.run == record.run else None
         return None
 
+    def _uuids(self, records: Records) -> list[str]:
+        """Who has a record there; nobody, where the directory cannot be read: the others are brought back."""
+        try:
+            return records.uuids()
+        except OSError as error:
+            self._tell(f"recover: the records in {records.path} cannot be read: {error}")
+            return []
+
+    def _tell(self, line: str) -> None:
+        """Tell LINE once, though it is met again and again."""
+        if line not in self._told:
+            self._told.add(line)
+            self._journal.warning(line)
+
     def _read(self, records: Records, uuid: str) -> Record | None:
         try:
             return records.read(uuid)
@@ -111,11 +125,8 @@ class Book:
         try:
             self._kept.write(record, durable=True)
         except OSError as error:
-            if self._told != str(error):
-                self._told = str(error)
-                self._journal.warning(f"recover: records are not copied to {self._kept.path} yet: {error}")
+            self._tell(f"recover: records are not copied to {self._kept.path} yet: {error}")
             return False
-        self._told = ""
         return True
 
     @contextlib.contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from enum import Enum
 from typing import Any, Callable, NamedTuple
+from xml.etree import ElementTree
 
 import libvirt
 
@@ -44,10 +45,14 @@ class Verdict(Enum):
 
 
 class Finding(NamedTuple):
-    """A verdict and its reason, in words for the journal."""
+    """A verdict and its reason, in words for the journal.
+
+    lockspaces: the names of those that the domain's definition asks for, where its leases are not known.
+    """
 
     verdict: Verdict
     text: str
+    lockspaces: frozenset[str] = frozenset()
 
 
 class RefusalError(Exception):
@@ -152,7 +157,7 @@ class Comeback:
             if not wanted:
                 return Finding(Verdict.LEFT, "its policy does not ask for recovery")
         if not ready:
-            return Finding(Verdict.WAIT, "to be started")
+            return Finding(Verdict.WAIT, "to be started", _own_lockspaces(domain, record))
         for lease in record.leases:
             self._refuse_other_holders(lease, before_start=True)
             if record.action == "poweroff" and not record.mark:
@@ -209,9 +214,12 @@ class Comeback:
         if not anyway and not policy.recovers(domain):
             return Finding(Verdict.LEFT, "its policy does not ask for recovery")
         if not ready:
-            return Finding(Verdict.WAIT, "to be resumed")
-        for lease in record.leases:
-            self._refuse_other_holders(lease, before_start=False)
+            return Finding(Verdict.WAIT, "to be resumed", _own_lockspaces(domain, record))
+        try:
+            for lease in record.leases:
+                self._refuse_other_holders(lease, before_start=False)
+        except HelperError as error:
+            raise PassingError("resume the domain", f"it stays paused: {error}") from error
         self._refuse_unless_registered(domain)
         if not anyway:
             self._refuse_unless_untouched(record)
@@ -313,6 +321,15 @@ class Comeback:
         if pid is None:
             raise FinalError("ask for its leases", "its process id is not known")
         return self._sanlock.held_by(pid)
+
+
+def _own_lockspaces(domain: Any, record: Record) -> frozenset[str]:
+    """The lockspaces of the <lease> elements in the domain's definition, for a record without leases."""
+    if record.leases:
+        return frozenset()
+    xml = record.xml if domain is None else domain.XMLDesc(0)
+    found = ElementTree.fromstring(xml).findall("devices/lease/lockspace")
+    return frozenset(element.text for element in found if element.text)
 
 
 def _count(held: Any) -> str:

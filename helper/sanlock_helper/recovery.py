@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 from .book import Book
 from .comeback import Comeback, Finding, Verdict
-from .errors import HelperError
+from .errors import FinalError, HelperError
 from .journal import Journal
 from .leases import Lockspace
 from .lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, Sanlock
@@ -57,6 +57,7 @@ class Case:
         self.visits = 0
         self.ready = False
         self.waits = False
+        self.lockspaces: frozenset[str] = frozenset()
         self.text = "not looked at yet"
         self.told = ""
         self.told_at = 0.0
@@ -123,7 +124,8 @@ class Recovery:
             self._tell_left()
             self._show(self.lines())
             waiting = [case for case in self._cases.values() if case.record.mark != "refused"]
-            if not self._visiting and not waiting:
+            visiting = any(case.visiting for case in self._cases.values())
+            if not visiting and not waiting:
                 return not self._cases
             if not wait and self._tried_all(waiting, start):
                 return False
@@ -141,7 +143,7 @@ class Recovery:
                 )
                 found.append(
                     f"lockspace {name}: waited for {now - door.since:.0f} s: {door.text or door.state}; "
-                    f"{next_try}; then {len(names)} virtual machines: {', '.join(sorted(names)[:5])}"
+                    f"{next_try}; then {len(names)} to bring back: {', '.join(sorted(names)[:5])}"
                 )
         found += [
             f"{case.record.name}: {case.record.todo}: {case.text}"
@@ -157,8 +159,7 @@ class Recovery:
         try:
             records = self._book.gather()
         except OSError as error:
-            self._journal.error(f"recover: the records cannot be read: {error}")
-            return
+            raise FinalError("recover: read the records", str(error)) from error
         for uuid in [uuid for uuid in self._cases if uuid not in records]:
             del self._cases[uuid]
         for uuid, record in records.items():
@@ -170,8 +171,8 @@ class Recovery:
 
     def _needs(self, case: Case) -> set[str]:
         """The names of the lockspaces that the domain of CASE needs."""
-        names = {lease.lockspace for lease in case.record.leases}
-        if not names and case.record.unknown:
+        names = {lease.lockspace for lease in case.record.leases} | case.lockspaces
+        if not names:
             default = self._default_lockspace()
             names = {default.name} if default else set()
         return names
@@ -291,6 +292,7 @@ class Recovery:
         case.visits += 1
         case.text = finding.text
         case.waits = finding.verdict is Verdict.WAIT
+        case.lockspaces = case.lockspaces | finding.lockspaces
         if self._cases.get(case.record.uuid) is not case:
             return  # removed or replaced meanwhile
         now = self._clock()

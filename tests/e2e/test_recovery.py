@@ -123,7 +123,9 @@ def test_leases_that_others_held(stack: Stack) -> None:
     assert "is 2 now" in line
     assert stale.state().name == "paused"
     line = wait_for_line(stack, f"recover unread {unread.uuid}: ")
-    assert f"it stays paused: read lease __LIBVIRT__DISKS__:{leases['unread'].resource}" in line
+    assert (
+        f"it stays paused: read the holders of lease __LIBVIRT__DISKS__:{leases['unread'].resource}" in line
+    )
     assert unread.state().name == "paused"
     assert records(stack) == {stale.uuid, unread.uuid}
     listed = json.loads(command(stack, "recover", "--list", "--json").stdout)
