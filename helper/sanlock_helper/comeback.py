@@ -131,11 +131,14 @@ class Comeback:
     def _is_same_run(self, record: Record, run: int) -> bool:
         """Whether RUN is the run that lost its leases.
 
-        The id alone does not tell: libvirtd may give it again after a restart.
+        The id alone does not tell: libvirtd may give it again after a restart.  A process id and its start
+        time do.
         """
-        if run != record.run or record.boot != self._boot():
+        if run != record.run:
             return False
-        return not record.pid_start or self._process_started(record.pid) == record.pid_start
+        if record.pid_start:
+            return self._process_started(record.pid) == record.pid_start
+        return record.boot == self._boot()
 
     # To start
 
@@ -180,7 +183,8 @@ class Comeback:
     def _another_run(self, domain: Any, record: Record) -> Finding:
         if record.mark == "starting":
             return self._started(domain, record, "started by an earlier recovery")
-        return Finding(Verdict.DONE, "found running, nothing to do, somebody started it")
+        state = state_name(domain.state()[0])
+        return Finding(Verdict.DONE, f"found {state}, nothing to do, somebody started it")
 
     def _started(self, domain: Any, record: Record, did: str) -> Finding:
         state, reason = domain.state()

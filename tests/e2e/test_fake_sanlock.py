@@ -48,9 +48,7 @@ def test_the_fake_answers_as_the_real_one(stack: Stack) -> None:
     other.join()
     other.take(lease)
     world.other_takes()
-    wait_for(
-        lambda: real("holders")["holders"] == {"2": "live"}, 10, "sanlock to see that the other host lives"
-    )
+    wait_for(lambda: real("holders")["holders"] == {"2": "live"}, 10, "host 2 to be seen alive")
     assert real(*ALL) == fake(*ALL)
     other.give_back()
     world.other_gives_back()

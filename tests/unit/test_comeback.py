@@ -169,6 +169,17 @@ def test_the_administrator_may_know_better(paused: Scene) -> None:
     assert paused.world.vm == RUNNING
 
 
+def test_nobody_knows_better_than_a_lease_that_is_missing(paused: Scene) -> None:
+    def lose(name: str) -> None:
+        if name == "resumed":
+            paused.world.held = None
+
+    paused.world.before_call = lose
+    finding = paused.visit(anyway=True)
+    assert (finding.verdict, "went on without its lease" in finding.text) == (Verdict.REFUSED, True)
+    assert paused.world.vm == PAUSED
+
+
 def test_killed_right_after_the_resume_the_lease_is_looked_at_later(paused: Scene) -> None:
     def take_and_kill(name: str) -> None:
         if name == "resume":
@@ -218,11 +229,17 @@ def test_a_reset_of_the_host_ended_it(tmp_path: Path) -> None:
     assert scene.world.started == 1
 
 
-@pytest.mark.parametrize("changes", [{"run": 6}, {"pid_start": 98}, {"boot": "an earlier one"}])
+@pytest.mark.parametrize(
+    "changes", [{"run": 6}, {"pid_start": 98}, {"pid_start": 0, "boot": "an earlier one"}]
+)
 def test_another_run_is_not_ours(tmp_path: Path, changes: Any) -> None:
     scene = Scene(tmp_path, **changes)
-    assert scene.visit().verdict is Verdict.DONE
+    assert scene.visit().text == "found paused, nothing to do, somebody started it"
     assert scene.world.vm == PAUSED
+
+
+def test_it_is_ours_where_only_the_boot_tells(tmp_path: Path) -> None:
+    assert Scene(tmp_path, pid_start=0).visit().text.startswith("found paused, resumed")
 
 
 def test_other_states_are_waited_for(paused: Scene) -> None:
