@@ -143,7 +143,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     assert os.listdir(records.path) == [f"{UUID}.record"]
 
 
-def test_only_what_we_alone_can_have_written_is_read(tmp_path: Path) -> None:
+def test_only_what_we_alone_can_have_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = Records(f"{tmp_path}/records")
     records.write(record())
     file = Path(records.file(UUID))
@@ -151,6 +151,10 @@ def test_only_what_we_alone_can_have_written_is_read(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="not ours alone"):
         records.read(UUID)
     file.chmod(0o600)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        with pytest.raises(RecordError, match="is owned by user"):
+            records.read(UUID)
     os.link(file, tmp_path / "link")
     with pytest.raises(RecordError, match="not ours alone"):
         records.read(UUID)

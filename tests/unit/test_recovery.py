@@ -289,6 +289,34 @@ def test_a_newer_record_of_the_same_domain_counts(host: Host) -> None:
     assert len([ready for _, _, ready in host.visits if ready]) == 2
 
 
+def test_a_newer_record_replaces_one_that_waits(host: Host) -> None:
+    host.add("vm1")
+    host.state, host.storage_from = None, 20.0
+    host.at = [(10.0, lambda: host.add("vm1", found="replaced"))]
+    seen: list[str] = []
+
+    def come_back() -> Finding:
+        seen.append(host.recovery._cases["vm1"].record.found)
+        return DONE
+
+    host.endings["vm1"] = come_back
+    assert host.recover()
+    assert seen == ["replaced"]
+
+
+def test_what_comes_of_a_record_that_is_gone_is_not_told(host: Host) -> None:
+    host.add("vm1")
+
+    def forget() -> Finding:
+        host.book.forget("vm1")
+        host.recovery._gather()
+        return DONE
+
+    host.endings["vm1"] = forget
+    assert host.recover()
+    assert "done after" not in host.story.text()
+
+
 def test_storage_that_flaps(host: Host) -> None:
     host.add("vm1")
     host.endings["vm1"] = lambda: DONE if host.now > 30 else AGAIN
