@@ -65,7 +65,8 @@ class Lockspace:
 def qemu_pid(name: str, state_dir: str = QEMU_STATE_DIR) -> int | None:
     """The process id of the running domain NAME, or None when libvirt keeps no pid file of it."""
     try:
-        with open(f"{state_dir}/{name}.pid", encoding="ascii") as pid_file:
+        # Bytes: a codec would be looked up on the disk.
+        with open(f"{state_dir}/{name}.pid", "rb") as pid_file:
             return int(pid_file.read(16))
     except (OSError, ValueError):
         return None

@@ -96,9 +96,10 @@ class Notes:
 def boot_id(path: str = BOOT_ID) -> str:
     """The kernel's id of this boot, "" when it does not say."""
     try:
-        with open(path, encoding="ascii") as file:
-            return file.read(64).strip()
-    except OSError:
+        # Bytes: a codec would be looked up on the disk.
+        with open(path, "rb") as file:
+            return file.read(64).decode("ascii").strip()
+    except (OSError, ValueError):
         return ""
 
 

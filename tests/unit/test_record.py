@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import binascii
 import os
 import stat
 from pathlib import Path
@@ -95,13 +96,24 @@ def test_a_record_is_lines_a_person_can_read() -> None:
     assert "lease LS disk 3 /p 0 0\n" in lines
 
 
+def test_another_version_is_no_record_of_ours() -> None:
+    text = record().encode().rpartition(b"crc32 ")[0].replace(b"record 1\n", b"record 2\n")
+    with pytest.raises(
+        RecordError, match="it is virt-sanlock-helper-record 2, not virt-sanlock-helper-record 1"
+    ):
+        decode(text + b"crc32 %d\n" % binascii.crc32(text))
+
+
 # Directories
 
 
 def test_written_for_its_owner_alone(tmp_path: Path) -> None:
-    os.umask(0)
     records = Records(f"{tmp_path}/run/records")
-    records.write(record())
+    umask = os.umask(0)
+    try:
+        records.write(record())
+    finally:
+        os.umask(umask)
     assert records.uuids() == [UUID]
     assert stat.S_IMODE(os.stat(records.file(UUID)).st_mode) == 0o600
     assert stat.S_IMODE(os.stat(records.path).st_mode) == 0o700
