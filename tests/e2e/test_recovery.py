@@ -47,7 +47,7 @@ def test_domains_return_with_the_storage(stack: Stack) -> None:
     stack.start_all([off, held, stays_off, stays_held, passing])
     pids = {domain.name: domain.qemu_pid() for domain in (off, held, stays_held, passing)}
 
-    lose(stack, 5)
+    lose(stack, 5, resources=True)
     states = [domain.state().name for domain in (off, held, stays_off, stays_held, passing)]
     assert states == ["shut off", "paused", "shut off", "paused", "absent"]
     assert stack.sigkills() == []

@@ -21,6 +21,7 @@ from sanlock_helper.instance import only_instance
 from sanlock_helper.leases import Lease
 from sanlock_helper.record import Record
 from sanlock_helper.records import Records
+from sanlock_helper.screen import Screen
 from sanlock_helper.verbs import recover
 
 from .recovery_world import SPACE, UUID, Story
@@ -98,6 +99,24 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     first.__exit__(None, None, None)
     with only_instance(path):
         pass
+
+
+def test_the_lower_end_of_a_terminal() -> None:
+    written: list[str] = []
+    screen = Screen(True, written.append, lambda: 10)
+    screen.show(["a", "0123456789"])
+    screen.show(["a", "0123456789"])
+    screen.tell("stays")
+    screen.show([])
+    assert written == ["a\n012345678", "\x1b[2A\x1b[Jstays\na\n012345678", "\x1b[2A\x1b[J\x1b[A"]
+
+
+def test_no_terminal_gets_the_lines_that_stay() -> None:
+    written: list[str] = []
+    screen = Screen(False, written.append, lambda: 10)
+    screen.show(["a"])
+    screen.tell("stays")
+    assert written == ["stays"]
 
 
 # Book

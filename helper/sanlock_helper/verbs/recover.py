@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from typing import Any
@@ -26,6 +25,7 @@ from ..journal import Journal
 from ..lockspaces import JOINED, Sanlock
 from ..record import Record
 from ..recovery import Recovery
+from ..screen import Screen
 
 SUMMARY = "bring back the virtual machines that lost their leases"
 
@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it; returns the exit status.  Raises HelperError."""
-    journal = Journal()
+    screen = Screen(sys.stderr.isatty())
+    journal = Journal(to_terminal=screen.tell)
     book = Book(journal)
     try:
         if arguments.list:
@@ -61,17 +62,19 @@ def run(arguments: argparse.Namespace) -> int:
             return _forget(book, journal, arguments.forget)
         if arguments.resume_anyway:
             return _resume_anyway(book, journal, arguments.resume_anyway, arguments.yes)
-        return _recover(book, journal, arguments.wait)
+        return _recover(book, journal, screen, arguments.wait)
+    except PermissionError as error:
+        raise FinalError("recover", str(error), "run this as root") from error
     except OSError as error:
         raise FinalError("recover", str(error)) from error
     finally:
         journal.close()
 
 
-def _recover(book: Book, journal: Journal, wait: bool) -> int:
+def _recover(book: Book, journal: Journal, screen: Screen, wait: bool) -> int:
+    """One pass; or with WAIT until nothing is left to wait for: what was refused is told, and no failure."""
     with only_instance():
         sanlock = Sanlock()
-        screen = Screen()
         recovery = Recovery(
             book,
             Comeback(connect, sanlock, book),
@@ -82,7 +85,7 @@ def _recover(book: Book, journal: Journal, wait: bool) -> int:
         )
         done = recovery.run(wait)
         screen.show([])
-    return 0 if done else 1
+    return 0 if done or wait else 1
 
 
 def _list(book: Book, as_json: bool) -> int:
@@ -188,21 +191,3 @@ def _as_dict(record: Record) -> dict[str, Any]:
         ],
         "leases": [{name: getattr(entry, name) for name in lease_names} for entry in record.leases],
     }
-
-
-class Screen:
-    """What is waited for, kept up to date at the bottom of a terminal; nothing anywhere else."""
-
-    def __init__(self) -> None:
-        self._on = sys.stderr.isatty()
-        self._rows = 0
-
-    def show(self, lines: list[str]) -> None:
-        """Replace what was shown before by LINES."""
-        if not self._on:
-            return
-        width = shutil.get_terminal_size().columns - 1
-        erase = f"\x1b[{self._rows}A\x1b[J" if self._rows else ""
-        sys.stderr.write(erase + "".join(f"{line[:width]}\n" for line in lines))
-        sys.stderr.flush()
-        self._rows = len(lines)
