@@ -300,14 +300,16 @@ def _save_transient_xml(this: Try) -> None:
         return None if domain.isPersistent() else str(domain.XMLDesc(flags))
 
     progress.xml_missing = ""
+    came = True
     try:
         progress.xml = bounded(ask, seconds)
     except libvirt.libvirtError as error:
         progress.xml_missing = str(failure("read the domain's XML", error))
     except TimeoutError:
         progress.xml_missing = f"libvirtd did not give its XML within {seconds:g} s"
-        if notes:
-            notes.be_impatient()
+        came = False
+    if notes:
+        notes.xml_came(came)
 
 
 def _starter(this: Try) -> Callable[[], Any] | None:

@@ -17,8 +17,9 @@ from .journal import Journal
 from .record import Record
 from .records import Records
 
-# sanlock answers from memory, in a millisecond; one that does not answer now is not asked again.
+# sanlock answers from memory, in a millisecond; one that was silent so often in a row is not asked again.
 SANLOCK_SECONDS = 1.0
+SANLOCK_TRIES = 3
 
 # How long the XML of a transient domain may take, and how long once libvirtd has kept one waiting so long.
 XML_SECONDS = 3.0
@@ -43,12 +44,12 @@ class Notes:
         self._journal = journal
         self._wall = wall
         self._ask_sanlock = ask_sanlock or leases.noted
-        self._sanlock_hangs = ""
+        self._silences = 0
         self.xml_seconds = XML_SECONDS
 
-    def be_impatient(self) -> None:
-        """libvirtd kept a domain waiting for its XML: the others wait for less."""
-        self.xml_seconds = IMPATIENT_XML_SECONDS
+    def xml_came(self, came: bool) -> None:
+        """Whether libvirtd gave a domain's XML in time: if it did not, the others wait for less."""
+        self.xml_seconds = XML_SECONDS if came else IMPATIENT_XML_SECONDS
 
     def write(self, record: Record, pid: int | None) -> bool:
         """Complete RECORD with what process PID holds now, and write it; False when that failed, and told.
@@ -82,13 +83,15 @@ class Notes:
             self._journal.warning(f"remove the recovery record of {uuid}: {error}")
 
     def _note_leases(self, record: Record, pid: int) -> None:
-        if self._sanlock_hangs:
-            record.unknown = self._sanlock_hangs
+        if self._silences >= SANLOCK_TRIES:
+            record.unknown = "sanlock: it did not answer for others"
             return
         try:
             record.lockspaces, record.leases = bounded(lambda: self._ask_sanlock(pid), SANLOCK_SECONDS)
+            self._silences = 0
         except TimeoutError as error:
-            self._sanlock_hangs = record.unknown = f"sanlock: {error}"
+            self._silences += 1
+            record.unknown = f"sanlock: {error}"
         except Exception as error:
             record.unknown = str(error)
 

@@ -141,14 +141,15 @@ class Recovery:
                 next_try = (
                     "joining now" if door.joining else f"next try in {max(0, door.next_try - now):.0f} s"
                 )
+                first = ", ".join(sorted(names)[:5])
                 found.append(
-                    f"lockspace {name}: waited for {now - door.since:.0f} s: {door.text or door.state}; "
-                    f"{next_try}; then {len(names)} to bring back: {', '.join(sorted(names)[:5])}"
+                    f"lockspace {name}: waited for {now - door.since:.0f} s, {next_try}, "
+                    f"then {len(names)} to bring back ({first}): {door.text or door.state}"
                 )
         found += [
             f"{case.record.name}: {case.record.todo}: {case.text}"
             for case in self._cases.values()
-            if case.visiting or case.failed_since is not None
+            if (case.visiting and case.ready) or case.failed_since is not None
         ]
         return found
 
