@@ -146,6 +146,8 @@ class Comeback:
         """Go on only if a paused run ended by no wish of anybody's; then a start is what is left."""
         if domain is None:
             raise DropError("it was paused, and libvirt no longer knows it")
+        if record.mark == "refused":
+            raise DropError("it was left paused, and has ended since")
         reason = domain.state()[1]
         if record.boot == self._boot() and reason != libvirt.VIR_DOMAIN_SHUTOFF_CRASHED:
             raise DropError("it was paused, and was powered off since")
@@ -163,7 +165,7 @@ class Comeback:
             return Finding(Verdict.WAIT, "to be started", _own_lockspaces(domain, record))
         for lease in record.leases:
             self._refuse_other_holders(lease, before_start=True)
-            if record.action == "poweroff" and not record.mark:
+            if record.action != "restart" and not record.mark:
                 self._drop_if_run_since(lease)
         if not self._book.mark(record, "starting"):
             raise DropError("its record was removed or replaced")

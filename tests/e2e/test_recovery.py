@@ -135,6 +135,10 @@ def test_leases_that_others_held(stack: Stack) -> None:
         ("unread", "waiting"),
     }
 
+    (lockspace,) = listed["records"][0]["lockspaces"]
+    assert (lockspace["host_id"], lockspace["io_timeout"]) == (1, 1)
+    assert [lease["version"] for lease in listed["records"][0]["leases"]] == [1]
+
     # Readable again and untouched: no reason to refuse it any more.
     unread_path.write_bytes(content)
     command(stack, "recover")

@@ -222,6 +222,22 @@ def test_sanlock_or_a_crash_ended_it(paused: Scene) -> None:
     assert paused.world.started == 1
 
 
+def test_it_crashed_after_somebody_resumed_it(paused: Scene) -> None:
+    paused.world.resume()
+    paused.world.destroy()
+    paused.world.reason = libvirt.VIR_DOMAIN_SHUTOFF_CRASHED
+    assert "it ran since" in paused.visit().text
+    assert paused.world.started == 0
+
+
+def test_it_crashed_after_it_was_refused(paused: Scene) -> None:
+    paused.book.mark(paused.record, "refused", "because")
+    paused.world.destroy()
+    paused.world.reason = libvirt.VIR_DOMAIN_SHUTOFF_CRASHED
+    assert paused.visit().verdict is Verdict.DROPPED
+    assert paused.world.started == 0
+
+
 def test_a_reset_of_the_host_ended_it(tmp_path: Path) -> None:
     scene = Scene(tmp_path, boot="an earlier one")
     scene.world.destroy()
