@@ -148,8 +148,10 @@ def _agent(journal: Journal) -> Agent:
     sys.path.extend(site.getsitepackages())
     from .agent import Agent
     from .connection import connect
+    from .notes import Notes
+    from .records import Records
 
-    return Agent(connect, journal)
+    return Agent(connect, journal, notes=Notes(Records(), journal))
 
 
 def _hurry() -> None:
