@@ -63,11 +63,8 @@ def serve(request: Request, journal: Journal, make_agent: Callable[[], Agent]) -
     if request.action == "ignore":
         journal.warning(f"{request}: nothing is done, as asked; {_sigkill(request)}")
         return EXIT_DONE
-    try:
-        agent = make_agent()
-    except ImportError as error:
-        journal.crit(f"{request}: FAILED: {error} (install python3-libvirt); {_sigkill(request)}")
-        return EXIT_FAILED
+    # What cannot be imported is not caught: the executable then runs libvirt's own helper.
+    agent = make_agent()
     reached = agent.serve(request)
     agent.close()
     return EXIT_DONE if reached else EXIT_FAILED

@@ -6,4 +6,7 @@ A verb's module holds SUMMARY (a line for --help), add_arguments(parser), and ru
 its verb, with "_" for "-".
 """
 
-VERBS: tuple[str, ...] = ()
+VERBS: tuple[str, ...] = (
+    "install-check",
+    "activate",
+)
