@@ -34,14 +34,18 @@ def activate(host: Host) -> str:
     if not os.access(host.ours, os.X_OK):
         raise HelperError(f"activate {host.ours}", "not an executable", "reinstall virt-sanlock-helper")
     try:
-        if _is_dpkgs(host, stock):
-            _divert(host, "--add", stock, "--no-rename")
         # A second name, then the first is taken over: rename(2) of a hard link to its own file does nothing,
         # so the new name comes by way of a third.
         beside = path.with_name(f"{path.name}.new")
         beside.unlink(missing_ok=True)
         os.link(path, beside)
         beside.rename(_aside(host))
+        if _is_dpkgs(host, stock):
+            try:
+                _divert(host, "--add", stock, "--no-rename")
+            except HelperError:
+                _aside(host).unlink()
+                raise
         beside.symlink_to(host.ours)
         beside.rename(path)
     except OSError as error:
