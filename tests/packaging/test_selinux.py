@@ -28,6 +28,12 @@ WRITE = {"append", "create", "link", "rename", "setattr", "unlink", "write", "re
 # What the helper does, and what that takes.
 NEEDS: dict[str, list[tuple[str, str, set[str]]]] = {
     "take sanlock's group": [(HELPER, "capability", {"setgid"})],
+    "go before others": [(HELPER, "capability", {"sys_nice"}), (HELPER, "process", {"setsched"})],
+    "tell a QEMU from a later one": [
+        ("svirt_t", "file", READ),
+        ("svirt_t", "dir", {"search"}),
+        ("sysctl_kernel_t", "file", READ),
+    ],
     "run Python": [
         (EXECUTABLE, "file", {"entrypoint", "read", "open", "execute", "map"}),
         ("bin_t", "file", {"read", "open", "execute", "map"}),
@@ -116,11 +122,11 @@ def test_sanlock_gets_in_and_nothing_else(compiled: Compiled) -> None:
     assert {rule.target for rule in running} & {"bin_t", "shell_exec_t", EXECUTABLE} == set()
 
 
-def test_no_capability_but_setgid(compiled: Compiled) -> None:
+def test_no_capability_but_these_two(compiled: Compiled) -> None:
     capabilities = {
         rule.permission for rule in compiled.helper if rule.tclass.startswith(("capability", "cap_userns"))
     }
-    assert capabilities == {"setgid"}
+    assert capabilities == {"setgid", "sys_nice"}
 
 
 def test_it_writes_its_runtime_directory_only(compiled: Compiled) -> None:

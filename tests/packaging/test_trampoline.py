@@ -18,7 +18,7 @@ BARE = {"PATH": os.defpath}
 
 # A bound file stays what it was when sanlock started, over any number of updates.  To change it is to have
 # hosts on which the old one runs the new program: think of them, then write the new sum here.
-TRAMPOLINE = "8ccb7edbe18826a17a3f00c74fac6520519c5d6468f100f2e85346b10aafbfc8"
+TRAMPOLINE = "eeec8f6196a97b71a78cbc016e48f3ceb743e652a83bdf0b634a2d72d5946885"
 
 # Said by the executable when it hands over.
 TAKES_OVER = "takes over, to"
@@ -110,6 +110,24 @@ def test_only_what_sanlock_passes_is_handed_on(checkout: Path, arguments: tuple[
     result = run(checkout, *arguments)
     assert (result.returncode, result.stdout) == (1, "")
     assert "reinstall virt-sanlock-helper" in result.stderr
+
+
+def test_requests_of_others_are_handed_on_too(checkout: Path) -> None:
+    # What the agent does that cannot be loaded, with what waits in the spool.
+    (checkout / "helper/sanlock_helper/killpath.py").write_text(
+        "from .stock import leave_to_stock\n"
+        "def main(arguments):\n"
+        "    error = ImportError('no libvirt')\n"
+        "    leave_to_stock([('test:///a', '1', 'pause'), ('test:///b', '2', 'restart')], error)\n"
+        "    raise error\n"
+    )
+    result = run(checkout, URI, UUID, "pause")
+    assert sorted(result.stdout.splitlines()) == [
+        "test:///a 1 pause",
+        "test:///b 2 poweroff",
+        f"{URI} {UUID} pause",
+    ]
+    assert result.stderr.count("no libvirt") == 3
 
 
 @pytest.mark.parametrize("kind", ["copy", "link", "hard link", "nothing", "folder"])
