@@ -45,8 +45,6 @@ def test_rpmlint_is_content(ours: Built) -> None:
     words = [str(path) for path in (ours.spec, ours.main, ours.selinux, ours.source)]
     result = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
     told = [line for line in result.stdout.splitlines() if re.search(r": [EW]: ", line)]
-    if not (ROOT / "packaging/man").exists():
-        told = [line for line in told if "no-manual-page-for-binary" not in line]
     assert told == []
     assert " 0 errors, " in result.stdout
 
@@ -58,7 +56,10 @@ def test_every_filter_of_rpmlint_is_needed_and_justified(ours: Built) -> None:
     words = [str(path) for path in (ours.spec, ours.main, ours.selinux, ours.source)]
     plain = subprocess.run(["rpmlint", *words], capture_output=True, text=True, check=False).stdout
     assert len(filters) > 5
-    assert [pattern for pattern in filters if not re.search(pattern, plain)] == []
+    unused = [pattern for pattern in filters if not re.search(pattern, plain)]
+    if not (ROOT / "packaging/man").exists():
+        unused = [pattern for pattern in unused if not pattern.startswith("manpage")]
+    assert unused == []
 
 
 def test_install_verify_erase(ours: Built, tmp_path: Path) -> None:
