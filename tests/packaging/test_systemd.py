@@ -255,11 +255,16 @@ def test_a_journal_that_does_not_read_holds_nothing_up(host: Host, ours: Built) 
     (journald,) = host.machine.run("pgrep", "-x", "systemd-journal").stdout.split()
     host.machine.run("kill", "-STOP", journald)
     try:
-        # Fill the socket's queue, then ask.
+        # Fill the socket's queue: each sender may have so many bytes under way, so there are several.
         fill = (
-            "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.setblocking(False)\n"
-            "s.connect('/dev/log')\n"
-            "try:\n    while True: s.send(b'<13>x' * 4000)\nexcept BlockingIOError: pass"
+            "import socket\n"
+            "sent = 1\n"
+            "while sent:\n"
+            "    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.setblocking(False)\n"
+            "    s.connect('/dev/log'); sent = 0\n"
+            "    try:\n"
+            "        while True: s.send(b'<13>x'); sent += 1\n"
+            "    except BlockingIOError: pass"
         )
         host.machine.run("/usr/bin/python3", "-c", fill)
         start = time.monotonic()
