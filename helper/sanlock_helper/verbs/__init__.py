@@ -6,4 +6,9 @@ A verb's module holds SUMMARY (a line for --help), add_arguments(parser), and ru
 its verb, with "_" for "-".
 """
 
-VERBS: tuple[str, ...] = ("policy", "recover")
+VERBS: tuple[str, ...] = (
+    "recover",
+    "policy",
+    "install-check",
+    "activate",
+)
