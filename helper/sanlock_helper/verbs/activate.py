@@ -58,5 +58,5 @@ def _after_update(host: Host) -> int:
         journal.error(f"after an update: {error}; see virt-sanlock-helper install-check")
         return 1
     finally:
-        journal.close()
+        journal.flush()
     return 0
