@@ -24,7 +24,7 @@ DIST := dist
 # Options for rpmbuild: --nodeps where the distribution's packages are no RPMs.
 RPMBUILD_OPTIONS ?= $(shell rpm -q rpm >/dev/null 2>&1 || echo --nodeps)
 
-.PHONY: all demo test unit integration e2e packaging bench lint pure dependencies clean source srpm rpm install
+.PHONY: all demo test unit integration e2e packaging bench lint pure man dependencies clean source srpm rpm install
 
 all: test
 
@@ -40,7 +40,7 @@ $(VENV)/.done: packaging/requirements-test.txt
 demo: dependencies
 	@tests/demo
 
-test: $(VENV)/.done lint pure
+test: $(VENV)/.done lint pure man
 	rm -f .coverage*
 	$(BIN)/coverage run -m pytest -n 3 --dist loadgroup tests
 	$(BIN)/coverage combine --quiet
@@ -58,6 +58,13 @@ lint: $(VENV)/.done
 # The parts that need no libvirt, under the oldest and the newest Python that are here.
 pure: $(VENV)/.done
 	@tests/pure
+
+# A warning of docutils is an error here.
+man: $(VENV)/.done
+	@mkdir -p build/man
+	@for page in packaging/man/*.rst; do \
+		$(BIN)/python -m docutils --writer=manpage --strict $$page build/man/$$(basename $$page .rst) || exit 1; \
+	done
 
 bench: $(VENV)/.done
 	@$(PYTHON) -m tests.bench.one_call

@@ -22,7 +22,7 @@ from .errors import (
     AuthRefusedError,
     AuthSyntaxError,
 )
-from .files import find_auth_file
+from .files import auth_file_candidates, find_auth_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ __all__ = [
     "AuthSyntaxError",
     "CredentialSource",
     "Secret",
+    "auth_file_candidates",
     "describe_source",
     "find_auth_file",
     "open_auth",

@@ -9,10 +9,45 @@ from .uri import URI
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 # libvirt's own is SYSCONFDIR/libvirt/auth.conf; every distribution builds it with /etc.
 SYSTEM_FILE = "/etc/libvirt/auth.conf"
+
+
+class Candidate:
+    """A place where libvirt looks for the file.
+
+    origin  what names it: LIBVIRT_AUTH_FILE, authfile=, user, system
+    path    the file
+    forced  whether it is used even if it cannot be read
+    """
+
+    __slots__ = ("forced", "origin", "path")
+
+    def __init__(self, origin: str, path: str, forced: bool) -> None:
+        self.origin = origin
+        self.path = path
+        self.forced = forced
+
+    def is_used(self) -> bool:
+        """Whether libvirt takes it, unless one before it was taken."""
+        # access() like libvirt: it asks for the real user id, open() for the effective one.
+        return self.forced or os.access(self.path, os.R_OK)
+
+
+def auth_file_candidates(uri: str, environ: Mapping[str, str] = os.environ) -> Iterator[Candidate]:
+    """Yield where libvirt looks for uri, in its order; the first that is used wins, nothing is merged."""
+    path = environ.get("LIBVIRT_AUTH_FILE")
+    if path is not None:
+        yield Candidate("LIBVIRT_AUTH_FILE", path, forced=True)
+    for name, value in URI(uri).parameters:
+        if name == "authfile":
+            yield Candidate("authfile=", value, forced=True)
+            break
+    user_file = _join(_join(_config_directory(environ), "libvirt"), "auth.conf")
+    yield Candidate("user", user_file, forced=False)
+    yield Candidate("system", SYSTEM_FILE, forced=False)
 
 
 def find_auth_file(uri: str, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -30,17 +65,9 @@ def find_auth_file(uri: str, environ: Mapping[str, str] = os.environ) -> str | N
 
     Source: virAuthGetConfigFilePathURI() in src/util/virauth.c.
     """
-    path = environ.get("LIBVIRT_AUTH_FILE")
-    if path is not None:
-        return path
-    for name, value in URI(uri).parameters:
-        if name == "authfile":
-            return value
-    user_file = _join(_join(_config_directory(environ), "libvirt"), "auth.conf")
-    for path in (user_file, SYSTEM_FILE):
-        # access() like libvirt: it asks for the real user id, open() for the effective one.
-        if os.access(path, os.R_OK):
-            return path
+    for candidate in auth_file_candidates(uri, environ):
+        if candidate.is_used():
+            return candidate.path
     return None
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .errors import HelperError
+from .errors import HelperError, UsageError
 from .verbs import VERBS
 
 PROGRAM = "virt-sanlock-helper"
@@ -39,21 +39,43 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run with the ARGUMENTS behind the program's name; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        # Domain names need not be UTF-8, and the locale need not know their characters.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    parsed = make_parser().parse_args(arguments)
+    """Run with the ARGUMENTS behind the program's name; returns the exit status, with all output written."""
+    _open_streams()
     try:
-        status: int = parsed.run(parsed)
+        status = _run(arguments)
         sys.stdout.flush()
-    except HelperError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return status
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader has seen enough (| head).  Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        # Only the output is left to fail: what a verb reads, it reports as a HelperError.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"{PROGRAM}: write the output: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        parsed = make_parser().parse_args(arguments)
+    except SystemExit as end:
+        # --help, --version and usage errors; returned, so that their output is flushed like any other.
+        return EXIT_DONE if end.code is None else int(end.code)
+    try:
+        status: int = parsed.run(parsed)
+    except HelperError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     return status
+
+
+def _open_streams() -> None:
+    """Make stdout and stderr take every text, and be there: a caller may have closed them."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  as long-lived as the process
+        # Domain names need not be UTF-8, and the locale need not know their characters.
+        getattr(sys, name).reconfigure(errors="backslashreplace")

@@ -11,4 +11,9 @@ VERBS: tuple[str, ...] = (
     "policy",
     "install-check",
     "activate",
+    "check",
+    "status",
+    "run",
+    "history",
+    "auth",
 )

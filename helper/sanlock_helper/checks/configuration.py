@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""libvirt's qemu.conf and qemu-sanlock.conf."""
+
+from __future__ import annotations
+
+from ..clock import DEFAULT_IO_TIMEOUT
+from ..libvirt_conf import Value
+from ..sanlock_status import Lockspace
+from .facts import LockConf
+from .finding import FAIL, PASS, WARN, Finding
+
+# libvirt's name for the lockspace of its automatic leases.
+LOCKSPACE = "__LIBVIRT__DISKS__"
+
+# sanlock's DEFAULT_MAX_HOSTS.
+MAX_HOST_ID = 2000
+
+
+def check_lock_manager(value: Value | None, daemon: str) -> Finding:
+    """VALUE is qemu.conf's lock_manager."""
+    name, wanted = "lock_manager", 'lock_manager = "sanlock" in /etc/libvirt/qemu.conf'
+    remedy = f"set it, and restart {daemon} with no VM running"
+    if value == "sanlock":
+        return Finding(name, PASS, "sanlock", wanted)
+    if value in (None, "nop", ""):
+        return Finding(name, FAIL, "none: no lease is taken for any disk", wanted, remedy)
+    return Finding(name, FAIL, f"{value}: sanlock is not used", wanted, remedy)
+
+
+def check_host_id(conf: LockConf, joined: Lockspace | None) -> Finding:
+    """The host_id of qemu-sanlock.conf; JOINED is the lockspace as it is in use, if it is."""
+    name, wanted = "host_id", f"1 to {MAX_HOST_ID}, another one on each host"
+    remedy = "set host_id in /etc/libvirt/qemu-sanlock.conf, then restart libvirt's daemon"
+    if not conf.auto_disk_leases:
+        return Finding(name, PASS, "not used: auto_disk_leases is off", wanted)
+    if not 1 <= conf.host_id <= MAX_HOST_ID:
+        return Finding(name, FAIL, f"{conf.host_id}", wanted, remedy)
+    if joined is not None and joined.host_id != conf.host_id:
+        found = f"{conf.host_id} in the file, but the lockspace is joined as {joined.host_id}"
+        return Finding(
+            name, WARN, found, wanted, "move the VMs away and restart sanlock and libvirt's daemon"
+        )
+    return Finding(name, PASS, f"{conf.host_id}", wanted)
+
+
+def check_io_timeout(conf: LockConf, joined: Lockspace | None) -> Finding:
+    """The io_timeout of qemu-sanlock.conf against that of the joined lockspace."""
+    name = "io_timeout"
+    configured = conf.io_timeout or DEFAULT_IO_TIMEOUT
+    wanted = "the same on every host, and in force"
+    if joined is None:
+        return Finding(name, PASS, f"{configured} s, when the lockspace is joined", wanted)
+    if joined.io_timeout != configured:
+        found = f"{configured} s in the file, but the lockspace was joined with {joined.io_timeout} s"
+        return Finding(
+            name, WARN, found, wanted, "move the VMs away and restart sanlock and libvirt's daemon"
+        )
+    return Finding(name, PASS, f"{configured} s", wanted)

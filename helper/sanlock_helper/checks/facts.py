@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the checks look at: where it is on this host, and what more than one check needs, gathered once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Callable
+
+import libvirt_auth
+
+from ..connection import connect
+from ..errors import FinalError, HelperError
+from ..inventory import KnownDomain, take_inventory
+from ..killpath_file import killpath
+from ..libvirt_conf import ConfSyntaxError, Value, parse_conf
+from ..patience import within
+from ..sanlock_status import SanlockStatus, ask_sanlock
+
+# A libvirtd that takes longer is of no use to a helper with 35 s for all.
+CONNECT_SECONDS = 10.0
+
+# What systemd gives a service; sanlock gives its own environment on.
+SERVICE_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where things are."""
+
+    uri: str = "qemu:///system"
+    etc: Path = Path("/etc")
+    run: Path = Path("/run")
+    proc: Path = Path("/proc")
+    sys: Path = Path("/sys")
+    var: Path = Path("/var")
+    lib: Path = Path("/usr/lib")
+
+    @property
+    def runtime_dir(self) -> Path:
+        """The helper's own."""
+        return self.run / "virt-sanlock-helper"
+
+    @property
+    def is_modular(self) -> bool:
+        """Whether virtqemud serves the QEMU driver, and no monolithic libvirtd."""
+        return (
+            not (self.run / "libvirt/libvirt-sock").exists()
+            and (self.run / "libvirt/virtqemud-sock").exists()
+        )
+
+    @property
+    def daemon(self) -> str:
+        """The name of libvirt's daemon."""
+        return "virtqemud" if self.is_modular else "libvirtd"
+
+
+@dataclass(frozen=True)
+class LockConf:
+    """qemu-sanlock.conf, with libvirt's defaults (libvirt src/locking/lock_driver_sanlock.c).
+
+    `io_timeout` 0 is sanlock's default; `user` and `group` are None where none is set, which is root.
+    """
+
+    auto_disk_leases: bool
+    host_id: int
+    io_timeout: int
+    disk_lease_dir: str
+    user: str | None
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One connection to libvirtd: how long it took, and the error if it failed."""
+
+    seconds: float
+    error: HelperError | None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether libvirtd answered, and authentication failed."""
+        return self.error is not None and isinstance(self.error.__cause__, libvirt_auth.AuthError)
+
+
+class Facts:
+    """Gathered when a check first asks.  Raises HelperError for what cannot be had."""
+
+    def __init__(self, host: Host, open_uri: Callable[[str], Any] = connect) -> None:
+        self.host = host
+        self._open = open_uri
+
+    @cached_property
+    def sanlock_pid(self) -> int | None:
+        """The running daemon's, None when there is none."""
+        try:
+            pid = int((self.host.run / "sanlock/sanlock.pid").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
+        return pid if (self.host.proc / str(pid)).exists() else None
+
+    @cached_property
+    def environ(self) -> dict[str, str]:
+        """The environment that sanlock gives its killpath: its own."""
+        try:
+            raw = (self.host.proc / str(self.sanlock_pid) / "environ").read_bytes()
+        except OSError:
+            return dict(SERVICE_ENVIRONMENT)
+        words = (os.fsdecode(word).partition("=") for word in raw.split(b"\0") if b"=" in word)
+        return {name: value for name, _, value in words}
+
+    @cached_property
+    def killpath(self) -> str:
+        """The path that libvirt registers."""
+        return killpath()
+
+    @cached_property
+    def seen_killpath(self) -> str:
+        """The same file as sanlock sees it: systemd may have bound ours there for sanlock alone."""
+        root = self.host.proc / str(self.sanlock_pid) / "root"
+        return f"{root}{self.killpath}" if self.sanlock_pid and os.path.isdir(root) else self.killpath
+
+    @cached_property
+    def sanlock(self) -> SanlockStatus:
+        """What the daemon says."""
+        return ask_sanlock()
+
+    @cached_property
+    def qemu_conf(self) -> dict[str, Value]:
+        """libvirt's qemu.conf."""
+        return read_conf(self.host.etc / "libvirt/qemu.conf")
+
+    @cached_property
+    def daemon_conf(self) -> dict[str, Value]:
+        """libvirtd.conf, or virtqemud.conf."""
+        return read_conf(self.host.etc / f"libvirt/{self.host.daemon}.conf")
+
+    @cached_property
+    def lock_conf(self) -> LockConf:
+        """qemu-sanlock.conf."""
+        return make_lock_conf(read_conf(self.host.etc / "libvirt/qemu-sanlock.conf"))
+
+    @cached_property
+    def _connected(self) -> tuple[Attempt, Any]:
+        uri = self.host.uri
+        start = time.monotonic()
+        try:
+            connection = within(CONNECT_SECONDS, f"connect to {uri}", lambda: self._open(uri))
+        except HelperError as error:
+            return Attempt(time.monotonic() - start, error), None
+        return Attempt(time.monotonic() - start, None), connection
+
+    @property
+    def attempt(self) -> Attempt:
+        """How connecting went."""
+        return self._connected[0]
+
+    @cached_property
+    def domains(self) -> list[KnownDomain]:
+        """All domains."""
+        attempt, connection = self._connected
+        if attempt.error is not None:
+            raise attempt.error
+        return within(CONNECT_SECONDS, "list the domains", lambda: take_inventory(connection))
+
+    @property
+    def running(self) -> list[KnownDomain]:
+        """Those with a process."""
+        return [domain for domain in self.domains if domain.is_active]
+
+    @property
+    def asks_for_sasl(self) -> bool:
+        """Whether libvirtd's configuration asks for credentials on the read-write socket."""
+        return self.daemon_conf.get("auth_unix_rw") == "sasl"
+
+    @cached_property
+    def mountinfo(self) -> str:
+        """The mounts that sanlock sees, else ours."""
+        pid = str(self.sanlock_pid or "self")
+        return (self.host.proc / pid / "mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+
+
+def read_conf(path: Path) -> dict[str, Value]:
+    """The settings in libvirt's configuration file PATH; none when it is not there.
+
+    Raises FinalError, with the line, when libvirt would not read it either.
+    """
+    try:
+        return parse_conf(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise FinalError(f"read {path}", error.strerror or str(error)) from error
+    except ConfSyntaxError as error:
+        raise FinalError(f"read {path}", str(error), "libvirt refuses the file: correct that line") from error
+
+
+def make_lock_conf(values: Mapping[str, Value]) -> LockConf:
+    """A LockConf out of the file's VALUES.  Raises FinalError for one of a wrong type."""
+    return LockConf(
+        auto_disk_leases=bool(_number(values, "auto_disk_leases", 1)),
+        host_id=_number(values, "host_id", 2**32 - 1),
+        io_timeout=_number(values, "io_timeout", 2**32 - 1),
+        disk_lease_dir=_text(values, "disk_lease_dir") or "/var/lib/libvirt/sanlock",
+        user=_text(values, "user"),
+        group=_text(values, "group"),
+    )
+
+
+def _number(values: Mapping[str, Value], name: str, most: int) -> int:
+    value = values.get(name, 0)
+    if not isinstance(value, int) or not 0 <= value <= most:
+        raise FinalError(f"qemu-sanlock.conf: {name}", f"{value!r} is no whole number from 0 to {most}")
+    return value
+
+
+def _text(values: Mapping[str, Value], name: str) -> str | None:
+    value = values.get(name)
+    if value is not None and not isinstance(value, str):
+        raise FinalError(f"qemu-sanlock.conf: {name}", f"{value!r} is no text in quotes")
+    return value

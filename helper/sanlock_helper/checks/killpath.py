@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The executable that sanlock will run, and what it needs to run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+
+from .. import __version__
+from ..inventory import KnownDomain
+from .finding import FAIL, PASS, WARN, Finding, not_looked_at
+
+SECONDS = 10.0
+
+PYTHON = "/usr/bin/python3"
+
+# SANLK_HELPER_ARGS_LEN and SANLK_HELPER_PATH_LEN less the NUL (sanlock src/sanlock_admin.h).
+LONGEST = 127
+
+_PROBE = """\
+import sys, site
+sys.path.extend(site.getsitepackages())
+missing = []
+for module in ("libvirt", "sanlock"):
+    try:
+        __import__(module)
+    except ImportError as error:
+        missing.append(f"{module}: {error}")
+print("; ".join(missing))
+"""
+
+_ACTIVATE = "virt-sanlock-helper activate puts ours there; then restart sanlock with no VM running"
+
+
+def check_killpath(path: str, seen: str, environ: Mapping[str, str], version: str = __version__) -> Finding:
+    """Run SEEN, which is PATH as sanlock sees it, with --version, in the ENVIRON that sanlock gives."""
+    wanted = f"virt-sanlock-helper {version} at {path}"
+    why, remedy = _unusable(path, seen)
+    if why:
+        return Finding("killpath", FAIL, why, wanted, remedy)
+    return _check_version(path, seen, environ, version, wanted)
+
+
+def _unusable(path: str, seen: str) -> tuple[str, str]:
+    """Why SEEN need not be run, and the remedy; empty when it is worth a try."""
+    if not os.path.exists(seen):
+        return f"{path} is not there", _ACTIVATE
+    if not os.access(seen, os.X_OK):
+        return f"{path} is not executable", f"chmod 0755 {path}"
+    if _begins(seen, b"\x7fELF"):
+        return f"{path} is libvirt's C helper: one try, two actions, no word in the journal", _ACTIVATE
+    return "", ""
+
+
+def _check_version(path: str, seen: str, environ: Mapping[str, str], version: str, wanted: str) -> Finding:
+    name = "killpath"
+    status, output = _run([seen, "--version"], environ)
+    lines = output.splitlines() or [""]
+    if status != 0:
+        # The last line of a traceback says most.
+        return Finding(name, FAIL, f"{path} --version: {lines[-1] or status}", wanted, _ACTIVATE)
+    first = lines[0]
+    if "(virt-sanlock-helper)" not in first:
+        return Finding(name, FAIL, f"{path} is another program: {first}", wanted, _ACTIVATE)
+    if first.split()[-1] != version:
+        found = f"{path} runs: {first}; this command is {version}"
+        return Finding(name, WARN, found, wanted, "restart sanlock with no VM running, it sees the old file")
+    return Finding(name, PASS, f"{path} runs: {first}", wanted)
+
+
+def check_modules(seen: str, environ: Mapping[str, str]) -> Finding:
+    """Import libvirt-python and sanlock-python with the interpreter of SEEN, in the ENVIRON of sanlock."""
+    name, wanted = "python", "libvirt-python and sanlock-python for the killpath's interpreter"
+    python = _interpreter(seen)
+    status, output = _run([python, "-ISB", "-c", _PROBE], environ)
+    if status != 0:
+        return Finding(name, FAIL, f"{python}: {output or status}", wanted, "install python3")
+    if "libvirt:" in output:
+        return Finding(name, FAIL, f"{python}: {output}", wanted, "install python3-libvirt")
+    if output:
+        remedy = "install python3-sanlock (Fedora: sanlock-python3): leases are not looked at without it"
+        return Finding(name, WARN, f"{python}: {output}", wanted, remedy)
+    return Finding(name, PASS, f"{python} imports libvirt and sanlock", wanted)
+
+
+def _interpreter(script: str) -> str:
+    try:
+        with open(script, "rb") as file:
+            first = file.readline(256)
+    except OSError:
+        return PYTHON
+    words = os.fsdecode(first[2:]).split() if first.startswith(b"#!") else []
+    return words[0] if words and "python" in words[0] else PYTHON
+
+
+def _begins(path: str, magic: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def _run(command: Sequence[str], environ: Mapping[str, str]) -> tuple[int | str, str]:
+    """Status, or what kept it from running; and what it printed."""
+    try:
+        answer = subprocess.run(
+            command,
+            env=environ,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="backslashreplace",
+            timeout=SECONDS,
+            check=False,
+        )
+    except OSError as error:
+        return error.strerror or str(error), ""
+    except subprocess.TimeoutExpired:
+        return f"no end within {SECONDS:g} s", ""
+    return answer.returncode, (answer.stdout + answer.stderr).strip()
+
+
+def check_arguments(domains: Iterable[KnownDomain], uri: str, path: str) -> Finding:
+    """The lengths of the killpath and of each domain's arguments, as libvirt registers them."""
+    name, wanted = "arguments", f"at most {LONGEST} bytes each, for the path and for the arguments"
+    if len(os.fsencode(path)) > LONGEST:
+        return Finding(
+            name, FAIL, f"{path} has {len(os.fsencode(path))} bytes", wanted, "a shorter LIBEXECDIR"
+        )
+    lengths = {
+        domain.name: len(registered_arguments(uri, domain.uuid, domain.config.on_lockfailure))
+        for domain in domains
+        if domain.config
+    }
+    long = {name: length for name, length in lengths.items() if length > LONGEST}
+    if long:
+        found = ", ".join(f"{name}: {length} bytes" for name, length in long.items())
+        return Finding(
+            name, FAIL, found, wanted, "a shorter connection URI: libvirt does not start such a domain"
+        )
+    if not lengths:
+        return Finding(name, PASS, "no domain", wanted)
+    return Finding(
+        name, PASS, f"{len(lengths)} domains, the longest has {max(lengths.values())} bytes", wanted
+    )
+
+
+def registered_arguments(uri: str, uuid: str, action: str) -> bytes:
+    """What libvirt registers: virLockManagerSanlockRegisterKillscript() in lock_driver_sanlock.c."""
+    words = (word.replace("\\", "\\\\").replace(" ", "\\ ") for word in (uri, uuid, action))
+    return os.fsencode(" ".join(words))
+
+
+def check_selinux(enforce: str | None, label: str | None) -> Finding:
+    """ENFORCE is what /sys/fs/selinux/enforce holds, None without SELinux; LABEL that of the killpath."""
+    name, wanted = "selinux", "the killpath may be run by sanlock_t, and connect to libvirtd"
+    if enforce is None:
+        return Finding(name, PASS, "SELinux is not on", wanted)
+    if label is None:
+        return not_looked_at(name, "the killpath's label cannot be read")
+    kind = label.split(":")[2] if label.count(":") >= 2 else label
+    mode = "enforcing" if enforce.strip() == "1" else "permissive"
+    if kind != "bin_t":
+        return Finding(name, PASS, f"{mode}, the killpath's type is {kind}", wanted)
+    # The targeted policy lets sanlock_t execute no bin_t, not even the stock helper: EACCES, nobody is told.
+    remedy = "install virt-sanlock-helper-selinux, then restorecon on the killpath"
+    verdict = FAIL if mode == "enforcing" else WARN
+    return Finding(name, verdict, f"{mode}, and sanlock_t may not run {kind}", wanted, remedy)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The directory of the automatic disk leases: where it is mounted from, room, owner and mode."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import stat
+from dataclasses import dataclass
+
+from .facts import LockConf
+from .finding import FAIL, PASS, WARN, Finding, not_looked_at
+
+MIB = 1024 * 1024
+
+# Filesystems that several hosts mount at the same time.
+SHARED = frozenset(
+    [
+        "nfs",
+        "nfs4",
+        "gfs2",
+        "ocfs2",
+        "ceph",
+        "cifs",
+        "smb3",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "glusterfs",
+        "fuse.glusterfs",
+        "fuse.ceph",
+        "fuse.beegfs",
+    ]
+)
+
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Mount:
+    """Where something is mounted, its filesystem type and source."""
+
+    point: str
+    fstype: str
+    source: str
+
+
+def mount_of(path: str, mountinfo: str) -> Mount:
+    """The mount that PATH (resolved) is on, from the text of /proc/PID/mountinfo (see proc(5))."""
+    best = Mount("", "unknown", "")
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = _unescape(fields.split()[4])
+        if path == point or path.startswith(f"{point.rstrip('/')}/"):
+            fstype, source = rest.split()[:2]
+            # The last one covers those before it.
+            if len(point) >= len(best.point):
+                best = Mount(point, fstype, _unescape(source))
+    return best
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def check_shared(path: str, exists: bool, mount: Mount) -> Finding:
+    """Whether the lease directory PATH is on storage that other hosts see, too."""
+    name, wanted = "lease directory", f"{path} on a filesystem shared by all hosts"
+    if not exists:
+        return Finding(name, FAIL, f"{path} is not there", wanted, f"mkdir -m 0700 {path}, and mount it")
+    found = f"{path} is on {mount.fstype} ({mount.source})"
+    if mount.fstype not in SHARED:
+        remedy = "mount NFS, GFS2 or the like there; on local storage the leases guard against no other host"
+        return Finding(name, WARN, found, wanted, remedy)
+    return Finding(name, PASS, found, wanted)
+
+
+def check_room(path: str, free: int, missing: int, align: int) -> Finding:
+    """FREE bytes at PATH against the MISSING leases (of disks that have none yet), of ALIGN bytes each."""
+    name = "lease room"
+    wanted = f"{align // MIB} MiB for each disk"
+    needed = missing * align
+    found = f"{free // MIB} MiB free, {missing} disks have no lease yet ({needed // MIB} MiB)"
+    remedy = f"enlarge the filesystem of {path}, or run virt-sanlock-cleanup"
+    if free < needed:
+        return Finding(name, FAIL, found, wanted, remedy)
+    if free < needed + 10 * align:
+        return Finding(name, WARN, f"{found}; not 10 more", wanted, remedy)
+    return Finding(name, PASS, found, wanted)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Owner and permissions of a file."""
+
+    path: str
+    uid: int
+    gid: int
+    mode: int
+
+    @classmethod
+    def of(cls, path: str) -> Owner:
+        """Those of PATH.  Raises OSError."""
+        found = os.stat(path)
+        return cls(path, found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.uid}:{self.gid} {self.mode:04o}"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the sanlock daemon runs as."""
+
+    uid: int
+    groups: frozenset[int]
+
+    def may(self, owner: Owner, bits: int) -> bool:
+        """Whether all BITS (4 read, 2 write, 1 search) are granted."""
+        if self.uid == 0:
+            return True
+        shift = 6 if self.uid == owner.uid else 3 if owner.gid in self.groups else 0
+        return owner.mode >> shift & bits == bits
+
+
+def identity_of(status: str) -> Identity:
+    """Read the text of /proc/PID/status."""
+    values = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    groups = [values["Gid"].split()[1], *values.get("Groups", "").split()]
+    return Identity(int(values["Uid"].split()[1]), frozenset(map(int, groups)))
+
+
+def check_owner(conf: LockConf, folder: Owner, lockspace: Owner | None, daemon: Identity) -> Finding:
+    """Whether the sanlock DAEMON can use the lease FOLDER and the LOCKSPACE file, which libvirt makes."""
+    name = "lease owner"
+    wanted = (
+        f"usable by sanlock, which runs as uid {daemon.uid}; user {conf.user}, group {conf.group} configured"
+    )
+    try:
+        uid, gid = _uid(conf.user), _gid(conf.group)
+    except KeyError as error:
+        remedy = "correct user or group in /etc/libvirt/qemu-sanlock.conf"
+        return Finding(name, FAIL, f"{error.args[0]}: there is no such account", wanted, remedy)
+    found = "; ".join(map(str, filter(None, (folder, lockspace))))
+    if not daemon.may(folder, 1):
+        return Finding(name, FAIL, found, wanted, f"chown {daemon.uid} {folder.path}, or chmod o+x")
+    if lockspace is not None and not daemon.may(lockspace, 6):
+        remedy = (
+            "set user and group in /etc/libvirt/qemu-sanlock.conf to sanlock's, then restart libvirt's daemon"
+        )
+        return Finding(name, FAIL, found, wanted, remedy)
+    if lockspace is not None and ((uid or 0) != lockspace.uid or gid not in (None, lockspace.gid)):
+        remedy = "restart libvirt's daemon: it changes the owner"
+        return Finding(name, WARN, f"{found}: not what is configured", wanted, remedy)
+    if folder.mode & 0o002:
+        return Finding(name, WARN, f"{found}: everybody may write", wanted, f"chmod o-w {folder.path}")
+    return Finding(name, PASS, found, wanted)
+
+
+def _uid(user: str | None) -> int | None:
+    if user is None:
+        return None
+    return int(user.lstrip("+")) if user.lstrip("+").isdigit() else pwd.getpwnam(user).pw_uid
+
+
+def _gid(group: str | None) -> int | None:
+    if group is None:
+        return None
+    return int(group.lstrip("+")) if group.lstrip("+").isdigit() else grp.getgrnam(group).gr_gid
+
+
+def check_root_squash(conf: LockConf, mount: Mount, lockspace: Owner | None) -> Finding:
+    """On NFS with user or group configured libvirt must change owners, which root_squash forbids."""
+    name, wanted = "root_squash", "no_root_squash where the lease directory is NFS and user or group is set"
+    if not mount.fstype.startswith("nfs"):
+        return Finding(name, PASS, f"not NFS: {mount.fstype}", wanted)
+    if conf.user is None and conf.group is None:
+        return Finding(name, PASS, "no user and no group is set: libvirt changes no owner", wanted)
+    remedy = f"export {mount.source} with no_root_squash"
+    if lockspace is None:
+        return not_looked_at(
+            name, f"no file of libvirt's is there yet to show how {mount.source} is exported", remedy
+        )
+    if lockspace.uid == NOBODY:
+        return Finding(name, FAIL, f"{lockspace}: root became nobody", wanted, remedy)
+    return Finding(name, PASS, f"{lockspace}: libvirt could set the owner", wanted)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The leases of running domains, and the paths of their disks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+
+from ..inventory import Disk, KnownDomain
+from ..leases import qemu_pid
+from ..sanlock_status import SanlockStatus
+from .configuration import LOCKSPACE
+from .facts import LockConf
+from .finding import FAIL, PASS, WARN, Finding
+
+# Names that the kernel gives in the order in which it finds the devices.
+_UNSTABLE = re.compile(r"/dev/(?:(?:sd|vd|xvd|hd)[a-z]+\d*|nvme\d+n\d+(?:p\d+)?|dm-\d+|loop\d+|nbd\d+)")
+# Names from a table that each host makes for itself, unless it was copied.
+_BY_TABLE = re.compile(r"/dev/mapper/mpath[a-z]+\w*")
+
+
+def lease_name(path: str) -> str:
+    """libvirt's name for the lease of the disk at PATH."""
+    return hashlib.new("md5", os.fsencode(path), usedforsecurity=False).hexdigest()
+
+
+def locked_disks(domain: KnownDomain) -> list[Disk]:
+    """The disks that libvirt takes a lease for."""
+    return [disk for disk in domain.config.disks if not disk.readonly] if domain.config else []
+
+
+def missing_leases(domains: Iterable[KnownDomain], present: Iterable[str]) -> set[str]:
+    """Names of leases of DOMAINS' disks that are not among those PRESENT in the lease directory."""
+    return {lease_name(disk.path) for domain in domains for disk in locked_disks(domain)} - set(present)
+
+
+def check_leases(
+    running: Iterable[KnownDomain], conf: LockConf, status: SanlockStatus, present: Iterable[str]
+) -> Finding:
+    """For each RUNNING domain, a lease for each disk: there (PRESENT in the lease directory), and held."""
+    name = "leases"
+    wanted = "for each disk of a running domain a lease, named by the MD5 of its path, and held"
+    there = set(present)
+    problems, number = [], 0
+    for domain in running:
+        pid = (domain.config and domain.config.pid) or qemu_pid(domain.name)
+        held = {(lease.lockspace, lease.resource) for lease in status.held_by(pid)} if pid else set()
+        for lockspace, resource, what in expected_leases(domain, conf):
+            number += 1
+            if lockspace == LOCKSPACE and resource not in there:
+                problems.append(f"{domain.name}: {resource} of {what} is not there")
+            elif (lockspace, resource) not in held and domain.state != "paused":
+                problems.append(f"{domain.name}: {resource} of {what} is not held")
+    if problems:
+        remedy = "power these domains off and start them again: they run unprotected"
+        return Finding(name, FAIL, "; ".join(problems), wanted, remedy)
+    return Finding(name, PASS, f"{number} leases of running domains are there and held", wanted)
+
+
+def expected_leases(domain: KnownDomain, conf: LockConf) -> list[tuple[str, str, str]]:
+    """(lockspace, resource, what for) of each lease that DOMAIN should hold."""
+    explicit = [
+        (space, key, f"lease {key}") for space, key in (domain.config.leases if domain.config else ())
+    ]
+    if not conf.auto_disk_leases:
+        return explicit
+    return [*explicit, *((LOCKSPACE, lease_name(disk.path), disk.path) for disk in locked_disks(domain))]
+
+
+def check_disk_paths(domains: Iterable[KnownDomain]) -> Finding:
+    """Whether block devices are named by paths that mean the same on every host, as the leases are."""
+    name, wanted = (
+        "disk paths",
+        "block devices named by /dev/disk/by-... or a volume's name, the same on every host",
+    )
+    unstable, by_table, number = [], [], 0
+    for domain in domains:
+        for disk in domain.config.disks if domain.config else ():
+            if disk.kind != "block":
+                continue
+            number += 1
+            if _UNSTABLE.fullmatch(disk.path):
+                unstable.append(f"{domain.name}: {disk.path}")
+            elif _BY_TABLE.fullmatch(disk.path):
+                by_table.append(f"{domain.name}: {disk.path}")
+    remedy = "virsh edit DOMAIN: name it by /dev/disk/by-path or by-id, see ls -l /dev/disk/by-*"
+    if unstable:
+        return Finding(name, FAIL, "; ".join(unstable), wanted, remedy)
+    if by_table:
+        return Finding(
+            name, WARN, "; ".join(by_table), wanted, f"{remedy}; or the same bindings file on every host"
+        )
+    return Finding(name, PASS, f"{number} block devices", wanted)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""libvirtd (or virtqemud): does it answer, does it let us in, can it serve all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..libvirt_conf import Value
+from .facts import Attempt
+from .finding import FAIL, PASS, WARN, Finding, not_looked_at
+
+SLOW_SECONDS = 2.0
+
+# A destroy of a live QEMU on a loaded host, the slowest of what the helper calls (FACTS: 0.15 to 0.25 s).
+CALL_SECONDS = 0.25
+# What the agent has in flight, and how many calls it makes over one connection (agent.py, connections.py).
+IN_FLIGHT = 25
+CALLS_EACH = 5
+
+# libvirtd.conf of libvirt 9.0 to 10.
+DEFAULTS = {
+    "max_clients": 5000,
+    "max_anonymous_clients": 20,
+    "max_workers": 20,
+    "prio_workers": 5,
+    "max_client_requests": 5,
+}
+
+
+def check_libvirtd(attempt: Attempt, daemon: str, uri: str) -> Finding:
+    """Whether DAEMON answered on its read-write socket, and how long that took."""
+    name, wanted = "libvirtd", f"an answer to {uri} within {SLOW_SECONDS:g} s"
+    if attempt.error is not None and not attempt.is_refused:
+        remedy = f"systemctl start {daemon}.socket {daemon}.service; journalctl -u {daemon}"
+        return Finding(name, FAIL, attempt.error.why, wanted, remedy)
+    found = f"{daemon} answers after {attempt.seconds:.3f} s"
+    if attempt.seconds > SLOW_SECONDS:
+        remedy = f"see what keeps {daemon} busy: virt-admin server-threadpool-info {daemon}"
+        return Finding(name, WARN, found, wanted, remedy)
+    return Finding(name, PASS, found, wanted)
+
+
+def check_authentication(attempt: Attempt, scheme: Value | None, daemon: str) -> Finding:
+    """What SCHEME (auth_unix_rw) asks for, and whether it is satisfied with the auth.conf in force."""
+    name, wanted = "authentication", "accepted for root, with the auth.conf in force for sanlock's children"
+    asked = f"{scheme}" if scheme is not None else "libvirt's default (polkit or none: root is let in)"
+    if attempt.error is None:
+        return Finding(name, PASS, f"auth_unix_rw is {asked}: accepted", wanted)
+    if attempt.is_refused:
+        error = attempt.error
+        remedy = error.hint or "virt-sanlock-helper auth check"
+        return Finding(name, FAIL, f"auth_unix_rw is {asked}: {error.why}", wanted, remedy)
+    return not_looked_at(name, f"{daemon} does not answer")
+
+
+def check_limits(conf: Mapping[str, Value], running: int, grace: int) -> Finding:
+    """libvirtd's limits against the number of RUNNING domains, which may all be lost in the same second."""
+    name = "libvirtd limits"
+    limits = {key: conf.get(key, default) for key, default in DEFAULTS.items()}
+    numbers = {key: value for key, value in limits.items() if isinstance(value, int)}
+    if len(numbers) < len(limits):
+        bad = ", ".join(key for key in limits if key not in numbers)
+        return Finding(name, FAIL, f"{bad}: no number", "numbers", "correct libvirtd.conf")
+    wanted = _wanted_limits(running)
+    low = {key: least for key, least in wanted.items() if numbers[key] < least}
+    seconds = running * CALL_SECONDS / max(1, min(IN_FLIGHT, numbers["max_workers"]))
+    found = ", ".join(f"{key} {value}" for key, value in numbers.items())
+    found = f"{found}; {running} running domains take about {seconds:.1f} s"
+    text = ", ".join(f"{key} {least}" for key, least in wanted.items())
+    remedy = "raise " + ", ".join(f"{key} to {least}" for key, least in low.items()) if low else ""
+    if seconds > grace:
+        remedy = remedy or "fewer domains on this host, or a larger max_workers"
+        return Finding(name, FAIL, f"{found}, there are {grace}", text, remedy)
+    return Finding(name, WARN if low else PASS, found, text, remedy)
+
+
+def _wanted_limits(running: int) -> dict[str, int]:
+    connections = min(IN_FLIGHT, max(running, 1)) // CALLS_EACH + 1
+    return {
+        # Where the spool cannot be used each domain's helper connects by itself.
+        "max_clients": running + 20,
+        "max_anonymous_clients": connections,
+        "max_workers": min(20, max(5, running)),
+        # Destroy and lookups are served by these while the others hang.
+        "prio_workers": 5,
+        "max_client_requests": CALLS_EACH,
+    }

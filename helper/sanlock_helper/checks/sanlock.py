@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The sanlock daemon: running, its grace, its watchdog, its lockspace, and the clock that follows."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Callable
+
+from ..clock import DEFAULT_FIRE_TIMEOUT, DEFAULT_IO_TIMEOUT, Clock
+from ..errors import FinalError
+from ..grace import DEFAULT_GRACE
+from ..sanlock_status import SanlockStatus
+from .configuration import LOCKSPACE
+from .facts import LockConf
+from .finding import FAIL, PASS, WARN, Finding, not_looked_at
+
+DUMP_SECONDS = 10.0
+
+# Less than this leaves no second try after a restart of libvirtd.
+SHORT_GRACE = 20
+
+
+def check_running(status: SanlockStatus) -> Finding:
+    """STATUS is the daemon's answer: it runs."""
+    version = status.daemon.get("version_str", "unknown")
+    return Finding("sanlock", PASS, f"sanlock {version} runs", "a running daemon")
+
+
+def check_grace(status: SanlockStatus) -> Finding:
+    """kill_grace_seconds as the running daemon has it."""
+    name, wanted = "kill_grace_seconds", f"{DEFAULT_GRACE}; 0 means that the helper never runs"
+    remedy = "kill_grace_seconds in sanlock.conf (sanlock 3.8: -g); then restart sanlock with no VM running"
+    grace = status.number("kill_grace_seconds")
+    if grace is None:
+        return not_looked_at(name, "this sanlock does not tell it")
+    if grace == 0:
+        return Finding(name, FAIL, "0 s: sanlock kills at once, and never runs the helper", wanted, remedy)
+    if grace < SHORT_GRACE:
+        return Finding(name, WARN, f"{grace} s: no time for a second try", wanted, remedy)
+    return Finding(name, PASS, f"{grace} s", wanted)
+
+
+def check_watchdog(status: SanlockStatus, command_line: Sequence[str], wdmd_runs: bool) -> Finding:
+    """The watchdog daemon, or its deliberate absence: -w 0 on sanlock's COMMAND_LINE."""
+    name, wanted = "watchdog", "wdmd runs, or sanlock was told to do without (-w 0)"
+    used = status.number("use_watchdog")
+    if used is None:
+        return not_looked_at(name, "this sanlock does not tell it")
+    if used:
+        if wdmd_runs:
+            return Finding(name, PASS, "sanlock uses it, wdmd runs", wanted)
+        return Finding(
+            name, FAIL, "sanlock uses it, and wdmd does not run", wanted, "systemctl enable --now wdmd"
+        )
+    if _is_told(command_line, "-w", "0"):
+        return Finding(name, PASS, "none, deliberately: sanlock was started with -w 0", wanted)
+    found = "none: use_watchdog = 0, and not from -w 0; a VM that cannot be killed keeps writing"
+    return Finding(
+        name, WARN, found, wanted, "remove use_watchdog from /etc/sanlock/sanlock.conf, or start with -w 0"
+    )
+
+
+def _is_told(words: Sequence[str], option: str, value: str) -> bool:
+    return f"{option}{value}" in words or (option, value) in zip(words, words[1:])
+
+
+def check_fire_timeout(status: SanlockStatus) -> Finding:
+    """watchdog_fire_timeout; sanlock 3.8 has 60 s built in."""
+    name, wanted = "watchdog_fire_timeout", f"{DEFAULT_FIRE_TIMEOUT} s, the same on every host"
+    fire = status.number("watchdog_fire_timeout")
+    if fire is None:
+        return Finding(name, PASS, f"{DEFAULT_FIRE_TIMEOUT} s, built into this sanlock", wanted)
+    remedy = "set watchdog_fire_timeout in /etc/sanlock/sanlock.conf, on every host"
+    if fire < 30:
+        return Finding(name, FAIL, f"{fire} s: below 30 sanlock's grace becomes 0", wanted, remedy)
+    if fire < DEFAULT_FIRE_TIMEOUT:
+        return Finding(name, WARN, f"{fire} s", wanted, remedy)
+    return Finding(name, PASS, f"{fire} s", wanted)
+
+
+def clock_of(status: SanlockStatus, conf: LockConf) -> Clock:
+    """The clock of this host; see clock.py."""
+    joined = status.lockspace(LOCKSPACE)
+    grace, fire = status.number("kill_grace_seconds"), status.number("watchdog_fire_timeout")
+    return Clock(
+        joined.io_timeout if joined else conf.io_timeout or DEFAULT_IO_TIMEOUT,
+        DEFAULT_GRACE if grace is None else grace,
+        DEFAULT_FIRE_TIMEOUT if fire is None else fire,
+    )
+
+
+def check_clock(clock: Clock, watchdog: bool) -> Finding:
+    """The order of events after a loss; WATCHDOG says whether one is in use."""
+    name, wanted = "clock", "the helper, then SIGKILL, then the watchdog, then another host"
+    first, last = clock.reset
+    found = (
+        f"after the last good renewal: warning {clock.warning} s, lease lost {clock.lost} s, "
+        f"SIGKILL {clock.sigkill} s, {f'reset {first} to {last} s, ' if watchdog else ''}"
+        f"another host {clock.elsewhere} s"
+    )
+    remedy = "lower kill_grace_seconds, or raise watchdog_fire_timeout on every host"
+    if clock.sigkill >= clock.elsewhere:
+        return Finding(name, FAIL, f"{found}: another host may write before SIGKILL", wanted, remedy)
+    if watchdog and clock.sigkill >= first:
+        return Finding(name, WARN, f"{found}: the host may be reset before SIGKILL", wanted, remedy)
+    return Finding(name, PASS, found, wanted)
+
+
+def check_lockspace(status: SanlockStatus, conf: LockConf, daemon: str) -> Finding:
+    """Whether libvirt's lockspace is joined and healthy; without auto_disk_leases, any."""
+    name, wanted = "lockspace", f"{LOCKSPACE} joined"
+    remedy = f"systemctl restart {daemon}: it joins; or virt-sanlock-helper recover"
+    spaces = status.lockspaces
+    if conf.auto_disk_leases:
+        spaces = tuple(space for space in spaces if space.name == LOCKSPACE)
+    else:
+        wanted = "a lockspace joined; auto_disk_leases is off"
+    if not spaces:
+        return Finding(name, FAIL, "none is joined: no VM with a lease can start or resume", wanted, remedy)
+    found = ", ".join(f"{space.name} as host {space.host_id}, {space.path}" for space in spaces)
+    lost = [space.name for space in spaces if space.lost]
+    if lost:
+        return Finding(
+            name, FAIL, f"{found}; LOST: {', '.join(lost)}", wanted, "see virt-sanlock-helper status"
+        )
+    failing = [space.name for space in spaces if space.values.get("renewal_last_result", "1") != "1"]
+    if failing:
+        found = f"{found}; the last renewal failed: {', '.join(failing)}"
+        return Finding(name, WARN, found, wanted, "see to the storage of the lease directory")
+    return Finding(name, PASS, found, wanted)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A host's own place in a lockspace, as on storage; timestamp 0 is a free one."""
+
+    owner: str
+    timestamp: int
+
+
+def read_slots(path: str) -> dict[int, Slot]:
+    """All taken places of the lockspace at PATH by host_id.  Reads storage.  Raises FinalError."""
+    command = ("sanlock", "direct", "dump", path)
+    try:
+        answer = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="backslashreplace",
+            timeout=DUMP_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FinalError(f"read {path}", str(error)) from error
+    return parse_dump(answer.stdout)
+
+
+def parse_dump(text: str) -> dict[int, Slot]:
+    """Read `sanlock direct dump`: offset, lockspace, name of the host, timestamp, host_id, generation."""
+    slots = {}
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        if len(words) >= 6 and words[3].isdigit():
+            slots[int(words[4])] = Slot(words[2], int(words[3]))
+    return slots
+
+
+def check_unique(
+    status: SanlockStatus,
+    conf: LockConf,
+    read: Callable[[], dict[int, Slot]],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Finding:
+    """Whether another live host has our host_id.
+
+    sanlock joins no lockspace with a host_id that is alive elsewhere, so a joined one is ours.  Otherwise
+    READ the place twice, with one renewal (2 * io_timeout) in between: who is alive counts up.
+    """
+    name, wanted = "host_id unique", "no other live host has this host_id"
+    joined = status.lockspace(LOCKSPACE)
+    if not conf.auto_disk_leases:
+        return Finding(name, PASS, "not used: auto_disk_leases is off", wanted)
+    if joined is not None:
+        return Finding(name, PASS, f"the lockspace is joined as {joined.host_id}: sanlock saw to it", wanted)
+    before = read().get(conf.host_id)
+    if before is None or before.timestamp == 0:
+        return Finding(name, PASS, f"nobody has {conf.host_id}", wanted)
+    ours = status.daemon.get("our_host_name", "")
+    remedy = "another host_id in /etc/libvirt/qemu-sanlock.conf of one of the two"
+    sleep(2 * (conf.io_timeout or DEFAULT_IO_TIMEOUT) + 1)
+    if read().get(conf.host_id) != before:
+        return Finding(name, FAIL, f"{before.owner} has {conf.host_id} and is alive", wanted, remedy)
+    if before.owner != ours:
+        return Finding(name, WARN, f"{before.owner} had {conf.host_id}, and is silent now", wanted, remedy)
+    return Finding(name, PASS, f"{conf.host_id} was this host's own before", wanted)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The rest of the host: runtime directory, multipath, recovery units, clean-up of leases."""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ..clock import Clock
+from .finding import FAIL, PASS, WARN, Finding, not_looked_at
+from .lease_dir import Mount, Owner
+
+# Started by a record that appears, and at boot.
+RECOVERY_UNITS = ("virt-sanlock-helper-recover.path", "virt-sanlock-helper-recover.service")
+
+CLEANUP = "virt-sanlock-cleanup"
+
+# multipath.conf(5)
+DEFAULT_POLLING = 5
+
+COMMAND_SECONDS = 10.0
+
+
+def check_runtime_dir(path: str, folder: Owner | None, mount: Mount) -> Finding:
+    """The helper's runtime directory; FOLDER is None when it is not there yet."""
+    name, wanted = "runtime directory", f"{path} on tmpfs, 0700 root"
+    if mount.fstype != "tmpfs":
+        remedy = "mount a tmpfs at /run: what is on a disk may be gone with it"
+        return Finding(name, FAIL, f"{path} is on {mount.fstype}", wanted, remedy)
+    if folder is None:
+        return Finding(name, WARN, "not there yet: the helper makes it", wanted, "systemd-tmpfiles --create")
+    if folder.uid != 0 or folder.mode & 0o022:
+        remedy = f"chown root:root {path}; chmod 0700 {path}"
+        return Finding(name, FAIL, f"{folder}: others may write requests", wanted, remedy)
+    if folder.mode != stat.S_IRWXU:
+        return Finding(name, WARN, f"{folder}", wanted, f"chmod 0700 {path}")
+    return Finding(name, PASS, f"{folder}", wanted)
+
+
+def check_multipath(config: str | None, clock: Clock) -> Finding:
+    """How long multipath queues I/O without a path, from its CONFIG; None where it is not installed."""
+    name = "multipath"
+    wanted = f"I/O without a path fails within {clock.lost} s: what is queued longer may be written too late"
+    if config is None:
+        return Finding(name, PASS, "not installed", wanted)
+    polling = max([int(value) for value in _settings(config, "polling_interval") if value.isdigit()] or [0])
+    polling = polling or DEFAULT_POLLING
+    longest, text = 0, "no_path_retry fail"
+    for value in _settings(config, "no_path_retry"):
+        if value == "queue":
+            remedy = f"no_path_retry {max(1, clock.lost // polling - 1)} in /etc/multipath.conf"
+            return Finding(name, FAIL, "no_path_retry queue: for ever", wanted, remedy)
+        if value.isdigit() and int(value) * polling >= longest:
+            longest = int(value) * polling
+            text = f"no_path_retry {value} every {polling} s: {longest} s"
+    if longest >= clock.lost:
+        remedy = f"no_path_retry {max(1, clock.lost // polling - 1)} in /etc/multipath.conf"
+        return Finding(name, WARN, text, wanted, remedy)
+    return Finding(name, PASS, text, wanted)
+
+
+def _settings(config: str, name: str) -> list[str]:
+    return re.findall(rf"^\s*{name}\s+\"?([\w-]+)\"?", config, re.MULTILINE)
+
+
+def multipath_config(etc: Path, program: str = "multipathd") -> str | None:
+    """multipathd's configuration for the devices that are present, else its file; None without multipath."""
+    try:
+        answer = subprocess.run(
+            [program, "show", "config", "local"],
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=True,
+        )
+        return answer.stdout
+    except (OSError, subprocess.SubprocessError):
+        path = etc / "multipath.conf"
+        return path.read_text(errors="replace") if path.exists() else None
+
+
+def check_recovery_units(states: Mapping[str, str] | None) -> Finding:
+    """STATES of the units as systemctl tells them; None where systemd does not answer."""
+    name, wanted = "recovery units", f"{', '.join(RECOVERY_UNITS)} enabled"
+    if states is None:
+        return not_looked_at(name, "systemctl does not answer")
+    found = ", ".join(f"{unit} {state}" for unit, state in states.items())
+    remedy = f"systemctl enable --now {RECOVERY_UNITS[0]}; systemctl enable {RECOVERY_UNITS[1]}"
+    if any(state in ("not-found", "masked") for state in states.values()):
+        return Finding(name, FAIL, found, wanted, f"install virt-sanlock-helper's units; {remedy}")
+    if not all(state.startswith("enabled") or state == "static" for state in states.values()):
+        return Finding(name, WARN, f"{found}: nothing brings the VMs back by itself", wanted, remedy)
+    return Finding(name, PASS, found, wanted)
+
+
+def unit_states(units: Iterable[str] = RECOVERY_UNITS, program: str = "systemctl") -> dict[str, str] | None:
+    """What `systemctl is-enabled` says of each of UNITS; None where it cannot be asked."""
+    states = {}
+    for unit in units:
+        try:
+            answer = subprocess.run(
+                [program, "is-enabled", unit],
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if not answer.stdout.strip() and "No such file or directory" not in answer.stderr:
+            return None
+        states[unit] = answer.stdout.strip() or "not-found"
+    return states
+
+
+def check_cleanup(places: Mapping[str, str]) -> Finding:
+    """Whether a file of PLACES (path to text) mentions virt-sanlock-cleanup."""
+    name, wanted = CLEANUP, "run once a week on one of the hosts"
+    found = [path for path, text in places.items() if CLEANUP in text]
+    if found:
+        return Finding(name, PASS, f"scheduled: {', '.join(found)}", wanted)
+    remedy = f"ln -s /usr/sbin/{CLEANUP} /etc/cron.weekly/ on one of the hosts, if none does it"
+    return Finding(name, WARN, "not scheduled on this host", wanted, remedy)
+
+
+def schedules(etc: Path, var: Path, lib: Path) -> dict[str, str]:
+    """What cron and systemd's timers would run: path to text; for a symbolic link, what it points to."""
+    files: dict[str, str] = {}
+    crons = [etc / f"cron.{when}" for when in ("d", "hourly", "daily", "weekly", "monthly")]
+    for folder in (*crons, var / "spool/cron", var / "spool/cron/crontabs", etc / "systemd/system"):
+        files.update(_texts(folder))
+    # A timer that a package brings counts when it is enabled: then a link in etc names it.
+    for timer in list((etc / "systemd/system").glob("*.wants/*.timer")):
+        service = lib / "systemd/system" / f"{timer.stem}.service"
+        files.update(_texts(service.parent, service.name))
+    files.update(_texts(etc, "crontab"))
+    return files
+
+
+def _texts(folder: Path, pattern: str = "*") -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.glob(pattern)):
+        if path.is_symlink():
+            found[str(path)] = f"{path.name} {path.readlink()}"
+        elif path.is_file():
+            # The comments of a crontab schedule nothing.
+            lines = path.read_text(errors="replace").splitlines()
+            found[str(path)] = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+    return found

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the journal has: our own lines and sanlock's, read back with journalctl or from an exported file."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from .errors import FinalError, UsageError
+from .journal import IDENTIFIER
+
+SANLOCK = "sanlock"
+
+# journalctl reads from disk: a large journal on a slow one takes its time.
+SECONDS = 20.0
+
+_AGE = re.compile(r"(?P<number>\d+)\s*(?P<unit>[smhdw])(?:\s+ago)?")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One message: seconds since the epoch, who sent it, its text."""
+
+    time: float
+    identifier: str
+    message: str
+
+
+def read_journal(since: float, seconds: float = SECONDS, program: str = "journalctl") -> list[Entry]:
+    """The entries since SINCE (seconds since the epoch), oldest first.
+
+    Raises FinalError when there is no journal to be read, or reading takes longer than SECONDS.
+    """
+    command = [program, "-o", "json", "--no-pager", "-t", IDENTIFIER, "-t", SANLOCK, f"--since=@{since:.0f}"]
+    hint = "journalctl -o json on the host that has it, then --journal FILE"
+    try:
+        answer = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
+    except OSError as error:
+        raise FinalError("read the journal", f"{program}: {error.strerror}", hint) from error
+    except subprocess.TimeoutExpired:
+        raise FinalError("read the journal", f"not done within {seconds:g} s") from None
+    errors = answer.stderr.decode("utf-8", "backslashreplace").strip()
+    if answer.returncode != 0 or "No journal files" in errors:
+        raise FinalError("read the journal", errors.split("\n")[0] or f"status {answer.returncode}", hint)
+    return parse_entries(answer.stdout.splitlines(), since)
+
+
+def read_file(path: str, since: float) -> list[Entry]:
+    """The same from a file that `journalctl -o json` wrote.  Raises FinalError when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return parse_entries(file, since)
+    except OSError as error:
+        raise FinalError(f"read {path}", error.strerror or str(error)) from error
+
+
+def parse_entries(lines: Iterable[bytes], since: float = 0.0) -> list[Entry]:
+    """Read `journalctl -o json`, one object a line; what is not of interest is skipped."""
+    found = (_entry(line) for line in lines)
+    return sorted((entry for entry in found if entry and entry.time >= since), key=lambda entry: entry.time)
+
+
+def _entry(line: bytes) -> Entry | None:
+    try:
+        fields = json.loads(line)
+        time = int(fields["__REALTIME_TIMESTAMP"]) / 1e6
+        identifier = fields["SYSLOG_IDENTIFIER"]
+        message = _text(fields["MESSAGE"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return Entry(time, identifier, message) if identifier in (IDENTIFIER, SANLOCK) else None
+
+
+def _text(value: Any) -> str:
+    # What is not UTF-8 comes as a list of bytes.
+    return bytes(value).decode("utf-8", "backslashreplace") if isinstance(value, list) else str(value)
+
+
+def parse_since(text: str, now: datetime) -> float:
+    """Seconds since the epoch for `2026-11-22 20:15`, `yesterday`, `today`, or an age: `2h`, `3 d ago`.
+
+    Raises UsageError for anything else.
+    """
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    words = {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}
+    if text in words:
+        return words[text].timestamp()
+    age = _AGE.fullmatch(text.strip())
+    try:
+        if age:
+            return (now - timedelta(**{_UNITS[age["unit"]]: int(age["number"])})).timestamp()
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise UsageError(
+            "--since", f"{text!r} is no time", "for example 2h, yesterday, '2026-11-22 20:15'"
+        ) from None

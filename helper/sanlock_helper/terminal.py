@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Text for people: tables, colour where it is welcome, names made safe to print; and JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+# As it was at the start: `check` replaces it.
+_ENVIRON = dict(os.environ)
+
+_CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
+
+
+def is_colourful(stream: TextIO, environ: Mapping[str, str] = _ENVIRON) -> bool:
+    """Whether STREAM is a terminal that shows colour, and nobody said NO_COLOR (https://no-color.org)."""
+    return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb"
+
+
+def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
+    """TEXT in COLOUR, if the STREAM (default: stdout) shows it."""
+    if not colour or not is_colourful(stream or sys.stdout):
+        return text
+    return f"\033[{_CODES[colour]}m{text}\033[0m"
+
+
+def plain(text: str) -> str:
+    """TEXT without what would move the cursor or break a line."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns as wide as they need to be, two blanks between them."""
+    lines = [tuple(head), *(tuple(map(plain, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+
+
+def moment(seconds: float) -> str:
+    """SECONDS since the epoch as local date and time of day."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def iso(seconds: float) -> str:
+    """SECONDS since the epoch as ISO 8601 in UTC, with milliseconds, for programs."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds * 1000) % 1000:03d}Z"
+
+
+def print_json(verb: str, version: int, data: Mapping[str, Any], indent: int | None = 2) -> None:
+    """Print DATA as one JSON document that names its schema; see packaging/schema."""
+    document = {"schema": f"urn:virt-sanlock-helper:{verb}:{version}", **data}
+    # ASCII: a lone surrogate of a name that is not UTF-8 is escaped, and every locale can print it.
+    print(json.dumps(document, indent=indent), flush=True)

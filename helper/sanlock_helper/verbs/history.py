@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Show the outages: when the lease was lost, what was found, done and verified, and what came back.
+
+It is made from the journal; nothing is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from ..connection import connect
+from ..domains import find_domain
+from ..journal_entries import parse_since, read_file, read_journal
+from ..outages import Event, Outage, Story, events_of, make_outages
+from ..patience import within
+from ..terminal import iso, moment, paint, plain, print_json
+
+SUMMARY = "show the outages, and what was done to each domain"
+SCHEMA = 1
+
+CONNECT_SECONDS = 10.0
+
+_COLOURS = {"done": "green", "failed": "red", "not done": "yellow", "try": "yellow", "ignored": "yellow"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this verb."""
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        default="30d",
+        help="'2026-11-22 20:15', today, yesterday, or an age as in 2h or 3d; default: %(default)s",
+    )
+    parser.add_argument("--domain", metavar="DOMAIN", help="this domain only: name, UUID or id")
+    parser.add_argument(
+        "--journal", metavar="FILE", help="a file written by journalctl -o json, not the journal"
+    )
+    parser.add_argument(
+        "-c", "--connect", metavar="URI", default="qemu:///system", help="where an id is looked up"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what there is; 1 when the journal cannot be read."""
+    since = parse_since(arguments.since, datetime.now())
+    entries = read_file(arguments.journal, since) if arguments.journal else read_journal(since)
+    events = events_of(entries)
+    if arguments.domain is not None:
+        events = _of_domain(events, arguments.domain, arguments.connect)
+    outages = [outage for outage in make_outages(events) if outage.stories or not arguments.domain]
+    if arguments.json:
+        print_json("history", SCHEMA, {"since": iso(since), "outages": [_json(outage) for outage in outages]})
+        return 0
+    if not outages:
+        print(f"no outage since {moment(since)}")
+    for number, outage in enumerate(outages):
+        _print(outage, number > 0)
+    return 0
+
+
+def _of_domain(events: list[Event], text: str, uri: str) -> list[Event]:
+    """EVENTS of one domain, and of the host."""
+    uuids = {event.uuid for event in events if event.uuid and text in (event.name, event.uuid)}
+    if not uuids and text.isascii() and text.isdigit():
+        domain = within(CONNECT_SECONDS, f"look up domain {text}", lambda: find_domain(connect(uri), text))
+        uuids = {domain.UUIDString()}
+    return [event for event in events if not event.uuid or event.uuid in uuids]
+
+
+def _print(outage: Outage, apart: bool) -> None:
+    if apart:
+        print()
+    lost = (
+        f"lease lost at {moment(outage.lost[0])}"
+        if outage.lost
+        else f"{moment(outage.began)}, no loss on record"
+    )
+    count = len(outage.stories)
+    kills = f", {len(outage.sigkills)} SIGKILL by sanlock" if outage.sigkills else ""
+    print(paint(f"{lost}: {count} domain{'' if count == 1 else 's'}{kills}", "bold"))
+    for story in outage.stories.values():
+        _print_story(story)
+
+
+def _print_story(story: Story) -> None:
+    """The story, where tries that failed are only counted, unless they are the end of it."""
+    tries = 0
+    for event in (*story.actions, *story.came_back):
+        if event.kind == "try" and event is not story.outcome:
+            tries += 1
+            continue
+        again = f" (failed before: {tries})" if tries else ""
+        who = f"{plain(story.name or story.uuid)}: {event.action}"
+        what = paint(plain(event.text), _COLOURS.get(event.kind, ""))
+        print(f"  {moment(event.time).split()[1]}  {who} {what}{again}")
+        tries = 0
+
+
+def _json(outage: Outage) -> dict[str, Any]:
+    return {
+        "began": iso(outage.began),
+        "ended": iso(outage.ended),
+        "lost": [iso(time) for time in outage.lost],
+        "sigkills": [{"time": iso(event.time), "pid": event.pid} for event in outage.sigkills],
+        "domains": [_story_json(story) for story in outage.stories.values()],
+    }
+
+
+def _story_json(story: Story) -> dict[str, Any]:
+    outcome = story.outcome
+    return {
+        "name": story.name,
+        "uuid": story.uuid,
+        "action": outcome.action if outcome else None,
+        "outcome": outcome.kind if outcome else None,
+        "found": outcome.found if outcome else "",
+        "did": outcome.did if outcome else "",
+        "verified": outcome.verified if outcome else "",
+        "note": outcome.note if outcome else "",
+        "seconds": outcome.seconds if outcome else None,
+        "failed_tries": sum(event.kind == "try" for event in story.actions),
+        "came_back": _events_json(story.came_back),
+        "events": _events_json(story.events),
+    }
+
+
+def _events_json(events: Iterable[Event]) -> list[dict[str, Any]]:
+    return [
+        {"time": iso(event.time), "kind": event.kind, "action": event.action, "text": event.text}
+        for event in events
+    ]

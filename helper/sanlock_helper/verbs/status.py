@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Show all domains: state, on_lockfailure, leases held, what would happen at a loss, and what happened last.
+
+Nothing is changed and no lease is taken.  Times are seconds after the host's last good renewal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+from ..connection import connect
+from ..errors import FinalError, HelperError
+from ..inventory import take_inventory
+from ..journal_entries import Entry, read_file, read_journal
+from ..outages import Event, events_of, last_events
+from ..overview import Row, make_rows
+from ..patience import within
+from ..sanlock_status import SanlockStatus, SanlockUnknownError, ask_sanlock
+from ..terminal import iso, moment, paint, print_json, table
+
+SUMMARY = "show all domains, and what would happen to them"
+SCHEMA = 1
+
+CONNECT_SECONDS = 10.0
+# What happened longer ago is history's.
+JOURNAL_AGE = 7 * 86400.0
+# A table is not worth waiting longer for a slow journal.
+JOURNAL_SECONDS = 2.0
+WATCH_SECONDS = 2.0
+
+HEAD = ("NAME", "STATE", "ON_LOCKFAILURE", "RECOVER", "LEASES", "AT A LOSS", "LAST")
+CLEAR = "\033[H\033[2J"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this verb."""
+    parser.add_argument(
+        "domain", metavar="DOMAIN", nargs="*", help="name, UUID or id; all domains without one"
+    )
+    parser.add_argument(
+        "-c", "--connect", metavar="URI", default="qemu:///system", help="default: %(default)s"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        type=_seconds,
+        const=WATCH_SECONDS,
+        help=f"show it again and again, every {WATCH_SECONDS:g} s if not said otherwise, until Ctrl-C",
+    )
+    parser.add_argument(
+        "--journal", metavar="FILE", help="a file written by journalctl -o json, not the journal"
+    )
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError("0.1 to 86400 seconds")
+    return seconds
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print once, or until Ctrl-C; 1 when libvirtd does not answer or a domain is not there."""
+    connection = within(
+        CONNECT_SECONDS, f"connect to {arguments.connect}", lambda: connect(arguments.connect)
+    )
+    while True:
+        rows, problems = _look(connection, arguments)
+        if arguments.json:
+            _print_json(rows, problems, arguments)
+        else:
+            _print(rows, problems, arguments)
+        if arguments.watch is None:
+            return 0
+        time.sleep(arguments.watch)
+
+
+def _look(connection: Any, arguments: argparse.Namespace) -> tuple[list[Row], list[str]]:
+    domains = within(CONNECT_SECONDS, "list the domains", lambda: take_inventory(connection))
+    problems = [f"{domain.name}: {domain.config_error}" for domain in domains if domain.config_error]
+    sanlock: SanlockStatus | None = None
+    try:
+        sanlock = ask_sanlock()
+    except SanlockUnknownError as error:
+        problems.append(str(error))
+    last: dict[str, Event] = {}
+    try:
+        last = last_events(events_of(_entries(arguments.journal)))
+    except HelperError as error:
+        problems.append(str(error))
+    rows = make_rows(domains, sanlock, last)
+    return _wanted(rows, arguments.domain), problems
+
+
+def _entries(path: str | None) -> list[Entry]:
+    since = time.time() - JOURNAL_AGE
+    return read_file(path, since) if path else read_journal(since, JOURNAL_SECONDS)
+
+
+def _wanted(rows: list[Row], names: list[str]) -> list[Row]:
+    if not names:
+        return rows
+    found = []
+    for name in names:
+        matches = [row for row in rows if name in (row.domain.name, row.domain.uuid, str(row.domain.id))]
+        if not matches:
+            raise FinalError(f"domain {name!r}", "there is no such domain", "see virsh list --all")
+        found += [row for row in matches if row not in found]
+    return found
+
+
+def _print(rows: list[Row], problems: list[str], arguments: argparse.Namespace) -> None:
+    if arguments.watch is not None:
+        title = f"{moment(time.time())}  {arguments.connect}"
+        print(f"{CLEAR}{title}" if sys.stdout.isatty() else title)
+    head, *lines = table(HEAD, [_cells(row) for row in rows])
+    print(paint(head, "bold"))
+    for row, line in zip(rows, lines):
+        print(paint(line, "red" if row.lost else ""))
+    for problem in problems:
+        print(f"{paint('warning', 'yellow', sys.stderr)}: {problem}", file=sys.stderr)
+    sys.stdout.flush()
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    config = row.domain.config
+    leases = (
+        "?" if row.leases is None else ", ".join(f"{space}: {n}" for space, n in row.leases.items()) or "-"
+    )
+    return (
+        row.domain.name,
+        row.domain.state,
+        config.on_lockfailure if config else "?",
+        ("yes" if config.recover else "-") if config else "?",
+        f"{leases} LOST" if row.lost else leases,
+        row.at_loss.text,
+        f"{row.last.action} {row.last.kind}, {moment(row.last.time)}" if row.last else "-",
+    )
+
+
+def _print_json(rows: list[Row], problems: list[str], arguments: argparse.Namespace) -> None:
+    data = {"uri": arguments.connect, "domains": [_json(row) for row in rows], "problems": problems}
+    # One line each when watched, for a reader that takes them one by one.
+    print_json("status", SCHEMA, data, indent=None if arguments.watch else 2)
+
+
+def _json(row: Row) -> dict[str, Any]:
+    config, last = row.domain.config, row.last
+    return {
+        "name": row.domain.name,
+        "uuid": row.domain.uuid,
+        "id": row.domain.id,
+        "state": row.domain.state,
+        "on_lockfailure": config.on_lockfailure if config else None,
+        "recover": config.recover if config else None,
+        "leases": row.leases,
+        "lost": list(row.lost),
+        "at_loss": {
+            "text": row.at_loss.text,
+            "helper_seconds": row.at_loss.helper_seconds,
+            "sigkill_seconds": row.at_loss.sigkill_seconds,
+        },
+        "last": last
+        and {"time": iso(last.time), "action": last.action, "kind": last.kind, "text": last.text},
+    }

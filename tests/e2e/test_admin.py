@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""status, run and history on real domains, and that looking changes nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+import uuid
+
+import pexpect.fdpexpect
+import pytest
+
+from .command import COMMAND, HELPER, checks, document, export_journal, install_ours, run
+from .stack import Stack
+from .waiting import wait_for
+
+RECOVER = '<lockfailure xmlns="urn:virt-sanlock-helper:1" recover="yes"/>'
+
+
+Terminal = tuple["subprocess.Popen[str]", "pexpect.fdpexpect.fdspawn[str]"]
+
+
+def terminal(stack: Stack, *words: str) -> Terminal:
+    """Run the command inside at a terminal of its own, which Ctrl-C reaches it through."""
+    ours, theirs = os.openpty()
+    # setsid: only a session's leader can have a controlling terminal.
+    command = ("setsid", "--ctty", "--wait", COMMAND, *words)
+    process = stack.popen(*command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    return process, pexpect.fdpexpect.fdspawn(ours, encoding="utf-8", timeout=30)
+
+
+def test_status_of_real_domains(calm: Stack) -> None:
+    held = calm.domain("held", "pause", disks=2, metadata=RECOVER)
+    off = calm.domain("off", "poweroff").define()
+    brief = calm.domain("brief", "poweroff", transient=True)
+    calm.start_all([held, brief])
+    rows = {row["name"]: row for row in document(calm, "status", "status")["domains"]}
+    assert list(rows) == ["brief", "held", "off"]
+    assert rows["held"]["leases"] == {"__LIBVIRT__DISKS__": 2}
+    assert rows["held"]["at_loss"] == {
+        "text": "paused at 8 s, else SIGKILL at 48 s; resumed later",
+        "helper_seconds": 8,
+        "sigkill_seconds": 48,
+    }
+    assert (rows["held"]["recover"], rows["brief"]["recover"]) == (True, False)
+    assert rows["brief"]["at_loss"]["text"] == "powered off at 8 s, else SIGKILL at 48 s"
+    assert (rows["off"]["state"], rows["off"]["leases"]) == ("shut off", {})
+    # A live change counts at once.
+    element = '<lockfailure recover="no"/>'
+    calm.virsh("metadata", held.uuid, "urn:virt-sanlock-helper:1", "--live", "--key", "x", "--set", element)
+    held.suspend()
+    (row,) = document(calm, "status", "status", held.uuid)["domains"]
+    assert (row["recover"], row["state"], row["leases"]) == (False, "paused", {})
+    assert row["at_loss"]["text"] == "nothing, it holds no lease"
+    text = run(calm, "status", "held", "off").stdout.splitlines()
+    assert [line.split()[0] for line in text] == ["NAME", "held", "off"]
+    for domain in (held, brief):
+        domain.destroy()
+    for domain in (held, off):
+        domain.undefine()
+
+
+# Calls that reach libvirtd; the rest of libvirtmod reads what the client has.
+COUNT = """
+import sys
+sys.path[:0] = [{helper!r}, {auth!r}]
+from sanlock_helper.connection import connect
+from sanlock_helper.inventory import take_inventory
+LOCAL = {{"virDomainGetName", "virDomainGetID", "virDomainGetUUIDString", "virDomainFree"}}
+calls = []
+def count(frame, event, what):
+    if event == "c_call" and (what.__module__ or "") == "libvirtmod" and what.__name__ not in LOCAL:
+        calls.append(what.__name__)
+connection = connect(sys.argv[1])
+sys.setprofile(count)
+domains = take_inventory(connection)
+sys.setprofile(None)
+assert all(domain.config for domain in domains)
+print(len(domains), *calls)
+"""
+
+
+def test_the_number_of_calls_does_not_grow_with_the_domains(calm: Stack) -> None:
+    script = COUNT.format(helper=str(HELPER), auth=str(HELPER.parent / "auth"))
+
+    def calls() -> list[str]:
+        return calm.run("/usr/bin/python3", "-IBc", script, "qemu:///system").stdout.split()
+
+    one = calm.domain("one").start()
+    number, *before = calls()
+    assert number == "1"
+    assert "virConnectGetAllDomainStats" in before
+    more = [calm.domain(f"more{index}") for index in range(3)]
+    calm.start_all(more)
+    off = calm.domain("off").define()
+    number, *after = calls()
+    assert (number, after) == ("5", before)
+    for domain in (one, *more):
+        domain.destroy()
+    for domain in (one, *more, off):
+        domain.undefine()
+
+
+NODE = "<node>{}</node>"
+DOMAIN = (
+    "<domain type='test'><name>vm{}</name><uuid>{}</uuid><memory>8192</memory><os><type>hvm</type></os>"
+    "<on_lockfailure>pause</on_lockfailure></domain>"
+)
+
+
+def test_200_domains_within_a_second(calm: Stack) -> None:
+    domains = "".join(DOMAIN.format(number, uuid.uuid4()) for number in range(200))
+    calm.write("/run/stack/many.xml", NODE.format(domains))
+    words = ("status", "--connect", "test+unix:////run/stack/many.xml")
+    took = []
+    for _ in range(3):
+        start = time.monotonic()
+        result = run(calm, *words)
+        took.append(time.monotonic() - start)
+        assert len(result.stdout.splitlines()) == 201, result.stderr
+    assert min(took) < 1, took
+    assert len(document(calm, "status", *words)["domains"]) == 200
+
+
+def picture(stack: Stack) -> dict[str, object]:
+    """All that could have been changed."""
+    names = stack.virsh("list --all --name").split()
+    folders = (
+        "/etc/libvirt",
+        "/var/lib/libvirt",
+        "/run/virt-sanlock-helper",
+        "/run/libvirt/qemu",
+        "/run/sanlock",
+    )
+    # The lockspace is written with each renewal.
+    what = ("-not", "-name", "__LIBVIRT__DISKS__", "-printf", "%p %s %m %T@ %l\\n")
+    files = stack.run("find", *folders, *what, check=False).stdout
+    return {
+        "domains": [
+            (stack.virsh("dumpxml", name), stack.virsh("domstate", "--reason", name)) for name in names
+        ],
+        "leases": sorted(stack.leases()),
+        "lockspaces": stack.lockspaces(),
+        "files": sorted(files.splitlines()),
+        "processes": sorted(process.pid for process in stack.processes("qemu-system-x86")),
+        "journal": stack.journal("virt-sanlock-helper"),
+    }
+
+
+def test_looking_changes_nothing(calm: Stack) -> None:
+    install_ours(calm)
+    held = calm.domain("held", "pause", disks=2).start()
+    calm.domain("off", "poweroff").define()
+    journal = export_journal(calm)
+    before = picture(calm)
+    for words in (
+        ("check",),
+        ("status", "--journal", journal),
+        ("history", "--journal", journal),
+        ("run", "--dry-run", "poweroff", "held"),
+        ("run", "--dry-run", "--yes", "restart", held.uuid),
+        ("auth", "check"),
+        ("auth", "test"),
+    ):
+        result = run(calm, *words)
+        assert "Traceback" not in result.stderr
+        assert picture(calm) == before, words
+    held.destroy()
+    assert picture(calm) != before
+    held.undefine()
+    calm.virsh("undefine", "off")
+
+
+@pytest.mark.parametrize("words", [("status",), ("check",), ("run", "--dry-run", "pause", "x")])
+def test_ctrl_c_while_libvirtd_hangs(calm: Stack, words: tuple[str, ...]) -> None:
+    calm.libvirtd.freeze()
+    try:
+        process, child = terminal(calm, *words)
+        # Long enough for the interpreter to be in the call that hangs.
+        time.sleep(1)
+        assert process.poll() is None
+        child.send("\x03")
+        assert process.wait(3) == 130
+        assert "Traceback" not in child.read_nonblocking(65536, 1)
+    finally:
+        calm.libvirtd.thaw()
+
+
+def test_run_and_the_morning_after(stack: Stack) -> None:
+    install_ours(stack)
+    held = stack.domain("held", "pause", metadata=RECOVER)
+    off = stack.domain("off", "poweroff")
+    spare = stack.domain("spare", "pause")
+    stack.start_all([held, off, spare])
+
+    dry = document(stack, "run", "run", "--dry-run", "pause", "spare")
+    assert (len(dry["leases"]), dry["exit_status"], spare.state().name) == (1, None, "running")
+    process, child = terminal(stack, "run", "pause", "spare")
+    child.expect_exact("pause spare? [y/N] ")
+    assert spare.state().name == "running"
+    child.send("y\n")
+    child.expect("verified paused, no lease held")
+    assert process.wait(5) == 0
+    assert spare.state().name == "paused"
+    done = document(stack, "run", "run", "--yes", "poweroff", "spare")
+    assert (done["exit_status"], done["state_after"], spare.state().name) == (0, "shut off", "shut off")
+
+    stack.storage.fail()
+    wait_for(lambda: len(stack.journal("virt-sanlock-helper")) == 4, 30, "the helper to be done")
+    journal = export_journal(stack)
+    rows = {row["name"]: row for row in document(stack, "status", "status", "--journal", journal)["domains"]}
+    assert (rows["held"]["last"]["action"], rows["held"]["last"]["kind"]) == ("pause", "done")
+
+    by_hand, outage = document(stack, "history", "history", "--journal", journal)["outages"]
+    assert (by_hand["lost"], [story["name"] for story in by_hand["domains"]]) == ([], ["spare"])
+    stories = {story["name"]: story for story in outage["domains"]}
+    assert set(stories) == {"held", "off"}
+    assert (stories["off"]["did"], stories["off"]["verified"]) == ("destroyed", "off")
+    assert stories["held"]["verified"] == "paused, no lease held"
+    assert outage["sigkills"] == []
+    # The loss is sanlock's own word for it, to the second in which the storage had failed for 8 s.
+    failed_at = stack.storage.failed_at
+    assert failed_at is not None
+    (lost,) = outage["lost"]
+    seconds = time.mktime(time.strptime(lost[:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
+    assert 4 < seconds - failed_at < 20
+    text = run(stack, "history", "--journal", journal, "--domain", held.uuid).stdout
+    assert "held: pause done after" in text
+    assert "off: poweroff" not in text
+
+
+def test_a_lost_lease_is_seen(stack: Stack) -> None:
+    # A helper that does nothing, so that the lease stays held in the lost lockspace.
+    stack.write("/run/stack/nothing", "#!/bin/sh\n", 0o755)
+    stack.install_helper("/run/stack/nothing", record=False)
+    domain = stack.domain("vm1", "pause").start()
+    stack.storage.fail()
+    wait_for(stack.sanlock_kills, 30, "the loss")
+    (row,) = document(stack, "status", "status", domain.uuid)["domains"]
+    assert row["lost"] == ["__LIBVIRT__DISKS__"]
+    assert "__LIBVIRT__DISKS__: 1 LOST" in run(stack, "status").stdout
+    assert "LOST: __LIBVIRT__DISKS__" in checks(stack)["lockspace"]["found"]

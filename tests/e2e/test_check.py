@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Each check is made to fail for real, names the cause, and passes once its remedy was followed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .command import checks, install_ours, run
+from .conftest import StackFactory
+from .stack import Stack
+from .waiting import wait_for
+
+SANLOCK_CONF = "/etc/libvirt/qemu-sanlock.conf"
+
+
+def edit(stack: Stack, path: str, pattern: str, line: str) -> None:
+    """Replace the line of a file that matches PATTERN."""
+    file = stack.path(path)
+    text, number = re.subn(rf"^{pattern}.*$", line, file.read_text(), flags=re.MULTILINE)
+    assert number == 1
+    file.write_text(text)
+
+
+def assert_found(found: dict[str, dict[str, str]], expected: dict[str, tuple[str, str, str]]) -> None:
+    """EXPECTED: by name the verdict, words of what was found, words of the remedy."""
+    seen = {name: (found[name]["verdict"], found[name]["found"], found[name]["remedy"]) for name in expected}
+    for name, (verdict, words, remedy) in expected.items():
+        assert seen[name][0] == verdict, seen[name]
+        assert words in seen[name][1], seen[name]
+        assert remedy in seen[name][2], seen[name]
+
+
+def assert_passed(found: dict[str, dict[str, str]], *names: str) -> None:
+    assert {name: found[name] for name in names if found[name]["verdict"] != "pass"} == {}
+
+
+@pytest.fixture
+def ours(calm: Stack) -> Iterator[Stack]:
+    """The shared stack with our helper at libvirt's path, and its configuration put back afterwards."""
+    install_ours(calm)
+    names = ["qemu.conf", "qemu-sanlock.conf", "libvirtd.conf"]
+    kept = {name: calm.path(f"/etc/libvirt/{name}").read_text() for name in names}
+    yield calm
+    for name, text in kept.items():
+        calm.path(f"/etc/libvirt/{name}").write_text(text)
+
+
+def test_a_host_in_order_fails_nothing_but_what_a_stack_lacks(ours: Stack) -> None:
+    found = checks(ours)
+    bad = {name: check["verdict"] for name, check in found.items() if check["verdict"] != "pass"}
+    bad.pop("runtime directory", None)
+    # tmpfs is shared with nobody, and there is no systemd.
+    assert bad == {"lease directory": "warn", "recovery units": "fail"}
+    result = run(ours, "check")
+    assert result.returncode == 1
+    assert len(result.stdout.splitlines()) == len(found)
+
+
+def test_files(ours: Stack) -> None:
+    edit(ours, SANLOCK_CONF, "host_id", "host_id = 0")
+    edit(ours, SANLOCK_CONF, "io_timeout", "io_timeout = 20")
+    edit(ours, SANLOCK_CONF, "user", 'user = "nobody"')
+    edit(ours, "/etc/libvirt/qemu.conf", "lock_manager", 'lock_manager = "lockd"')
+    with ours.path("/etc/libvirt/libvirtd.conf").open("a") as conf:
+        conf.write("max_clients = 5\n")
+    ours.write("/etc/multipath.conf", "defaults {\n    no_path_retry queue\n}\n")
+    ours.run("rm", "-rf", "/run/virt-sanlock-helper")
+    ours.run("mkdir", "-m", "0777", "/run/virt-sanlock-helper")
+    # The stack's /etc is links to the machine's.
+    ours.run("mv", "/etc/cron.weekly", "/etc/cron.weekly.away")
+    python = ours.run("/usr/bin/python3", "-Ic", "import sanlock; print(sanlock.__file__)").stdout.strip()
+    ours.run("mount", "--bind", "/dev/null", python)
+    found = checks(ours)
+    ours.run("umount", python)
+    expected = {
+        "host_id": ("fail", "0", "set host_id in /etc/libvirt/qemu-sanlock.conf"),
+        "io_timeout": ("warn", "20 s in the file, but the lockspace was joined with 1 s", "restart"),
+        "lease owner": ("warn", "not what is configured", "restart libvirt's daemon"),
+        "lock_manager": ("fail", "lockd: sanlock is not used", "set it"),
+        "libvirtd limits": ("warn", "max_clients 5", "raise max_clients to 20"),
+        "multipath": ("fail", "queue: for ever", "no_path_retry 1 in /etc/multipath.conf"),
+        "runtime directory": ("fail", "0777", "chmod 0700 /run/virt-sanlock-helper"),
+        "virt-sanlock-cleanup": ("warn", "not scheduled", "ln -s /usr/sbin/virt-sanlock-cleanup"),
+        "python": ("warn", "sanlock:", "install python3-sanlock"),
+    }
+    assert_found(found, expected)
+    # What the remedies say.
+    edit(ours, SANLOCK_CONF, "host_id", "host_id = 1")
+    edit(ours, SANLOCK_CONF, "io_timeout", "io_timeout = 1")
+    edit(ours, "/etc/libvirt/qemu.conf", "lock_manager", 'lock_manager = "sanlock"')
+    edit(ours, "/etc/libvirt/libvirtd.conf", "max_clients", "max_clients = 20")
+    ours.write("/etc/multipath.conf", "defaults {\n    no_path_retry 1\n}\n")
+    ours.run("chmod", "0700", "/run/virt-sanlock-helper")
+    ours.run("mkdir", "/etc/cron.weekly")
+    ours.run("ln", "-s", "/usr/sbin/virt-sanlock-cleanup", "/etc/cron.weekly/")
+    ours.libvirtd.restart()
+    assert_passed(checks(ours), *expected)
+    edit(ours, SANLOCK_CONF, "user", 'user = "root"')
+    ours.libvirtd.restart()
+    ours.run("rm", "-r", "/etc/cron.weekly", "/etc/multipath.conf")
+    ours.run("mv", "/etc/cron.weekly.away", "/etc/cron.weekly")
+
+
+def test_a_file_that_libvirt_refuses_is_named_with_its_line(ours: Stack) -> None:
+    edit(ours, SANLOCK_CONF, "host_id", "host_id = one")
+    text = ours.path(SANLOCK_CONF).read_text()
+    line = text[: text.index("host_id")].count("\n") + 1
+    found = checks(ours)
+    assert_found(found, {"host_id": ("fail", f"line {line}: expecting a value", "correct that line")})
+    # What else needs the file could not be looked at, and says so.
+    assert found["lease room"]["found"].startswith("not looked at: read /etc/libvirt/qemu-sanlock.conf")
+
+
+def test_the_killpath(ours: Stack, tmp_path: Path) -> None:
+    ours.use_stock_helper(record=False)
+    assert_found(checks(ours), {"killpath": ("fail", "libvirt's C helper", "activate")})
+    broken = tmp_path / "helper"
+    broken.write_text("#!/bin/sh\necho 'ImportError: no module sanlock_helper' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    ours.install_helper(broken, record=False)
+    assert_found(checks(ours), {"killpath": ("fail", "ImportError: no module sanlock_helper", "activate")})
+    install_ours(ours)
+    assert_passed(checks(ours), "killpath", "python")
+
+
+def test_libvirtd_does_not_answer(ours: Stack) -> None:
+    ours.libvirtd.stop()
+    found = checks(ours)
+    assert_found(
+        found,
+        {
+            "libvirtd": ("fail", "Failed to connect socket", "systemctl start libvirtd.socket"),
+            "authentication": ("warn", "libvirtd does not answer", ""),
+            "leases": ("warn", "not looked at: connect to qemu:///system", ""),
+        },
+    )
+    ours.libvirtd.start()
+    assert_passed(checks(ours), "libvirtd", "authentication", "leases")
+
+
+def test_leases_and_disks_of_domains(ours: Stack) -> None:
+    domain = ours.domain("vm1").start()
+    device = ours.domain("device")
+    xml = device.xml.replace("<disk type='file'", "<disk type='block'")
+    xml = re.sub(r"<source file=\S+/>", "<source dev='/dev/sdz'/>", xml)
+    ours.path(device.xml_path).write_text(xml)
+    device.define()
+    (lease,) = domain.leases()
+    ours.path(lease.path).rename(ours.path(lease.path).with_suffix(".away"))
+    assert_found(
+        checks(ours),
+        {
+            "leases": (
+                "fail",
+                f"vm1: {lease.resource} of {domain.disks[0]} is not there",
+                "start them again",
+            ),
+            "disk paths": ("fail", "device: /dev/sdz", "/dev/disk/by-path"),
+        },
+    )
+    # No lease is held by a domain that was started while the lock manager was another.
+    ours.path(device.xml_path).write_text(xml.replace("/dev/sdz", "/dev/disk/by-path/pci-0000"))
+    device.define()
+    domain.destroy()
+    domain.start()
+    found = checks(ours)
+    assert_passed(found, "leases", "disk paths", "arguments", "lease room")
+    assert found["leases"]["found"].startswith("1 leases")
+    domain.destroy()
+    domain.undefine()
+    device.undefine()
+
+
+def test_room_for_the_leases(ours: Stack) -> None:
+    domain = ours.domain("vm2", disks=3).define()
+    ours.run("mkdir", "-p", "/run/small")
+    ours.run("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", "/run/small")
+    edit(ours, SANLOCK_CONF, "disk_lease_dir", 'disk_lease_dir = "/run/small"')
+    assert_found(
+        checks(ours), {"lease room": ("fail", "2 MiB free, 3 disks have no lease yet (3 MiB)", "enlarge")}
+    )
+    ours.run("mount", "-o", "remount,size=20m", "/run/small")
+    assert_passed(checks(ours), "lease room")
+    ours.run("umount", "/run/small")
+    found = checks(ours, "--connect", "qemu:///system?" + "x" * 100)
+    assert_found(found, {"arguments": ("fail", "vm2: 1", "shorter connection URI")})
+    domain.undefine()
+
+
+def test_recovery_units(ours: Stack) -> None:
+    # The stack's own /etc/systemd in the place of the machine's.
+    ours.run("mv", "/etc/systemd", "/etc/systemd.away")
+    names = ("virt-sanlock-helper-recover.path", "virt-sanlock-helper-recover.service")
+    for name in names:
+        ours.write(f"/etc/systemd/system/{name}", "[Install]\nWantedBy=multi-user.target\n")
+    assert_found(checks(ours), {"recovery units": ("warn", f"{names[0]} disabled", "systemctl enable --now")})
+    for name in names:
+        ours.run("systemctl", "--root=/", "enable", name)
+    assert_passed(checks(ours), "recovery units")
+    ours.run("rm", "-r", "/etc/systemd")
+    ours.run("mv", "/etc/systemd.away", "/etc/systemd")
+
+
+def test_sanlock_with_no_grace_and_no_watchdog_daemon(stacks: StackFactory) -> None:
+    stack = stacks(grace=0)
+    assert_found(checks(stack), {"kill_grace_seconds": ("fail", "0 s: sanlock kills at once", "-g")})
+    stack.libvirtd.stop()
+    stack.sanlock.stop()
+    found = checks(stack)
+    assert_found(found, {"sanlock": ("fail", "does not answer", "systemctl start sanlock")})
+    assert found["clock"]["verdict"] == "warn"
+    # As the remedy says, but with a watchdog that nobody serves, and too much of a grace.
+    command = stack.sanlock.command()[:-1]
+    command[command.index("-w") + 1] = "1"
+    stack.run(*command, "60", env=stack.sanlock.environment())
+    stack.sanlock.wait_ready()
+    assert_found(
+        checks(stack),
+        {
+            "watchdog": ("fail", "wdmd does not run", "systemctl enable --now wdmd"),
+            "clock": ("fail", "another host may write before SIGKILL", "lower kill_grace_seconds"),
+            "lockspace": ("fail", "none is joined", "systemctl restart libvirtd"),
+        },
+    )
+    stack.sanlock.stop()
+    stack.sanlock.grace = 40
+    stack.sanlock.start()
+    stack.libvirtd.start()
+    assert_passed(
+        checks(stack), "sanlock", "kill_grace_seconds", "watchdog", "clock", "lockspace", "host_id unique"
+    )
+
+
+def test_a_lockspace_that_was_lost_and_a_host_id_that_is_taken(stack: Stack) -> None:
+    stack.storage.fail()
+    wait_for(lambda: not stack.lockspaces(), 30, "sanlock to leave the lockspace")
+    assert_found(checks(stack), {"lockspace": ("fail", "none is joined", "systemctl restart libvirtd")})
+    stack.storage.restore()
+    # Another host, alive, with the number that this one is about to take.
+    other = stack.second_host(2)
+    other.join()
+    edit(stack, SANLOCK_CONF, "host_id", "host_id = 2")
+    assert_found(checks(stack), {"host_id unique": ("fail", "host2 has 2 and is alive", "another host_id")})
+    edit(stack, SANLOCK_CONF, "host_id", "host_id = 1")
+    stack.libvirtd.restart()
+    assert_passed(checks(stack), "lockspace", "host_id", "host_id unique")
+
+
+AUTH_CONF = """\
+[auth-libvirt-localhost]
+credentials=sanlock
+
+[credentials-sanlock]
+authname=sanlock
+password={}
+"""
+
+
+def test_authentication(stack: Stack) -> None:
+    stack.enable_sasl("sanlock", "open sesame")
+    names = ("authentication", "auth.conf file", "auth.conf groups", "auth.conf mode")
+    assert_found(
+        checks(stack),
+        {
+            "authentication": ("fail", "auth_unix_rw is sasl", "[auth-libvirt-localhost]"),
+            "auth.conf groups": ("fail", "no authentication file, and libvirtd asks", "[credentials-NAME]"),
+        },
+    )
+    good = AUTH_CONF.format("open sesame")
+    for text, mode, expected in (
+        (
+            AUTH_CONF.format("wrong-Pa55word"),
+            0o600,
+            {"authentication": ("fail", "[credentials-sanlock]", "compare the credentials")},
+        ),
+        (
+            good.replace("password=open sesame\n", ""),
+            0o600,
+            {
+                "authentication": ("fail", "has no field 'password'", "add password=VALUE"),
+                "auth.conf groups": ("fail", "without password", "add password=... to [credentials-sanlock]"),
+            },
+        ),
+        (
+            good.replace("localhost", "elsewhere"),
+            0o600,
+            {"auth.conf groups": ("fail", "no group for it", "add [auth-libvirt-localhost]")},
+        ),
+        (f"{good}oops\n", 0o600, {"auth.conf groups": ("fail", "auth.conf:7: neither a group", "a comment")}),
+        (good, 0o644, {"auth.conf mode": ("fail", "0644", "chmod 0600 /etc/libvirt/auth.conf")}),
+    ):
+        stack.write_auth_conf(text, mode)
+        result = run(stack, "check")
+        assert_found(checks(stack), expected)
+        assert "Pa55word" not in result.stdout + result.stderr
+        assert result.returncode == 1
+    stack.run("chmod", "0600", "/etc/libvirt/auth.conf")
+    assert_passed(checks(stack), *names)
+    # Not the environment of who asks counts, but that of sanlock's children.
+    result = run(stack, "check", "--quiet", LIBVIRT_AUTH_FILE="/missing")
+    assert "auth" not in result.stdout

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""history on a real journal: a systemd-journald in namespaces of its own, which a stack does not have."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from tests.schemas import validated
+
+from .command import COMMAND
+from .conftest import REQUIRE, require_machine
+
+JOURNALD = ("/usr/lib/systemd/systemd-journald", "/lib/systemd/systemd-journald")
+UUID = "defc17ee-2773-427c-8210-136921a454d3"
+
+# journald needs nothing but its folders; it takes syslog(3)'s datagrams at dev-log.
+SCRIPT = """\
+set -e
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /var/log
+mkdir -p /run/systemd/journal /run/log/journal
+{journald} 2>/dev/null &
+while ! [ -S /run/systemd/journal/dev-log ]; do sleep 0.05; done
+tell() {{ logger -u /run/systemd/journal/dev-log -t "$@"; }}
+tell sanlock '2026-11-22 20:30:23 2912 [5]: s1 check_our_lease failed 8'
+tell virt-sanlock-helper 'pause vm1 {uuid}: done after 0.07 s: found running, suspended, verified paused'
+tell sshd 'pause vm2 {uuid}: done after 0.07 s: found running, suspended, verified paused'
+printf 'poweroff b\\374ro %s: FAILED after 35.00 s at try 9: no answer' {other} | tell virt-sanlock-helper
+journalctl --sync
+exec {command} history --json --since 1h
+"""
+
+
+def test_history_from_a_real_journald() -> None:
+    require_machine()
+    journald = next((path for path in JOURNALD if os.access(path, os.X_OK)), None)
+    if journald is None or shutil.which("journalctl") is None:
+        if os.environ.get(REQUIRE) == "1":
+            pytest.fail("systemd-journald is not here")
+        pytest.skip("systemd-journald is not here")
+    script = SCRIPT.format(journald=journald, uuid=UUID, other=UUID[:-1] + "0", command=COMMAND)
+    unshare = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", script]
+    result = subprocess.run(unshare, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    (outage,) = validated(result.stdout, "history")["outages"]
+    assert len(outage["lost"]) == 1
+    assert [(story["name"], story["outcome"]) for story in outage["domains"]] == [
+        ("vm1", "done"),
+        ("b\\xfcro", "failed"),
+    ]

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is shipped beside the program: manual pages, schemas, completion."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pexpect
+import pytest
+
+from sanlock_helper.cli import make_parser
+from sanlock_helper.invocation import HELP
+from sanlock_helper.verbs import VERBS
+
+TOP = Path(__file__).parents[2]
+PAGES = sorted((TOP / "packaging/man").glob("*.rst"))
+SCHEMAS = sorted((TOP / "packaging/schema").glob("*.json"))
+
+
+def sub_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(action.choices)
+    return found
+
+
+def options(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
+
+
+def section(page: str, verb: str) -> str:
+    """The part of the PAGE that describes VERB."""
+    match = re.search(rf"^{verb}\n-+\n(.*?)(?=^\S+\n(?:-+|=+)$)", page, re.MULTILINE | re.DOTALL)
+    assert match, f"no section {verb}"
+    return match[1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_manual_page_builds_without_a_warning(page: Path, tmp_path: Path) -> None:
+    target = tmp_path / page.stem
+    command = [sys.executable, "-m", "docutils", "--writer=manpage", "--strict", str(page), str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+    name, number = page.stem.rsplit(".", 1)
+    # docutils before 0.20 has the number bare, later ones in quotes.
+    assert re.search(
+        rf'^\.TH "?{name.upper()}"? "?{number}"? ', target.read_text(), re.MULTILINE | re.IGNORECASE
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_of_a_verb_is_in_the_page(verb: str) -> None:
+    page = (TOP / "packaging/man/virt-sanlock-helper.8.rst").read_text()
+    parser = sub_parsers(make_parser())[verb]
+    wanted = options(parser.format_help())
+    for kind in sub_parsers(parser).values():
+        wanted |= options(kind.format_help())
+    # These two are said once, for all verbs.
+    assert {"-h", "--help"} <= options(page)
+    assert wanted - {"-h", "--help"} <= options(section(page, verb))
+    assert f"virt-sanlock-helper {verb}" in page
+
+
+def test_every_option_of_the_killpath_is_in_its_page() -> None:
+    page = (TOP / "packaging/man/libvirt_sanlock_helper.8.rst").read_text()
+    assert {"--budget", "--help"} <= options(HELP) <= options(page)
+
+
+@pytest.mark.parametrize("path", SCHEMAS, ids=lambda path: path.name)
+def test_schema_is_valid_and_names_itself(path: Path) -> None:
+    schema = json.loads(path.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$id"] == schema["properties"]["schema"]["const"]
+    assert re.fullmatch(rf"urn:virt-sanlock-helper:{path.stem}:\d+", schema["$id"])
+
+
+COMPLETE = """
+source {script}
+COMP_WORDS=("$@")
+COMP_CWORD=$(($# - 1))
+_virt_sanlock_helper
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+def complete(folder: Path, *words: str) -> set[str]:
+    """What bash would offer for the last of WORDS, with a virsh that knows three domains."""
+    virsh = folder / "virsh"
+    virsh.write_text("#!/bin/sh\nprintf 'vm1\\nvm2\\nwith blank\\n'\n")
+    virsh.chmod(0o755)
+    script = COMPLETE.format(script=TOP / "packaging/completion/virt-sanlock-helper.bash")
+    answer = subprocess.run(
+        ["bash", "--norc", "-c", script, "bash", str(TOP / "helper/virt-sanlock-helper"), *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+    )
+    assert answer.stderr == ""
+    return set(answer.stdout.splitlines()) - {""}
+
+
+def test_completion_in_bash(tmp_path: Path) -> None:
+    assert complete(tmp_path, "") == set(VERBS)
+    assert complete(tmp_path, "sta") == {"status"}
+    assert complete(tmp_path, "run", "p") == {"poweroff", "pause"}
+    assert complete(tmp_path, "run", "pause", "") == {"vm1", "vm2", "with\\ blank"}
+    assert complete(tmp_path, "run", "--yes", "pause", "w") == {"with\\ blank"}
+    assert complete(tmp_path, "run", "--d") == {"--dry-run"}
+    assert complete(tmp_path, "history", "--domain", "vm") == {"vm1", "vm2"}
+    assert complete(tmp_path, "history", "--since", "") == set()
+    assert complete(tmp_path, "auth", "") == {"check", "test"}
+    assert complete(tmp_path, "check", "") == set()
+    for verb, parser in sub_parsers(make_parser()).items():
+        assert options(parser.format_usage()) <= complete(tmp_path, verb, "-") | {"-"}
+
+
+def test_completion_in_zsh(tmp_path: Path) -> None:
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not here")
+    (tmp_path / "virsh").write_text("#!/bin/sh\necho some-domain\n")
+    (tmp_path / "virsh").chmod(0o755)
+    path = f"{tmp_path}:{TOP}/helper:{os.environ['PATH']}"
+    environ = {"PATH": path, "TERM": "dumb", "HOME": str(tmp_path)}
+    shell = pexpect.spawn("zsh", ["-f", "-i"], env=environ, encoding="utf-8", timeout=20)
+    shell.sendline(f"fpath=({TOP}/packaging/completion $fpath)")
+    shell.sendline("autoload -Uz compinit; compinit -D; echo ok")
+    shell.expect("\r\nok")
+    for typed, completed in (
+        ("sta", "status"),
+        ("run pa", "run pause"),
+        ("run pause so", "run pause some-domain"),
+        ("run --dr", "run --dry-run"),
+    ):
+        shell.send(f"virt-sanlock-helper {typed}\t")
+        shell.expect_exact(completed.removeprefix(typed))
+        shell.sendcontrol("u")
+    shell.close(force=True)

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every verb as a person and as a program meets it: a terminal, a pipe that breaks, Ctrl-C, odd names.
+
+On libvirt's embedded test driver, without root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from tests.schemas import validated
+
+COMMAND = str(Path(__file__).parents[2] / "helper/virt-sanlock-helper")
+URI = "test:///default"
+UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+
+# What `journalctl -o json` gives for one outage.
+LINES = (
+    ("sanlock", "2026-11-22 20:30:23 2912 [5]: s1 check_our_lease failed 8"),
+    ("virt-sanlock-helper", f"pause test {UUID}: try 1 failed: busy; trying again, 34.0 s left"),
+    (
+        "virt-sanlock-helper",
+        f"pause test {UUID}: done after 1.07 s: found running, suspended, verified paused, no lease held",
+    ),
+    ("virt-sanlock-helper", list(f"poweroff n\xff {UUID[:-1]}0: FAILED after 35.00 s: no".encode("latin-1"))),
+    ("virt-sanlock-helper", f"recover test {UUID}: done after 3.00 s: resumed"),
+)
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> str:
+    """A journal's export with an outage of a minute ago."""
+    path = tmp_path / "journal.json"
+    with path.open("w") as file:
+        for number, (identifier, message) in enumerate(LINES):
+            stamp = str(int((time.time() - 60 + number) * 1e6))
+            fields = {"__REALTIME_TIMESTAMP": stamp, "SYSLOG_IDENTIFIER": identifier, "MESSAGE": message}
+            file.write(json.dumps(fields) + "\n")
+    return str(path)
+
+
+VERBS: dict[str, tuple[list[str], int]] = {
+    "check": (["check", "--connect", URI], 1),
+    "status": (["status", "--connect", URI, "--journal", "JOURNAL"], 0),
+    "run": (["run", "--connect", URI, "--dry-run", "pause", "test"], 0),
+    "history": (["history", "--journal", "JOURNAL"], 0),
+    "auth-check": (["auth", "check", URI], 0),
+    "auth-test": (["auth", "test", URI], 0),
+}
+
+
+def words(verb: str, journal: str) -> tuple[list[str], int]:
+    arguments, status = VERBS[verb]
+    return [journal if word == "JOURNAL" else word for word in arguments], status
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run without a terminal."""
+    return subprocess.run(
+        [COMMAND, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environ},
+    )
+
+
+def terminal(*arguments: str, **environ: str) -> pexpect.spawn[str]:
+    """Run in a pseudo-terminal of its own."""
+    env = {**os.environ, "TERM": "xterm", **environ}
+    return pexpect.spawn(
+        COMMAND, list(arguments), env=env, encoding="utf-8", timeout=30, dimensions=(50, 300)
+    )
+
+
+def finish(child: pexpect.spawn[str]) -> tuple[str, int]:
+    """All output, and the exit status."""
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus is not None, f"ended by signal {child.signalstatus}"
+    return str(child.before), child.exitstatus
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verb_in_a_pipe_and_at_a_terminal(verb: str, exported: str) -> None:
+    arguments, status = words(verb, exported)
+    piped = run(*arguments)
+    assert piped.returncode == status, piped.stderr
+    assert "\x1b" not in piped.stdout + piped.stderr
+    assert "Traceback" not in piped.stdout + piped.stderr
+    seen, seen_status = finish(terminal(*arguments))
+    assert seen_status == status
+    assert "Traceback" not in seen
+    plain, _ = finish(terminal(*arguments, NO_COLOR="1"))
+    assert "\x1b" not in plain
+    if verb not in ("run", "auth-test"):
+        assert "\x1b[" in seen
+    # The same words in both.
+    assert piped.stdout.split()[0] in seen
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_json_of_verb(verb: str, exported: str) -> None:
+    arguments, status = words(verb, exported)
+    result = run(*arguments, "--json")
+    assert result.returncode == status, result.stderr
+    validated(result.stdout, verb)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_and_usage_of_verb(verb: str, exported: str) -> None:
+    arguments, _ = words(verb, exported)
+    assert run(*arguments, "--help").stdout.startswith("usage: virt-sanlock-helper ")
+    wrong = run(*arguments, "--no-such-option")
+    assert (wrong.returncode, "usage: " in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("extra", ["", "--json", "--help"])
+def test_a_pipe_that_breaks(verb: str, extra: str, exported: str) -> None:
+    arguments, _ = words(verb, exported)
+    command = [COMMAND, *arguments, *([extra] if extra else [])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        # As `| head -1` does that has seen enough: closed before the output is there.
+        process.stdout.close()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert "Traceback" not in errors
+    assert "pipe" not in errors.lower()
+    # What a shell gives for a program that SIGPIPE ended.
+    assert process.returncode == 141
+
+
+def test_a_full_disk_is_a_failure_that_is_told() -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [COMMAND, "auth", "check", URI], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (result.returncode, result.stderr) == (
+        1,
+        "virt-sanlock-helper: write the output: No space left on device\n",
+    )
+
+
+def test_no_stdout_at_all() -> None:
+    result = subprocess.run(
+        ["sh", "-c", f"exec {COMMAND} auth check {URI} >&-"], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_ctrl_c_ends_a_watch() -> None:
+    child = terminal("status", "--connect", URI, "--watch", "0.2")
+    for _ in range(2):
+        child.expect("NAME .*LAST")
+        child.expect("test +running")
+    child.sendintr()
+    output, status = finish(child)
+    assert status == 130
+    assert "Traceback" not in output
+
+
+def test_a_watch_that_is_piped_is_one_document_a_line() -> None:
+    command = [COMMAND, "status", "--connect", URI, "--watch", "0.1", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            validated(process.stdout.readline(), "status")
+        process.terminate()
+
+
+def test_run_asks_and_takes_no_for_an_answer() -> None:
+    for answer in ("n", "", "maybe"):
+        child = terminal("run", "--connect", URI, "poweroff", "test")
+        child.expect_exact("poweroff test? [y/N] ")
+        child.sendline(answer)
+        output, status = finish(child)
+        assert (status, "nothing was done" in output) == (1, True)
+
+
+def test_run_asks_and_goes_on_after_yes() -> None:
+    child = terminal("run", "--connect", URI, "pause", "test")
+    child.expect_exact("pause test? [y/N] ")
+    child.sendline("y")
+    output, status = finish(child)
+    assert status == 0
+    assert "done after" in output
+    assert "verified paused" in output
+
+
+def test_ctrl_c_at_the_question_does_nothing() -> None:
+    child = terminal("run", "--connect", URI, "poweroff", "test")
+    child.expect_exact("[y/N] ")
+    child.sendintr()
+    output, status = finish(child)
+    assert status == 130
+    assert "Traceback" not in output
+    assert "done after" not in output
+
+
+def test_run_does_not_guess_without_a_terminal() -> None:
+    result = run("run", "--connect", URI, "poweroff", "test")
+    assert result.returncode == 2
+    assert "no terminal to ask at (use --yes)" in result.stderr
+    assert run("run", "--connect", URI, "--yes", "poweroff", "test").returncode == 0
+    # What harms nobody is not asked for.
+    assert run("run", "--connect", URI, "ignore", "test").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["test", UUID, UUID.upper(), "1"])
+def test_a_domain_by_name_uuid_and_id(name: str) -> None:
+    result = run("run", "--connect", URI, "--dry-run", "--json", "pause", name)
+    document = validated(result.stdout, "run")
+    assert document["domain"] == {"name": "test", "uuid": UUID, "state": "running"}
+    assert document["call"][1:] == [URI, UUID, "pause"]
+
+
+@pytest.mark.parametrize("name", ["n\udcffx", "no such", "", "99", UUID[:-1] + "0", "a\nb"])
+@pytest.mark.parametrize("verb", [["run", "--yes", "pause"], ["status"]])
+def test_a_domain_that_is_not_there(verb: list[str], name: str) -> None:
+    result = run(*verb, "--connect", URI, name)
+    assert result.returncode == 1
+    assert "there is no such domain (see virsh list --all)" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_history_tells_the_story(exported: str) -> None:
+    text = run("history", "--journal", exported).stdout
+    assert ": 2 domains" in text
+    assert "test: pause done after 1.07 s: found running, suspended, verified paused" in text
+    assert "no lease held (failed before: 1)\n" in text
+    assert "n\\xff: poweroff FAILED" in text
+    assert "test: recover done after 3.00 s: resumed" in text
+    document = validated(run("history", "--journal", exported, "--json").stdout, "history")
+    (outage,) = document["outages"]
+    assert len(outage["lost"]) == 1
+    first, second = outage["domains"]
+    assert (first["outcome"], first["seconds"], first["failed_tries"]) == ("done", 1.07, 1)
+    assert [event["text"] for event in first["came_back"]] == ["done after 3.00 s: resumed"]
+    assert (second["name"], second["outcome"]) == ("n\\xff", "failed")
+
+
+def test_history_of_one_domain_and_of_a_time(exported: str) -> None:
+    for name in ("test", UUID):
+        document = validated(
+            run("history", "--journal", exported, "--json", "--domain", name).stdout, "history"
+        )
+        assert [domain["name"] for outage in document["outages"] for domain in outage["domains"]] == ["test"]
+    by_id = run("history", "--journal", exported, "--domain", "1", "--connect", URI).stdout
+    assert "test: pause" in by_id
+    assert "poweroff" not in by_id
+    assert run("history", "--journal", exported, "--since", "5s").stdout.startswith("no outage since ")
+    wrong = run("history", "--since", "soon")
+    assert (wrong.returncode, "'soon' is no time" in wrong.stderr) == (2, True)
+    missing = run("history", "--journal", "/missing")
+    assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
+
+
+def test_status_shows_what_happened_last(exported: str) -> None:
+    document = validated(run("status", "--connect", URI, "--journal", exported, "--json").stdout, "status")
+    assert document["domains"][0]["last"]["action"] == "recover"
+
+
+AUTH = "<node><auth><user password='hush'>me</user></auth></node>"
+
+
+def test_auth_goes_step_by_step_and_tells_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "node.xml").write_text(AUTH)
+    uri = f"test://{tmp_path}/node.xml"
+    conf = tmp_path / "auth.conf"
+
+    def both() -> tuple[subprocess.CompletedProcess[str], subprocess.CompletedProcess[str]]:
+        return tuple(  # type: ignore[return-value]
+            run("auth", kind, uri, LIBVIRT_AUTH_FILE=str(conf)) for kind in ("check", "test")
+        )
+
+    conf.write_text("[auth-test-localhost]\ncredentials=a\n[credentials-a]\nusername=me\npassword=hush\n")
+    explained, tried = both()
+    assert (explained.returncode, tried.returncode) == (0, 0)
+    assert f"used    LIBVIRT_AUTH_FILE {conf}" in explained.stdout
+    assert "group [auth-test-localhost]: it is there" in explained.stdout
+    assert "present: username, password" in explained.stdout
+    assert "connected to" in tried.stdout
+
+    conf.write_text("[auth-test-default]\ncredentials=b\n[credentials-a]\nusername=me\npassword=hush\n")
+    explained, tried = both()
+    assert (explained.returncode, tried.returncode) == (1, 1)
+    assert "skipped group [auth-test-localhost]: it is not there" in explained.stdout
+    assert "refers to [credentials-b], which is not there" in explained.stdout
+    assert "[credentials-b]" in tried.stderr
+
+    conf.unlink()
+    explained, tried = both()
+    assert (explained.returncode, tried.returncode) == (1, 1)
+    assert "hush" not in "".join(result.stdout + result.stderr for result in (*both(), explained, tried))
+
+
+def test_check_is_quiet_and_strict(tmp_path: Path) -> None:
+    everything = validated(run("check", "--connect", URI, "--json").stdout, "check")["checks"]
+    quiet = validated(run("check", "--connect", URI, "--json", "--quiet").stdout, "check")["checks"]
+    assert {check["verdict"] for check in quiet} <= {"warn", "fail"}
+    assert len(quiet) < len(everything) >= 25
+    # Whatever could not be looked at here says so; nothing crashed.
+    assert not any("internal error" in check["found"] for check in everything)
+    assert all(check["remedy"] or "not looked at" in check["found"] for check in quiet)
+    lines = run("check", "--connect", URI, "--quiet").stdout.splitlines()
+    assert len(lines) == len(quiet)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The checks on the killpath: pass, warn and fail."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("libvirt")
+
+from sanlock_helper.checks.killpath import (
+    check_arguments,
+    check_killpath,
+    check_modules,
+    check_selinux,
+    registered_arguments,
+)
+from sanlock_helper.inventory import DomainConfig, KnownDomain
+
+ENVIRON = {"PATH": "/usr/bin:/bin"}
+
+
+def script(path: Path, text: str, mode: int = 0o755) -> str:
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+def test_ours_passes_and_gets_sanlocks_environment_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/root")
+    text = '#!/bin/sh\n[ -z "$HOME" ] || exit 3\necho "libvirt_sanlock_helper (virt-sanlock-helper) 1.2"\n'
+    path = script(tmp_path / "helper", text)
+    finding = check_killpath(path, path, ENVIRON, "1.2")
+    assert (finding.verdict, finding.remedy) == ("pass", "")
+    older = check_killpath(path, path, ENVIRON, "1.3")
+    assert older.verdict == "warn"
+    assert "this command is 1.3" in older.found
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "words"),
+    [
+        ("\x7fELF\x02\x01", 0o755, "libvirt's C helper"),
+        ("#!/bin/sh\necho 'other 1.0'\n", 0o755, "another program: other 1.0"),
+        (
+            "#!/bin/sh\necho Traceback >&2\necho 'ImportError: no libvirt' >&2\nexit 1\n",
+            0o755,
+            "ImportError: no",
+        ),
+        ("#!/nowhere/python\n", 0o755, "No such file"),
+        ("#!/bin/sh\n", 0o755, "another program"),
+        ("#!/bin/sh\n", 0o644, "not executable"),
+    ],
+)
+def test_what_is_not_ours_fails(tmp_path: Path, text: str, mode: int, words: str) -> None:
+    path = script(tmp_path / "helper", text, mode)
+    finding = check_killpath("/usr/libexec/libvirt_sanlock_helper", path, ENVIRON)
+    assert finding.verdict == "fail"
+    assert words in finding.found
+    assert "/usr/libexec/libvirt_sanlock_helper" in finding.found
+    assert finding.remedy
+
+
+def test_nothing_at_the_path_fails(tmp_path: Path) -> None:
+    assert check_killpath("/x", str(tmp_path / "missing"), ENVIRON).verdict == "fail"
+
+
+def test_modules_are_imported_with_the_scripts_own_interpreter(tmp_path: Path) -> None:
+    ours = script(tmp_path / "ours", "#!/usr/bin/python3 -ISB\n")
+    assert check_modules(ours, ENVIRON).verdict == "pass"
+    for answer, verdict in (("sanlock: none", "warn"), ("libvirt: none; sanlock: none", "fail")):
+        python = script(tmp_path / "python", f"#!/bin/sh\necho '{answer}'\n")
+        finding = check_modules(script(tmp_path / "helper", f"#!{python}\n"), ENVIRON)
+        assert finding.verdict == verdict
+        assert answer in finding.found
+        assert "install python3-" in finding.remedy
+    broken = script(tmp_path / "python", "#!/bin/sh\nexit 5\n")
+    assert check_modules(script(tmp_path / "helper", f"#!{broken}\n"), ENVIRON).verdict == "fail"
+
+
+def domain(name: str = "vm1") -> KnownDomain:
+    return KnownDomain(name, str(uuid.uuid4()), 1, "running", DomainConfig("poweroff", False, (), (), None))
+
+
+def test_arguments_are_counted_as_libvirt_writes_them() -> None:
+    assert registered_arguments("a b\\c", "u", "pause") == b"a\\ b\\\\c u pause"
+    assert check_arguments([domain()], "qemu:///system", "/x").verdict == "pass"
+    # 127 less the UUID, the action and two blanks.
+    uri = "x" * (127 - 36 - len("poweroff") - 2)
+    assert check_arguments([domain()], uri, "/x").verdict == "pass"
+    finding = check_arguments([domain("long")], f"{uri}x", "/x")
+    assert (finding.verdict, finding.found) == ("fail", "long: 128 bytes")
+    assert check_arguments([], "qemu:///system", "/x" * 64).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("enforce", "label", "verdict"),
+    [
+        (None, None, "pass"),
+        ("1", "system_u:object_r:virt_sanlock_helper_exec_t:s0", "pass"),
+        ("1", "system_u:object_r:bin_t:s0", "fail"),
+        ("0\n", "system_u:object_r:bin_t:s0", "warn"),
+        ("1", None, "warn"),
+    ],
+)
+def test_selinux(enforce: str | None, label: str | None, verdict: str) -> None:
+    assert check_selinux(enforce, label).verdict == verdict

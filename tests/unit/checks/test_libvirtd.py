@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The checks on libvirtd and its authentication: pass, warn and fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("libvirt")
+
+import libvirt_auth
+from sanlock_helper.checks.auth_conf import check_auth_file, check_auth_groups, check_auth_mode
+from sanlock_helper.checks.facts import Attempt
+from sanlock_helper.checks.libvirtd import check_authentication, check_libvirtd, check_limits
+from sanlock_helper.errors import FinalError, PassingError
+
+URI = "qemu:///system"
+
+GOOD = "[auth-libvirt-localhost]\ncredentials=a\n[credentials-a]\nauthname=x\npassword=hush\n"
+
+
+def refused() -> FinalError:
+    error = FinalError("connect", "authentication failed", "compare the credentials")
+    error.__cause__ = libvirt_auth.AuthRefusedError("/etc/libvirt/auth.conf", "refused")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("attempt", "answers", "lets_in"),
+    [
+        (Attempt(0.01, None), "pass", "pass"),
+        (Attempt(3.0, None), "warn", "pass"),
+        (Attempt(0.01, PassingError("connect", "Connection refused")), "fail", "warn"),
+        (Attempt(0.01, refused()), "pass", "fail"),
+    ],
+)
+def test_the_answer_and_the_authentication(attempt: Attempt, answers: str, lets_in: str) -> None:
+    assert check_libvirtd(attempt, "virtqemud", URI).verdict == answers
+    finding = check_authentication(attempt, "sasl", "virtqemud")
+    assert finding.verdict == lets_in
+    if lets_in == "fail":
+        assert finding.remedy == "compare the credentials"
+    if answers == "fail":
+        assert "systemctl start virtqemud.socket" in check_libvirtd(attempt, "virtqemud", URI).remedy
+
+
+def test_limits() -> None:
+    assert check_limits({}, 100, 40).verdict == "pass"
+    low = check_limits({"max_clients": 50}, 100, 40)
+    assert (low.verdict, low.remedy) == ("warn", "raise max_clients to 120")
+    assert check_limits({"max_client_requests": 1}, 1, 40).remedy == "raise max_client_requests to 5"
+    late = check_limits({"max_workers": 1}, 200, 40)
+    assert late.verdict == "fail"
+    assert "50.0 s, there are 40" in late.found
+    assert check_limits({"max_workers": "many"}, 1, 40).verdict == "fail"
+
+
+@pytest.fixture
+def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """No file of this machine's."""
+    monkeypatch.setattr("libvirt_auth.files.SYSTEM_FILE", str(tmp_path / "etc.conf"))
+    return {"HOME": str(tmp_path)}
+
+
+def test_the_file_in_force(environ: dict[str, str], tmp_path: Path) -> None:
+    assert check_auth_file(URI, environ).found == "none"
+    (tmp_path / "etc.conf").write_text(GOOD)
+    assert check_auth_file(URI, environ).verdict == "pass"
+    users = tmp_path / ".config/libvirt"
+    users.mkdir(parents=True)
+    (users / "auth.conf").write_text(GOOD)
+    finding = check_auth_file(URI, environ)
+    assert finding.verdict == "warn"
+    assert finding.found == f"{users}/auth.conf is in force and hides {tmp_path}/etc.conf"
+    forced = check_auth_file(URI, {**environ, "LIBVIRT_AUTH_FILE": "/missing"})
+    assert (forced.verdict, forced.remedy) == ("fail", "correct LIBVIRT_AUTH_FILE, which names it")
+    # A link to the very same file hides nothing.
+    (users / "auth.conf").unlink()
+    (users / "auth.conf").symlink_to(tmp_path / "etc.conf")
+    assert check_auth_file(URI, environ).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "verdict", "words"),
+    [
+        (GOOD, True, "pass", "authname, password"),
+        (GOOD.replace("password=hush\n", ""), True, "fail", "without password"),
+        (GOOD.replace("password=hush\n", ""), False, "warn", "without password"),
+        (GOOD.replace("localhost", "otherhost"), True, "fail", "no group for it"),
+        (GOOD.replace("localhost", "otherhost"), False, "pass", "asks for none"),
+        (
+            GOOD.replace("[credentials-a]", "[credentials-b]"),
+            True,
+            "fail",
+            "[credentials-a], which is not there",
+        ),
+        (f"{GOOD}oops\n", True, "fail", ":6: neither"),
+        (f"{GOOD}oops\n", False, "warn", ":6: neither"),
+    ],
+)
+def test_groups(
+    environ: dict[str, str], tmp_path: Path, text: str, asked: bool, verdict: str, words: str
+) -> None:
+    (tmp_path / "etc.conf").write_text(text)
+    finding = check_auth_groups(URI, environ, asked)
+    assert finding.verdict == verdict
+    assert words in finding.found
+    assert "hush" not in str(finding)
+    assert bool(finding.remedy) == (verdict != "pass")
+
+
+def test_no_file_where_one_is_asked_for(environ: dict[str, str]) -> None:
+    assert check_auth_groups(URI, environ, asked=True).verdict == "fail"
+    assert check_auth_groups(URI, environ, asked=False).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("mode", "verdict"), [(0o600, "pass"), (0o640, "warn"), (0o644, "fail"), (0o602, "fail")]
+)
+def test_mode(tmp_path: Path, mode: int, verdict: str) -> None:
+    path = tmp_path / "auth.conf"
+    path.touch()
+    path.chmod(mode)
+    assert check_auth_mode(str(path)).verdict == verdict
+    assert check_auth_mode(None).verdict == "pass"

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The checks on configuration and on the sanlock daemon: pass, warn and fail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("libvirt")
+
+from sanlock_helper.checks.configuration import check_host_id, check_io_timeout, check_lock_manager
+from sanlock_helper.checks.facts import LockConf, make_lock_conf
+from sanlock_helper.checks.sanlock import (
+    Slot,
+    check_clock,
+    check_fire_timeout,
+    check_grace,
+    check_lockspace,
+    check_running,
+    check_unique,
+    check_watchdog,
+    clock_of,
+    parse_dump,
+)
+from sanlock_helper.clock import Clock
+from sanlock_helper.errors import FinalError
+from sanlock_helper.sanlock_status import Lockspace, SanlockStatus
+
+CONF = LockConf(True, 1, 0, "/var/lib/libvirt/sanlock", None, None)
+SPACE = Lockspace(
+    "__LIBVIRT__DISKS__", 1, "/var/lib/libvirt/sanlock/__LIBVIRT__DISKS__", 0, {"io_timeout": "10"}
+)
+
+
+def status(*spaces: Lockspace, **daemon: str) -> SanlockStatus:
+    return SanlockStatus({"our_host_name": "host1", "version_str": "3.9.5", **daemon}, spaces, ())
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [("sanlock", "pass"), ("lockd", "fail"), (None, "fail"), ("nop", "fail")]
+)
+def test_lock_manager(value: str | None, verdict: str) -> None:
+    assert check_lock_manager(value, "libvirtd").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("number", "joined", "verdict"),
+    [
+        (1, None, "pass"),
+        (2000, None, "pass"),
+        (0, None, "fail"),
+        (2001, None, "fail"),
+        (1, 1, "pass"),
+        (2, 1, "warn"),
+    ],
+)
+def test_host_id(number: int, joined: int | None, verdict: str) -> None:
+    space = replace(SPACE, host_id=joined) if joined else None
+    assert check_host_id(replace(CONF, host_id=number), space).verdict == verdict
+    assert check_host_id(replace(CONF, host_id=number, auto_disk_leases=False), space).verdict == "pass"
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(0, "pass"), (10, "pass"), (20, "warn")])
+def test_io_timeout(seconds: int, verdict: str) -> None:
+    assert check_io_timeout(replace(CONF, io_timeout=seconds), SPACE).verdict == verdict
+    assert check_io_timeout(replace(CONF, io_timeout=seconds), None).verdict == "pass"
+
+
+def test_a_setting_of_a_wrong_type_is_an_error_that_names_it() -> None:
+    for values in ({"host_id": "1"}, {"auto_disk_leases": 2}, {"host_id": -1}, {"user": 5}):
+        with pytest.raises(FinalError, match=f"qemu-sanlock.conf: {next(iter(values))}"):
+            make_lock_conf(values)
+
+
+def test_running() -> None:
+    assert check_running(status()).found == "sanlock 3.9.5 runs"
+
+
+@pytest.mark.parametrize(("grace", "verdict"), [("40", "pass"), ("10", "warn"), ("0", "fail"), ("", "warn")])
+def test_grace(grace: str, verdict: str) -> None:
+    assert check_grace(status(kill_grace_seconds=grace)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("used", "words", "wdmd", "verdict"),
+    [
+        ("1", [], True, "pass"),
+        ("1", [], False, "fail"),
+        ("0", ["sanlock", "daemon", "-w", "0"], False, "pass"),
+        ("0", ["sanlock", "daemon", "-w0"], False, "pass"),
+        ("0", ["sanlock", "daemon"], False, "warn"),
+        ("", [], True, "warn"),
+    ],
+)
+def test_watchdog(used: str, words: list[str], wdmd: bool, verdict: str) -> None:
+    assert check_watchdog(status(use_watchdog=used), words, wdmd).verdict == verdict
+
+
+@pytest.mark.parametrize(("fire", "verdict"), [("60", "pass"), ("", "pass"), ("30", "warn"), ("29", "fail")])
+def test_fire_timeout(fire: str, verdict: str) -> None:
+    assert check_fire_timeout(status(watchdog_fire_timeout=fire)).verdict == verdict
+
+
+def test_the_clock_of_the_defaults_is_that_of_the_readme() -> None:
+    clock = clock_of(status(), CONF)
+    assert clock == Clock(10, 40, 60)
+    finding = check_clock(clock, watchdog=True)
+    assert finding.verdict == "pass"
+    for words in ("warning 60 s", "lost 80 s", "SIGKILL 120 s", "reset 130 to 139 s", "another host 140 s"):
+        assert words in finding.found
+
+
+@pytest.mark.parametrize(
+    ("grace", "fire", "watchdog", "verdict"),
+    [(40, 60, False, "pass"), (55, 60, True, "warn"), (55, 60, False, "pass"), (60, 60, False, "fail")],
+)
+def test_clock(grace: int, fire: int, watchdog: bool, verdict: str) -> None:
+    assert check_clock(Clock(10, grace, fire), watchdog).verdict == verdict
+
+
+def test_the_joined_lockspace_counts_for_the_clock() -> None:
+    space = replace(SPACE, values={"io_timeout": "3"})
+    assert clock_of(status(space, kill_grace_seconds="7"), CONF) == Clock(3, 7, 60)
+
+
+def test_lockspace() -> None:
+    assert check_lockspace(status(SPACE), CONF, "libvirtd").verdict == "pass"
+    assert check_lockspace(status(), CONF, "libvirtd").verdict == "fail"
+    other = replace(SPACE, name="other")
+    assert check_lockspace(status(other), CONF, "libvirtd").verdict == "fail"
+    assert check_lockspace(status(other), replace(CONF, auto_disk_leases=False), "libvirtd").verdict == "pass"
+    failing = replace(SPACE, values={"renewal_last_result": "-90"})
+    assert check_lockspace(status(failing), CONF, "libvirtd").verdict == "warn"
+    lost = replace(SPACE, values={"killing_pids": "1"})
+    assert check_lockspace(status(lost), CONF, "libvirtd").verdict == "fail"
+
+
+DUMP = """\
+  offset    lockspace    resource  timestamp  own  gen lver
+00000000                   __LIBVIRT__DISKS__    host1 0000002633 0001 0001
+00000512                   __LIBVIRT__DISKS__    host2 0000000000 0002 0003
+"""
+
+
+def test_a_dump_is_read() -> None:
+    assert parse_dump(DUMP) == {1: Slot("host1", 2633), 2: Slot("host2", 0)}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        ({}, {}, "pass"),
+        ({1: Slot("host2", 0)}, {}, "pass"),
+        ({1: Slot("host1", 5)}, {1: Slot("host1", 5)}, "pass"),
+        ({1: Slot("host2", 5)}, {1: Slot("host2", 5)}, "warn"),
+        ({1: Slot("host2", 5)}, {1: Slot("host2", 25)}, "fail"),
+    ],
+)
+def test_unique(first: dict[int, Slot], second: dict[int, Slot], verdict: str) -> None:
+    slept: list[float] = []
+    looks = iter((first, second))
+    assert check_unique(status(), CONF, lambda: next(looks), slept.append).verdict == verdict
+    # One renewal comes every 2 * io_timeout.
+    assert slept in ([], [21])
+
+
+def test_a_joined_host_id_is_not_looked_up_on_storage() -> None:
+    def never() -> dict[int, Slot]:
+        raise AssertionError
+
+    assert check_unique(status(SPACE), CONF, never).verdict == "pass"
+    assert check_unique(status(), replace(CONF, auto_disk_leases=False), never).verdict == "pass"

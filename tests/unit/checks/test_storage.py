@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The checks on the lease directory, the leases and the rest of the host: pass, warn and fail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("libvirt")
+
+from sanlock_helper.checks import system
+from sanlock_helper.checks.facts import LockConf
+from sanlock_helper.checks.lease_dir import (
+    MIB,
+    Identity,
+    Mount,
+    Owner,
+    check_owner,
+    check_room,
+    check_root_squash,
+    check_shared,
+    identity_of,
+    mount_of,
+)
+from sanlock_helper.checks.leases import check_disk_paths, check_leases, lease_name, missing_leases
+from sanlock_helper.clock import Clock
+from sanlock_helper.inventory import Disk, DomainConfig, KnownDomain
+from sanlock_helper.sanlock_status import HeldLease, SanlockStatus
+
+DIR = "/var/lib/libvirt/sanlock"
+CONF = LockConf(True, 1, 0, DIR, None, None)
+NFS = Mount(DIR, "nfs4", "server:/export")
+EXT4 = Mount("/", "ext4", "/dev/sda1")
+
+MOUNTINFO = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+23 22 0:5 / /run rw,nosuid - tmpfs tmpfs rw,mode=755
+24 22 0:44 / /var/lib/libvirt/sanlock rw - nfs4 server:/export\040one rw,vers=4.2
+25 22 0:45 / /var/lib/libvirt/sanlock-old rw - xfs /dev/sdb1 rw
+"""
+
+
+def test_the_mount_of_a_path() -> None:
+    assert mount_of(f"{DIR}/x", MOUNTINFO) == Mount(DIR, "nfs4", "server:/export one")
+    assert mount_of("/var/lib/libvirt", MOUNTINFO).fstype == "ext4"
+    assert mount_of("/run/virt-sanlock-helper", MOUNTINFO).fstype == "tmpfs"
+    again = f"{MOUNTINFO}26 22 0:46 / {DIR} rw - gfs2 /dev/vg/lv rw\n"
+    assert mount_of(DIR, again).fstype == "gfs2"
+
+
+def test_shared() -> None:
+    assert check_shared(DIR, True, NFS).verdict == "pass"
+    assert check_shared(DIR, True, EXT4).verdict == "warn"
+    assert check_shared(DIR, False, NFS).verdict == "fail"
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(100, "pass"), (15, "warn"), (9, "fail")])
+def test_room(free: int, verdict: str) -> None:
+    assert check_room(DIR, free * MIB, 10, MIB).verdict == verdict
+    # With 4 KiB sectors a lease has 8 MiB.
+    assert check_room(DIR, free * 8 * MIB, 10, 8 * MIB).verdict == verdict
+
+
+ROOT = Identity(0, frozenset({0}))
+SANLOCK = Identity(179, frozenset({179}))
+
+
+@pytest.mark.parametrize(
+    ("folder", "lockspace", "daemon", "verdict"),
+    [
+        (Owner(DIR, 0, 0, 0o700), Owner("f", 0, 0, 0o600), ROOT, "pass"),
+        (Owner(DIR, 0, 0, 0o755), Owner("f", 0, 179, 0o660), SANLOCK, "pass"),
+        (Owner(DIR, 0, 0, 0o755), Owner("f", 0, 0, 0o600), SANLOCK, "fail"),
+        (Owner(DIR, 0, 0, 0o700), Owner("f", 0, 179, 0o660), SANLOCK, "fail"),
+        (Owner(DIR, 0, 0, 0o755), None, SANLOCK, "pass"),
+        (Owner(DIR, 0, 0, 0o700), Owner("f", 5, 0, 0o600), ROOT, "warn"),
+        (Owner(DIR, 0, 0, 0o777), Owner("f", 0, 0, 0o600), ROOT, "warn"),
+    ],
+)
+def test_owner(folder: Owner, lockspace: Owner | None, daemon: Identity, verdict: str) -> None:
+    assert check_owner(CONF, folder, lockspace, daemon).verdict == verdict
+
+
+def test_an_account_that_is_not_there() -> None:
+    for conf in (replace(CONF, user="no such user"), replace(CONF, group="no such group")):
+        assert check_owner(conf, Owner(DIR, 0, 0, 0o700), None, ROOT).verdict == "fail"
+    numeric = replace(CONF, user="+179", group="179")
+    assert check_owner(numeric, Owner(DIR, 0, 0, 0o700), Owner("f", 179, 179, 0o660), ROOT).verdict == "pass"
+
+
+def test_who_the_daemon_is() -> None:
+    text = "Name:\tsanlock\nUid:\t179\t179\t179\t179\nGid:\t179\t179\t179\t179\nGroups:\t6 36 179 \n"
+    assert identity_of(text) == Identity(179, frozenset({6, 36, 179}))
+
+
+def test_root_squash() -> None:
+    conf = replace(CONF, user="sanlock")
+    assert check_root_squash(conf, EXT4, None).verdict == "pass"
+    assert check_root_squash(CONF, NFS, None).verdict == "pass"
+    assert check_root_squash(conf, NFS, None).verdict == "warn"
+    assert check_root_squash(conf, NFS, Owner("f", 179, 179, 0o660)).verdict == "pass"
+    squashed = check_root_squash(conf, NFS, Owner("f", 65534, 65534, 0o660))
+    assert (squashed.verdict, squashed.remedy) == ("fail", "export server:/export with no_root_squash")
+
+
+def vm(*paths: str, kind: str = "file", state: str = "running", readonly: bool = False) -> KnownDomain:
+    disks = tuple(Disk(path, kind, readonly, False) for path in paths)
+    return KnownDomain("vm1", "uuid", 1, state, DomainConfig("pause", False, disks, (), 77))
+
+
+def held(*names: str) -> SanlockStatus:
+    leases = tuple(HeldLease("__LIBVIRT__DISKS__", name, f"{DIR}/{name}", 0, 77) for name in names)
+    return SanlockStatus({}, (), leases)
+
+
+def test_a_lease_is_named_as_libvirts_page_says() -> None:
+    assert lease_name("/var/lib/libvirt/images/demo.img") == "bfa0240911bc17753e0b473688822159"
+
+
+def test_leases() -> None:
+    name = lease_name("/a.img")
+    assert check_leases([vm("/a.img")], CONF, held(name), [name]).verdict == "pass"
+    not_held = check_leases([vm("/a.img")], CONF, held(), [name])
+    assert (not_held.verdict, not_held.found) == ("fail", f"vm1: {name} of /a.img is not held")
+    assert "is not there" in check_leases([vm("/a.img")], CONF, held(name), []).found
+    assert check_leases([vm("/a.img", state="paused")], CONF, held(), [name]).verdict == "pass"
+    assert check_leases([vm("/a.img", readonly=True)], CONF, held(), []).verdict == "pass"
+    assert check_leases([vm("/a.img")], replace(CONF, auto_disk_leases=False), held(), []).verdict == "pass"
+    assert missing_leases([vm("/a.img", "/b.img")], [name]) == {lease_name("/b.img")}
+
+
+def test_explicit_leases_are_expected_as_well() -> None:
+    config = DomainConfig("pause", False, (), (("space", "key"),), 77)
+    domain = KnownDomain("vm1", "uuid", 1, "running", config)
+    assert "key of lease key is not held" in check_leases([domain], CONF, held(), []).found
+    status = SanlockStatus({}, (), (HeldLease("space", "key", "/x", 0, 77),))
+    assert check_leases([domain], CONF, status, []).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "verdict"),
+    [
+        ("/dev/disk/by-path/ip-1", "block", "pass"),
+        ("/dev/disk/by-id/wwn-1", "block", "pass"),
+        ("/dev/vg/volume", "block", "pass"),
+        ("/dev/mapper/mpatha", "block", "warn"),
+        ("/dev/mapper/360a98000", "block", "pass"),
+        ("/dev/sdb", "block", "fail"),
+        ("/dev/nvme0n1p2", "block", "fail"),
+        ("/dev/dm-3", "block", "fail"),
+        ("/dev/sdb", "file", "pass"),
+    ],
+)
+def test_disk_paths(path: str, kind: str, verdict: str) -> None:
+    assert check_disk_paths([vm(path, kind=kind)]).verdict == verdict
+
+
+RUN = Mount("/run", "tmpfs", "tmpfs")
+
+
+def test_runtime_dir() -> None:
+    path = "/run/virt-sanlock-helper"
+    assert system.check_runtime_dir(path, Owner(path, 0, 0, 0o700), RUN).verdict == "pass"
+    assert system.check_runtime_dir(path, Owner(path, 0, 0, 0o755), RUN).verdict == "warn"
+    assert system.check_runtime_dir(path, None, RUN).verdict == "warn"
+    assert system.check_runtime_dir(path, Owner(path, 0, 0, 0o777), RUN).verdict == "fail"
+    assert system.check_runtime_dir(path, Owner(path, 5, 0, 0o700), RUN).verdict == "fail"
+    assert system.check_runtime_dir(path, Owner(path, 0, 0, 0o700), EXT4).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("config", "verdict"),
+    [
+        (None, "pass"),
+        ("defaults {\n}\n", "pass"),
+        ("defaults {\n  no_path_retry fail\n}\n", "pass"),
+        ("defaults {\n  no_path_retry 4\n}\n", "pass"),
+        ('defaults {\n  polling_interval 10\n  no_path_retry "8"\n}\n', "warn"),
+        ("defaults {\n no_path_retry 2\n}\noverrides {\n no_path_retry 16\n}\n", "warn"),
+        ("defaults {\n no_path_retry queue\n}\n", "fail"),
+        ("defaults {\n # no_path_retry queue\n}\n", "pass"),
+    ],
+)
+def test_multipath(config: str | None, verdict: str) -> None:
+    finding = system.check_multipath(config, Clock(10, 40, 60))
+    assert finding.verdict == verdict
+    assert (("no_path_retry 15" in finding.remedy) or ("no_path_retry 7" in finding.remedy)) == (
+        verdict != "pass"
+    )
+
+
+@pytest.mark.parametrize(
+    ("states", "verdict"),
+    [
+        ({"a.path": "enabled", "a.service": "static"}, "pass"),
+        ({"a.path": "disabled", "a.service": "enabled"}, "warn"),
+        ({"a.path": "not-found"}, "fail"),
+        (None, "warn"),
+    ],
+)
+def test_recovery_units(states: dict[str, str] | None, verdict: str) -> None:
+    assert system.check_recovery_units(states).verdict == verdict
+
+
+def test_cleanup(tmp_path: Path) -> None:
+    def look() -> str:
+        return system.check_cleanup(system.schedules(tmp_path, tmp_path, tmp_path)).verdict
+
+    assert look() == "warn"
+    (tmp_path / "cron.d").mkdir()
+    (tmp_path / "cron.d/x").write_text("# 0 3 * * 0 root virt-sanlock-cleanup\n")
+    assert look() == "warn"
+    (tmp_path / "cron.weekly").mkdir()
+    (tmp_path / "cron.weekly/clean").symlink_to("/usr/sbin/virt-sanlock-cleanup")
+    assert look() == "pass"
+    (tmp_path / "cron.weekly/clean").unlink()
+    wants = tmp_path / "systemd/system/timers.target.wants"
+    wants.mkdir(parents=True)
+    (tmp_path / "systemd/system/clean.service").write_text("[Service]\nExecStart=virt-sanlock-cleanup\n")
+    assert look() == "pass"

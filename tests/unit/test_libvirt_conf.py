@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""libvirt's configuration files, one annotated example of every rule."""
+
+from __future__ import annotations
+
+import pytest
+
+from sanlock_helper.libvirt_conf import ConfSyntaxError, Value, parse_conf
+
+pytestmark = pytest.mark.pure
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("", {}),
+        ("# host_id = 1\n", {}),
+        ("host_id = 1\n", {"host_id": 1}),
+        ("host_id=-1", {"host_id": -1}),
+        ("  host_id\t=\t1  # why\n", {"host_id": 1}),
+        ("a = 1; b = 2\n", {"a": 1, "b": 2}),
+        ("a = 1\na = 2\n", {"a": 2}),
+        ('a = "x\'y"\n', {"a": "x'y"}),
+        ("a = 'x\"y # z'\n", {"a": 'x"y # z'}),
+        ('a = """x\n"y" """\nb = 1\n', {"a": 'x\n"y" ', "b": 1}),
+        ('a = "back\\slash"\n', {"a": "back\\slash"}),
+        ("a = [ ]\n", {"a": []}),
+        ('a = [ "x",\n  2,\n]\n', {"a": ["x", 2]}),
+        ("a = 1\r\nb = 2\r\n", {"a": 1, "b": 2}),
+    ],
+)
+def test_accepted(text: str, values: dict[str, Value]) -> None:
+    assert parse_conf(text) == values
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "reason"),
+    [
+        ("a = 1\nhost_id\n", 2, "expecting an assignment"),
+        ("= 1\n", 1, "expecting a name"),
+        ("a =\n", 1, "expecting a value"),
+        ("a = sanlock\n", 1, "expecting a value"),
+        ('# c\na = "x\n', 2, "unterminated string"),
+        ("a = 1 2\n", 1, "expecting a separator"),
+        ("a = [ 1 2 ]\n", 1, "list is not closed with ]"),
+        ("a = [ 1,\n", 2, "expecting a value"),
+    ],
+)
+def test_refused_with_its_line(text: str, line: int, reason: str) -> None:
+    with pytest.raises(ConfSyntaxError) as caught:
+        parse_conf(text)
+    assert (caught.value.line, caught.value.reason) == (line, reason)
