@@ -3,6 +3,8 @@
 # make demo   all four actions on libvirt's embedded test driver, state shown before and after
 # make test   the whole suite, on a real sanlock, libvirtd and QEMU
 # make bench  one call, and storms of calls, beside libvirt's C helper
+# make rpm    the RPMs, in dist/;  make srpm: the source RPM
+# make install DESTDIR= PREFIX=/usr/local
 #
 # The first two install what is missing, with apt or dnf, and do so once.
 
@@ -15,7 +17,14 @@ BIN := $(VENV)/bin
 REQUIRE ?= 0
 export SANLOCK_HELPER_REQUIRE = $(REQUIRE)
 
-.PHONY: all demo test unit integration e2e bench lint pure man dependencies clean
+PREFIX ?= /usr/local
+DESTDIR ?=
+# rpmbuild's work, and what comes out of it.
+DIST := dist
+# Options for rpmbuild: --nodeps where the distribution's packages are no RPMs.
+RPMBUILD_OPTIONS ?= $(shell rpm -q rpm >/dev/null 2>&1 || echo --nodeps)
+
+.PHONY: all demo test unit integration e2e packaging bench lint pure man dependencies clean source srpm rpm install
 
 all: test
 
@@ -37,7 +46,7 @@ test: $(VENV)/.done lint pure man
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-unit integration e2e: $(VENV)/.done
+unit integration e2e packaging: $(VENV)/.done
 	$(BIN)/pytest -n 3 tests/$@
 
 lint: $(VENV)/.done
@@ -60,6 +69,24 @@ man: $(VENV)/.done
 bench: $(VENV)/.done
 	@$(PYTHON) -m tests.bench.one_call
 	@$(PYTHON) -m tests.bench.storms
+
+install:
+	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PYTHON='$(PYTHON)' packaging/install
+
+source:
+	@packaging/make-source $(DIST)
+
+srpm: source
+	rpmbuild -bs $(RPMBUILD_OPTIONS) --define '_topdir $(CURDIR)/$(DIST)/rpmbuild' \
+	    --define '_sourcedir $(CURDIR)/$(DIST)' --define '_srcrpmdir $(CURDIR)/$(DIST)' \
+	    $(DIST)/virt-sanlock-helper.spec
+
+# The unit tests of %check run with the tools of the virtual environment, where rpm does not know python3-pytest.
+rpm: source $(VENV)/.done
+	rpmbuild -ba $(RPMBUILD_OPTIONS) --define '_topdir $(CURDIR)/$(DIST)/rpmbuild' \
+	    --define '_sourcedir $(CURDIR)/$(DIST)' --define '_srcrpmdir $(CURDIR)/$(DIST)' \
+	    --define '_rpmdir $(CURDIR)/$(DIST)' --define 'check_python $(CURDIR)/$(BIN)/python' \
+	    $(DIST)/virt-sanlock-helper.spec
 
 clean:
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

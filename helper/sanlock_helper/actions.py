@@ -6,15 +6,16 @@ Success is a state that was looked at after the call; a state that cannot be rea
 
 from __future__ import annotations
 
-import _thread
-from _queue import Empty, SimpleQueue
 from typing import Any, Callable
 
 import libvirt
 
 from . import leases
+from .bounded import bounded
 from .connection import failure, is_no_domain
 from .errors import FinalError, GivenUpError, HelperError, PassingError
+from .notes import XML_SECONDS, Notes
+from .record import Record
 
 # virsh's words for virDomainState.
 _STATES = {
@@ -31,8 +32,13 @@ _STATES = {
 # The id of a domain that is not active.
 _OFF = -1
 
-# How long the XML of a transient domain may take; it is read before the poweroff.
-XML_SECONDS = 3.0
+# States of a domain that somebody uses.  One that was paused or going off before is not brought back.
+_IN_USE = (
+    libvirt.VIR_DOMAIN_NOSTATE,
+    libvirt.VIR_DOMAIN_RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED,
+)
 
 
 class Outcome:
@@ -68,6 +74,8 @@ class Progress:
         "found",
         "name",
         "note_run",
+        "noted",
+        "recorded",
         "run",
         "safe",
         "start_error",
@@ -88,6 +96,9 @@ class Progress:
         self.xml: str | None = None
         # Why there is none, where one is needed.
         self.xml_missing = ""
+        # Whether what recovery needs was taken down, or was tried to be; and whether there is a record.
+        self.noted = False
+        self.recorded = False
         # Why the one try to start again failed.
         self.start_error = ""
         # The tries that are inside a call which changes the domain.
@@ -104,12 +115,19 @@ class Try:
         progress: Progress,
         given_up: Callable[[], bool],
         pid: int | None = None,
+        notes: Notes | None = None,
+        uri: str = "",
     ) -> None:
-        """GIVEN_UP says whether nobody waits for this try any more; PID held the leases, when it is known."""
+        """GIVEN_UP says whether nobody waits for this try any more; PID held the leases, when it is known.
+
+        NOTES takes down what recovery needs, for a CONNECTION that was opened as URI.
+        """
         self.connection = connection
         self.uuid = uuid
         self.progress = progress
         self.pid = pid
+        self.notes = notes
+        self.uri = uri
         self._given_up = given_up
         self.domain: Any = None
 
@@ -167,12 +185,19 @@ class Try:
 
 def poweroff(this: Try) -> Outcome:
     """Destroy the domain without grace; the goal is that the run which lost its leases is over."""
+    return _poweroff(this, "poweroff")
+
+
+def _poweroff(this: Try, action: str) -> Outcome:
     progress = this.progress
     run = this.look()
     if not _still_runs(this, run):
         progress.found = progress.found or "off"
         return this.outcome(_why_over(run))
-    progress.found = progress.found or state_name(this.state())
+    state = this.state()
+    progress.found = progress.found or state_name(state)
+    if action == "restart" or state in _IN_USE:
+        _note(this, action)
     try:
         this.change("destroy the domain", "destroyed", this.domain.destroy)
     except (PassingError, FinalError) as error:
@@ -194,11 +219,9 @@ def restart(this: Try) -> Outcome:
     Safety rests on the poweroff alone: an Outcome that is not reached means that the domain is off.
     """
     progress = this.progress
-    if _still_runs(this, this.look()):
-        _save_transient_xml(this)
-    off = poweroff(this)
+    off = _poweroff(this, "restart")
     if _runs_again(this, this.look()):
-        return this.outcome("running again")
+        return _restarted(this)
     if progress.start_error:
         return _not_started(this, off, progress.start_error)
     if progress.calling:
@@ -212,7 +235,7 @@ def restart(this: Try) -> Outcome:
     except (PassingError, FinalError) as error:
         progress.start_error = str(error)
     if _runs_again(this, this.look()):
-        return this.outcome("running again")
+        return _restarted(this)
     return _not_started(this, off, progress.start_error or "it was off again after the start")
 
 
@@ -225,6 +248,8 @@ def pause(this: Try) -> Outcome:
     state = this.state()
     progress.found = progress.found or state_name(state)
     if state != libvirt.VIR_DOMAIN_PAUSED:
+        if state in _IN_USE:
+            _note(this, "pause")
         try:
             this.change("suspend the domain", "suspended", this.domain.suspend)
         except (PassingError, FinalError) as error:
@@ -261,28 +286,44 @@ def _leases_given_up(this: Try) -> tuple[str, str]:
     return "paused, no lease held", ""
 
 
-def _save_transient_xml(this: Try) -> None:
-    """Keep the XML of a transient domain, which is gone from libvirt once it is off.
+def _note(this: Try, action: str) -> None:
+    """Take down what recovery needs, once, before the domain is touched.
 
-    The wait is bounded, and a failure is only noted: the poweroff must not suffer from it.
+    Every wait in here is bounded, and a failure is only noted: the virtual machine's safety must not suffer.
     """
-    answers: SimpleQueue[str | None] = SimpleQueue()
-    domain, progress = this.domain, this.progress
+    progress = this.progress
+    if progress.noted:
+        return
+    progress.noted = True
+    if action == "restart" or (action == "poweroff" and this.notes is not None):
+        _save_transient_xml(this)
+    if this.notes is not None:
+        run = _OFF if progress.run is None else progress.run
+        record = Record(this.uuid, progress.name, this.uri, action, progress.found, run)
+        record.xml = progress.xml or ""
+        progress.recorded = this.notes.write(record, this.pid or leases.qemu_pid(progress.name))
 
-    def ask() -> None:
+
+def _save_transient_xml(this: Try) -> None:
+    """Keep the XML of a transient domain, which is gone from libvirt once it is off."""
+    domain, progress, notes = this.domain, this.progress, this.notes
+    seconds = notes.xml_seconds if notes else XML_SECONDS
+
+    def ask() -> str | None:
         flags = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
-        try:
-            answers.put(None if domain.isPersistent() else domain.XMLDesc(flags))
-        except libvirt.libvirtError as error:
-            progress.xml_missing = str(failure("read the domain's XML", error))
-            answers.put(None)
+        return None if domain.isPersistent() else str(domain.XMLDesc(flags))
 
     progress.xml_missing = ""
-    _thread.start_new_thread(ask, ())
+    came = True
     try:
-        progress.xml = answers.get(timeout=XML_SECONDS)
-    except Empty:
-        progress.xml_missing = f"libvirtd did not give its XML within {XML_SECONDS:.0f} s"
+        progress.xml = bounded(ask, seconds)
+    except libvirt.libvirtError as error:
+        progress.xml_missing = str(failure("read the domain's XML", error))
+    except TimeoutError:
+        progress.xml_missing = f"libvirtd did not give its XML within {seconds:g} s"
+        came = False
+    if notes:
+        notes.xml_came(came)
 
 
 def _starter(this: Try) -> Callable[[], Any] | None:
@@ -298,8 +339,17 @@ def _starter(this: Try) -> Callable[[], Any] | None:
     return create
 
 
+def _restarted(this: Try) -> Outcome:
+    if this.progress.recorded and this.notes is not None:
+        this.notes.drop(this.uuid)
+    return this.outcome("running again")
+
+
 def _not_started(this: Try, off: Outcome, why: str) -> Outcome:
-    return this.outcome(off.verified, f"the VM is safe, but was not started again: {why}", reached=False)
+    note = f"the VM is safe, but was not started again: {why}"
+    if this.progress.recorded:
+        note += "; recovery (virt-sanlock-helper recover) starts it once its leases can be had"
+    return this.outcome(off.verified, note, reached=False)
 
 
 def _nothing_to_pause(this: Try, run: int | None) -> Outcome:

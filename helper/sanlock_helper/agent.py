@@ -18,6 +18,7 @@ from .cases import Case, Cases, Running
 from .connections import Connections
 from .errors import FinalError, GivenUpError, HelperError, PassingError
 from .journal import Journal
+from .notes import Notes
 from .requests import DONE, TELLING, Receipt, Request, Spool, SpoolError
 
 # Tries at a time: libvirtd has 20 ordinary workers and 5 for high-priority calls (libvirtd.conf).
@@ -51,13 +52,16 @@ class Agent:
         wall: Callable[[], float] = time.time,
         start_thread: Callable[[Callable[..., object], tuple[Any, ...]], object] = _thread.start_new_thread,
         answers: Answers | None = None,
+        notes: Notes | None = None,
     ) -> None:
         """CONNECT opens a URI (see connection.connect); CLOCK is monotonic, WALL the time of day.
 
-        START_THREAD runs a try, ANSWERS brings what it found; tests replace both to do without time.
+        NOTES takes down what recovery needs.  START_THREAD runs a try, ANSWERS brings what it found; tests
+        replace both to do without time.
         """
         self._connections = Connections(connect)
         self._journal = journal
+        self._notes = notes
         self._clock = clock
         self._wall = wall
         self._start_thread = start_thread
@@ -222,8 +226,15 @@ class Agent:
             handle = self._connections.handle(connection)
             if running.given_up:
                 raise GivenUpError("connect", "took too long")
-            progress = running.case.progress
-            this = Try(handle, request.uuid, progress, lambda: running.given_up, pid=request.pid)
+            this = Try(
+                handle,
+                request.uuid,
+                running.case.progress,
+                lambda: running.given_up,
+                request.pid,
+                self._notes,
+                request.uri,
+            )
             answer = ACTIONS[request.action](this)
         except HelperError as error:
             answer = error

@@ -80,6 +80,10 @@ class Journal:
         """Tell what did not work yet, or what somebody should look at."""
         self.tell("warning", line)
 
+    def error(self, line: str) -> None:
+        """Tell what was not done although no virtual machine is in danger."""
+        self.tell("error", line)
+
     def crit(self, line: str) -> None:
         """Tell what failed for good."""
         self.tell("crit", line)

@@ -17,7 +17,8 @@ from .errors import UsageError
 from .grace import Deadline, kill_grace_seconds
 from .invocation import HELP, PROGRAM, USAGE, Invocation
 from .journal import IDENTIFIER, Journal, write_stderr
-from .requests import Receipt, Request, Spool, SpoolError
+from .requests import Request, Spool, SpoolError
+from .stock import leave_to_stock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,10 +63,6 @@ def main(arguments: Sequence[str], in_person: bool | None = None) -> int:
     except KeyboardInterrupt:
         journal.warning(f"{request}: interrupted, the outcome is not known")
         status = EXIT_INTERRUPTED
-    except Exception as error:
-        # Its traceback would go to /dev/null.
-        journal.crit(f"{request}: FAILED: internal error: {error!r}; {_sigkill(request)}")
-        status = EXIT_FAILED
     journal.flush()
     return status
 
@@ -73,24 +70,29 @@ def main(arguments: Sequence[str], in_person: bool | None = None) -> int:
 def _serve(request: Request, journal: Journal, waits: bool) -> int:
     """Serve REQUEST, or see to it that another process does; returns the exit status."""
     if request.action == "ignore":
-        journal.warning(f"{request}: nothing is done, as asked; {_sigkill(request)}")
+        ignore(request, journal)
         return EXIT_DONE
     try:
         spool = Spool.open()
         spool.write(request, keep=waits)
     except SpoolError as error:
         journal.warning(f"{request}: acting without other processes: {error}")
-        return serve_alone(request, journal, lambda: _agent(journal))
+        return serve_alone(request, lambda: _agent(journal))
     return _serve_spool(request, spool, journal, waits)
 
 
-def serve_alone(request: Request, journal: Journal, make_agent: Callable[[], Agent]) -> int:
-    """Serve REQUEST in this process with the agent that MAKE_AGENT makes; returns the exit status."""
-    try:
-        agent = make_agent()
-    except ImportError as error:
-        journal.crit(_cannot(request, error))
-        return EXIT_FAILED
+def ignore(request: Request, journal: Journal) -> None:
+    """Do nothing, and say when sanlock will."""
+    sigkill = request.deadline.sigkill(time.monotonic(), time.time())
+    journal.warning(f"{request}: nothing is done, as asked; {sigkill}")
+
+
+def serve_alone(request: Request, make_agent: Callable[[], Agent]) -> int:
+    """Serve REQUEST in this process with the agent that MAKE_AGENT makes; returns the exit status.
+
+    What cannot be imported, or is a defect, is not caught: the executable then runs libvirt's own helper.
+    """
+    agent = make_agent()
     reached = agent.serve(request)
     agent.close()
     return EXIT_DONE if reached else EXIT_FAILED
@@ -103,18 +105,19 @@ def _serve_spool(request: Request, spool: Spool, journal: Journal, waits: bool) 
         nonlocal reached
         try:
             agent = _agent(journal)
-        except ImportError as error:
-            # Nobody else can import it either: each process fails its own request.
-            journal.tell("crit", _cannot(request, error), Receipt(spool, spool.finish(request.name, "", "")))
-            journal.flush()
-            reached = False
-            return
-        try:
             agent.work(spool)
         except KeyboardInterrupt:
             # Whoever interrupts does not want it done later; what others asked for stays.
             spool.remove(request.name)
             raise
+        except Exception as error:
+            # The others have handed over and gone: libvirt's own helper has to serve their requests as well.
+            mine = request.name in spool.unserved()
+            leave_to_stock(_withdraw(request, spool), error)
+            if mine:
+                raise
+            journal.crit(f"{request}: internal error after it was served: {error!r}")
+            return
         agent.close()
         reached = agent.reached(request) if reached is None else reached
 
@@ -129,8 +132,18 @@ def _serve_spool(request: Request, spool: Spool, journal: Journal, waits: bool) 
     return EXIT_FAILED if reached is False else EXIT_DONE
 
 
-def _cannot(request: Request, error: ImportError) -> str:
-    return f"{request}: FAILED: {error} (install python3-libvirt); {_sigkill(request)}"
+def _withdraw(request: Request, spool: Spool) -> list[tuple[str, str, str]]:
+    """Take everything that is not served yet out of the spool; returns the arguments of all but REQUEST."""
+    others = []
+    for name in spool.unserved():
+        try:
+            other = spool.read(name)
+        except SpoolError:
+            other = None
+        spool.remove(name)
+        if other is not None and name != request.name and other.deadline.left(time.monotonic()):
+            others.append((other.uri, other.uuid, other.action))
+    return others
 
 
 def _agent(journal: Journal) -> Agent:
@@ -148,8 +161,10 @@ def _agent(journal: Journal) -> Agent:
     sys.path.extend(site.getsitepackages())
     from .agent import Agent
     from .connection import connect
+    from .notes import Notes
+    from .records import Records
 
-    return Agent(connect, journal)
+    return Agent(connect, journal, notes=Notes(Records(), journal))
 
 
 def _hurry() -> None:
@@ -158,10 +173,6 @@ def _hurry() -> None:
         posix.setpriority(posix.PRIO_PROCESS, 0, -20)
     except OSError:
         pass  # not root, or without CAP_SYS_NICE
-
-
-def _sigkill(request: Request) -> str:
-    return request.deadline.sigkill(time.monotonic(), time.time())
 
 
 def isolate() -> None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What sanlock says of the leases that a process holds."""
+"""What sanlock says, from its memory, of the leases that a process holds."""
 
 from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 from .errors import PassingError
 
@@ -23,23 +24,51 @@ class LeasesUnknownError(Exception):
 
 
 class Lease:
-    """One resource lease: names as text, the version that sanlock counts up at each acquire."""
+    """One resource lease: names as text, the version that sanlock counts up at each acquire, its place."""
 
-    __slots__ = ("lockspace", "resource", "version")
+    __slots__ = ("lockspace", "offset", "path", "resource", "shared", "version")
 
-    def __init__(self, lockspace: str, resource: str, version: int) -> None:
+    def __init__(
+        self,
+        lockspace: str,
+        resource: str,
+        version: int,
+        path: str = "",
+        offset: int = 0,
+        shared: bool = False,
+    ) -> None:
         self.lockspace = lockspace
         self.resource = resource
         self.version = version
+        self.path = path
+        self.offset = offset
+        self.shared = shared
 
     def __str__(self) -> str:
         return f"{self.lockspace}:{self.resource}"
 
 
+class Lockspace:
+    """One lockspace as this host joins it; io_timeout in seconds, 0 for sanlock's default."""
+
+    __slots__ = ("host_id", "io_timeout", "name", "offset", "path")
+
+    def __init__(self, name: str, host_id: int, path: str, offset: int = 0, io_timeout: int = 0) -> None:
+        self.name = name
+        self.host_id = host_id
+        self.path = path
+        self.offset = offset
+        self.io_timeout = io_timeout
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def qemu_pid(name: str, state_dir: str = QEMU_STATE_DIR) -> int | None:
     """The process id of the running domain NAME, or None when libvirt keeps no pid file of it."""
     try:
-        with open(f"{state_dir}/{name}.pid", encoding="ascii") as pid_file:
+        # Bytes: a codec would be looked up on the disk.
+        with open(f"{state_dir}/{name}.pid", "rb") as pid_file:
             return int(pid_file.read(16))
     except (OSError, ValueError):
         return None
@@ -53,7 +82,7 @@ def held_by(pid: int) -> list[Lease]:
     """
     if sanlock is None:
         raise LeasesUnknownError("the module sanlock is missing, install python3-sanlock")
-    _join_sanlock_group()
+    join_sanlock_group()
     try:
         resources = sanlock.inquire(pid=pid)
     except sanlock.SanlockException as error:
@@ -66,16 +95,46 @@ def held_by(pid: int) -> list[Lease]:
                 f"ask sanlock for the leases of process {pid}", "it is busy with it"
             ) from error
         raise LeasesUnknownError(f"sanlock does not answer: {error}") from error
-    return [
-        Lease(_text(found["lockspace"]), _text(found["resource"]), found["version"]) for found in resources
-    ]
+    return [_lease(found) for found in resources]
 
 
-def _text(name: bytes) -> str:
+def noted(pid: int) -> tuple[tuple[Lockspace, ...], tuple[Lease, ...]]:
+    """The lockspaces that process PID holds leases in, and those leases; no storage is read.
+
+    Raises LeasesUnknownError when sanlock cannot be asked.
+    """
+    held = held_by(pid)
+    names = {lease.lockspace for lease in held}
+    try:
+        found = sanlock.get_lockspaces()
+    except sanlock.SanlockException as error:
+        raise LeasesUnknownError(f"sanlock does not answer: {error}") from error
+    lockspaces = (_lockspace(lockspace) for lockspace in found)
+    return tuple(lockspace for lockspace in lockspaces if lockspace.name in names), tuple(held)
+
+
+def _lease(found: dict[str, Any]) -> Lease:
+    # libvirt's leases have one disk each (SANLK_MAX_DISK is 4).
+    path, offset = found["disks"][0] if found["disks"] else ("", 0)
+    shared = bool(found["flags"] & sanlock.RES_SHARED)
+    return Lease(text(found["lockspace"]), text(found["resource"]), found["version"], path, offset, shared)
+
+
+def _lockspace(found: dict[str, Any]) -> Lockspace:
+    name, host_id = found["lockspace"], found["host_id"]
+    try:
+        hosts = sanlock.get_hosts(name, host_id)
+    except sanlock.SanlockException:
+        hosts = []  # joined or lost a moment ago
+    io_timeout = hosts[0]["io_timeout"] if hosts else 0
+    return Lockspace(text(name), host_id, found["path"], found["offset"], io_timeout)
+
+
+def text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def _join_sanlock_group() -> None:
+def join_sanlock_group() -> None:
     """Take the group of sanlock's socket, which is 0660 sanlock:sanlock.
 
     sanlock starts its killpath without supplementary groups, and SELinux gives sanlock_t no dac_override.

@@ -237,3 +237,34 @@ def test_outage_of_twenty(stacks: StackFactory) -> None:
     assert stack.path(f"{RUNTIME_DIR}/requests").exists()
     assert list(stack.path(f"{RUNTIME_DIR}/requests").iterdir()) == []
     assert {line.ident for line in story(stack)} == {IDENTIFIER}
+
+
+# No way to serve
+
+WRITE_REQUESTS = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from sanlock_helper.grace import Deadline
+from sanlock_helper.requests import Request, Spool
+spool = Spool.open()
+for uuid in sys.argv[2:]:
+    spool.write(Request("qemu:///system", uuid, "pause", Deadline(time.monotonic(), 40)))
+"""
+
+
+def test_when_libvirt_python_is_broken_libvirts_helper_serves_all(stack: Stack) -> None:
+    stack.use_stock_helper(record=False)
+    domains = start_many(stack, 3)
+    others = [domain.uuid for domain in domains[1:]]
+    # Two processes have handed over and gone.
+    stack.run("/usr/bin/python3", "-c", WRITE_REQUESTS, str(HELPER.parent), *others)
+    found = stack.run(
+        "/usr/bin/python3", "-Ic", "import libvirtmod; print(libvirtmod.__file__)"
+    ).stdout.strip()
+    stack.run("mount", "--bind", "/dev/null", found)
+    result = by_hand(stack, URI, domains[0].uuid, "pause")
+    wait_for(lambda: {domain.state().name for domain in domains} == {"paused"}, 10, "all to be paused")
+    assert result.returncode == 0
+    assert "takes over, to pause" in result.stderr
+    assert list(stack.path(f"{RUNTIME_DIR}/requests").iterdir()) == []
+    assert {line.level for line in story(stack)} == {"crit"}

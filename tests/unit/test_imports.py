@@ -29,6 +29,25 @@ print(*sys.modules)
 """
 
 
+# What is in the process before the first virtual machine is safe.
+AGENT = """
+import site, sys
+sys.path.insert(0, sys.argv[1])
+sys.path.insert(1, sys.argv[1] + "/../auth")
+before = set(sys.modules)
+from sanlock_helper import agent, connection, notes, records
+print(*set(sys.modules) - before)
+"""
+
+
+def test_the_agent_imports_nothing_that_only_recovery_needs() -> None:
+    pytest.importorskip("libvirt")
+    command = ["/usr/bin/python3", "-IB", "-c", AGENT, str(HELPER)]
+    modules = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert "sanlock_helper.notes" in modules
+    assert not modules & {"argparse", "dataclasses", "inspect", "json", "pathlib", "uuid", "xml"}
+
+
 def test_parsing_the_arguments_imports_c_modules_only() -> None:
     command = [sys.executable, "-ISB", "-c", PROBE, str(HELPER)]
     modules = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())

@@ -7,6 +7,10 @@ its verb, with "_" for "-".
 """
 
 VERBS: tuple[str, ...] = (
+    "recover",
+    "policy",
+    "install-check",
+    "activate",
     "check",
     "status",
     "run",

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Recovery's own records: taken from the helper's directory on tmpfs, kept on disk.
+
+A record that the helper wrote is taken by renaming it: from then on the helper, which may write a newer one
+of the same domain at any moment, cannot be overwritten or removed by us.  It is copied to disk, in one step,
+and only then removed from tmpfs.  While the disk cannot be written to, it stays where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+from .journal import Journal
+from .record import Record, RecordError
+from .records import RUN_DIR, STATE_DIR, Records
+
+_TAKEN = ".taken"
+
+
+class Book:
+    """All records that there are."""
+
+    def __init__(self, journal: Journal, run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> None:
+        self._journal = journal
+        self._lock_path = f"{run_dir}.lock"
+        self._new = Records(run_dir)
+        self._taken = Records(run_dir, _TAKEN)
+        self._kept = Records(state_dir)
+        self._told: set[str] = set()
+
+    def look(self) -> dict[str, Record]:
+        """The records by UUID, the newest of each domain, read only."""
+        found: dict[str, Record] = {}
+        for records in (self._kept, self._taken, self._new):
+            for uuid in self._uuids(records):
+                with contextlib.suppress(RecordError):
+                    record = records.read(uuid)
+                    if record is not None:
+                        found[uuid] = record
+        return found
+
+    def gather(self) -> dict[str, Record]:
+        """Take what is new, copy it to disk, and return all by UUID; what is no record is set aside."""
+        with self._locked():
+            for uuid in self._new.uuids():
+                if self._read(self._new, uuid):
+                    os.rename(self._new.file(uuid), self._taken.file(uuid))
+            for uuid in self._taken.uuids():
+                record = self._read(self._taken, uuid)
+                if record and self._keep(record):
+                    self._taken.remove(uuid)
+            found = {uuid: self._read(self._kept, uuid) for uuid in self._uuids(self._kept)}
+            found.update({uuid: self._read(self._taken, uuid) for uuid in self._taken.uuids()})
+        return {uuid: record for uuid, record in found.items() if record}
+
+    def mark(self, record: Record, mark: str, why: str = "") -> bool:
+        """Write down on disk what is about to be done with RECORD; False when the record is gone, or newer.
+
+        Raises OSError when that cannot be written.
+        """
+        with self._locked():
+            place = self._place(record)
+            if place is None:
+                return False
+            before = record.mark, record.why
+            record.mark, record.why = mark, why
+            try:
+                place.write(record, durable=place is self._kept)
+            except OSError:
+                record.mark, record.why = before
+                raise
+        return True
+
+    def remove(self, record: Record) -> bool:
+        """Remove RECORD; False when it is gone, or another one of the same domain is there."""
+        with self._locked():
+            place = self._place(record)
+            return place is not None and place.remove(record.uuid)
+
+    def forget(self, uuid: str) -> bool:
+        """Remove whatever there is of domain UUID; False when there was nothing."""
+        with self._locked():
+            gone = [records.remove(uuid) for records in (self._new, self._taken, self._kept)]
+        return any(gone)
+
+    def _place(self, record: Record) -> Records | None:
+        """Where RECORD is, and it is still the same one."""
+        for records in (self._taken, self._kept):
+            with contextlib.suppress(RecordError):
+                found = records.read(record.uuid)
+                if found is not None:
+                    return records if found.time == record.time and found.run == record.run else None
+        return None
+
+    def _uuids(self, records: Records) -> list[str]:
+        """Who has a record there; nobody, where the directory cannot be read: the others are brought back."""
+        try:
+            return records.uuids()
+        except OSError as error:
+            self._tell(f"recover: the records in {records.path} cannot be read: {error}")
+            return []
+
+    def _tell(self, line: str) -> None:
+        """Tell LINE once, though it is met again and again."""
+        if line not in self._told:
+            self._told.add(line)
+            self._journal.warning(line)
+
+    def _read(self, records: Records, uuid: str) -> Record | None:
+        try:
+            return records.read(uuid)
+        except RecordError as error:
+            why = str(error)
+        try:
+            now = f"set aside as {records.set_aside(uuid)}"
+        except OSError as error:
+            now = f"and cannot be set aside: {error}"
+        self._journal.error(f"recover {uuid}: {records.file(uuid)} is not used: {why}; {now}")
+        return None
+
+    def _keep(self, record: Record) -> bool:
+        try:
+            self._kept.write(record, durable=True)
+        except OSError as error:
+            self._tell(f"recover: records are not copied to {self._kept.path} yet: {error}")
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process changes records at a time; held for moments only."""
+        os.makedirs(os.path.dirname(self._lock_path), 0o700, exist_ok=True)
+        with open(self._lock_path, "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""sanlock as recovery needs it: which lockspaces are joined and healthy, joining one, leases on storage."""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import Any, Callable
+
+from . import leases
+from .errors import FinalError, PassingError
+from .leases import Lease, Lockspace
+from .sanlock_errors import explain
+
+try:
+    import sanlock
+except ImportError:
+    sanlock = None
+
+JOINED, JOINING, LEAVING, FAILING, ABSENT = "joined", "joining", "leaving", "failing", "absent"
+
+
+class SanlockFailure(PassingError):
+    """sanlock refused; number is its error, negative, 0 when it could not be asked at all."""
+
+    def __init__(self, what: str, number: int) -> None:
+        why, hint = explain(number)
+        super().__init__(what, why, hint)
+        self.number = -abs(number)
+
+
+class Sanlock:
+    """The sanlock daemon.  Methods raise SanlockFailure; those on storage block as long as it does."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """CLOCK is CLOCK_MONOTONIC, which sanlock's timestamps are of.
+
+        Raises FinalError where python3-sanlock is not installed.
+        """
+        if sanlock is None:
+            raise FinalError("sanlock", "the Python module sanlock is missing", "install python3-sanlock")
+        self._clock = clock
+
+    def lockspaces(self) -> dict[str, tuple[Lockspace, str]]:
+        """What sanlock knows, by name: each lockspace with its state."""
+        found = {}
+        for entry in _ask("list sanlock's lockspaces", sanlock.get_lockspaces):
+            name = entry["lockspace"]
+            lockspace = Lockspace(leases.text(name), entry["host_id"], entry["path"], entry["offset"])
+            if entry["flags"] & sanlock.LSFLAG_ADD:
+                state = JOINING
+            elif entry["flags"] & sanlock.LSFLAG_REM:
+                state = LEAVING
+            else:
+                state = self._health(lockspace)
+            found[lockspace.name] = lockspace, state
+        return found
+
+    def _health(self, lockspace: Lockspace) -> str:
+        """Whether a lockspace that sanlock has joined is being renewed.
+
+        sanlock keeps a lockspace on its list for as long as it is losing it.  It knows its own last
+        timestamp, read back from storage at the next renewal, 2 io_timeout later; sanlock itself warns 6
+        io_timeout after the last renewal (sanlock src/timeouts.h).
+        """
+        try:
+            hosts = _ask(
+                "look at a lockspace",
+                lambda: sanlock.get_hosts(lockspace.name.encode(), lockspace.host_id),
+            )
+        except SanlockFailure as error:
+            if error.number == -errno.EAGAIN:
+                return JOINED  # acquired a moment ago: nothing was read back yet
+            if error.number == -errno.ENOENT:
+                return LEAVING
+            raise
+        if not hosts:
+            return FAILING
+        lockspace.io_timeout = hosts[0]["io_timeout"]
+        age = self._clock() - hosts[0]["timestamp"]
+        return JOINED if age <= 6 * (lockspace.io_timeout or 10) else FAILING
+
+    def join(self, lockspace: Lockspace) -> None:
+        """Join LOCKSPACE, and wait until that has ended; joined already is success."""
+        try:
+            _ask(
+                f"join lockspace {lockspace.name}",
+                lambda: sanlock.add_lockspace(
+                    lockspace.name.encode(),
+                    lockspace.host_id,
+                    lockspace.path,
+                    lockspace.offset,
+                    iotimeout=lockspace.io_timeout,
+                ),
+            )
+        except SanlockFailure as error:
+            if error.number != -errno.EEXIST:
+                raise
+
+    def is_registered(self, pid: int) -> bool:
+        """Whether sanlock knows process PID, as it must before libvirt can take leases for it."""
+        try:
+            _ask(f"ask for process {pid}", lambda: sanlock.inquire(pid=pid))
+        except SanlockFailure as error:
+            if error.number == -errno.ESRCH:
+                return False
+            raise
+        return True
+
+    def held_by(self, pid: int) -> list[Lease]:
+        """The leases that process PID holds."""
+        try:
+            return leases.held_by(pid)
+        except leases.LeasesUnknownError as error:
+            raise PassingError(f"ask for the leases of process {pid}", str(error)) from error
+
+    def version(self, lease: Lease) -> int:
+        """The version of LEASE on storage now."""
+        what = f"read lease {lease}"
+        found = _ask(what, lambda: sanlock.read_resource(lease.path, lease.offset))
+        if (leases.text(found["lockspace"]), leases.text(found["resource"])) != (
+            lease.lockspace,
+            lease.resource,
+        ):
+            raise SanlockFailure(what, -227)
+        version: int = found["version"]
+        return version
+
+    def holders(self, lease: Lease, host_id: int) -> dict[int, str]:
+        """The other hosts that hold LEASE on storage: host_id and "live", "dead" or "unknown".
+
+        HOST_ID is our own.  "unknown" is what sanlock says of a host until it has watched it for a while.
+        """
+        owners = _ask(
+            f"read the holders of lease {lease}",
+            lambda: sanlock.read_resource_owners(
+                lease.lockspace.encode(), lease.resource.encode(), [(lease.path, lease.offset)]
+            ),
+        )
+        others = [owner["host_id"] for owner in owners if owner["host_id"] != host_id]
+        return {other: self._host_state(lease.lockspace, other) for other in others}
+
+    def _host_state(self, lockspace: str, host_id: int) -> str:
+        try:
+            hosts = _ask("look at a host", lambda: sanlock.get_hosts(lockspace.encode(), host_id))
+        except SanlockFailure:
+            return "unknown"
+        state = hosts[0]["flags"] & 0xF if hosts else sanlock.HOST_UNKNOWN  # SANLK_HOST_MASK
+        if state in (sanlock.HOST_LIVE, sanlock.HOST_FAIL):
+            return "live"
+        return "dead" if state in (sanlock.HOST_DEAD, sanlock.HOST_FREE) else "unknown"
+
+
+def _ask(what: str, call: Callable[[], Any]) -> Any:
+    leases.join_sanlock_group()
+    try:
+        return call()
+    except sanlock.SanlockException as error:
+        raise SanlockFailure(what, error.errno) from error

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether a domain is to be brought back: an element in its metadata.
+
+    <metadata>
+      <lockfailure xmlns="urn:virt-sanlock-helper:1" recover="yes"/>
+    </metadata>
+
+It refines on_lockfailure: what was powered off is started again, what was paused is resumed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from xml.etree import ElementTree
+
+import libvirt
+
+from .connection import failure
+from .errors import FinalError
+
+NAMESPACE = "urn:virt-sanlock-helper:1"
+PREFIX = "lockfailure"
+_TAG = f"{{{NAMESPACE}}}lockfailure"
+
+
+def recovers(domain: Any) -> bool:
+    """Whether the metadata of DOMAIN asks for recovery.
+
+    Raises PassingError or FinalError when libvirtd does not say, or the element is malformed.
+    """
+    try:
+        # The running definition of a running domain, else the persistent one.
+        return _read(domain, libvirt.VIR_DOMAIN_AFFECT_CURRENT)
+    except libvirt.libvirtError as error:
+        raise failure("read the domain's metadata", error) from error
+
+
+def in_xml(xml: str) -> bool:
+    """Whether the metadata in a domain's XML asks for recovery; FinalError when it is malformed."""
+    try:
+        element = ElementTree.fromstring(xml).find(f"metadata/{_TAG}")
+    except ElementTree.ParseError as error:
+        raise FinalError("the domain's XML", str(error)) from error
+    return element is not None and _value(element)
+
+
+def settings(domain: Any) -> dict[str, bool]:
+    """The policy of DOMAIN's definitions, as there are: "live", "persistent" or both."""
+    try:
+        return {name: _read(domain, flag) for name, flag in _definitions(domain)}
+    except libvirt.libvirtError as error:
+        raise failure("read the domain's metadata", error) from error
+
+
+def set_policy(domain: Any, recover: bool) -> None:
+    """Make both definitions of DOMAIN say RECOVER."""
+    # The element without a namespace of its own: libvirt adds the one it is given.
+    element = f'<lockfailure recover="{"yes" if recover else "no"}"/>'
+    kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+    try:
+        flags = 0
+        for _, flag in _definitions(domain):
+            flags |= flag
+        domain.setMetadata(kind, element, PREFIX, NAMESPACE, flags)
+    except libvirt.libvirtError as error:
+        raise failure("write the domain's metadata", error) from error
+
+
+def _definitions(domain: Any) -> list[tuple[str, int]]:
+    found = []
+    if domain.isActive():
+        found.append(("live", libvirt.VIR_DOMAIN_AFFECT_LIVE))
+    if domain.isPersistent():
+        found.append(("persistent", libvirt.VIR_DOMAIN_AFFECT_CONFIG))
+    return found
+
+
+def _read(domain: Any, flags: int) -> bool:
+    try:
+        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, flags)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            return False
+        raise
+    try:
+        return _value(ElementTree.fromstring(text))
+    except ElementTree.ParseError as error:
+        raise FinalError("the domain's metadata", str(error)) from error
+
+
+def _value(element: ElementTree.Element) -> bool:
+    value = element.get("recover", "no")
+    if value not in ("yes", "no"):
+        raise FinalError("the domain's metadata", f"recover is {value!r}", "it is yes or no")
+    return value == "yes"

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A directory of records, one file per domain, that only its owner can have written."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from .record import Record, RecordError, decode
+
+# On tmpfs: written by the helper, before a virtual machine is touched.
+RUN_DIR = "/run/virt-sanlock-helper/records"
+# On disk: recovery's copies, which outlive a reset of the host.
+STATE_DIR = "/var/lib/virt-sanlock-helper"
+
+# One recovery at a time.
+INSTANCE_LOCK = "/run/virt-sanlock-helper/recover.lock"
+
+SUFFIX = ".record"
+SET_ASIDE = "set-aside"
+
+# The XML of a domain is at most 4 MiB (libvirt src/remote/remote_protocol.x), more when escaped.
+_MAX_BYTES = 32 * 1024 * 1024
+
+
+class Records:
+    """The records in one directory.  Methods raise OSError when the directory cannot be used."""
+
+    def __init__(self, path: str = RUN_DIR, suffix: str = SUFFIX) -> None:
+        self.path = path
+        self._suffix = suffix
+
+    def file(self, uuid: str) -> str:
+        """Where the record of domain UUID is."""
+        return f"{self.path}/{uuid}{self._suffix}"
+
+    def write(self, record: Record, durable: bool = False) -> None:
+        """Write RECORD, in one step; DURABLE waits until it is on the disk."""
+        self._prepare()
+        new = f"{self.path}/.{record.uuid}.{os.getpid()}"
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            data = memoryview(record.encode())
+            while data:
+                data = data[os.write(descriptor, data) :]
+            if durable:
+                os.fsync(descriptor)
+            os.rename(new, self.file(record.uuid))
+        except BaseException:
+            os.unlink(new)
+            raise
+        finally:
+            os.close(descriptor)
+        if durable:
+            self._sync()
+
+    def remove(self, uuid: str) -> bool:
+        """Remove the record of domain UUID; False when there was none."""
+        try:
+            os.unlink(self.file(uuid))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def uuids(self) -> list[str]:
+        """The domains that have a record here, of whatever quality."""
+        try:
+            names = os.listdir(self.path)
+        except FileNotFoundError:
+            return []
+        suffix = self._suffix
+        return sorted(name[: -len(suffix)] for name in names if name.endswith(suffix) and name[0] != ".")
+
+    def read(self, uuid: str) -> Record | None:
+        """The record of domain UUID, None when there is none.
+
+        Raises RecordError when the file is not a record, or not one that this user alone can have written.
+        """
+        try:
+            descriptor = os.open(self.file(uuid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RecordError(f"it cannot be opened: {error.strerror}") from error
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise RecordError("it is no regular file")
+            if status.st_uid != os.geteuid() or status.st_mode & 0o022 or status.st_nlink != 1:
+                mode = stat.S_IMODE(status.st_mode)
+                raise RecordError(f"it is owned by user {status.st_uid}, mode {mode:o}: not ours alone")
+            record = decode(file.read(_MAX_BYTES))
+        if record.uuid != uuid:
+            raise RecordError(f"it is the record of {record.uuid[:60]!r}")
+        return record
+
+    def set_aside(self, uuid: str) -> str:
+        """Move what is no record out of the way, and return where it is now."""
+        folder = f"{self.path}/{SET_ASIDE}"
+        os.makedirs(folder, 0o700, exist_ok=True)
+        number = 1
+        while os.path.lexists(target := f"{folder}/{uuid}.{number}"):
+            number += 1
+        os.rename(self.file(uuid), target)
+        return target
+
+    def _prepare(self) -> None:
+        """Make the directory, and refuse one that others could have put things into."""
+        parent = os.path.dirname(self.path)
+        for path in (parent, self.path):
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                pass
+        for path in (parent, self.path):
+            status = os.lstat(path)
+            mine = status.st_uid in (0, os.geteuid()) and stat.S_ISDIR(status.st_mode)
+            sticky = status.st_mode & stat.S_ISVTX and path == parent
+            if not mine or (status.st_mode & 0o022 and not sticky):
+                raise PermissionError(1, "others may write to it", path)
+
+    def _sync(self) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

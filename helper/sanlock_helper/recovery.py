@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The loop that brings domains back: records, lockspaces, starts and resumes, until nothing is left."""
+
+from __future__ import annotations
+
+import _thread
+import time
+from _queue import Empty, SimpleQueue
+from typing import Any, Callable
+
+from .book import Book
+from .comeback import Comeback, Finding, Verdict
+from .errors import FinalError, HelperError
+from .journal import Journal
+from .leases import Lockspace
+from .lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, Sanlock
+from .record import Record
+
+FIRST_DELAY = 1.0
+LAST_DELAY = 30.0
+# Starts and resumes side by side.
+SIDE_BY_SIDE = 8
+# How often records and lockspaces are looked at; both looks read memory only.
+TICK = 0.5
+# The same reason is told again after so many seconds.
+REPEAT_SECONDS = 600.0
+# How long one pass waits for sanlock to leave a lost lockspace, or to renew a failing one.
+PASS_SECONDS = 30.0
+
+# sanlock's transitions in words; it takes part in them by itself, and joining waits for their end.
+_STATES = {
+    JOINING: "sanlock is joining it",
+    LEAVING: "sanlock is leaving it, which ends when no process holds a lease in it",
+    FAILING: "sanlock cannot renew it",
+}
+
+StartThread = Callable[[Callable[..., object], "tuple[Any, ...]"], object]
+
+
+def delay(waited: float) -> float:
+    """Seconds until the next try, WAITED seconds after the first: a tenth of that, from 1 s to 30 s.
+
+    So a return of the storage is noticed late by a tenth of the outage at most.
+    """
+    return min(LAST_DELAY, max(FIRST_DELAY, waited / 10))
+
+
+class Case:
+    """One record in recovery's hands."""
+
+    def __init__(self, record: Record, now: float) -> None:
+        self.record = record
+        self.since = now
+        self.next_visit = now
+        self.failed_since: float | None = None
+        self.visiting = False
+        self.visits = 0
+        self.ready = False
+        self.waits = False
+        self.lockspaces: frozenset[str] = frozenset()
+        self.text = "not looked at yet"
+        self.told = ""
+        self.told_at = 0.0
+
+
+class Door:
+    """One lockspace that domains wait for."""
+
+    def __init__(self, now: float) -> None:
+        self.since = now
+        self.next_try = now
+        self.tries = 0
+        self.joining = False
+        self.failures = 0
+        self.state = ABSENT
+        self.text = ""
+        self.told = ""
+        self.told_at = 0.0
+
+
+class Recovery:
+    """Brings back what the records name."""
+
+    def __init__(
+        self,
+        book: Book,
+        comeback: Comeback,
+        sanlock: Sanlock,
+        journal: Journal,
+        default_lockspace: Callable[[], Lockspace | None],
+        show: Callable[[list[str]], None] = lambda lines: None,
+        clock: Callable[[], float] = time.monotonic,
+        start_thread: StartThread = _thread.start_new_thread,
+        answers: Any = None,
+    ) -> None:
+        """DEFAULT_LOCKSPACE is what libvirt's configuration says.  SHOW gets what is waited for, each tick.
+
+        CLOCK is monotonic; START_THREAD runs what may block, and its results come through ANSWERS.
+        """
+        self._book = book
+        self._comeback = comeback
+        self._sanlock = sanlock
+        self._journal = journal
+        self._default_lockspace = default_lockspace
+        self._show = show
+        self._clock = clock
+        self._start_thread = start_thread
+        self._answers = answers or SimpleQueue()
+        self._cases: dict[str, Case] = {}
+        self._doors: dict[str, Door] = {}
+        self._left: list[Record] = []
+        self._visiting = 0
+
+    def run(self, wait: bool) -> bool:
+        """Work until nothing is left, or without WAIT until all was tried once; True when nothing is left.
+
+        A record that was refused is left to the administrator, and not waited for.
+        """
+        start = self._clock()
+        while True:
+            self._gather()
+            self._look_at_doors()
+            self._visit_due()
+            self._tell_left()
+            self._show(self.lines())
+            waiting = [case for case in self._cases.values() if case.record.mark != "refused"]
+            visiting = any(case.visiting for case in self._cases.values())
+            if not visiting and not waiting:
+                return not self._cases
+            if not wait and self._tried_all(waiting, start):
+                return False
+            self._collect()
+
+    def lines(self) -> list[str]:
+        """What is waited for, a line each, for a person."""
+        now = self._clock()
+        found = []
+        for name, door in sorted(self._doors.items()):
+            if door.state != JOINED:
+                names = [case.record.name for case in self._cases.values() if name in self._needs(case)]
+                next_try = (
+                    "joining now" if door.joining else f"next try in {max(0, door.next_try - now):.0f} s"
+                )
+                first = ", ".join(sorted(names)[:5])
+                found.append(
+                    f"lockspace {name}: waited for {now - door.since:.0f} s, {next_try}, "
+                    f"then {len(names)} to bring back ({first}): {door.text or door.state}"
+                )
+        found += [
+            f"{case.record.name}: {case.record.todo}: {case.text}"
+            for case in self._cases.values()
+            if (case.visiting and case.ready) or case.failed_since is not None
+        ]
+        return found
+
+    # Records
+
+    def _gather(self) -> None:
+        """Bring the cases into line with the records: new ones come, removed ones go, replaced ones too."""
+        try:
+            records = self._book.gather()
+        except OSError as error:
+            raise FinalError("recover: read the records", str(error)) from error
+        for uuid in [uuid for uuid in self._cases if uuid not in records]:
+            del self._cases[uuid]
+        for uuid, record in records.items():
+            case = self._cases.get(uuid)
+            if case is None or case.record.time != record.time:
+                self._cases[uuid] = Case(record, self._clock())
+
+    # Lockspaces
+
+    def _needs(self, case: Case) -> set[str]:
+        """The names of the lockspaces that the domain of CASE needs."""
+        names = {lease.lockspace for lease in case.record.leases} | case.lockspaces
+        if not names:
+            default = self._default_lockspace()
+            names = {default.name} if default else set()
+        return names
+
+    def _definition(self, name: str) -> Lockspace | None:
+        """How lockspace NAME is joined: as libvirt is configured now, else as it was."""
+        default = self._default_lockspace()
+        if default is not None and default.name == name:
+            return default
+        for case in self._cases.values():
+            for lockspace in case.record.lockspaces:
+                if lockspace.name == name:
+                    return lockspace
+        return None
+
+    def _look_at_doors(self) -> None:
+        wanted = {
+            name for case in self._cases.values() if case.waits or case.ready for name in self._needs(case)
+        }
+        now = self._clock()
+        for name in [name for name in self._doors if name not in wanted and not self._doors[name].joining]:
+            del self._doors[name]
+        if not wanted:
+            return
+        try:
+            found = self._sanlock.lockspaces()
+            why = ""
+        except HelperError as error:
+            found, why = {}, str(error)
+        for name in wanted:
+            door = self._doors.setdefault(name, Door(now))
+            before, door.state = door.state, found[name][1] if name in found else ABSENT
+            if before == JOINED != door.state:
+                door.since, door.tries, door.told = now, 0, ""
+            door.text = _STATES.get(door.state, door.text)
+            if door.state == JOINED:
+                if before != JOINED:
+                    self._opened(name, door)
+            elif why:
+                self._door_failed(name, door, why)
+            elif door.state == ABSENT and not door.joining and now >= door.next_try:
+                self._join(name, door)
+
+    def _join(self, name: str, door: Door) -> None:
+        lockspace = self._definition(name)
+        if lockspace is None:
+            self._door_failed(name, door, "nobody knows where it is; join it by hand: sanlock add_lockspace")
+            return
+        door.joining = True
+        door.tries += 1
+        self._start_thread(self._run_join, (name, lockspace))
+
+    def _run_join(self, name: str, lockspace: Lockspace) -> None:
+        """The thread that joins; it waits as long as sanlock does."""
+        why = ""
+        try:
+            self._sanlock.join(lockspace)
+        except HelperError as error:
+            why = str(error)
+        except Exception as error:
+            why = repr(error)
+        self._answers.put(lambda: self._joined(name, why))
+
+    def _joined(self, name: str, why: str) -> None:
+        door = self._doors[name]
+        door.joining = False
+        if why:
+            self._door_failed(name, door, why)
+
+    def _door_failed(self, name: str, door: Door, why: str) -> None:
+        now = self._clock()
+        door.text = why
+        door.failures += 1
+        door.next_try = now + delay(now - door.since)
+        if door.told != why or now - door.told_at >= REPEAT_SECONDS:
+            door.told, door.told_at = why, now
+            self._journal.warning(
+                f"recover: waiting for lockspace {name} since {now - door.since:.0f} s: {why}; trying again"
+            )
+
+    def _opened(self, name: str, door: Door) -> None:
+        now = self._clock()
+        how = f"joined again at try {door.tries}" if door.tries else "is joined"
+        self._journal.notice(f"recover: lockspace {name} {how}, waited for {now - door.since:.2f} s")
+        for case in self._cases.values():
+            if name in self._needs(case):
+                case.next_visit = now
+                case.failed_since = None
+
+    # Domains
+
+    def _visit_due(self) -> None:
+        now = self._clock()
+        for case in list(self._cases.values()):
+            if self._visiting >= SIDE_BY_SIDE:
+                return
+            if not case.visiting and now >= case.next_visit:
+                case.ready = all(
+                    name in self._doors and self._doors[name].state == JOINED for name in self._needs(case)
+                )
+                case.visiting = True
+                self._visiting += 1
+                self._start_thread(self._run_visit, (case, now))
+
+    def _run_visit(self, case: Case, now: float) -> None:
+        """The thread that visits one domain; it waits as long as libvirtd does."""
+        try:
+            finding = self._comeback.visit(case.record, case.ready, now - case.since)
+        except Exception as error:
+            # A defect of ours: one domain is tried again, the others are brought back.
+            finding = Finding(Verdict.AGAIN, f"internal error: {error!r}")
+        self._answers.put(lambda: self._visited(case, finding))
+
+    def _visited(self, case: Case, finding: Finding) -> None:
+        case.visiting = False
+        self._visiting -= 1
+        case.visits += 1
+        case.text = finding.text
+        case.waits = finding.verdict is Verdict.WAIT
+        case.lockspaces = case.lockspaces | finding.lockspaces
+        if self._cases.get(case.record.uuid) is not case:
+            return  # removed or replaced meanwhile
+        now = self._clock()
+        if finding.verdict in (Verdict.WAIT, Verdict.AGAIN):
+            self._again(case, finding, now)
+        elif finding.verdict is Verdict.REFUSED:
+            self._refuse(case, finding, now)
+        else:
+            self._finish(case, finding, now)
+
+    def _again(self, case: Case, finding: Finding, now: float) -> None:
+        if finding.verdict is Verdict.WAIT:
+            # It is visited again when its lockspaces are joined; and from time to time, for somebody may have
+            # started it.
+            case.next_visit = now + delay(now - case.since)
+            return
+        if case.failed_since is None:
+            case.failed_since = now
+        case.next_visit = now + delay(now - case.failed_since)
+        if case.told != finding.text or now - case.told_at >= REPEAT_SECONDS:
+            case.told, case.told_at = finding.text, now
+            self._journal.warning(f"recover {case.record}: {finding.text}; trying again")
+
+    def _refuse(self, case: Case, finding: Finding, now: float) -> None:
+        case.next_visit = now + LAST_DELAY
+        if case.record.mark == "refused" and case.record.why == finding.text:
+            return
+        self._journal.error(
+            f"recover {case.record}: NOT DONE after {now - case.since:.2f} s: it stays paused: "
+            f"{finding.text} "
+            f"(virt-sanlock-helper recover --resume-anyway {case.record.name}, or destroy and start it)",
+        )
+        try:
+            self._book.mark(case.record, "refused", finding.text)
+        except OSError as error:
+            case.record.mark, case.record.why = "refused", finding.text
+            self._journal.warning(f"recover {case.record}: that could not be written down: {error}")
+
+    def _finish(self, case: Case, finding: Finding, now: float) -> None:
+        try:
+            self._book.remove(case.record)
+        except OSError as error:
+            self._again(case, Finding(Verdict.AGAIN, f"remove its record: {error}"), now)
+            return
+        del self._cases[case.record.uuid]
+        if finding.verdict is Verdict.LEFT:
+            self._left.append(case.record)
+        elif finding.verdict is Verdict.DONE:
+            after = f"done after {now - case.since:.2f} s"
+            self._journal.notice(f"recover {case.record}: {after}: {finding.text}")
+        else:
+            self._journal.warning(f"recover {case.record}: dropped: {finding.text}")
+
+    def _tell_left(self) -> None:
+        """One line for all that stay as they are: an outage may have hundreds."""
+        if self._left and not self._visiting:
+            names = ", ".join(sorted(record.name for record in self._left)[:20])
+            more = ", …" if len(self._left) > 20 else ""
+            self._journal.notice(
+                f"recover: {len(self._left)} left as they are, as their policy says: {names}{more}"
+            )
+            self._left = []
+
+    # Time
+
+    def _collect(self) -> None:
+        """Wait for the next result or the next tick, and see to all results that are there."""
+        timeout = TICK
+        while True:
+            try:
+                answer = self._answers.get(timeout=timeout)
+            except Empty:
+                return
+            answer()
+            timeout = 0
+
+    def _tried_all(self, waiting: list[Case], start: float) -> bool:
+        """Whether every case was tried once, and every lockspace that is needed as well."""
+        if self._visiting or any(door.joining for door in self._doors.values()):
+            return False
+        if self._clock() - start > PASS_SECONDS:
+            return True
+        return all(
+            case.failed_since is not None
+            or (case.waits and any(self._door_was_tried(name) for name in self._needs(case)))
+            for case in waiting
+        )
+
+    def _door_was_tried(self, name: str) -> bool:
+        door = self._doors.get(name)
+        return door is not None and door.state != JOINED and door.failures > 0

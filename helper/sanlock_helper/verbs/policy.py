@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Show or set whether a virtual machine is brought back after its leases were lost.
+
+With --recover, a machine whose on_lockfailure is poweroff is started again, and one that was paused is
+resumed, as soon as the storage is back and its leases can be had.  The setting is kept in the domain's
+metadata, in its running definition and in the persistent one.
+
+--json prints an object: version (1), uuid, name, live and persistent (true, false, or null where the domain
+has no such definition).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from .. import policy
+from ..connection import connect
+from ..domains import find_domain
+
+SUMMARY = "show or set whether a virtual machine is brought back"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to PARSER."""
+    parser.add_argument("domain", metavar="DOMAIN", help="its name, UUID or id")
+    parser.add_argument(
+        "-c", "--connect", metavar="URI", default="qemu:///system", help="default: %(default)s"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--recover", dest="recover", action="store_true", default=None, help="bring it back")
+    choice.add_argument("--no-recover", dest="recover", action="store_false", help="leave it as it is")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit status.  Raises HelperError."""
+    domain = find_domain(connect(arguments.connect), arguments.domain)
+    if arguments.recover is not None:
+        policy.set_policy(domain, arguments.recover)
+    found = policy.settings(domain)
+    if arguments.json:
+        values = {name: found.get(name) for name in ("live", "persistent")}
+        print(json.dumps({"version": 1, "uuid": domain.UUIDString(), "name": domain.name(), **values}))
+        return 0
+    for name, recover in found.items():
+        print(f"{domain.name()} ({name}): {'recover' if recover else 'no recover'}")
+    return 0

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Bring back the virtual machines that were made safe when their leases were lost.
+
+Joins their lockspaces again, starts what was powered off and resumes what was paused, as far as each one's
+policy asks for it and its leases can be had.  Without options each is tried once.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from .. import qemu_sanlock_conf
+from ..book import Book
+from ..comeback import Comeback, Verdict
+from ..connection import connect
+from ..domains import find_domain
+from ..errors import FinalError, HelperError
+from ..instance import only_instance
+from ..journal import Journal
+from ..lockspaces import JOINED, Sanlock
+from ..record import Record
+from ..recovery import Recovery
+from ..screen import Screen
+
+SUMMARY = "bring back the virtual machines that lost their leases"
+
+# How long --resume-anyway waits for a lockspace that it joined.
+JOIN_SECONDS = 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to PARSER."""
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--wait", action="store_true", help="go on until nothing is left")
+    choice.add_argument(
+        "--list", action="store_true", help="print what would be brought back; change nothing"
+    )
+    choice.add_argument("--forget", metavar="DOMAIN", help="do not bring this one back; leave it as it is")
+    choice.add_argument(
+        "--resume-anyway",
+        metavar="DOMAIN",
+        help="resume a paused machine although somebody else may have written to its disks; asks first",
+    )
+    parser.add_argument("--yes", action="store_true", help="with --resume-anyway: do not ask")
+    parser.add_argument("--json", action="store_true", help="with --list: print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit status.  Raises HelperError."""
+    screen = Screen(sys.stderr.isatty())
+    journal = Journal(to_terminal=screen.tell)
+    book = Book(journal)
+    try:
+        if arguments.list:
+            return _list(book, arguments.json)
+        if arguments.forget:
+            return _forget(book, journal, arguments.forget)
+        if arguments.resume_anyway:
+            return _resume_anyway(book, journal, arguments.resume_anyway, arguments.yes)
+        return _recover(book, journal, screen, arguments.wait)
+    except PermissionError as error:
+        raise FinalError("recover", str(error), "run this as root") from error
+    except OSError as error:
+        raise FinalError("recover", str(error)) from error
+    finally:
+        journal.flush()
+
+
+def _recover(book: Book, journal: Journal, screen: Screen, wait: bool) -> int:
+    """One pass; or with WAIT until nothing is left to wait for: what was refused is told, and no failure."""
+    with only_instance():
+        sanlock = Sanlock()
+        recovery = Recovery(
+            book,
+            Comeback(connect, sanlock, book),
+            sanlock,
+            journal,
+            qemu_sanlock_conf.auto_lockspace,
+            screen.show,
+        )
+        done = recovery.run(wait)
+        screen.show([])
+    return 0 if done or wait else 1
+
+
+def _list(book: Book, as_json: bool) -> int:
+    """Print the records.
+
+    As JSON an object: version (1) and records, a list of objects with uuid, name, uri, action (poweroff,
+    restart, pause), todo (start, resume), time (seconds since the epoch), state (waiting, starting, resuming,
+    refused), why (text, for refused), lockspaces (name, host_id, path, offset, io_timeout in seconds, 0 for
+    sanlock's default), leases (lockspace, resource, version, path, offset, shared) and unknown (why the
+    leases are not known, else "").  A key may be added without a new version, none changed or removed.
+    """
+    records = sorted(book.look().values(), key=lambda record: record.time)
+    if as_json:
+        print(json.dumps({"version": 1, "records": [_as_dict(record) for record in records]}, indent=2))
+        return 0
+    for record in records:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.time))
+        print(f"{record.name} {record.uuid} {record.todo} since {since}: {_state(record)}")
+        if record.why:
+            print(f"    {record.why}")
+    return 0
+
+
+def _forget(book: Book, journal: Journal, text: str) -> int:
+    record = _find(book, text)
+    book.forget(record.uuid)
+    journal.notice(f"recover {record}: forgotten, as asked: it is left as it is")
+    return 0
+
+
+def _resume_anyway(book: Book, journal: Journal, text: str, yes: bool) -> int:
+    record = _find(book, text)
+    if record.todo != "resume":
+        raise FinalError(f"resume {record.name}", "it was powered off, not paused", "see recover --list")
+    if not yes:
+        _ask(record)
+    sanlock = Sanlock()
+    comeback = Comeback(connect, sanlock, book)
+    _join_all(sanlock, record)
+    # Taken from the helper's directory, if it still is there, so that it can be marked.
+    record = book.gather().get(record.uuid, record)
+    finding = comeback.visit(record, ready=True, anyway=True)
+    if finding.verdict is Verdict.DONE:
+        book.remove(record)
+        journal.notice(f"recover {record}: done, as the administrator asked: {finding.text}")
+        return 0
+    if finding.verdict is Verdict.DROPPED:
+        book.remove(record)
+    raise FinalError(f"resume {record.name}", finding.text)
+
+
+def _ask(record: Record) -> None:
+    why = f": {record.why}" if record.why else ""
+    print(
+        f"{record.name} was paused when its leases were lost{why}\n"
+        "If anything wrote to its disks since, resuming it destroys their content. Resume it? [yes/no] ",
+        end="",
+        flush=True,
+    )
+    if sys.stdin.readline().strip() != "yes":
+        raise FinalError(f"resume {record.name}", "not confirmed", "answer yes, or give --yes")
+
+
+def _join_all(sanlock: Sanlock, record: Record) -> None:
+    for lockspace in record.lockspaces:
+        end = time.monotonic() + JOIN_SECONDS
+        while sanlock.lockspaces().get(lockspace.name, (lockspace, ""))[1] != JOINED:
+            if time.monotonic() > end:
+                raise FinalError(f"join lockspace {lockspace}", f"not joined within {JOIN_SECONDS:.0f} s")
+            if lockspace.name not in sanlock.lockspaces():
+                sanlock.join(lockspace)
+            time.sleep(0.2)
+
+
+def _find(book: Book, text: str) -> Record:
+    """The record of the domain that TEXT names: by name or UUID as recorded, else as libvirt knows it."""
+    records = book.look()
+    found = [record for record in records.values() if text in (record.uuid, record.name)]
+    if len(found) == 1:
+        return found[0]
+    try:
+        uuid = find_domain(connect("qemu:///system"), text).UUIDString()
+    except HelperError:
+        uuid = ""
+    if uuid not in records:
+        raise FinalError(f"domain {text!r}", "there is no record of it", "see recover --list")
+    return records[uuid]
+
+
+def _state(record: Record) -> str:
+    return record.mark or "waiting"
+
+
+def _as_dict(record: Record) -> dict[str, Any]:
+    names = ("uuid", "name", "uri", "action", "todo", "time", "why", "unknown")
+    lockspace_names = ("name", "host_id", "path", "offset", "io_timeout")
+    lease_names = ("lockspace", "resource", "version", "path", "offset", "shared")
+    return {
+        **{name: getattr(record, name) for name in names},
+        "state": _state(record),
+        "lockspaces": [
+            {name: getattr(entry, name) for name in lockspace_names} for entry in record.lockspaces
+        ],
+        "leases": [{name: getattr(entry, name) for name in lease_names} for entry in record.leases],
+    }

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Fixtures: the packages, built once, and a booted machine for each module."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import REQUIRE
+
+from . import packages
+from .machine import Machine, missing
+from .packages import Built
+
+
+def need(found_missing: tuple[str, ...], what: str) -> None:
+    """Skip where something is missing; fail if the environment says that nothing may be."""
+    if not found_missing:
+        return
+    message = f"{what}; missing: {', '.join(found_missing)}"
+    if os.environ.get(REQUIRE) == "1":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+def need_programs(*names: str) -> None:
+    """The same for programs on PATH."""
+    need(tuple(name for name in names if shutil.which(name) is None), "programs are missing")
+
+
+@pytest.fixture(scope="session")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Our packages, of this checkout."""
+    need_programs("rpmbuild", "rpm", "checkmodule")
+    if not Path("/usr/share/selinux/devel/Makefile").exists():
+        need(("selinux-policy-dev",), "the policy module cannot be built")
+    return packages.build_ours(tmp_path_factory.mktemp("ours"))
+
+
+@pytest.fixture(scope="session")
+def ours_next(ours: Built, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A later version of them."""
+    return packages.build_next(ours, tmp_path_factory.mktemp("next"))
+
+
+@pytest.fixture(scope="session")
+def owners(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the stand-ins for libvirt's package."""
+    need_programs("rpmbuild")
+    return tmp_path_factory.mktemp("owner")
+
+
+@pytest.fixture(scope="module")
+def booted() -> Iterator[Machine]:
+    """A machine with systemd as PID 1, shared by a module's tests."""
+    need(missing(), "no machine can be booted here")
+    with Machine() as machine:
+        yield machine

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""An outage on a host that has the RPM: systemd, sanlock.service, libvirtd, a QEMU virtual machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import stack
+from tests.e2e.leases import LOCKSPACE
+from tests.e2e.waiting import wait_for
+
+from . import packages
+from .machine import STOCK, Machine
+from .packages import OWNER, Built
+
+LEASES = "/var/lib/libvirt/sanlock"
+UUID = "0f6b2a3e-7d2c-4a6b-9a53-5d1a4b1b7c11"
+XML = f"""\
+<domain type='qemu'>
+  <name>guest</name>
+  <uuid>{UUID}</uuid>
+  <memory unit='MiB'>16</memory>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <on_lockfailure>poweroff</on_lockfailure>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source file='/var/lib/libvirt/images/guest.img'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+
+# 8 times io_timeout (1 s) after the last good renewal the lease is lost.
+LOST_SECONDS = 8
+# With a margin for a busy machine; sanlock sends SIGKILL 40 s after the loss.
+SAFE_SECONDS = LOST_SECONDS + 20
+
+
+@pytest.fixture(scope="module")
+def host(booted: Machine, owners: Path, ours: Built) -> Machine:
+    """A host with both packages, sanlock.service, libvirtd and a lockspace."""
+    for package in (packages.owner(owners, OWNER, "1"), ours.main):
+        shutil.copy(package, booted.path("/var/tmp"))
+        booted.rpm("-i", f"/var/tmp/{package.name}")
+    booted.write("/etc/libvirt/qemu.conf", stack.QEMU_CONF)
+    booted.write("/etc/libvirt/libvirtd.conf", 'auth_unix_rw = "none"\n')
+    booted.write("/etc/libvirt/virtlogd.conf", "")
+    # sanlock runs as sanlock here, as it does in production.
+    conf = stack.QEMU_SANLOCK_CONF.format(host_id=1, io_timeout=1, leases=LEASES).replace(
+        '"root"', '"sanlock"'
+    )
+    booted.write("/etc/libvirt/qemu-sanlock.conf", conf)
+    for folder in (LEASES, "/var/lib/libvirt/images"):
+        booted.run("install", "-d", "-o", "sanlock", "-g", "sanlock", folder)
+    booted.start_sanlock()
+    booted.run("systemctl", "start", "libvirtd")
+    try:
+        wait_for(lambda: booted.run("virsh", "list", check=False).returncode == 0, 30, "libvirtd to answer")
+    except AssertionError as error:
+        log = booted.run("journalctl", "-n", "50").stdout
+        raise AssertionError(f"{error}\n{log}") from error
+    booted.write("/var/lib/libvirt/images/guest.img", "\0" * 1024 * 1024)
+    booted.write("/run/guest.xml", XML)
+    return booted
+
+
+def lose_the_storage(host: Machine) -> bytes:
+    """Each renewal gets a short read from here on; returns what was there.  Waits until the VM is off."""
+    path = host.path(f"{LEASES}/{LOCKSPACE}")
+    data = path.read_bytes()
+    os.truncate(path, 0)
+    wait_for(
+        lambda: "shut off" in host.run("virsh", "domstate", "guest").stdout, SAFE_SECONDS, "the VM to be off"
+    )
+    # Nobody had to kill anything, in sanlock's own words.
+    assert " sig 9 " not in host.path("/var/log/sanlock.log").read_text()
+    return data
+
+
+def bring_it_back(host: Machine, data: bytes) -> None:
+    """The same file again, and sanlock has joined."""
+    wait_for(lambda: not host.lockspaces(), 30, "sanlock to leave its lockspace")
+    with host.path(f"{LEASES}/{LOCKSPACE}").open("r+b") as file:
+        file.write(data)
+    where = f"{LOCKSPACE}:1:{LEASES}/{LOCKSPACE}:0"
+    host.run("sanlock", "client", "add_lockspace", "-s", where, "-o", "1")
+
+
+def test_our_helper_makes_the_vm_safe_and_tells_the_journal(host: Machine) -> None:
+    host.run("virsh", "define", "/run/guest.xml")
+    host.run("virsh", "start", "guest")
+    (space,) = host.lockspaces()
+    assert space.name == LOCKSPACE
+    pid = host.sanlock_pid()
+    data = lose_the_storage(host)
+    wait_for(lambda: UUID in host.journal(), 5, "the line in the journal")
+    assert host.sanlock_pid() == pid
+    lines = host.run("journalctl", "-t", "virt-sanlock-helper", "-o", "json").stdout.splitlines()
+    entries = [json.loads(line) for line in lines]
+    (entry,) = (entry for entry in entries if f"poweroff guest {UUID}: done after" in entry["MESSAGE"])
+    assert "found running, destroyed, verified off" in entry["MESSAGE"]
+    # By sanlock's service, from the path that libvirt registered.
+    assert entry["_SYSTEMD_UNIT"] == "sanlock.service"
+    assert entry["_CMDLINE"].split()[1:] == ["-ISB", STOCK, "qemu:///system", UUID, "poweroff"]
+    assert entry["PRIORITY"] == "5"
+    bring_it_back(host, data)
+
+
+def test_half_an_update_still_makes_the_vm_safe(host: Machine) -> None:
+    host.run("virsh", "start", "guest")
+    # libvirt-python is imported late, after the request was read.
+    folder = "/usr/share/virt-sanlock-helper/libvirt_auth"
+    host.run("mv", folder, f"{folder}.away")
+    try:
+        data = lose_the_storage(host)
+    finally:
+        host.run("mv", f"{folder}.away", folder)
+    told = host.journal("-p", "crit").splitlines()[-1]
+    assert told.startswith(
+        f"poweroff {UUID}: this program failed: ModuleNotFoundError: No module named 'libvirt_auth'"
+    )
+    assert told.endswith(f"/proc/1/root{STOCK} takes over, to poweroff")
+    bring_it_back(host, data)

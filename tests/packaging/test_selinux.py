@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The policy module in the whole policy of the distribution: what the helper may do, and that it is all.
+
+Debian has the reference policy's interfaces, Fedora its own; the names that differ are chosen in the module.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from .conftest import need
+from .packages import ROOT
+from .policy import Policy, Rule, added, compile_module, link, missing
+
+HELPER = "virt_sanlock_helper_t"
+EXECUTABLE = "virt_sanlock_helper_exec_t"
+RUNTIME = "virt_sanlock_helper_var_run_t"
+SANLOCK = "sanlock_t"
+
+READ = {"open", "read", "getattr"}
+CONNECT = {"connectto"}
+WRITE = {"append", "create", "link", "rename", "setattr", "unlink", "write", "relabelto", "relabelfrom"}
+
+# What the helper does, and what that takes.
+NEEDS: dict[str, list[tuple[str, str, set[str]]]] = {
+    "take sanlock's group": [(HELPER, "capability", {"setgid"})],
+    "go before others": [(HELPER, "capability", {"sys_nice"}), (HELPER, "process", {"setsched"})],
+    "tell a QEMU from a later one": [
+        ("svirt_t", "file", READ),
+        ("svirt_t", "dir", {"search"}),
+        ("sysctl_kernel_t", "file", READ),
+    ],
+    "run Python": [
+        (EXECUTABLE, "file", {"entrypoint", "read", "open", "execute", "map"}),
+        ("bin_t", "file", {"read", "open", "execute", "map"}),
+        ("bin_t", "lnk_file", {"read"}),
+        ("lib_t", "file", {*READ, "execute", "map"}),
+        ("usr_t", "file", READ),
+    ],
+    "become libvirt's helper": [
+        (EXECUTABLE, "file", {"execute", "execute_no_trans"}),
+        ("init_t", "lnk_file", {"read"}),
+        ("init_t", "dir", {"search"}),
+        ("init_t", "file", {"read"}),
+    ],
+    "keep requests and records": [
+        (RUNTIME, "dir", {"add_name", "remove_name", "read", "search", "write"}),
+        (RUNTIME, "file", {*READ, "create", "lock", "rename", "unlink", "write"}),
+    ],
+    "speak to libvirtd": [
+        ("virtd_t", "unix_stream_socket", CONNECT),
+        ("virt_runtime_t", "sock_file", {"write"}),
+        (HELPER, "unix_stream_socket", {"create", "connect", "read", "write"}),
+        ("virt_etc_t", "file", READ),
+    ],
+    "speak to sanlock": [
+        (SANLOCK, "unix_stream_socket", CONNECT),
+        ("sanlock_runtime_t", "sock_file", {"write"}),
+        ("sanlock_runtime_t", "file", READ),
+        (SANLOCK, "file", READ),
+    ],
+    "write to syslog": [
+        ("devlog_t", "sock_file", {"write"}),
+        ("syslogd_t", "unix_dgram_socket", {"sendto"}),
+        (HELPER, "unix_dgram_socket", {"create", "connect", "write"}),
+    ],
+    "read the time zone and /etc/passwd": [("locale_t", "file", READ), ("etc_t", "file", READ)],
+}  # fmt: skip
+
+# Names of types that Fedora has others for.
+FEDORA = {"virt_runtime_t": "virt_var_run_t", "sanlock_runtime_t": "sanlock_var_run_t"}
+
+
+class Compiled(NamedTuple):
+    """The module, and what it makes of the whole policy."""
+
+    module: Path
+    policy: Policy
+    helper: set[Rule]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    need(missing(), "the policy module cannot be compiled and queried")
+    folder = tmp_path_factory.mktemp("selinux")
+    module = compile_module(folder)
+    policy = Policy(link(folder, module))
+    return Compiled(module, policy, policy.granted(HELPER))
+
+
+@pytest.mark.parametrize("what", NEEDS)
+def test_the_helper_may(compiled: Compiled, what: str) -> None:
+    types = {rule.target for rule in compiled.helper}
+    for name, tclass, permissions in NEEDS[what]:
+        target = name if name in types else FEDORA.get(name, name)
+        wanted = {Rule(HELPER, target, tclass, permission) for permission in permissions}
+        assert wanted - compiled.helper == set()
+
+
+def test_sanlock_gets_in_and_nothing_else(compiled: Compiled) -> None:
+    assert (EXECUTABLE, "process", HELPER) in compiled.policy.transitions(SANLOCK)
+    # The kernel opens a script's interpreter as the caller; without execute_no_trans sanlock can run none.
+    interpreter = {"execute", "getattr", "ioctl", "map", "open", "read"}
+    grants = added(compiled.module, SANLOCK)
+    assert grants.pop(("bin_t", "file")) == interpreter
+    assert grants.pop((HELPER, "process")) == {"transition"}
+    assert "execute_no_trans" not in grants[EXECUTABLE, "file"]
+    assert set(grants) <= {
+        ("bin_t", "dir"),
+        ("bin_t", "lnk_file"),
+        ("usr_t", "dir"),
+        (EXECUTABLE, "file"),
+        (HELPER, "fd"),
+        (HELPER, "fifo_file"),
+        (HELPER, "process"),
+    }
+    running = {rule for rule in compiled.policy.granted(SANLOCK) if rule.permission == "execute_no_trans"}
+    assert {rule.target for rule in running} & {"bin_t", "shell_exec_t", EXECUTABLE} == set()
+
+
+def test_no_capability_but_these_two(compiled: Compiled) -> None:
+    capabilities = {
+        rule.permission for rule in compiled.helper if rule.tclass.startswith(("capability", "cap_userns"))
+    }
+    assert capabilities == {"setgid", "sys_nice"}
+
+
+def test_it_writes_its_runtime_directory_only(compiled: Compiled) -> None:
+    written = {
+        rule.target
+        for rule in compiled.helper
+        if rule.tclass in ("file", "lnk_file", "fifo_file", "blk_file") and rule.permission in WRITE
+    }
+    # Itself: its own entries under /proc.  sanlock's pipes are inherited.
+    assert written - {RUNTIME, HELPER, SANLOCK} == set()
+    folders = {
+        rule.target
+        for rule in compiled.helper
+        if rule.tclass == "dir" and rule.permission in {"add_name", "remove_name", *WRITE}
+    }
+    assert folders <= {RUNTIME, "var_run_t", HELPER}
+    for name in ("etc_t", "virt_etc_t", "virt_etc_rw_t", "passwd_file_t"):
+        assert not {r for r in compiled.helper if r.target == name and r.permission in {*WRITE, "add_name"}}
+
+
+def test_it_runs_nothing_but_the_two_helpers(compiled: Compiled) -> None:
+    run = {rule.target for rule in compiled.helper if rule.permission == "execute_no_trans"}
+    # Every domain may run the dynamic linker and libraries; see libs_use_ld_so().
+    assert run - {EXECUTABLE, "ld_so_t", "lib_t", "textrel_shlib_t"} == set()
+    executable = {
+        rule.target for rule in compiled.helper if (rule.tclass, rule.permission) == ("file", "execute")
+    }
+    assert not {name for name in executable if name.startswith("shell") or name == "sanlock_exec_t"}
+    assert not {rule for rule in compiled.helper if rule.permission in ("transition", "dyntransition")}
+
+
+def test_no_network_no_disk_no_kill(compiled: Compiled) -> None:
+    forbidden = {
+        "name_connect",
+        "name_bind",
+        "ptrace",
+        "sigkill",
+        "execmem",
+        "execstack",
+        "execheap",
+        "module_load",
+    }
+    assert {rule for rule in compiled.helper if rule.permission in forbidden} == set()
+    assert {
+        rule for rule in compiled.helper if rule.tclass == "blk_file" and rule.permission in READ
+    } == set()
+    sockets = {"tcp_socket", "udp_socket", "rawip_socket", "packet_socket", "netlink_route_socket"}
+    assert {
+        rule for rule in compiled.helper if rule.tclass in sockets and rule.permission == "create"
+    } == set()
+
+
+def test_the_files_get_their_labels() -> None:
+    contexts = (ROOT / "packaging/selinux/virt_sanlock_helper.fc").read_text()
+    lines = [line.split("\t") for line in contexts.splitlines() if line.startswith("/")]
+
+    def label(path: str) -> str:
+        (match,) = (line for line in lines if re.fullmatch(line[0], path))
+        found = re.search(r"object_r:(\w+),", match[-1])
+        assert found
+        return found[1]
+
+    for path in (
+        "/usr/libexec/virt-sanlock-helper/libvirt_sanlock_helper",
+        "/usr/libexec/libvirt_sanlock_helper",
+        "/usr/libexec/libvirt_sanlock_helper.distrib",
+        "/usr/lib/libvirt/libvirt_sanlock_helper",
+    ):
+        assert label(path) == EXECUTABLE
+    assert label("/run/virt-sanlock-helper") == label("/run/virt-sanlock-helper/spool/a") == RUNTIME

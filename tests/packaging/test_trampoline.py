@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The executable when the program behind it is broken: libvirt's own helper takes over, and it is told."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+URI = "test:///default"
+UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+BARE = {"PATH": os.defpath}
+
+# A bound file stays what it was when sanlock started, over any number of updates.  To change it is to have
+# hosts on which the old one runs the new program: think of them, then write the new sum here.
+TRAMPOLINE = "7689f39818efb1f7dbc685b5a106f5bcb39b494fabb7e856a8046a743ac770dd"
+
+# Said by the executable when it hands over.
+TAKES_OVER = "takes over, to"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the program whose libvirt helper is `echo`, an ELF program that prints its arguments."""
+    for root in ("helper", "auth"):
+        shutil.copytree(ROOT / root, tmp_path / root, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy("/bin/echo", tmp_path / "stock")
+    set_stock(tmp_path, tmp_path / "stock")
+    return tmp_path
+
+
+def set_stock(checkout: Path, stock: Path) -> None:
+    """Write STOCK into the copy of the executable, in the place of libvirt's paths."""
+    executable = checkout / "helper" / "libvirt_sanlock_helper"
+    lines = executable.read_text().splitlines(keepends=True)
+    (number,) = (number for number, line in enumerate(lines) if line.startswith("STOCK = "))
+    lines[number] = f'STOCK = ("{stock}",)\n'
+    executable.write_text("".join(lines))
+
+
+def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(checkout / "helper" / "libvirt_sanlock_helper"), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=20, env=BARE, stdin=subprocess.DEVNULL
+    )
+
+
+def test_it_does_not_change() -> None:
+    executable = ROOT / "helper" / "libvirt_sanlock_helper"
+    assert hashlib.sha256(executable.read_bytes()).hexdigest() == TRAMPOLINE
+    assert executable.read_text().splitlines()[0] == "#!/usr/bin/python3 -ISB"
+
+
+def test_whole_it_runs_the_program(checkout: Path) -> None:
+    result = run(checkout, URI, UUID, "poweroff")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "verified off" in result.stderr
+    assert TAKES_OVER not in result.stderr
+
+
+def remove(name: str) -> str:
+    return f"rm helper/sanlock_helper/{name}.py"
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("rm -r helper/sanlock_helper/*", "cannot import name|No module named"),
+        (remove("killpath"), "No module named 'sanlock_helper.killpath'"),
+        (remove("invocation"), "No module named 'sanlock_helper.invocation'"),
+        ("echo 'def f(:' >>helper/sanlock_helper/grace.py", "SyntaxError: "),
+        ("printf '\\0' >>helper/sanlock_helper/errors.py", "null bytes"),
+        ("echo 'main = None' >>helper/sanlock_helper/killpath.py", "TypeError: "),
+        # These are imported late, when the request is known to need libvirt.
+        (remove("connection"), "No module named 'sanlock_helper.connection'"),
+        ("rm -r auth/libvirt_auth", "No module named 'libvirt_auth'"),
+        ("echo 'raise ImportError(\"libvirt.so.0: version missing\")' >helper/libvirt.py", "libvirt.so.0"),
+    ],
+)
+def test_broken_it_becomes_libvirts_helper(checkout: Path, damage: str, why: str) -> None:
+    subprocess.run(["sh", "-c", damage], cwd=checkout, check=True)
+    result = run(checkout, URI, UUID, "pause", "4711")
+    assert result.returncode == 0
+    # Without the process id, which libvirt's helper does not know.
+    assert result.stdout == f"{URI} {UUID} pause\n"
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"virt-sanlock-helper: pause {UUID}: this program failed: ")
+    assert any(word in line for word in why.split("|"))
+    assert f"{checkout}/stock takes over, to pause" in line
+    assert "Traceback" not in result.stderr
+
+
+def test_the_other_actions(checkout: Path) -> None:
+    (checkout / "helper/sanlock_helper/killpath.py").unlink()
+    # libvirt's helper refuses to restart: the half that makes the VM safe is left.
+    assert run(checkout, URI, UUID, "restart").stdout == f"{URI} {UUID} poweroff\n"
+    ignored = run(checkout, URI, UUID, "ignore")
+    assert (ignored.returncode, ignored.stdout) == (0, "")
+    assert "nothing is done, as asked" in ignored.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--version",), (URI, UUID), ("--budget=1", URI, UUID, "pause")])
+def test_only_what_sanlock_passes_is_handed_on(checkout: Path, arguments: tuple[str, ...]) -> None:
+    (checkout / "helper/sanlock_helper/killpath.py").unlink()
+    result = run(checkout, *arguments)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "reinstall virt-sanlock-helper" in result.stderr
+
+
+def test_requests_of_others_are_handed_on_too(checkout: Path) -> None:
+    # What the agent does that cannot be loaded, with what waits in the spool.
+    (checkout / "helper/sanlock_helper/killpath.py").write_text(
+        "from .stock import leave_to_stock\n"
+        "def main(arguments):\n"
+        "    error = ImportError('no libvirt')\n"
+        "    leave_to_stock([('test:///a', '1', 'pause'), ('test:///b', '2', 'restart')], error)\n"
+        "    raise error\n"
+    )
+    result = run(checkout, URI, UUID, "pause")
+    assert sorted(result.stdout.splitlines()) == [
+        "test:///a 1 pause",
+        "test:///b 2 poweroff",
+        f"{URI} {UUID} pause",
+    ]
+    assert result.stderr.count("no libvirt") == 3
+
+
+@pytest.mark.parametrize("kind", ["copy", "link", "hard link", "nothing", "folder"])
+def test_it_never_runs_itself(checkout: Path, kind: str) -> None:
+    (checkout / "helper/sanlock_helper/killpath.py").unlink()
+    executable = checkout / "helper" / "libvirt_sanlock_helper"
+    other = checkout / "other"
+    set_stock(checkout, other)
+    if kind == "copy":
+        shutil.copy(executable, other)
+    elif kind == "link":
+        other.symlink_to(executable)
+    elif kind == "hard link":
+        os.link(executable, other)
+    elif kind == "folder":
+        other.mkdir()
+    result = run(checkout, URI, UUID, "pause")
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert "FAILED: libvirt's own helper is not here either" in line
+
+
+def test_one_that_was_put_aside_comes_first(checkout: Path) -> None:
+    (checkout / "helper/sanlock_helper/killpath.py").unlink()
+    shutil.copy("/bin/true", checkout / "stock.distrib")
+    result = run(checkout, URI, UUID, "pause")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "stock.distrib takes over" in result.stderr
+
+
+def test_one_that_cannot_be_run_is_told(checkout: Path) -> None:
+    (checkout / "helper/sanlock_helper/killpath.py").unlink()
+    (checkout / "stock.distrib").write_bytes(b"\x7fELF but no program")
+    (checkout / "stock.distrib").chmod(0o755)
+    result = run(checkout, URI, UUID, "pause")
+    assert result.stdout == f"{URI} {UUID} pause\n"
+    assert "stock.distrib cannot be run: Exec format error" in result.stderr

@@ -1,0 +1,513 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One domain's way back: each decision, and what must never happen whatever the order of events."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+libvirt = pytest.importorskip("libvirt")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from sanlock_helper.book import Book  # noqa: E402
+from sanlock_helper.comeback import Comeback, Finding, Verdict  # noqa: E402
+from sanlock_helper.leases import Lease  # noqa: E402
+from sanlock_helper.lockspaces import JOINED  # noqa: E402
+from sanlock_helper.records import Records  # noqa: E402
+
+from .libvirt_errors import libvirt_error  # noqa: E402
+from .recovery_world import OFF, PAUSED, RUNNING, UUID, FakeSanlock, Killed, Story, World  # noqa: E402
+
+
+class Scene:
+    """A World and a Comeback in it, with records in a directory."""
+
+    def __init__(self, path: Path, action: str = "pause", **changes: Any) -> None:
+        self.path = path
+        self.world = World()
+        self.record = self.world.record(action, **changes)
+        self.story = Story()
+        Records(f"{path}/run").write(self.record)
+        self.book = Book(self.story, f"{path}/run", f"{path}/state")  # type: ignore[arg-type]
+        self.book.gather()
+
+    def comeback(self) -> Comeback:
+        world = self.world
+        return Comeback(
+            world.connect,
+            FakeSanlock(world),  # type: ignore[arg-type]
+            self.book,
+            boot=lambda: "boot",
+            process_started=lambda pid: 99 if pid == world.pid else 0,
+            pid_of=lambda name: world.pid if world.vm != OFF else None,
+        )
+
+    def visit(self, ready: bool = True, **options: Any) -> Finding:
+        record = self.book.gather().get(UUID, self.record)
+        return self.comeback().visit(record, ready, **options)
+
+    def mark(self) -> str:
+        return self.book.gather()[UUID].mark
+
+
+@pytest.fixture
+def paused(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+@pytest.fixture
+def off(tmp_path: Path) -> Scene:
+    return Scene(tmp_path, "poweroff")
+
+
+# Resume
+
+
+def test_a_paused_domain_is_resumed(paused: Scene) -> None:
+    finding = paused.visit()
+    assert finding == (Verdict.DONE, "found paused, resumed, verified running, 1 lease held", frozenset())
+    assert (paused.world.resumed, paused.world.version) == (1, 2)
+
+
+def test_a_lockspace_that_is_not_joined_is_waited_for(paused: Scene) -> None:
+    assert paused.visit(ready=False).verdict is Verdict.WAIT
+    assert paused.world.vm == PAUSED
+
+
+def test_a_lease_that_somebody_held_is_no(paused: Scene) -> None:
+    paused.world.other_takes()
+    paused.world.other_gives_back()
+    finding = paused.visit()
+    assert finding.verdict is Verdict.REFUSED
+    assert "its lease LS:disk was version 1 when it was paused and is 2 now" in finding.text
+    assert paused.world.resumed == 0
+
+
+def test_a_lease_held_elsewhere_is_dropped(paused: Scene) -> None:
+    paused.world.other_takes()
+    finding = paused.visit()
+    assert (finding.verdict, "held by host_id 2" in finding.text) == (Verdict.DROPPED, True)
+
+
+@pytest.mark.parametrize(("state", "verdict"), [("unknown", Verdict.AGAIN), ("dead", Verdict.REFUSED)])
+def test_a_holder_that_may_be_dead(paused: Scene, state: str, verdict: Verdict) -> None:
+    paused.world.other_takes()
+    paused.world.host_states[2] = state
+    assert paused.visit().verdict is verdict
+    assert paused.world.resumed == 0
+
+
+def test_a_lease_that_cannot_be_read_is_no_for_now(paused: Scene) -> None:
+    paused.world.storage = False
+    finding = paused.visit()
+    assert (finding.verdict, "it stays paused" in finding.text) == (Verdict.AGAIN, True)
+    paused.world.storage = True
+    assert paused.visit().verdict is Verdict.DONE
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"unknown": "sanlock hangs"}, "not known: sanlock hangs"),
+        ({"leases": ()}, "it held none"),
+        ({"leases": (Lease("LS", "disk", 1, "/storage/disk", 0, True),)}, "is shared"),
+    ],
+)
+def test_versions_that_say_nothing_are_no(tmp_path: Path, changes: Any, words: str) -> None:
+    scene = Scene(tmp_path, **changes)
+    finding = scene.visit()
+    assert (finding.verdict, words in finding.text) == (Verdict.REFUSED, True)
+    assert scene.world.resumed == 0
+
+
+def test_a_process_that_sanlock_does_not_know_is_not_resumed(paused: Scene) -> None:
+    paused.world.registered = False
+    assert paused.visit().verdict is Verdict.REFUSED
+    assert paused.visit(anyway=True).verdict is Verdict.REFUSED
+    assert paused.world.resumed == 0
+
+
+def test_a_lease_taken_at_the_last_moment_pauses_it_again(paused: Scene) -> None:
+    def take(name: str) -> None:
+        if name == "resume":
+            paused.world.other_takes()
+            paused.world.other_gives_back()
+
+    paused.world.before_call = take
+    finding = paused.visit()
+    assert finding.verdict is Verdict.REFUSED
+    assert "version 1 when it was paused and 3 after the resume, not 2" in finding.text
+    assert (paused.world.vm, paused.world.resumed) == (PAUSED, 1)
+
+
+def test_leases_that_cannot_be_looked_at_after_the_resume_pause_it_again(paused: Scene) -> None:
+    def silence(name: str) -> None:
+        if name == "resumed":
+            paused.world.answers = False
+
+    paused.world.before_call = silence
+    assert paused.visit().verdict is Verdict.REFUSED
+    assert paused.world.vm == PAUSED
+
+
+def test_a_refusal_lasts(paused: Scene) -> None:
+    paused.book.mark(paused.record, "refused", "because")
+    assert paused.visit() == (Verdict.REFUSED, "because", frozenset())
+    assert paused.visit(anyway=True).verdict is Verdict.DONE
+
+
+def test_the_administrator_may_know_better(paused: Scene) -> None:
+    paused.world.other_takes()
+    paused.world.other_gives_back()
+    paused.world.guest_version = None
+    assert paused.visit(anyway=True).verdict is Verdict.DONE
+    assert paused.world.vm == RUNNING
+
+
+def test_nobody_knows_better_than_a_lease_that_is_missing(paused: Scene) -> None:
+    def lose(name: str) -> None:
+        if name == "resumed":
+            paused.world.held = None
+
+    paused.world.before_call = lose
+    finding = paused.visit(anyway=True)
+    assert (finding.verdict, "went on without its lease" in finding.text) == (Verdict.REFUSED, True)
+    assert paused.world.vm == PAUSED
+
+
+def test_killed_right_after_the_resume_the_lease_is_looked_at_later(paused: Scene) -> None:
+    def take_and_kill(name: str) -> None:
+        if name == "resume":
+            paused.world.other_takes()
+            paused.world.other_gives_back()
+        if name == "resumed":
+            raise Killed
+
+    paused.world.before_call = take_and_kill
+    with pytest.raises(Killed):
+        paused.visit()
+    assert paused.mark() == "resuming"
+    paused.world.before_call = lambda name: None
+    assert paused.visit().verdict is Verdict.REFUSED
+    assert paused.world.vm == PAUSED
+
+
+def test_somebody_resumed_it(paused: Scene) -> None:
+    paused.world.other_takes()
+    paused.world.other_gives_back()
+    paused.world.resume()
+    assert paused.visit() == (
+        Verdict.DONE,
+        "found running, nothing to do, somebody resumed it",
+        frozenset(),
+    )
+    assert paused.world.vm == RUNNING
+
+
+def test_somebody_powered_it_off(paused: Scene) -> None:
+    paused.world.destroy()
+    assert paused.visit().verdict is Verdict.DROPPED
+    assert paused.world.started == 0
+
+
+def test_sanlock_or_a_crash_ended_it(paused: Scene) -> None:
+    paused.world.destroy()
+    paused.world.reason = libvirt.VIR_DOMAIN_SHUTOFF_CRASHED
+    assert paused.visit().verdict is Verdict.DONE
+    assert paused.world.started == 1
+
+
+def test_it_crashed_after_somebody_resumed_it(paused: Scene) -> None:
+    paused.world.resume()
+    paused.world.destroy()
+    paused.world.reason = libvirt.VIR_DOMAIN_SHUTOFF_CRASHED
+    assert "it ran since" in paused.visit().text
+    assert paused.world.started == 0
+
+
+def test_it_crashed_after_it_was_refused(paused: Scene) -> None:
+    paused.book.mark(paused.record, "refused", "because")
+    paused.world.destroy()
+    paused.world.reason = libvirt.VIR_DOMAIN_SHUTOFF_CRASHED
+    assert paused.visit().verdict is Verdict.DROPPED
+    assert paused.world.started == 0
+
+
+def test_a_reset_of_the_host_ended_it(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, boot="an earlier one")
+    scene.world.destroy()
+    assert scene.visit().verdict is Verdict.DONE
+    assert scene.world.started == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"run": 6}, {"pid_start": 98}, {"pid_start": 0, "boot": "an earlier one"}]
+)
+def test_another_run_is_not_ours(tmp_path: Path, changes: Any) -> None:
+    scene = Scene(tmp_path, **changes)
+    assert scene.visit().text == "found paused, nothing to do, somebody started it"
+    assert scene.world.vm == PAUSED
+
+
+def test_it_is_ours_where_only_the_boot_tells(tmp_path: Path) -> None:
+    assert Scene(tmp_path, pid_start=0).visit().text.startswith("found paused, resumed")
+
+
+def test_other_states_are_waited_for(paused: Scene) -> None:
+    paused.world.vm = libvirt.VIR_DOMAIN_SHUTDOWN
+    assert paused.visit() == (Verdict.AGAIN, "it is in shutdown", frozenset())
+
+
+# Start
+
+
+def test_a_domain_that_is_off_is_started(off: Scene) -> None:
+    assert off.visit() == (Verdict.DONE, "found off, started, verified running, 1 lease held", frozenset())
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+def test_without_a_policy_it_is_left(tmp_path: Path, action: str) -> None:
+    scene = Scene(tmp_path, action)
+    scene.world.policy = False
+    assert scene.visit().verdict is Verdict.LEFT
+    assert (scene.world.started, scene.world.resumed) == (0, 0)
+
+
+def test_restart_needs_no_policy(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "restart")
+    scene.world.policy = False
+    assert scene.visit().verdict is Verdict.DONE
+
+
+def definition(recover: str) -> str:
+    element = f'<lockfailure xmlns="urn:virt-sanlock-helper:1" recover="{recover}"/>'
+    return f"<domain><metadata>{element}</metadata></domain>"
+
+
+@pytest.mark.parametrize(
+    ("xml", "verdict"),
+    [
+        (definition("yes"), Verdict.DONE),
+        ("<domain/>", Verdict.LEFT),
+        ("", Verdict.DROPPED),
+        ("<domain", Verdict.AGAIN),
+        (definition("1"), Verdict.AGAIN),
+    ],
+)  # fmt: skip
+def test_a_transient_domain(tmp_path: Path, xml: str, verdict: Verdict) -> None:
+    scene = Scene(tmp_path, "poweroff", xml=xml)
+    scene.world.known = False
+    assert scene.visit().verdict is verdict
+    assert scene.world.started == (verdict is Verdict.DONE)
+
+
+def test_it_ran_since(off: Scene) -> None:
+    off.world.start()
+    off.world.destroy()
+    finding = off.visit()
+    assert (finding.verdict, "was version 1 and is 2 now" in finding.text) == (Verdict.DROPPED, True)
+
+
+def test_a_start_of_ours_that_failed_is_tried_again(off: Scene) -> None:
+    def fail_late(name: str) -> None:
+        if name == "created":
+            off.world.destroy()
+            raise libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR, message="QEMU ended")
+
+    off.world.before_call = fail_late
+    assert "start the domain: QEMU ended" in off.visit().text
+    off.world.before_call = lambda name: None
+    # Its lease was taken and given back, by ourselves.
+    assert off.world.version == 2
+    assert off.visit().verdict is Verdict.DONE
+
+
+def test_a_start_that_is_refused_is_tried_again(off: Scene) -> None:
+    off.world.state = None
+    assert off.visit().verdict is Verdict.AGAIN
+    assert off.world.vm == OFF
+
+
+def test_killed_right_after_the_start(off: Scene) -> None:
+    def kill(name: str) -> None:
+        if name == "created":
+            raise Killed
+
+    off.world.before_call = kill
+    with pytest.raises(Killed):
+        off.visit()
+    off.world.before_call = lambda name: None
+    assert off.visit().text.startswith("found off, started by an earlier recovery, verified running")
+    assert off.world.started == 1
+
+
+def test_a_run_that_has_no_lease_is_not_done(off: Scene) -> None:
+    def lose(name: str) -> None:
+        if name == "created":
+            off.world.held = None
+
+    off.world.before_call = lose
+    assert "runs without a lease" in off.visit().text
+
+
+def test_it_is_still_being_powered_off(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "poweroff")
+    world = scene.world
+    world.vm, world.run, world.held = RUNNING, 7, 1
+    assert scene.visit().verdict is Verdict.AGAIN
+    assert scene.visit(age=121).verdict is Verdict.DROPPED
+    world.held = None
+    assert scene.visit(age=121).verdict is Verdict.AGAIN
+
+
+def test_a_record_that_was_forgotten_stops_the_start(off: Scene) -> None:
+    def forget(name: str) -> None:
+        if name == "version":
+            off.book.forget(UUID)
+
+    off.world.before_call = forget
+    assert off.visit().verdict is Verdict.DROPPED
+    assert off.world.started == 0
+
+
+def test_a_record_that_cannot_be_marked_stops_the_start(off: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> bool:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(off.book, "mark", full)
+    assert off.visit().verdict is Verdict.AGAIN
+    assert off.world.started == 0
+
+
+@pytest.mark.parametrize("name", ["connect", "lookup", "metadata", "lockspaces", "version", "create"])
+def test_whatever_fails_is_tried_again(off: Scene, name: str) -> None:
+    off.world.refuses[name] = libvirt_error(
+        libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_RPC, message="broken"
+    )
+    finding = off.visit()
+    assert (finding.verdict, "broken" in finding.text) == (Verdict.AGAIN, True)
+
+
+def test_the_lockspaces_of_a_domain_whose_leases_are_not_known(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "restart", leases=())
+    assert scene.visit(ready=False).lockspaces == {"LS"}
+
+
+# Whatever happens
+
+
+class Luck:
+    """A scene in which things happen; each method but check() is an event."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.world = scene.world
+        # Somebody took the domain's fate into their hands, here or on another host.
+        self.others = False
+        self.our_version: int | None = None
+
+    def take(self, number: int) -> None:
+        self.world.other_takes()
+
+    def give_back(self, number: int) -> None:
+        self.world.other_gives_back()
+
+    def lose(self, number: int) -> None:
+        if self.world.vm != RUNNING:
+            self.world.lose()
+
+    def come_back(self, number: int) -> None:
+        self.world.storage = True
+
+    def join(self, number: int) -> None:
+        if self.world.storage:
+            self.world.state = JOINED
+
+    def suspend(self, number: int) -> None:
+        if self.world.vm == RUNNING:
+            self.world.pause()
+            self.others = True
+
+    def resume(self, number: int) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            self.world.resume()
+            self.others = True
+
+    def start(self, number: int) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            self.world.start()
+            self.others = True
+
+    def visit(self, number: int, trouble: BaseException | None = None) -> None:
+        """Recovery visits the domain; at its call NUMBER there is TROUBLE."""
+        if not self.scene.book.gather():
+            return
+        calls = 0
+
+        def interfere(name: str) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == number and trouble:
+                raise trouble
+
+        before = self.world.resumed
+        self.world.before_call = interfere
+        finding = None
+        with contextlib.suppress(Killed):
+            finding = self.scene.visit(ready=self.world.state == JOINED)
+        self.world.before_call = lambda name: None
+        if self.world.resumed > before:
+            self.our_version = self.world.version
+        record = self.scene.book.gather()[UUID]
+        if finding and finding.verdict in (Verdict.DONE, Verdict.DROPPED, Verdict.LEFT):
+            self.scene.book.remove(record)
+            self.others = self.others or finding.verdict is Verdict.DROPPED
+        if finding and finding.verdict is Verdict.REFUSED:
+            self.scene.book.mark(record, "refused", finding.text)
+
+    def kill(self, number: int) -> None:
+        self.visit(number, Killed())
+
+    def libvirtd(self, number: int) -> None:
+        self.visit(number, libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR, message="the connection broke"))
+
+    def check(self) -> None:
+        """Nothing runs without its lease, no guest goes on over a disk that others had, no record is lost."""
+        world = self.world
+        if world.vm == RUNNING:
+            assert world.held == world.version
+            assert world.owner == 1
+            if world.guest_version is not None and not self.others:
+                assert world.version == world.guest_version + 1 == self.our_version
+        if not self.others:
+            assert world.started <= 1
+            assert UUID in self.scene.book.gather() or world.vm == RUNNING
+
+
+EVENTS = sorted(name for name in vars(Luck) if not name.startswith("_") and name != "check")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    action=st.sampled_from(["pause", "poweroff"]),
+    events=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(1, 14)), max_size=25),
+)
+def test_no_order_of_events_does_harm(
+    tmp_path_factory: pytest.TempPathFactory, action: str, events: list[tuple[str, int]]
+) -> None:
+    luck = Luck(Scene(tmp_path_factory.mktemp("scene"), action))
+    for name, number in events:
+        getattr(luck, name)(number)
+        luck.check()
+
+
+def test_the_fake_has_the_methods_of_the_real_one() -> None:
+    from sanlock_helper.lockspaces import Sanlock
+
+    real = {name for name in vars(Sanlock) if not name.startswith("_")}
+    assert set(vars(FakeSanlock(World()))) == real

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the helper writes down before it touches a domain, and that this never costs the domain anything."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from pytest_mock import MockerFixture
+
+libvirt = pytest.importorskip("libvirt")
+
+from sanlock_helper import actions, leases, notes  # noqa: E402
+from sanlock_helper.actions import Progress, Try  # noqa: E402
+from sanlock_helper.bounded import bounded  # noqa: E402
+from sanlock_helper.errors import PassingError  # noqa: E402
+from sanlock_helper.leases import Lease, Lockspace  # noqa: E402
+from sanlock_helper.notes import Notes, boot_id, process_start  # noqa: E402
+from sanlock_helper.record import Record  # noqa: E402
+from sanlock_helper.records import Records  # noqa: E402
+
+from .libvirt_errors import libvirt_error  # noqa: E402
+from .recovery_world import Story  # noqa: E402
+from .test_actions import UUID, FakeHost  # noqa: E402
+
+HELD = ((Lockspace("LS", 1, "/LS", 0, 1),), (Lease("LS", "disk", 3, "/disk"),))
+
+
+class Desk:
+    """A FakeHost, and notes on it in a directory."""
+
+    def __init__(self, path: Path, mocker: MockerFixture) -> None:
+        self.host = FakeHost(mocker)
+        self.story = Story()
+        self.records = Records(f"{path}/records")
+        self.asked: list[int] = []
+        # What was written when the domain was touched.
+        self.then: list[Record | None] = []
+        self.notes = Notes(self.records, self.story, lambda: 5.0, self.ask)  # type: ignore[arg-type]
+        for name in ("off", "pause"):
+            effect = getattr(self.host, name)
+            setattr(self.host, name, lambda effect=effect: self.look(effect))
+
+    def ask(self, pid: int) -> Any:
+        self.asked.append(pid)
+        return HELD
+
+    def look(self, effect: Callable[[], None]) -> None:
+        self.then.append(self.records.read(UUID))
+        effect()
+
+    def act(self, action: str, progress: Progress | None = None) -> actions.Outcome:
+        progress = progress or Progress()
+        this = Try(
+            self.host.connection, UUID, progress, lambda: False, os.getpid(), self.notes, "qemu:///system"
+        )
+        return actions.ACTIONS[action](this)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, mocker: MockerFixture) -> Desk:
+    mocker.patch.object(leases, "held_by", return_value=[])
+    return Desk(tmp_path, mocker)
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause", "restart"])
+def test_the_record_is_there_before_the_domain_is_touched(desk: Desk, action: str) -> None:
+    assert desk.act(action).reached
+    (record,) = desk.then
+    assert record is not None
+    assert (record.name, record.action, record.found, record.run) == ("vm1", action, "running", 7)
+    assert (record.pid, record.pid_start) == (os.getpid(), process_start(os.getpid()))
+    assert (record.boot, record.time, record.unknown) == (boot_id(), 5.0, "")
+    assert [(lease.resource, lease.version) for lease in record.leases] == [("disk", 3)]
+    assert [(lockspace.path, lockspace.io_timeout) for lockspace in record.lockspaces] == [("/LS", 1)]
+    # A restart that has succeeded leaves nothing to recover.
+    assert (desk.records.uuids() == []) == (action == "restart")
+
+
+def test_a_restart_whose_start_failed_says_who_starts_it(desk: Desk) -> None:
+    desk.host.raises["create"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR, message="No space left")
+    outcome = desk.act("restart")
+    assert "recovery (virt-sanlock-helper recover) starts it once its leases can be had" in outcome.note
+    assert desk.records.uuids() == [UUID]
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+@pytest.mark.parametrize("state", [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTDOWN])
+def test_what_was_not_in_use_is_not_brought_back(desk: Desk, action: str, state: int) -> None:
+    desk.host.state = state
+    desk.act(action)
+    assert desk.records.uuids() == []
+
+
+def test_the_record_of_our_own_pause_stays(desk: Desk) -> None:
+    desk.act("pause")
+    before = desk.records.read(UUID)
+    desk.notes = Notes(desk.records, desk.story, lambda: 6.0, desk.ask)  # type: ignore[arg-type]
+    desk.act("pause")
+    after = desk.records.read(UUID)
+    assert before is not None
+    assert after is not None
+    assert after.time == before.time
+
+
+def test_it_is_noted_once_for_all_tries(desk: Desk) -> None:
+    progress = Progress()
+    desk.host.raises["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
+    for _ in range(2):
+        with pytest.raises(PassingError):
+            desk.act("poweroff", progress)
+    assert len(desk.asked) == 1
+
+
+def test_a_transient_domain_leaves_its_xml(desk: Desk) -> None:
+    desk.host.persistent = False
+    desk.act("poweroff")
+    (record,) = desk.then
+    assert record is not None
+    assert record.xml == "<domain/>"
+
+
+def test_a_paused_domain_is_not_asked_for_its_xml(desk: Desk) -> None:
+    desk.host.persistent = False
+    desk.act("pause")
+    assert "xml" not in desk.host.calls
+
+
+def test_a_record_that_cannot_be_written_is_told_and_stops_nothing(desk: Desk) -> None:
+    folder = Path(desk.records.path)
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert desk.act("poweroff").reached
+    ((level, line),) = desk.story.lines
+    assert level == "warning"
+    assert line.startswith(f"poweroff vm1 {UUID}: no recovery record: ")
+    assert "the VM is made safe all the same" in line
+
+
+def test_a_sanlock_that_hangs_is_asked_three_times(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notes, "SANLOCK_SECONDS", 0.05)
+    release = threading.Event()
+
+    def hang(pid: int) -> Any:
+        desk.asked.append(pid)
+        release.wait()
+
+    desk.notes = Notes(desk.records, desk.story, ask_sanlock=hang)  # type: ignore[arg-type]
+    start = time.monotonic()
+    found = []
+    for _ in range(5):
+        assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), 1)
+        record = desk.records.read(UUID)
+        assert record is not None
+        found.append(record.unknown)
+    assert time.monotonic() - start < 1
+    release.set()
+    assert len(desk.asked) == 3
+    assert found[2] == "sanlock: no answer within 0.05 s"
+    assert found[3] == "sanlock: it did not answer for others"
+
+
+def test_a_sanlock_that_was_slow_is_asked_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notes, "SANLOCK_SECONDS", 0.05)
+    slow = [True, True, False, True, True, False]
+
+    def answer(pid: int) -> Any:
+        if slow.pop(0):
+            time.sleep(0.1)
+        return HELD
+
+    desk.notes = Notes(desk.records, desk.story, ask_sanlock=answer)  # type: ignore[arg-type]
+    for _ in range(6):
+        assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), 1)
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert record.unknown == ""
+
+
+def test_a_sanlock_that_refuses_is_noted(desk: Desk) -> None:
+    def refuse(pid: int) -> Any:
+        raise leases.LeasesUnknownError("sanlock is down")
+
+    desk.notes = Notes(desk.records, desk.story, ask_sanlock=refuse)  # type: ignore[arg-type]
+    assert desk.act("pause").reached
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert record.unknown == "sanlock is down"
+
+
+def test_xml_that_does_not_come_makes_the_others_wait_less(desk: Desk) -> None:
+    desk.host.persistent = False
+    desk.notes.xml_seconds = 0.05
+    release = threading.Event()
+    desk.host.xml = lambda flags: str(release.wait())  # type: ignore[method-assign]
+    assert desk.act("poweroff").reached
+    release.set()
+    assert desk.notes.xml_seconds == notes.IMPATIENT_XML_SECONDS
+    desk.host.xml = lambda flags: "<domain/>"  # type: ignore[method-assign]
+    FakeHost.start(desk.host)
+    assert desk.act("poweroff").reached
+    assert desk.notes.xml_seconds == notes.XML_SECONDS
+
+
+def test_libvirts_embedded_test_driver_is_not_noted(desk: Desk) -> None:
+    assert not desk.notes.write(Record(UUID, "test", "test:///default", "poweroff"), 1)
+    assert desk.records.uuids() == []
+
+
+def test_a_process_that_is_not_known_is_said(desk: Desk) -> None:
+    assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "poweroff"), None)
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert record.unknown == "its process id was not known"
+
+
+def test_bounded() -> None:
+    assert bounded(lambda: 7, 5) == 7
+    with pytest.raises(ZeroDivisionError):
+        bounded(lambda: 1 // 0, 5)
+    release = threading.Event()
+    with pytest.raises(TimeoutError):
+        bounded(release.wait, 0.02)
+    release.set()
+
+
+def test_the_start_of_a_process() -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert 0 < process_start(os.getpid()) / ticks <= uptime
+    assert process_start(2**22) == 0
+    assert boot_id("/nowhere") == ""

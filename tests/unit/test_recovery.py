@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The loop: lockspaces, backoff, many domains; without threads and without time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from _queue import Empty
+from collections import deque
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+pytest.importorskip("libvirt")
+
+from sanlock_helper.book import Book
+from sanlock_helper.comeback import Finding, Verdict
+from sanlock_helper.leases import Lease, Lockspace
+from sanlock_helper.lockspaces import FAILING, JOINED, LEAVING, SanlockFailure
+from sanlock_helper.record import Record
+from sanlock_helper.records import Records
+from sanlock_helper.recovery import LAST_DELAY, Recovery, delay
+
+from .recovery_world import SPACE, Story
+
+DONE = Finding(Verdict.DONE, "it runs")
+AGAIN = Finding(Verdict.AGAIN, "a failure that may pass")
+WAIT = Finding(Verdict.WAIT, "to be started")
+
+
+class Host:
+    """A sanlock, a clock, and visits that end as the test says."""
+
+    def __init__(self, path: Path) -> None:
+        self.run_dir = f"{path}/run/records"
+        self.now = 0.0
+        self.answers: deque[Callable[[], None]] = deque()
+        self.story = Story()
+        self.book = Book(self.story, self.run_dir, f"{path}/state")  # type: ignore[arg-type]
+        self.state: str | None = JOINED
+        # When a join succeeds; and how sanlock behaves until then.
+        self.storage_from = 0.0
+        self.joins: list[float] = []
+        self.sanlock_from = 0.0
+        self.visits: list[tuple[float, str, bool]] = []
+        self.endings: dict[str, Callable[[], Finding]] = {}
+        self.at: list[tuple[float, Callable[[], object]]] = []
+        self.hung: set[str] = set()
+        self.most = 0
+        self.shown: list[list[str]] = []
+        self.default: Lockspace | None = None
+
+    def add(self, name: str, action: str = "poweroff", **changes: Any) -> Record:
+        record = Record(name, name, "qemu:///system", action, time=self.now)
+        record.lockspaces, record.leases = (SPACE,), (Lease("LS", "disk", 1),)
+        for key, value in changes.items():
+            setattr(record, key, value)
+        Records(self.run_dir).write(record)
+        return record
+
+    # What Recovery calls
+
+    def __call__(self) -> float:
+        return self.now
+
+    def put(self, answer: Callable[[], None]) -> None:
+        self.answers.append(answer)
+
+    def get(self, timeout: float) -> Callable[[], None]:
+        if self.answers:
+            return self.answers.popleft()
+        self.now += timeout
+        assert self.now < 10000, "the recovery never ends"
+        for entry in [entry for entry in self.at if entry[0] <= self.now]:
+            self.at.remove(entry)
+            entry[1]()
+        raise Empty
+
+    def start(self, run: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        # A domain whose visit never returns.
+        if getattr(getattr(arguments[0], "record", None), "name", "") in self.hung:
+            return
+        run(*arguments)
+
+    def lockspaces(self) -> dict[str, tuple[Lockspace, str]]:
+        if self.now < self.sanlock_from:
+            raise SanlockFailure("ask", errno.ECONNREFUSED)
+        return {"LS": (SPACE, self.state)} if self.state else {}
+
+    def join(self, lockspace: Lockspace) -> None:
+        self.joins.append(self.now)
+        if self.now < self.storage_from:
+            raise SanlockFailure("join", errno.EIO)
+        self.state = JOINED
+
+    def visit(self, record: Record, ready: bool, age: float) -> Finding:
+        self.visits.append((self.now, record.name, ready))
+        self.most = max(self.most, self.recovery._visiting)
+        if not ready:
+            return WAIT
+        return self.endings.get(record.name, lambda: DONE)()
+
+    def recover(self, wait: bool = True) -> bool:
+        self.recovery = Recovery(
+            self.book,
+            self,  # type: ignore[arg-type]
+            self,  # type: ignore[arg-type]
+            self.story,  # type: ignore[arg-type]
+            lambda: self.default,
+            self.shown.append,
+            self,
+            self.start,
+            self,
+        )
+        return self.recovery.run(wait)
+
+    def left(self) -> set[str]:
+        return set(self.book.look())
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_nothing_to_do(host: Host, wait: bool) -> None:
+    assert host.recover(wait)
+    assert (host.story.lines, host.joins) == ([], [])
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_all_come_back(host: Host, wait: bool) -> None:
+    for number in range(20):
+        host.add(f"vm{number}")
+    host.state = None
+    assert host.recover(wait)
+    assert (host.left(), len(host.joins)) == (set(), 1)
+    assert host.most == 8
+    assert len([line for level, line in host.story.lines if "done after" in line]) == 20
+    assert host.now < 1
+
+
+def test_it_waits_for_the_storage(host: Host) -> None:
+    host.add("vm1")
+    host.state, host.storage_from = None, 100.0
+    assert host.recover()
+    # Late by a tenth of the outage at most, and by a tick.
+    assert 100 <= host.now <= 112
+    apart = [later - earlier for earlier, later in zip(host.joins, host.joins[1:])]
+    assert apart[0] <= 1.5
+    assert apart == sorted(apart)
+    warnings = [line for level, line in host.story.lines if level == "warning"]
+    assert len(warnings) == 1
+    assert "waiting for lockspace LS since 0 s: join: input or output error" in warnings[0]
+    assert any("lockspace LS joined again at try" in line for _, line in host.story.lines)
+    text = "\n".join(line for lines in host.shown for line in lines)
+    wanted = r"lockspace LS: waited for 5\d s, next try in 4 s, then 1 to bring back \(vm1\): join: input or"
+    assert re.search(wanted, text)
+
+
+def test_the_delay_starts_at_1_s_and_ends_at_30() -> None:
+    assert [delay(waited) for waited in (0, 5, 100, 1000)] == [1, 1, 10, LAST_DELAY]
+
+
+def test_a_long_wait_is_told_every_ten_minutes(host: Host) -> None:
+    host.add("vm1")
+    host.state, host.storage_from = None, 3000.0
+    host.recover()
+    assert len([line for level, line in host.story.lines if level == "warning"]) in (4, 5)
+    assert max(b - a for a, b in zip(host.joins, host.joins[1:])) <= LAST_DELAY + 0.5
+
+
+def test_without_wait_it_is_tried_once(host: Host) -> None:
+    host.add("vm1")
+    host.state, host.storage_from = None, 100.0
+    assert not host.recover(wait=False)
+    assert (len(host.joins), host.left()) == (1, {"vm1"})
+
+
+@pytest.mark.parametrize("state", [LEAVING, FAILING])
+def test_a_lockspace_that_sanlock_still_loses_is_not_joined(host: Host, state: str) -> None:
+    host.add("vm1")
+    host.state = state
+    host.at = [(5.0, lambda: setattr(host, "state", None))]
+    assert host.recover()
+    assert [when >= 5 for when in host.joins] == [True]
+    assert host.visits[-1][2]
+
+
+def test_a_sanlock_that_is_away_is_waited_for(host: Host) -> None:
+    host.add("vm1")
+    host.sanlock_from = 20.0
+    assert host.recover()
+    assert host.now < 24
+    assert "the sanlock daemon does not run" in host.story.text()
+
+
+def test_a_failure_is_tried_again_and_stops_nobody(host: Host) -> None:
+    host.add("bad")
+    host.add("good")
+    host.endings["bad"] = lambda: DONE if host.now > 60 else AGAIN
+    assert host.recover()
+    tries = [when for when, name, ready in host.visits if name == "bad" and ready]
+    assert 60 < host.now < 68
+    assert 5 < len(tries) < 40
+    assert [line for _, line in host.story.lines if "recover good good: done" in line]
+    assert len([level for level, line in host.story.lines if level == "warning"]) == 1
+
+
+def test_a_defect_of_ours_stops_nobody(host: Host) -> None:
+    host.add("bad")
+    host.add("good")
+    host.endings["bad"] = lambda: 1 // 0  # type: ignore[assignment,return-value]
+    assert not host.recover(wait=False)
+    assert host.left() == {"bad"}
+    assert "internal error" in host.story.text()
+
+
+def test_a_visit_that_hangs_stops_nobody(host: Host) -> None:
+    host.add("bad")
+    host.add("good")
+    host.hung = {"bad"}
+    host.at = [(50.0, lambda: host.book.forget("bad"))]
+    assert host.recover()
+    assert 50 <= host.now < 52
+
+
+def test_a_refusal_is_told_once_and_not_waited_for(host: Host) -> None:
+    host.add("vm1", "pause")
+    host.endings["vm1"] = lambda: Finding(Verdict.REFUSED, "because")
+    assert not host.recover()
+    assert not host.recover()
+    assert host.left() == {"vm1"}
+    (found,) = host.book.look().values()
+    assert (found.mark, found.why) == ("refused", "because")
+    errors = [line for level, line in host.story.lines if level == "error"]
+    assert len(errors) == 1
+    assert "NOT DONE" in errors[0]
+    assert "it stays paused: because (virt-sanlock-helper recover --resume-anyway vm1" in errors[0]
+
+
+def test_those_without_a_policy_are_told_in_one_line(host: Host) -> None:
+    for number in range(30):
+        host.add(f"vm{number:02}")
+        host.endings[f"vm{number:02}"] = lambda: Finding(Verdict.LEFT, "no policy")
+    assert host.recover()
+    (line,) = [line for _, line in host.story.lines if "left as they are" in line]
+    assert "30 left as they are" in line
+    assert line.endswith("vm18, vm19, …")
+
+
+def test_what_is_dropped_is_told(host: Host) -> None:
+    host.add("vm1")
+    host.endings["vm1"] = lambda: Finding(Verdict.DROPPED, "it runs on host_id 2")
+    assert host.recover()
+    assert ("warning", "recover vm1 vm1: dropped: it runs on host_id 2") in host.story.lines
+
+
+def test_records_that_come_and_go_while_it_waits(host: Host) -> None:
+    host.add("vm1")
+    host.add("vm2")
+    host.state, host.storage_from = None, 40.0
+
+    def change() -> None:
+        host.book.forget("vm1")
+        host.add("vm3")
+
+    host.at = [(20.0, change)]
+    assert host.recover()
+    assert {name for _, name, ready in host.visits if ready} == {"vm2", "vm3"}
+
+
+def test_a_newer_record_of_the_same_domain_counts(host: Host) -> None:
+    host.add("vm1")
+
+    def lost_again() -> Finding:
+        host.now += 1
+        host.endings.clear()
+        host.add("vm1")
+        host.book.gather()
+        return DONE
+
+    host.endings["vm1"] = lost_again
+    assert host.recover()
+    # Both runs are back, the second one by its own record.
+    assert len([line for _, line in host.story.lines if "done after" in line]) == 2
+    assert len([ready for _, _, ready in host.visits if ready]) == 2
+
+
+def test_a_newer_record_replaces_one_that_waits(host: Host) -> None:
+    host.add("vm1")
+    host.state, host.storage_from = None, 20.0
+    host.at = [(10.0, lambda: host.add("vm1", found="replaced"))]
+    seen: list[str] = []
+
+    def come_back() -> Finding:
+        seen.append(host.recovery._cases["vm1"].record.found)
+        return DONE
+
+    host.endings["vm1"] = come_back
+    assert host.recover()
+    assert seen == ["replaced"]
+
+
+def test_what_comes_of_a_record_that_is_gone_is_not_told(host: Host) -> None:
+    host.add("vm1")
+
+    def forget() -> Finding:
+        host.book.forget("vm1")
+        host.recovery._gather()
+        return DONE
+
+    host.endings["vm1"] = forget
+    assert host.recover()
+    assert "done after" not in host.story.text()
+
+
+def test_storage_that_flaps(host: Host) -> None:
+    host.add("vm1")
+    host.endings["vm1"] = lambda: DONE if host.now > 30 else AGAIN
+    host.at = [
+        (3.0, lambda: setattr(host, "state", None)),
+        (3.0, lambda: setattr(host, "storage_from", 30.0)),
+    ]
+    assert host.recover()
+    assert host.visits[-1][2]
+    assert 30 < host.now < 36
+    assert not any(ready for when, _, ready in host.visits if 4 < when < 29)
+
+
+def test_a_lockspace_that_nobody_knows_the_place_of(host: Host) -> None:
+    host.add("vm1", lockspaces=())
+    host.state = None
+    assert not host.recover(wait=False)
+    assert "join it by hand" in host.story.text()
+
+
+def test_unknown_leases_need_the_lockspace_that_libvirt_is_configured_for(host: Host) -> None:
+    host.add("vm1", leases=(), unknown="sanlock hangs")
+    host.state, host.default = None, SPACE
+    assert host.recover()
+    assert len(host.joins) == 1
+
+
+def test_a_state_directory_that_cannot_be_written(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("in the way")
+    host.add("vm1")
+    assert host.recover()
+    assert "records are not copied to" in host.story.text()
+    assert os.listdir(host.run_dir) == []
