@@ -48,7 +48,11 @@ def test_no_file_is_sanlocks_default(tmp_path: Path) -> None:
 
 def test_the_daemons_command_line_counts_first(tmp_path: Path) -> None:
     (tmp_path / "sanlock.conf").write_text("kill_grace_seconds = 25\n")
-    with subprocess.Popen(["/bin/sh", "-c", "read line", "-g", "12"], stdin=subprocess.PIPE) as daemon:
+    command = ["/bin/sh", "-c", "echo ready; read line", "-g", "12"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as daemon:
+        # The kernel shows the command line a moment after exec() has closed Popen's own pipe.
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == b"ready\n"
         (tmp_path / "sanlock.pid").write_text(f"{daemon.pid}\n")
         assert kill_grace_seconds(str(tmp_path / "sanlock.conf"), str(tmp_path)) == 12
 
