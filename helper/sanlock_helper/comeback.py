@@ -34,12 +34,13 @@ _RUNNING = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
 
 
 class Verdict(Enum):
-    """How a visit ended; each but WAIT and AGAIN is the last word on a record."""
+    """How a visit ended; each but EARLY, WAIT and AGAIN is the last word on a record."""
 
     DONE = "done"  # it is back: the record goes
     DROPPED = "dropped"  # it is not ours to bring back any more: the record goes
     LEFT = "left"  # its policy does not ask for it: the record goes
     REFUSED = "refused"  # it could come back, but must not by itself: the record stays for the administrator
+    EARLY = "early"  # the helper is still making it safe
     WAIT = "wait"  # its lockspaces are not joined
     AGAIN = "again"  # a failure that may pass
 
@@ -118,7 +119,16 @@ class Comeback:
             return self._another_run(domain, record)
         if record.todo == "start":
             return self._still_runs(record, age)
+        if domain.state()[0] in _RUNNING and not self._was_paused(record, age):
+            return self._still_runs(record, age)
         return self._bring_on(domain, record, ready, anyway)
+
+    def _was_paused(self, record: Record, age: float) -> bool:
+        """Whether a domain that runs was paused since its record was written: its leases are others then."""
+        if not record.leases:
+            return age > STILL_RUNS_SECONDS
+        held = {str(lease): lease.version for lease in self._sanlock.held_by(record.pid)}
+        return all(held.get(str(lease)) != lease.version for lease in record.leases)
 
     def _look_up(self, connection: Any, uuid: str) -> Any:
         try:
@@ -201,9 +211,10 @@ class Comeback:
         return Finding(Verdict.DONE, f"found off, {did}, verified running, {_count(held)} held")
 
     def _still_runs(self, record: Record, age: float) -> Finding:
-        if age > STILL_RUNS_SECONDS and record.pid and self._sanlock.held_by(record.pid):
-            raise DropError("it still runs and holds its leases: it was never powered off")
-        return Finding(Verdict.AGAIN, "it is being powered off")
+        """The record is written before the domain is touched: perhaps the helper is just about to."""
+        if age > STILL_RUNS_SECONDS:
+            raise DropError(f"it still runs: its {record.action} was not done")
+        return Finding(Verdict.EARLY, f"its {record.action} is not done yet")
 
     # To resume
 
