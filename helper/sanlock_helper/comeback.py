@@ -115,11 +115,14 @@ class Comeback:
             if record.todo == "resume":
                 self._why_over(domain, record)
             return self._bring_up(connection, domain, record, ready)
-        if not self._is_same_run(record, run):
+        state = domain.state()[0]
+        if state == libvirt.VIR_DOMAIN_SHUTOFF:
+            return Finding(Verdict.EARLY, "it is just ending")
+        if not self._is_same_run(record, run, domain.name()):
             return self._another_run(domain, record)
         if record.todo == "start":
             return self._still_runs(record, age)
-        if domain.state()[0] in _RUNNING and not self._was_paused(record, age):
+        if state in _RUNNING and not self._was_paused(record, age):
             return self._still_runs(record, age)
         return self._bring_on(domain, record, ready, anyway)
 
@@ -138,17 +141,18 @@ class Comeback:
                 return None
             raise
 
-    def _is_same_run(self, record: Record, run: int) -> bool:
-        """Whether RUN is the run that lost its leases.
+    def _is_same_run(self, record: Record, run: int, name: str) -> bool:
+        """Whether RUN, of the domain NAME, is the run that lost its leases.
 
         The id alone does not tell: libvirtd may give it again after a restart.  A process id and its start
-        time do.
+        time do; a process that has just ended was still that one.
         """
         if run != record.run:
             return False
-        if record.pid_start:
-            return self._process_started(record.pid) == record.pid_start
-        return record.boot == self._boot()
+        if not record.pid_start:
+            return record.boot == self._boot()
+        pid = self._pid_of(name)
+        return pid is None or (pid == record.pid and self._process_started(pid) in (0, record.pid_start))
 
     # To start
 

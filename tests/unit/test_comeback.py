@@ -363,6 +363,24 @@ def test_it_is_still_being_powered_off(tmp_path: Path) -> None:
     assert scene.visit(age=121).verdict is Verdict.DROPPED
 
 
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+def test_it_is_just_being_destroyed(tmp_path: Path, action: str) -> None:
+    """libvirt has given the answer to the look-up, and the process ends."""
+    scene = Scene(tmp_path, action)
+    world = scene.world
+    world.run, world.vm = 7, OFF
+    assert scene.visit() == (Verdict.EARLY, "it is just ending", frozenset())
+    world.vm, world.held = RUNNING, 1
+    gone = Comeback(
+        world.connect,
+        FakeSanlock(world),  # type: ignore[arg-type]
+        scene.book,
+        process_started=lambda pid: 0,
+        pid_of=lambda name: None,
+    )
+    assert gone.visit(scene.record, ready=True).verdict is Verdict.EARLY
+
+
 def test_it_is_still_being_paused(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     world = scene.world
