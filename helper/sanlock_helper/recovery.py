@@ -275,15 +275,17 @@ class Recovery:
             if self._visiting >= SIDE_BY_SIDE:
                 return
             if not case.visiting and now >= case.next_visit:
-                case.ready = all(
-                    name in self._doors and self._doors[name].state == JOINED for name in self._needs(case)
-                )
+                case.ready = self._is_open(case)
                 if not case.ready and self._is_looking(now):
                     continue
                 case.visiting = True
                 case.visit_began = now
                 self._visiting += 1
                 self._start_thread(self._run_visit, (case, now))
+
+    def _is_open(self, case: Case) -> bool:
+        """Whether all lockspaces that the domain needs are joined."""
+        return all(name in self._doors and self._doors[name].state == JOINED for name in self._needs(case))
 
     def _is_looking(self, now: float) -> bool:
         return any(
@@ -322,7 +324,8 @@ class Recovery:
         if finding.verdict is Verdict.WAIT:
             # It is visited again when its lockspaces are joined; and from time to time, for somebody may have
             # started it.
-            case.next_visit = now + max(LOOK_AGAIN, delay(now - case.since))
+            # They may have been joined during the look.
+            case.next_visit = now if self._is_open(case) else now + max(LOOK_AGAIN, delay(now - case.since))
             return
         if case.failed_since is None:
             case.failed_since = now

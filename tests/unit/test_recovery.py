@@ -251,6 +251,26 @@ def test_a_domain_that_the_helper_still_works_on_is_not_told(host: Host) -> None
     assert [level for level, _ in host.story.lines if level != "notice"] == []
 
 
+def test_a_lockspace_that_is_joined_during_a_look(host: Host) -> None:
+    host.add("a")
+    host.add("b")
+    host.state = None
+    seen: list[str] = []
+
+    def look(record: Record, ready: bool, age: float) -> Finding:
+        if record.name == "b" and not ready and not seen:
+            seen.append("b")
+            # The other one's lockspace, and this one's, is joined while libvirtd has not answered.
+            host.recovery._joined("LS", "")
+            host.state = JOINED
+            host.recovery._look_at_doors()
+        return DONE if ready else WAIT
+
+    host.visit = look  # type: ignore[method-assign]
+    assert host.recover()
+    assert host.now < 3
+
+
 def test_a_refusal_is_told_once_and_not_waited_for(host: Host) -> None:
     host.add("vm1", "pause")
     host.endings["vm1"] = lambda: Finding(Verdict.REFUSED, "because")
