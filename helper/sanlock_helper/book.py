@@ -47,7 +47,9 @@ class Book:
         with self._locked():
             for uuid in self._new.uuids():
                 if self._read(self._new, uuid):
-                    os.rename(self._new.file(uuid), self._taken.file(uuid))
+                    # The helper may have taken it back: a restart that succeeded.
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rename(self._new.file(uuid), self._taken.file(uuid))
             for uuid in self._taken.uuids():
                 record = self._read(self._taken, uuid)
                 if record and self._keep(record):

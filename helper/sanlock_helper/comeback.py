@@ -34,12 +34,13 @@ _RUNNING = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
 
 
 class Verdict(Enum):
-    """How a visit ended; each but WAIT and AGAIN is the last word on a record."""
+    """How a visit ended; each but EARLY, WAIT and AGAIN is the last word on a record."""
 
     DONE = "done"  # it is back: the record goes
     DROPPED = "dropped"  # it is not ours to bring back any more: the record goes
     LEFT = "left"  # its policy does not ask for it: the record goes
     REFUSED = "refused"  # it could come back, but must not by itself: the record stays for the administrator
+    EARLY = "early"  # the helper is still making it safe
     WAIT = "wait"  # its lockspaces are not joined
     AGAIN = "again"  # a failure that may pass
 
@@ -114,11 +115,23 @@ class Comeback:
             if record.todo == "resume":
                 self._why_over(domain, record)
             return self._bring_up(connection, domain, record, ready)
-        if not self._is_same_run(record, run):
+        state = domain.state()[0]
+        if state == libvirt.VIR_DOMAIN_SHUTOFF:
+            return Finding(Verdict.EARLY, "it is just ending")
+        if not self._is_same_run(record, run, domain.name()):
             return self._another_run(domain, record)
         if record.todo == "start":
             return self._still_runs(record, age)
+        if state in _RUNNING and not self._was_paused(record, age):
+            return self._still_runs(record, age)
         return self._bring_on(domain, record, ready, anyway)
+
+    def _was_paused(self, record: Record, age: float) -> bool:
+        """Whether a domain that runs was paused since its record was written: its leases are others then."""
+        if not record.leases:
+            return age > STILL_RUNS_SECONDS
+        held = {str(lease): lease.version for lease in self._sanlock.held_by(record.pid)}
+        return all(held.get(str(lease)) != lease.version for lease in record.leases)
 
     def _look_up(self, connection: Any, uuid: str) -> Any:
         try:
@@ -128,17 +141,18 @@ class Comeback:
                 return None
             raise
 
-    def _is_same_run(self, record: Record, run: int) -> bool:
-        """Whether RUN is the run that lost its leases.
+    def _is_same_run(self, record: Record, run: int, name: str) -> bool:
+        """Whether RUN, of the domain NAME, is the run that lost its leases.
 
         The id alone does not tell: libvirtd may give it again after a restart.  A process id and its start
-        time do.
+        time do; a process that has just ended was still that one.
         """
         if run != record.run:
             return False
-        if record.pid_start:
-            return self._process_started(record.pid) == record.pid_start
-        return record.boot == self._boot()
+        if not record.pid_start:
+            return record.boot == self._boot()
+        pid = self._pid_of(name)
+        return pid is None or (pid == record.pid and self._process_started(pid) in (0, record.pid_start))
 
     # To start
 
@@ -201,9 +215,10 @@ class Comeback:
         return Finding(Verdict.DONE, f"found off, {did}, verified running, {_count(held)} held")
 
     def _still_runs(self, record: Record, age: float) -> Finding:
-        if age > STILL_RUNS_SECONDS and record.pid and self._sanlock.held_by(record.pid):
-            raise DropError("it still runs and holds its leases: it was never powered off")
-        return Finding(Verdict.AGAIN, "it is being powered off")
+        """The record is written before the domain is touched: perhaps the helper is just about to."""
+        if age > STILL_RUNS_SECONDS:
+            raise DropError(f"it still runs: its {record.action} was not done")
+        return Finding(Verdict.EARLY, f"its {record.action} is not done yet")
 
     # To resume
 

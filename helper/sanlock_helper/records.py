@@ -86,7 +86,7 @@ class Records:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise RecordError("it is no regular file")
-            if status.st_uid != os.geteuid() or status.st_mode & 0o022 or status.st_nlink != 1:
+            if status.st_uid != os.geteuid() or status.st_mode & 0o022 or status.st_nlink > 1:
                 mode = stat.S_IMODE(status.st_mode)
                 raise RecordError(f"it is owned by user {status.st_uid}, mode {mode:o}: not ours alone")
             record = decode(file.read(_MAX_BYTES))

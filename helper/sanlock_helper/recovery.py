@@ -20,6 +20,10 @@ FIRST_DELAY = 1.0
 LAST_DELAY = 30.0
 # Starts and resumes side by side.
 SIDE_BY_SIDE = 8
+# While a domain's lockspaces are not joined it is only looked at: one domain at a time, and not often, for
+# the helper may still be making others safe over the same libvirtd.  A longer look is not waited for.
+LOOK_AGAIN = 5.0
+LOOK_SECONDS = 10.0
 # How often records and lockspaces are looked at; both looks read memory only.
 TICK = 0.5
 # The same reason is told again after so many seconds.
@@ -54,7 +58,7 @@ class Case:
         self.next_visit = now
         self.failed_since: float | None = None
         self.visiting = False
-        self.visits = 0
+        self.visit_began = now
         self.ready = False
         self.waits = False
         self.lockspaces: frozenset[str] = frozenset()
@@ -271,12 +275,23 @@ class Recovery:
             if self._visiting >= SIDE_BY_SIDE:
                 return
             if not case.visiting and now >= case.next_visit:
-                case.ready = all(
-                    name in self._doors and self._doors[name].state == JOINED for name in self._needs(case)
-                )
+                case.ready = self._is_open(case)
+                if not case.ready and self._is_looking(now):
+                    continue
                 case.visiting = True
+                case.visit_began = now
                 self._visiting += 1
                 self._start_thread(self._run_visit, (case, now))
+
+    def _is_open(self, case: Case) -> bool:
+        """Whether all lockspaces that the domain needs are joined."""
+        return all(name in self._doors and self._doors[name].state == JOINED for name in self._needs(case))
+
+    def _is_looking(self, now: float) -> bool:
+        return any(
+            case.visiting and not case.ready and now - case.visit_began < LOOK_SECONDS
+            for case in self._cases.values()
+        )
 
     def _run_visit(self, case: Case, now: float) -> None:
         """The thread that visits one domain; it waits as long as libvirtd does."""
@@ -290,14 +305,15 @@ class Recovery:
     def _visited(self, case: Case, finding: Finding) -> None:
         case.visiting = False
         self._visiting -= 1
-        case.visits += 1
         case.text = finding.text
         case.waits = finding.verdict is Verdict.WAIT
         case.lockspaces = case.lockspaces | finding.lockspaces
         if self._cases.get(case.record.uuid) is not case:
             return  # removed or replaced meanwhile
         now = self._clock()
-        if finding.verdict in (Verdict.WAIT, Verdict.AGAIN):
+        if finding.verdict is Verdict.EARLY:
+            case.next_visit = now + FIRST_DELAY
+        elif finding.verdict in (Verdict.WAIT, Verdict.AGAIN):
             self._again(case, finding, now)
         elif finding.verdict is Verdict.REFUSED:
             self._refuse(case, finding, now)
@@ -308,7 +324,8 @@ class Recovery:
         if finding.verdict is Verdict.WAIT:
             # It is visited again when its lockspaces are joined; and from time to time, for somebody may have
             # started it.
-            case.next_visit = now + delay(now - case.since)
+            # They may have been joined during the look.
+            case.next_visit = now if self._is_open(case) else now + max(LOOK_AGAIN, delay(now - case.since))
             return
         if case.failed_since is None:
             case.failed_since = now

@@ -39,6 +39,12 @@ def recover(stack: Stack) -> subprocess.Popen[str]:
     )
 
 
+def path_unit(stack: Stack) -> subprocess.Popen[str]:
+    """What the systemd path unit does: start the service whenever the helper has left a record."""
+    look = f"ls {RUN_RECORDS}/*.record >/dev/null 2>&1 && {COMMAND} recover --wait >/dev/null 2>&1"
+    return stack.popen("sh", "-c", f"while :; do {look}; sleep 0.02; done")
+
+
 def lose(stack: Stack, calls: int, resources: bool = False) -> None:
     """Fail the storage, and wait until the helper has made CALLS domains safe and sanlock has left."""
     stack.storage.fail(resources)

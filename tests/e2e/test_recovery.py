@@ -12,7 +12,6 @@ import pytest
 
 from .namespace import PYTHON
 from .recovery import (
-    COMMAND,
     HELPER,
     POLICY,
     RUN_RECORDS,
@@ -22,6 +21,7 @@ from .recovery import (
     leave_lockspace,
     lose,
     make_safe,
+    path_unit,
     read_version,
     records,
     recover,
@@ -47,11 +47,11 @@ def test_domains_return_with_the_storage(stack: Stack) -> None:
     stack.start_all([off, held, stays_off, stays_held, passing])
     pids = {domain.name: domain.qemu_pid() for domain in (off, held, stays_held, passing)}
 
+    path_unit(stack)
     lose(stack, 5, resources=True)
     states = [domain.state().name for domain in (off, held, stays_off, stays_held, passing)]
     assert states == ["shut off", "paused", "shut off", "paused", "absent"]
     assert stack.sigkills() == []
-    waiting = recover(stack)
     wait_for_line(stack, "recover: waiting for lockspace __LIBVIRT__DISKS__")
     assert off.state().name == "shut off"
 
@@ -59,7 +59,7 @@ def test_domains_return_with_the_storage(stack: Stack) -> None:
     for domain in (off, held, passing):
         wait_for_state(domain, "running")
     took = seconds_since(stack.storage.restored_at)
-    assert waiting.wait(10) == 0
+    wait_for(lambda: not records(stack), 10, "the end of all records")
     assert held.qemu_pid() == pids["held"]
     for domain in (off, passing):
         assert domain.qemu_pid() not in (None, pids[domain.name])
@@ -67,7 +67,6 @@ def test_domains_return_with_the_storage(stack: Stack) -> None:
         assert [lease.state for lease in domain.leases()] == [""]
     assert (stays_off.state().name, stays_held.state().name) == ("shut off", "paused")
     assert stays_held.qemu_pid() == pids["staysheld"]
-    assert records(stack) == set()
     resumed = wait_for_line(stack, f"recover held {held.uuid}: done after")
     assert resumed.endswith("found paused, resumed, verified running, 1 lease held")
     started = wait_for_line(stack, f"recover off {off.uuid}: done after")
@@ -203,8 +202,7 @@ def test_what_people_did_meanwhile_stands(stack: Stack) -> None:
 def test_restart_by_hand_beside_a_recovery_starts_once(stack: Stack) -> None:
     domain = stack.domain("vm1", "poweroff").start()
     pid = domain.qemu_pid()
-    # What the path unit does: a recovery for as long as there are records.
-    watcher = stack.popen("sh", "-c", f"while :; do {COMMAND} recover --wait; done")
+    watcher = path_unit(stack)
     for _ in range(3):
         result = stack.run(str(HELPER), URI, domain.uuid, "restart", check=False)
         assert result.returncode == 0, result.stderr
@@ -237,8 +235,8 @@ def test_storage_that_flaps(stack: Stack) -> None:
     sampler = stack.popen(PYTHON, str(SAMPLER), "off", "held")
     assert sampler.stdout is not None
     assert sampler.stdout.readline() == "ready\n"
+    path_unit(stack)
     lose(stack, 2)
-    waiting = recover(stack)
     stack.storage.restore()
     time.sleep(3)
     stack.storage.fail()
@@ -246,12 +244,10 @@ def test_storage_that_flaps(stack: Stack) -> None:
     wait_for(lambda: not stack.lockspaces(), 25, "sanlock to leave the lockspace")
     assert {domain.state().name for domain in (off, held)} == {"shut off", "paused"}
     stack.storage.restore()
-    if waiting.poll() is not None:
-        waiting = recover(stack)
     for domain in (off, held):
         wait_for_state(domain, "running")
         assert len(domain.leases()) == 1
-    assert waiting.wait(10) == 0
+    wait_for(lambda: not records(stack), 10, "the end of all records")
     sampler.kill()
     lines = sampler.stdout.read().splitlines()
     assert len(lines) > 100

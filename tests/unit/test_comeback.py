@@ -359,10 +359,44 @@ def test_it_is_still_being_powered_off(tmp_path: Path) -> None:
     scene = Scene(tmp_path, "poweroff")
     world = scene.world
     world.vm, world.run, world.held = RUNNING, 7, 1
-    assert scene.visit().verdict is Verdict.AGAIN
+    assert scene.visit() == (Verdict.EARLY, "its poweroff is not done yet", frozenset())
     assert scene.visit(age=121).verdict is Verdict.DROPPED
-    world.held = None
-    assert scene.visit(age=121).verdict is Verdict.AGAIN
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+def test_it_is_just_being_destroyed(tmp_path: Path, action: str) -> None:
+    """libvirt has given the answer to the look-up, and the process ends."""
+    scene = Scene(tmp_path, action)
+    world = scene.world
+    world.run, world.vm = 7, OFF
+    assert scene.visit() == (Verdict.EARLY, "it is just ending", frozenset())
+    world.vm, world.held = RUNNING, 1
+    gone = Comeback(
+        world.connect,
+        FakeSanlock(world),  # type: ignore[arg-type]
+        scene.book,
+        process_started=lambda pid: 0,
+        pid_of=lambda name: None,
+    )
+    assert gone.visit(scene.record, ready=True).verdict is Verdict.EARLY
+
+
+def test_it_is_still_being_paused(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    world = scene.world
+    # The record was written, and the suspend is still to come.
+    world.vm, world.held = RUNNING, 1
+    assert scene.visit() == (Verdict.EARLY, "its pause is not done yet", frozenset())
+    assert scene.visit(age=121).verdict is Verdict.DROPPED
+    world.pause()
+    assert scene.visit().verdict is Verdict.DONE
+    assert world.resumed == 1
+
+
+def test_it_is_still_being_paused_and_its_leases_are_not_known(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, unknown="sanlock hangs", leases=())
+    scene.world.vm, scene.world.held = RUNNING, 1
+    assert scene.visit().verdict is Verdict.EARLY
 
 
 def test_a_record_that_was_forgotten_stops_the_start(off: Scene) -> None:

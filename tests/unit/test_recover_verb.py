@@ -130,6 +130,18 @@ def test_a_record_outlives_its_copying_being_cut_short(book: Book, monkeypatch: 
     assert set(book.gather()) == {UUID}
 
 
+def test_a_record_that_the_helper_takes_back_meanwhile(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Book._read
+
+    def take_back(self: Book, records: Records, uuid: str) -> Record | None:
+        found = read(self, records, uuid)
+        records.remove(uuid)
+        return found
+
+    monkeypatch.setattr(Book, "_read", take_back)
+    assert book.gather() == {}
+
+
 def test_a_mark_does_not_bring_a_record_back(book: Book) -> None:
     record = book.gather()[UUID]
     book.forget(UUID)

@@ -48,7 +48,7 @@ class Host:
         self.endings: dict[str, Callable[[], Finding]] = {}
         self.at: list[tuple[float, Callable[[], object]]] = []
         self.hung: set[str] = set()
-        self.most = 0
+        self.most = self.most_looks = 0
         self.shown: list[list[str]] = []
         self.default: Lockspace | None = None
 
@@ -99,6 +99,8 @@ class Host:
         self.visits.append((self.now, record.name, ready))
         self.most = max(self.most, self.recovery._visiting)
         if not ready:
+            self.most_looks = max(self.most_looks, self.recovery._visiting)
+        if not ready:
             return WAIT
         return self.endings.get(record.name, lambda: DONE)()
 
@@ -138,7 +140,7 @@ def test_all_come_back(host: Host, wait: bool) -> None:
     host.state = None
     assert host.recover(wait)
     assert (host.left(), len(host.joins)) == (set(), 1)
-    assert host.most == 8
+    assert (host.most, host.most_looks) == (8, 1)
     assert len([line for level, line in host.story.lines if "done after" in line]) == 20
     assert host.now < 1
 
@@ -219,13 +221,54 @@ def test_a_defect_of_ours_stops_nobody(host: Host) -> None:
     assert "internal error" in host.story.text()
 
 
-def test_a_visit_that_hangs_stops_nobody(host: Host) -> None:
-    host.add("bad")
-    host.add("good")
-    host.hung = {"bad"}
-    host.at = [(50.0, lambda: host.book.forget("bad"))]
+def test_domains_that_wait_are_seldom_looked_at(host: Host) -> None:
+    for number in range(10):
+        host.add(f"vm{number}")
+    host.state, host.storage_from = None, 20.0
     assert host.recover()
+    assert host.most_looks == 1
+    looks = [when for when, name, ready in host.visits if name == "vm0" and not ready]
+    assert 2 <= len(looks) <= 5
+    assert host.now < 24
+
+
+def test_a_look_that_hangs_stops_nobody(host: Host) -> None:
+    host.add("a")
+    host.add("b")
+    host.hung = {"a"}
+    host.at = [(50.0, lambda: host.book.forget("a"))]
+    assert host.recover()
+    assert any(line.startswith("recover b b: done after 1") for _, line in host.story.lines)
     assert 50 <= host.now < 52
+
+
+def test_a_domain_that_the_helper_still_works_on_is_not_told(host: Host) -> None:
+    host.add("vm1")
+    early = Finding(Verdict.EARLY, "its pause is not done yet")
+    host.endings["vm1"] = lambda: DONE if host.now > 10 else early
+    assert host.recover()
+    assert 10 < host.now < 12
+    assert [level for level, _ in host.story.lines if level != "notice"] == []
+
+
+def test_a_lockspace_that_is_joined_during_a_look(host: Host) -> None:
+    host.add("a")
+    host.add("b")
+    host.state = None
+    seen: list[str] = []
+
+    def look(record: Record, ready: bool, age: float) -> Finding:
+        if record.name == "b" and not ready and not seen:
+            seen.append("b")
+            # The other one's lockspace, and this one's, is joined while libvirtd has not answered.
+            host.recovery._joined("LS", "")
+            host.state = JOINED
+            host.recovery._look_at_doors()
+        return DONE if ready else WAIT
+
+    host.visit = look  # type: ignore[method-assign]
+    assert host.recover()
+    assert host.now < 3
 
 
 def test_a_refusal_is_told_once_and_not_waited_for(host: Host) -> None:

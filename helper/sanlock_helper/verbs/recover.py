@@ -62,7 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
             return _forget(book, journal, arguments.forget)
         if arguments.resume_anyway:
             return _resume_anyway(book, journal, arguments.resume_anyway, arguments.yes)
-        return _recover(book, journal, screen, arguments.wait)
+        try:
+            return _recover(book, journal, screen, arguments.wait)
+        except HelperError as error:
+            if not arguments.wait:
+                raise
+            # As a service it has no other place to say so.
+            journal.error(str(error))
+            return 1
     except PermissionError as error:
         raise FinalError("recover", str(error), "run this as root") from error
     except OSError as error:
