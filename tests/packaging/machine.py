@@ -106,8 +106,10 @@ class Machine:
         for boot in children(self._unshare.pid):
             for nspawn in children(boot):
                 for init in children(nspawn):
-                    if Path(f"/proc/{init}/comm").read_text() == "systemd\n":
-                        return init
+                    # nspawn's own child, before it is systemd, may end meanwhile.
+                    with contextlib.suppress(OSError):
+                        if Path(f"/proc/{init}/comm").read_text() == "systemd\n":
+                            return init
         return 0
 
     def _is_up(self) -> bool:
@@ -175,9 +177,9 @@ class Machine:
         )
 
     def _enter(self, argv: tuple[str, ...], within: int) -> list[str]:
-        enter = ["nsenter", f"--target={self.init_pid}", "--all", "--wd=/", "--"]
+        enter = ["nsenter", f"--target={self.init_pid}", "--all", "--"]
         if within:
-            enter += ["nsenter", f"--target={within}", "--mount", "--wd=/", "--"]
+            enter += ["nsenter", f"--target={within}", "--mount", "--"]
         # nsenter forks to enter a PID namespace: the command would outlive it.
         return [*enter, "setpriv", "--pdeathsig=KILL", "--", *argv]
 
