@@ -369,7 +369,7 @@ def test_the_helper_takes_sanlocks_group(host: Host, ours: Built) -> None:
     code = (
         "import sys; sys.path.insert(0, '/usr/share/virt-sanlock-helper')\n"
         "from sanlock_helper import leases\n"
-        "if sys.argv[1] == 'without': leases._join_sanlock_group = lambda: None\n"
+        "if sys.argv[1] == 'without': leases.join_sanlock_group = lambda: None\n"
         "print(leases.held_by(1))"
     )
     bare = ("setpriv", "--clear-groups", "--bounding-set=-dac_override,-dac_read_search", "--")
