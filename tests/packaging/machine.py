@@ -22,6 +22,7 @@ from tests.e2e.namespace import ENVIRONMENT, PYTHON, CommandError
 from tests.e2e.waiting import wait_for
 
 BOOT = Path(__file__).with_name("boot.py")
+CGROUP = "sanlock-helper-test-"
 # About 1 s on an idle machine.
 BOOT_TIMEOUT = 60
 
@@ -57,12 +58,19 @@ def cgroup_roots() -> list[Path]:
     return found
 
 
+def remove_cgroup(top: Path) -> None:
+    """Remove a cgroup without processes, and those below it."""
+    for folder, _, _ in os.walk(top, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+
+
 class Machine:
     """Boots on entry; pids are those of the inside."""
 
     def __init__(self) -> None:
         self._unshare: subprocess.Popen[str] | None = None
-        self._cgroups = [root / f"sanlock-helper-test-{os.getpid()}" for root in cgroup_roots()]
+        self._cgroups = [root / f"{CGROUP}{os.getpid()}" for root in cgroup_roots()]
         self.init_pid = 0
 
     def __enter__(self) -> Machine:
@@ -83,6 +91,10 @@ class Machine:
 
     def _start(self) -> None:
         for folder in self._cgroups:
+            for stale in folder.parent.glob(f"{CGROUP}*"):
+                # Of a run that was killed: all else went with it.
+                if not Path("/proc", stale.name[len(CGROUP) :]).exists():
+                    remove_cgroup(stale)
             folder.mkdir()
         command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "--ipc"]
         self._unshare = subprocess.Popen(
@@ -106,8 +118,10 @@ class Machine:
         for boot in children(self._unshare.pid):
             for nspawn in children(boot):
                 for init in children(nspawn):
-                    if Path(f"/proc/{init}/comm").read_text() == "systemd\n":
-                        return init
+                    # nspawn's own child, before it is systemd, may end meanwhile.
+                    with contextlib.suppress(OSError):
+                        if Path(f"/proc/{init}/comm").read_text() == "systemd\n":
+                            return init
         return 0
 
     def _is_up(self) -> bool:
@@ -126,10 +140,8 @@ class Machine:
                 unshare.kill()
                 unshare.wait()
             unshare.stdout.close()
-        for top in self._cgroups:
-            for folder, _, _ in os.walk(top, topdown=False):
-                with contextlib.suppress(FileNotFoundError):
-                    os.rmdir(folder)
+        for folder in self._cgroups:
+            remove_cgroup(folder)
 
     def path(self, inside: str) -> Path:
         """Where the outside finds a path of the inside, absolute symbolic links excepted."""
@@ -175,9 +187,9 @@ class Machine:
         )
 
     def _enter(self, argv: tuple[str, ...], within: int) -> list[str]:
-        enter = ["nsenter", f"--target={self.init_pid}", "--all", "--wd=/", "--"]
+        enter = ["nsenter", f"--target={self.init_pid}", "--all", "--"]
         if within:
-            enter += ["nsenter", f"--target={within}", "--mount", "--wd=/", "--"]
+            enter += ["nsenter", f"--target={within}", "--mount", "--"]
         # nsenter forks to enter a PID namespace: the command would outlive it.
         return [*enter, "setpriv", "--pdeathsig=KILL", "--", *argv]
 

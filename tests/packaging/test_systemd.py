@@ -111,6 +111,19 @@ def test_the_service_runs_ours_and_the_host_keeps_libvirts(host: Host, ours: Bui
     assert "virt-sanlock-helper" not in verify.stderr
 
 
+def test_the_recovery_waits_for_records(host: Host, ours: Built) -> None:
+    unit = "virt-sanlock-helper-recover.path"
+    if not (packages.ROOT / "packaging" / unit).exists():
+        pytest.skip("this version has no recovery")
+    host.install(ours)
+    seen = [
+        host.machine.run("systemctl", verb, unit, check=False).stdout for verb in ("is-enabled", "is-active")
+    ]
+    assert seen == ["enabled\n", "active\n"]
+    host.machine.rpm("-e", COMMAND)
+    assert host.machine.run("systemctl", "is-active", unit, check=False).stdout == "inactive\n"
+
+
 def test_mounts_made_later_reach_sanlock(host: Host, ours: Built) -> None:
     host.install(ours)
     pid = host.machine.start_sanlock()
@@ -369,7 +382,7 @@ def test_the_helper_takes_sanlocks_group(host: Host, ours: Built) -> None:
     code = (
         "import sys; sys.path.insert(0, '/usr/share/virt-sanlock-helper')\n"
         "from sanlock_helper import leases\n"
-        "if sys.argv[1] == 'without': leases._join_sanlock_group = lambda: None\n"
+        "if sys.argv[1] == 'without': leases.join_sanlock_group = lambda: None\n"
         "print(leases.held_by(1))"
     )
     bare = ("setpriv", "--clear-groups", "--bounding-set=-dac_override,-dac_read_search", "--")

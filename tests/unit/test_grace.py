@@ -54,6 +54,9 @@ def test_the_daemons_command_line_counts_first(tmp_path: Path) -> None:
         assert daemon.stdout is not None
         assert daemon.stdout.readline() == b"ready\n"
         (tmp_path / "sanlock.pid").write_text(f"{daemon.pid}\n")
+        # exec(2) closes Popen's pipe, which tells it to go on, before the kernel shows the new command line.
+        while not Path(f"/proc/{daemon.pid}/cmdline").read_bytes():
+            time.sleep(0.01)
         assert kill_grace_seconds(str(tmp_path / "sanlock.conf"), str(tmp_path)) == 12
 
 
