@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.schemas import validated
 
 from .namespace import PYTHON
 from .recovery import (
@@ -127,7 +128,7 @@ def test_leases_that_others_held(stack: Stack) -> None:
     )
     assert unread.state().name == "paused"
     assert records(stack) == {stale.uuid, unread.uuid}
-    listed = json.loads(command(stack, "recover", "--list", "--json").stdout)
+    listed = validated(command(stack, "recover", "--list", "--json").stdout, "recover-list")
     assert listed["version"] == 1
     assert {(r["name"], r["state"]) for r in listed["records"]} == {
         ("stale", "refused"),
@@ -396,10 +397,10 @@ def test_policy_by_name_and_uuid(stack: Stack) -> None:
     assert command(stack, "policy", "vm1").stdout == "vm1 (live): no recover\nvm1 (persistent): no recover\n"
     for name in ("vm1", domain.uuid):
         result = command(stack, "policy", name, "--recover", "--json")
-        found = json.loads(result.stdout)
+        found = validated(result.stdout, "policy")
         assert (found["version"], found["live"], found["persistent"]) == (1, True, True)
         assert command(stack, "policy", name, "--no-recover").stdout.count("no recover") == 2
-    found = json.loads(command(stack, "policy", "passing", "--recover", "--json").stdout)
+    found = validated(command(stack, "policy", "passing", "--recover", "--json").stdout, "policy")
     assert (found["live"], found["persistent"]) == (True, None)
     assert 'urn:virt-sanlock-helper:1"' in stack.virsh("dumpxml", passing.uuid)
     result = command(stack, "policy", "nobody")

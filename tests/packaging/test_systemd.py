@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import threading
@@ -15,6 +14,7 @@ import pytest
 
 from tests.e2e.namespace import CommandError
 from tests.e2e.waiting import wait_for
+from tests.schemas import validated
 
 from . import packages
 from .machine import STOCK, Machine
@@ -69,7 +69,7 @@ class Host:
     def check(self) -> tuple[int, dict[str, dict[str, object]]]:
         """What install-check says: status, and the findings by name."""
         result = self.machine.run(COMMAND, "install-check", "--json", check=False)
-        answer = json.loads(result.stdout)
+        answer = validated(result.stdout, "install-check")
         return result.returncode, {finding["what"]: finding for finding in answer["findings"]}
 
     def join_lockspace(self) -> None:

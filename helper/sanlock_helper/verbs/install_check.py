@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from ..host import Host
 from ..installation import look
+from ..terminal import print_json
 
 SUMMARY = "is ours the helper that sanlock runs on this host?"
 
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     findings = look(Host())
     good = all(finding.ok for finding in findings)
     if arguments.json:
-        print(json.dumps({"ok": good, "findings": [finding._asdict() for finding in findings]}, indent=2))
+        print_json("install-check", 1, {"ok": good, "findings": [finding._asdict() for finding in findings]})
         return 0 if good else 1
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.found}")

@@ -5,18 +5,18 @@ With --recover, a machine whose on_lockfailure is poweroff is started again, and
 resumed, as soon as the storage is back and its leases can be had.  The setting is kept in the domain's
 metadata, in its running definition and in the persistent one.
 
---json prints an object: version (1), uuid, name, live and persistent (true, false, or null where the domain
-has no such definition).
+--json prints an object (packaging/schema/policy.json): uuid, name, live and persistent (true, false, or null
+where the domain has no such definition).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 
 from .. import policy
 from ..connection import connect
 from ..domains import find_domain
+from ..terminal import print_json
 
 SUMMARY = "show or set whether a virtual machine is brought back"
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = policy.settings(domain)
     if arguments.json:
         values = {name: found.get(name) for name in ("live", "persistent")}
-        print(json.dumps({"version": 1, "uuid": domain.UUIDString(), "name": domain.name(), **values}))
+        print_json("policy", 1, {"uuid": domain.UUIDString(), "name": domain.name(), **values})
         return 0
     for name, recover in found.items():
         print(f"{domain.name()} ({name}): {'recover' if recover else 'no recover'}")

@@ -9,7 +9,6 @@ policy asks for it and its leases can be had.  Without options each is tried onc
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from typing import Any
@@ -26,6 +25,7 @@ from ..lockspaces import JOINED, Sanlock
 from ..record import Record
 from ..recovery import Recovery
 from ..screen import Screen
+from ..terminal import print_json
 
 SUMMARY = "bring back the virtual machines that lost their leases"
 
@@ -98,15 +98,15 @@ def _recover(book: Book, journal: Journal, screen: Screen, wait: bool) -> int:
 def _list(book: Book, as_json: bool) -> int:
     """Print the records.
 
-    As JSON an object: version (1) and records, a list of objects with uuid, name, uri, action (poweroff,
-    restart, pause), todo (start, resume), time (seconds since the epoch), state (waiting, starting, resuming,
+    As JSON (packaging/schema/recover-list.json) records, a list of objects with uuid, name, uri, action
+    (poweroff, restart, pause), todo (start, resume), time (seconds since the epoch), state (waiting, starting, resuming,
     refused), why (text, for refused), lockspaces (name, host_id, path, offset, io_timeout in seconds, 0 for
     sanlock's default), leases (lockspace, resource, version, path, offset, shared) and unknown (why the
     leases are not known, else "").  A key may be added without a new version, none changed or removed.
     """
     records = sorted(book.look().values(), key=lambda record: record.time)
     if as_json:
-        print(json.dumps({"version": 1, "records": [_as_dict(record) for record in records]}, indent=2))
+        print_json("recover-list", 1, {"records": [_as_dict(record) for record in records]})
         return 0
     for record in records:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.time))
