@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import Any
 
 from .errors import PassingError
@@ -17,6 +18,9 @@ except ImportError:
 # libvirt's QEMU driver keeps a pid file per running domain there (src/qemu/qemu_process.c, stateDir).
 QEMU_STATE_DIR = "/run/libvirt/qemu"
 SANLOCK_RUN_DIR = "/run/sanlock"
+
+BUSY_TRIES = 25
+BUSY_SECONDS = 0.02
 
 
 class LeasesUnknownError(Exception):
@@ -84,7 +88,7 @@ def held_by(pid: int) -> list[Lease]:
         raise LeasesUnknownError("the module sanlock is missing, install python3-sanlock")
     join_sanlock_group()
     try:
-        resources = sanlock.inquire(pid=pid)
+        resources = inquire(pid)
     except sanlock.SanlockException as error:
         # No client of that process is registered: sanlock src/main.c, process_cmd_thread_registered().
         if error.errno == errno.ESRCH:
@@ -96,6 +100,22 @@ def held_by(pid: int) -> list[Lease]:
             ) from error
         raise LeasesUnknownError(f"sanlock does not answer: {error}") from error
     return [_lease(found) for found in resources]
+
+
+def inquire(pid: int) -> Any:
+    """sanlock.inquire() of process PID; asked again for a moment while somebody else's command for it runs.
+
+    sanlock does one command for a process at a time and refuses others with EBUSY (sanlock src/main.c,
+    process_cmd_thread_registered()).
+    """
+    for _ in range(BUSY_TRIES):
+        try:
+            return sanlock.inquire(pid=pid)
+        except sanlock.SanlockException as error:
+            if error.errno != errno.EBUSY:
+                raise
+        time.sleep(BUSY_SECONDS)
+    return sanlock.inquire(pid=pid)
 
 
 def noted(pid: int) -> tuple[tuple[Lockspace, ...], tuple[Lease, ...]]:

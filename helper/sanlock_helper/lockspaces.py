@@ -100,7 +100,7 @@ class Sanlock:
     def is_registered(self, pid: int) -> bool:
         """Whether sanlock knows process PID, as it must before libvirt can take leases for it."""
         try:
-            _ask(f"ask for process {pid}", lambda: sanlock.inquire(pid=pid))
+            _ask(f"ask for process {pid}", lambda: leases.inquire(pid))
         except SanlockFailure as error:
             if error.number == -errno.ESRCH:
                 return False

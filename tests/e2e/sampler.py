@@ -7,6 +7,7 @@ then a line for each time that a machine was seen running without a lease, and a
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from pathlib import Path
@@ -28,7 +29,10 @@ def holds_a_lease(name: str) -> bool:
     try:
         pid = int(Path(f"/run/libvirt/qemu/{name}.pid").read_text())
         return bool(sanlock.inquire(pid=pid))
-    except (OSError, ValueError, sanlock.SanlockException):
+    except sanlock.SanlockException as error:
+        # Another command for that process is under way: the next round tells.
+        return bool(error.errno == errno.EBUSY)
+    except (OSError, ValueError):
         return False
 
 

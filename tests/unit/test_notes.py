@@ -218,6 +218,17 @@ def test_a_process_that_is_not_known_is_said(desk: Desk) -> None:
     assert record.unknown == "its process id was not known"
 
 
+def test_a_process_that_sanlock_is_busy_with_is_asked_again(mocker: MockerFixture) -> None:
+    class BusyError(Exception):
+        errno = 16
+
+    fake = mocker.patch.object(leases, "sanlock")
+    fake.SanlockException = BusyError
+    fake.inquire.side_effect = [BusyError(), BusyError(), ["lease"]]
+    assert leases.inquire(7) == ["lease"]
+    assert fake.inquire.call_count == 3
+
+
 def test_bounded() -> None:
     assert bounded(lambda: 7, 5) == 7
     with pytest.raises(ZeroDivisionError):
