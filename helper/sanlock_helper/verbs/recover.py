@@ -99,8 +99,8 @@ def _list(book: Book, as_json: bool) -> int:
     """Print the records.
 
     As JSON (packaging/schema/recover-list.json) records, a list of objects with uuid, name, uri, action
-    (poweroff, restart, pause), todo (start, resume), time (seconds since the epoch), state (waiting, starting, resuming,
-    refused), why (text, for refused), lockspaces (name, host_id, path, offset, io_timeout in seconds, 0 for
+    (poweroff, restart, pause), todo (start, resume), time (seconds since the epoch), state (waiting,
+    starting, resuming, refused), why (text, for refused), lockspaces (name, host_id, path, offset, io_timeout in seconds, 0 for
     sanlock's default), leases (lockspace, resource, version, path, offset, shared) and unknown (why the
     leases are not known, else "").  A key may be added without a new version, none changed or removed.
     """
