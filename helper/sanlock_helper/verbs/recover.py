@@ -100,9 +100,9 @@ def _list(book: Book, as_json: bool) -> int:
 
     As JSON (packaging/schema/recover-list.json) records, a list of objects with uuid, name, uri, action
     (poweroff, restart, pause), todo (start, resume), time (seconds since the epoch), state (waiting,
-    starting, resuming, refused), why (text, for refused), lockspaces (name, host_id, path, offset, io_timeout in seconds, 0 for
-    sanlock's default), leases (lockspace, resource, version, path, offset, shared) and unknown (why the
-    leases are not known, else "").  A key may be added without a new version, none changed or removed.
+    starting, resuming, refused), why (text, for refused), lockspaces (name, host_id, path, offset, io_timeout
+    in seconds, 0 for sanlock's default), leases (lockspace, resource, version, path, offset, shared) and
+    unknown (why the leases are not known, else "").
     """
     records = sorted(book.look().values(), key=lambda record: record.time)
     if as_json:
