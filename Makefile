@@ -31,10 +31,10 @@ all: test
 dependencies:
 	@packaging/dependencies run
 
-$(VENV)/.done: packaging/requirements-test.txt
+$(VENV)/.done: packaging/requirements-test.txt packaging/dependencies
 	@packaging/dependencies test
 	$(PYTHON) -m venv --system-site-packages $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r $<
+	$(BIN)/pip install --quiet --disable-pip-version-check -r packaging/requirements-test.txt
 	@touch $@
 
 demo: dependencies

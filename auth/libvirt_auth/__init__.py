@@ -68,4 +68,4 @@ def preload() -> None:
     """Import all that open_auth() and AuthConfig will need, libvirt included."""
     import pwd  # noqa: F401
 
-    from . import credentials  # noqa: F401  imports all the others
+    from . import credentials, source  # noqa: F401  import all the others

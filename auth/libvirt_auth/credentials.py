@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import libvirt  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
-from .config import AuthConfig
 from .errors import AuthMissingError
 from .files import find_auth_file
-from .source import service_of
-from .uri import URI
+from .uri import URI, service_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from .config import AuthConfig
 
 # Which field answers which type. No field can answer an echoed prompt: it may be any
 # question, such as whether to accept an SSH host key (src/rpc/virnetsshsession.c).
@@ -85,7 +85,10 @@ class Answers:
         Returns 0, or -1 with self.error set. Called by libvirt-python.
         """
         try:
-            # Not before: the home directory may come from a user database that does not answer.
+            # Not before, for most connections ask for nothing: it costs 2 ms.
+            from .config import AuthConfig
+
+            # The home directory may come from a user database that does not answer.
             self._path = find_auth_file(self._text, self._environ)
             config = None if self._path is None else AuthConfig.from_file(self._path)
             for credential in credentials:

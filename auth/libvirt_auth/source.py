@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .config import FIELDS, AuthConfig
 from .files import find_auth_file
-from .uri import URI
+from .uri import URI, service_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-# Drivers inside the client library that ask for credentials themselves, and the service they
-# ask for: testConnectAuthenticate(), esxConnectToHost(), hypervConnectOpen(). Their URIs
-# have no transport. Everything else is the remote driver's, whose SASL service is "libvirt".
-_DRIVERS = {"test": "test", "esx": "esx", "gsx": "esx", "vpx": "esx", "hyperv": "hyperv"}
 
 
 class CredentialSource(NamedTuple):
@@ -39,14 +34,6 @@ class CredentialSource(NamedTuple):
         if self.auth_group is None:
             return f"no group for it in {self.path}"
         return f"[{self.credentials_group}] for [{self.auth_group}] in {self.path}"
-
-
-def service_of(uri: URI) -> str:
-    """Return the service whose group applies to uri."""
-    # The test driver leaves a URI with a server to the remote driver (localOnly, libvirt.c).
-    if uri.transport or (uri.scheme == "test" and uri.server):
-        return "libvirt"
-    return _DRIVERS.get(uri.scheme, "libvirt")
 
 
 def describe_source(uri: str, environ: Mapping[str, str] = os.environ) -> CredentialSource:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+# Drivers inside the client library that ask for credentials themselves, and the service they
+# ask for: testConnectAuthenticate(), esxConnectToHost(), hypervConnectOpen(). Their URIs
+# have no transport. Everything else is the remote driver's, whose SASL service is "libvirt".
+_DRIVERS = {"test": "test", "esx": "esx", "gsx": "esx", "vpx": "esx", "hyperv": "hyperv"}
+
+
 class URI:
     """A connection URI, split as libvirt's virURIParse() splits it.
 
@@ -67,3 +73,11 @@ def _unescape(text: str) -> str:
         except ValueError:
             first += b"%" + part
     return os.fsdecode(first.partition(b"\0")[0])
+
+
+def service_of(uri: URI) -> str:
+    """Return the service whose group applies to uri."""
+    # The test driver leaves a URI with a server to the remote driver (localOnly, libvirt.c).
+    if uri.transport or (uri.scheme == "test" and uri.server):
+        return "libvirt"
+    return _DRIVERS.get(uri.scheme, "libvirt")

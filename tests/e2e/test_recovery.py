@@ -131,7 +131,6 @@ def test_leases_that_others_held(stack: Stack) -> None:
     assert unread.state().name == "paused"
     assert records(stack) == {stale.uuid, unread.uuid}
     listed = validated(command(stack, "recover", "--list", "--json").stdout, "recover-list")
-    assert listed["version"] == 1
     assert {(r["name"], r["state"]) for r in listed["records"]} == {
         ("stale", "refused"),
         ("unread", "waiting"),
@@ -400,7 +399,7 @@ def test_policy_by_name_and_uuid(stack: Stack) -> None:
     for name in ("vm1", domain.uuid):
         result = command(stack, "policy", name, "--recover", "--json")
         found = validated(result.stdout, "policy")
-        assert (found["version"], found["live"], found["persistent"]) == (1, True, True)
+        assert (found["live"], found["persistent"]) == (True, True)
         assert command(stack, "policy", name, "--no-recover").stdout.count("no recover") == 2
     found = validated(command(stack, "policy", "passing", "--recover", "--json").stdout, "policy")
     assert (found["live"], found["persistent"]) == (True, None)

@@ -59,8 +59,9 @@ def test_agents_that_are_killed_lose_no_request(stack: Stack) -> None:
         for uuid in result["uuids"]:
             lines = told[uuid]
             assert all("verified off" in line for line in lines), lines
-            # Once, but for the line over which an agent died: that one says so.
-            assert sum("told again" not in line for line in lines) == 1, lines
+            # Once, but for the line over which an agent died: whether that was told nobody knows, so it is
+            # told again, and says so.
+            assert sum("told again" not in line for line in lines) <= 1, lines
     assert sum(result["killed"] for result in results) >= SEEDS
 
 

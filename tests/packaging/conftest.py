@@ -17,6 +17,13 @@ from .machine import Machine, missing
 from .packages import Built
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of this folder in one of pytest-xdist's processes: packages are built and machines booted once."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("packaging"))
+
+
 def need(found_missing: tuple[str, ...], what: str) -> None:
     """Skip where something is missing; fail if the environment says that nothing may be."""
     if not found_missing:

@@ -71,6 +71,7 @@ def host(booted: Machine, owners: Path, ours: Built) -> Machine:
         raise AssertionError(f"{error}\n{log}") from error
     booted.write("/var/lib/libvirt/images/guest.img", "\0" * 1024 * 1024)
     booted.write("/run/guest.xml", XML)
+    booted.run("virsh", "define", "/run/guest.xml")
     return booted
 
 
@@ -97,7 +98,6 @@ def bring_it_back(host: Machine, data: bytes) -> None:
 
 
 def test_our_helper_makes_the_vm_safe_and_tells_the_journal(host: Machine) -> None:
-    host.run("virsh", "define", "/run/guest.xml")
     host.run("virsh", "start", "guest")
     (space,) = host.lockspaces()
     assert space.name == LOCKSPACE

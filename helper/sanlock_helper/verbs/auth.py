@@ -15,8 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import libvirt_auth
-from libvirt_auth.source import service_of
-from libvirt_auth.uri import URI
+from libvirt_auth.uri import URI, service_of
 
 from ..connection import connect
 from ..errors import HelperError

@@ -140,7 +140,7 @@ def test_connected_all_the_same(mocker: MockerFixture) -> None:
     mocker.patch.object(libvirt, "openAuth", autospec=True, side_effect=connect)
     assert open_auth("qemu+libssh2://h/system?authfile=/dev/null") is connection  # an AuthFileError
     mocker.patch.object(Answers, "_answer", autospec=True, side_effect=ZeroDivisionError)
-    mocker.patch("libvirt_auth.credentials.AuthConfig.from_file", autospec=True)
+    mocker.patch("libvirt_auth.config.AuthConfig.from_file", autospec=True)
     with pytest.raises(ZeroDivisionError):
         open_auth("qemu+libssh2://h/system?authfile=/x")
     connection.close.assert_called_once_with()
