@@ -309,13 +309,16 @@ def _save_transient_xml(this: Try) -> None:
     domain, progress, notes = this.domain, this.progress, this.notes
     seconds = notes.xml_seconds if notes else XML_SECONDS
 
-    def ask() -> str | None:
-        flags = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
-        return None if domain.isPersistent() else str(domain.XMLDesc(flags))
+    def ask() -> str:
+        return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
 
     progress.xml_missing = ""
     came = True
     try:
+        # Of high priority, as the destroy is: a libvirtd that has no worker for one has none for the other
+        # (libvirt src/remote/remote_protocol.x).
+        if domain.isPersistent():
+            return
         progress.xml = bounded(ask, seconds)
     except libvirt.libvirtError as error:
         progress.xml_missing = str(failure("read the domain's XML", error))

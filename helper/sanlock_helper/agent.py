@@ -24,6 +24,10 @@ from .requests import DONE, TELLING, Receipt, Request, Spool, SpoolError
 # Tries at a time: libvirtd has 20 ordinary workers and 5 for high-priority calls (libvirtd.conf).
 IN_FLIGHT = 25
 
+# Of these, poweroffs and restarts: a destroy keeps its worker for 0.2 s or more, and takes an ordinary one
+# when the five for high priority are busy.  Five ordinary ones are left for a pause that comes later.
+OTHERS_IN_FLIGHT = 20
+
 # A destroy may well take seconds on a loaded host; a libvirtd that is silent for longer is asked anew.
 PATIENCE = 10.0
 
@@ -69,7 +73,7 @@ class Agent:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_count = 0
         self._cases = Cases(self._progress)
-        self._in_flight = 0
+        self._in_flight: set[Running] = set()
         self._spool: Spool | None = None
         # Files of the spool that were seen, and when the spool was looked at last.
         self._known: set[str] = set()
@@ -178,8 +182,9 @@ class Agent:
 
     def _step(self, longest: float | None = None) -> None:
         """Start what can start, then wait for the next answer or timer, LONGEST seconds at most."""
-        while self._in_flight < IN_FLIGHT:
-            case = self._cases.next()
+        while len(self._in_flight) < IN_FLIGHT:
+            others = sum(running.case.request.action != "pause" for running in self._in_flight)
+            case = self._cases.next(pauses_only=others >= OTHERS_IN_FLIGHT)
             if case is None:
                 break
             self._start(case)
@@ -208,7 +213,7 @@ class Agent:
             return
         case.tries += 1
         case.running = running = Running(case)
-        self._in_flight += 1
+        self._in_flight.add(running)
         self._at(self._clock() + self._patience(case), lambda: self._give_up(running))
         self._start_thread(self._run, (running,))
 
@@ -250,7 +255,7 @@ class Agent:
         case = running.case
         if running.given_up:
             return
-        self._in_flight -= 1
+        self._in_flight.discard(running)
         case.running = None
         if isinstance(answer, Outcome):
             self._finish(case, answer)
@@ -269,7 +274,7 @@ class Agent:
     def _abandon(self, running: Running) -> None:
         running.given_up = True
         running.case.running = None
-        self._in_flight -= 1
+        self._in_flight.discard(running)
         if running.connection is not None:
             self._connections.retire(running.connection)
 

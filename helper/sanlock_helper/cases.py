@@ -87,9 +87,9 @@ class Cases:
         if not case.done:
             (self._pauses if case.request.action == "pause" else self._others).append(case)
 
-    def next(self) -> Case | None:
+    def next(self, pauses_only: bool = False) -> Case | None:
         """The case to try next, None when none is ready."""
-        for ready in (self._pauses, self._others):
+        for ready in (self._pauses,) if pauses_only else (self._pauses, self._others):
             while ready:
                 case = ready.popleft()
                 if not case.done:

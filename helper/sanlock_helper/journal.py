@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import _thread
 import posix
-import syslog
-from _queue import Empty, SimpleQueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _queue import SimpleQueue
     from collections.abc import Callable
     from typing import Protocol
 
@@ -44,15 +43,13 @@ def write_stderr(line: str) -> None:
 def write_syslog(priority: int, line: str) -> None:
     """Send LINE to syslog under the program's identifier."""
     # A NUL or a lone surrogate would make the syslog module raise.
+    import syslog  # loaded by prepare()
+
     syslog.syslog(priority, line.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0"))
 
 
-LEVELS = {
-    "notice": syslog.LOG_NOTICE,
-    "warning": syslog.LOG_WARNING,
-    "error": syslog.LOG_ERR,
-    "crit": syslog.LOG_CRIT,
-}
+# The priorities of syslog(3).
+LEVELS = {"notice": 5, "warning": 4, "error": 3, "crit": 2}
 
 
 class Journal:
@@ -69,8 +66,23 @@ class Journal:
     ) -> None:
         self._to_syslog = to_syslog
         self._to_terminal = to_terminal
-        self._lines: SimpleQueue[tuple[str, str, Receipt | None] | SimpleQueue[None]] = SimpleQueue()
+        self._lines: SimpleQueue[tuple[str, str, Receipt | None] | SimpleQueue[None]]
         self._started = False
+
+    def prepare(self) -> None:
+        """Load what telling needs, and open the log.
+
+        A process that only hands its request over tells nothing, and does without.  Who is about to act calls
+        this before: the disk may be gone later.
+        """
+        if not self._started:
+            import syslog
+            from _queue import SimpleQueue
+
+            self._started = True
+            self._lines = SimpleQueue()
+            syslog.openlog(IDENTIFIER, syslog.LOG_PID, syslog.LOG_DAEMON)
+            _thread.start_new_thread(self._write, ())
 
     def notice(self, line: str) -> None:
         """Tell what was done."""
@@ -90,16 +102,15 @@ class Journal:
 
     def tell(self, level: str, line: str, receipt: Receipt | None = None) -> None:
         """Tell LINE at one of the LEVELS; RECEIPT is asked before, and hears when it was told."""
-        if not self._started:
-            self._started = True
-            syslog.openlog(IDENTIFIER, syslog.LOG_PID, syslog.LOG_DAEMON)
-            _thread.start_new_thread(self._write, ())
+        self.prepare()
         self._lines.put((level, line, receipt))
 
     def flush(self, timeout: float = FLUSH_SECONDS) -> bool:
         """Wait up to TIMEOUT seconds until the lines told so far are written; say whether they are."""
         if not self._started:
             return True
+        from _queue import Empty, SimpleQueue
+
         drained: SimpleQueue[None] = SimpleQueue()
         self._lines.put(drained)
         try:

@@ -152,6 +152,7 @@ def _agent(journal: Journal) -> Agent:
     That is done before the first action: the disk that holds Python may be the next thing to fail.
     """
     _hurry()
+    journal.prepare()
     # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
     gc.disable()
     # The executable starts with -S.  The folders are enough: the .pth files in them run code of anybody who

@@ -65,15 +65,15 @@ class Sampler:
 
 
 class TestHost:
-    """Domains of libvirtd's test driver: they exist while this connection is open."""
+    """Persistent domains of libvirtd's test driver: they exist while this connection is open."""
 
     def __init__(self, connection: libvirt.virConnect, requests: list[list[str]]) -> None:
         self._connection = connection
         for number, (uuid, _) in enumerate(requests):
-            connection.createXML(
+            connection.defineXML(
                 f"<domain type='test'><name>vm{number}</name><uuid>{uuid}</uuid><memory>8192</memory>"
                 "<os><type>hvm</type></os></domain>"
-            )
+            ).create()
         # The one that the driver begins with is nobody's.
         connection.lookupByName("test").destroy()
 
@@ -122,7 +122,8 @@ def main() -> None:
     uri, helper = sys.argv[1:]
     requests = [line.split() for line in sys.stdin]
     with_pauses = any(action == "pause" for _, action in requests)
-    connection = libvirt.openAuth(uri, [[], lambda *_: -1, None], 0)
+    types = [libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_PASSPHRASE]
+    connection = libvirt.openAuth(uri, [types, refuse, None], 0)
     host: Any = (TestHost if uri.startswith("test") else QemuHost)(connection, requests)
     with open(LIBVIRTD_PID, encoding="ascii") as pid_file:
         libvirtd = int(pid_file.read())
@@ -153,6 +154,11 @@ def main() -> None:
         "connections": sampler.most_connections,
     }
     print(json.dumps(result))
+
+
+def refuse(_credentials: object, _data: object) -> int:
+    """All credentials are in auth.conf."""
+    return -1
 
 
 def spawn(helper: str, uri: str, uuid: str, action: str) -> int:

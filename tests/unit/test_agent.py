@@ -213,7 +213,7 @@ def test_an_answer_after_the_end_changes_nothing(monkeypatch: pytest.MonkeyPatch
     world.serve()
     world.hanging[0]()
     assert world.order == [UUID]  # the late try did not act
-    assert world.agent._in_flight == 0
+    assert not world.agent._in_flight
 
 
 def test_a_short_budget_has_room_for_three_tries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, sp
 
     def watched(longest: float | None = None) -> None:
         nonlocal most
-        most = max(most, world.agent._in_flight)
+        most = max(most, len(world.agent._in_flight))
         step(longest)
 
     monkeypatch.setattr(world.agent, "_step", watched)
@@ -76,6 +76,23 @@ def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, sp
     assert most == 3
     # Those that hung were given up, and tried again behind the others.
     assert world.story.levels().count("notice") == 5
+
+
+def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+    monkeypatch.setattr(agent_module, "IN_FLIGHT", 3)
+    monkeypatch.setattr(agent_module, "OTHERS_IN_FLIGHT", 2)
+    world = World(monkeypatch, *["hang"] * 2)
+    for number in range(4):
+        put(spool, uuid=uuid_of(number), start=START + number)
+    world.agent._spool = spool
+    world.agent._fetch()
+    world.agent._step(0.0)
+    assert world.order == []  # both places for poweroffs are taken by calls that hang
+    put(spool, "pause", uuid_of(9), START + 9)
+    world.clock.now += 1
+    world.agent._fetch()
+    world.agent._step(0.0)
+    assert world.order == [uuid_of(9)]
 
 
 def test_the_same_action_twice_is_one_case(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
