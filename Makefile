@@ -3,6 +3,7 @@
 # make demo   all four actions on libvirt's embedded test driver, state shown before and after
 # make test   the whole suite, on a real sanlock, libvirtd and QEMU
 # make bench  one call, and storms of calls, beside libvirt's C helper
+# make packaging  the suite of the package: RPM, systemd, SELinux
 # make rpm    the RPMs, in dist/;  make srpm: the source RPM
 # make install DESTDIR= PREFIX=/usr/local
 #
@@ -42,12 +43,16 @@ demo: dependencies
 
 test: $(VENV)/.done lint pure man
 	rm -f .coverage*
-	$(BIN)/coverage run -m pytest -n 3 --dist loadgroup tests
+	$(BIN)/coverage run -m pytest -n 3 --dist loadgroup --ignore=tests/packaging tests
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-unit integration e2e packaging: $(VENV)/.done
+unit integration e2e: $(VENV)/.done
 	$(BIN)/pytest -n 3 tests/$@
+
+# The package: built, installed, updated and erased under systemd.
+packaging: $(VENV)/.done
+	$(BIN)/pytest tests/packaging
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .
