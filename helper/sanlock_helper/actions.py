@@ -72,6 +72,7 @@ class Progress:
         "calling",
         "did",
         "found",
+        "held_before",
         "name",
         "note_run",
         "noted",
@@ -99,6 +100,8 @@ class Progress:
         # Whether what recovery needs was taken down, or was tried to be; and whether there is a record.
         self.noted = False
         self.recorded = False
+        # Whether an earlier try found it paused with its leases still held.
+        self.held_before = False
         # Why the one try to start again failed.
         self.start_error = ""
         # The tries that are inside a call which changes the domain.
@@ -273,17 +276,41 @@ def _leases_given_up(this: Try) -> tuple[str, str]:
     libvirt releases the leases when the guest's processors have stopped, and only warns in its own log when
     that fails (qemuProcessStopCPUs() in libvirt src/qemu/qemu_process.c).
     """
-    pid = this.pid or leases.qemu_pid(this.progress.name)
+    progress = this.progress
+    pid = this.pid or leases.qemu_pid(progress.name)
     if pid is None:
         return "paused", "its leases were not looked at: no process id is known"
     try:
         held = leases.held_by(pid)
     except leases.LeasesUnknownError as error:
         return "paused", f"its leases were not looked at: {error}"
-    if held:
-        names = ", ".join(str(lease) for lease in held)
-        raise PassingError("pause the domain", f"it is paused, but process {pid} still holds {names}")
-    return "paused, no lease held", ""
+    if not held:
+        return "paused, no lease held", ""
+    names = ", ".join(str(lease) for lease in held)
+    # One look may have come just before libvirt's own release.
+    if progress.held_before and pid == leases.qemu_pid(progress.name):
+        return _release(this, pid, names)
+    progress.held_before = True
+    raise PassingError("pause the domain", f"it is paused, but process {pid} still holds {names}")
+
+
+def _release(this: Try, pid: int, names: str) -> tuple[str, str]:
+    """Give up the leases of process PID, the paused domain's own, in libvirt's stead.
+
+    A libvirtd that ends after QEMU has stopped the processors and before it has released the leases leaves
+    them for good: the next one finds the domain paused, and to suspend it again does nothing
+    (qemuDomainSuspend() in libvirt src/qemu/qemu_driver.c).
+    """
+    try:
+        leases.release(pid)
+        held = leases.held_by(pid)
+    except leases.LeasesUnknownError as error:
+        raise PassingError("give up the leases of the paused domain", f"{names}: {error}") from error
+    if held or this.state() != libvirt.VIR_DOMAIN_PAUSED:
+        raise PassingError(
+            "give up the leases of the paused domain", f"{names}: somebody resumed it meanwhile"
+        )
+    return "paused, no lease held", f"libvirtd had left {names} with it: released"
 
 
 def _note(this: Try, action: str) -> None:

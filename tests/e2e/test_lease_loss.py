@@ -262,6 +262,43 @@ def test_leases_still_held_are_a_failure(stack: Stack) -> None:
     assert "SIGKILL" in result.stderr
 
 
+# Stops the processors behind libvirtd's back, which serves nobody else at a monitor's socket.
+QMP_STOP = """
+import json, socket, sys
+monitor = socket.socket(socket.AF_UNIX)
+monitor.connect(sys.argv[1])
+lines = monitor.makefile("rw")
+for command in ("qmp_capabilities", "stop"):
+    lines.readline()
+    lines.write(json.dumps({"execute": command}))
+    lines.flush()
+while "return" not in json.loads(lines.readline()):
+    pass
+"""
+
+
+def test_leases_that_a_libvirtd_left_when_it_died_are_given_up(stack: Stack) -> None:
+    domain = stack.domain("vm1").start()
+    pid = domain.qemu_pid()
+    # As a libvirtd that dies in a suspend, after QEMU's stop and before it gives the leases up.
+    stack.libvirtd.kill()
+    monitor = stack.run("sh", "-c", "ls /var/lib/libvirt/qemu/domain-*-vm1/monitor.sock").stdout.strip()
+    stack.run("/usr/bin/python3", "-c", QMP_STOP, monitor)
+    stack.libvirtd.start()
+    assert (domain.state().name, len(domain.leases())) == ("paused", 1)
+    stack.virsh("suspend", domain.uuid)
+    assert len(domain.leases()) == 1, "libvirt gives them up after all"
+
+    result = by_hand(stack, "--budget=5", URI, domain.uuid, "pause")
+
+    assert result.returncode == 0, result.stderr
+    assert "paused, no lease held" in result.stderr
+    assert "libvirtd had left" in result.stderr
+    assert (domain.state().name, domain.leases(), domain.qemu_pid()) == ("paused", [], pid)
+    domain.resume()
+    assert (domain.state().name, len(domain.leases())) == ("running", 1)
+
+
 # libvirtd misbehaves
 
 

@@ -319,6 +319,54 @@ def test_leases_still_held_are_no_success_and_named(host: FakeHost, no_leases: A
     assert not progress.safe
 
 
+LEFT = leases.Lease("__LIBVIRT__DISKS__", "abc", 3)
+
+
+@pytest.fixture
+def release(no_leases: Any, mocker: MockerFixture) -> Any:
+    """sanlock's release; the process holds a lease until then."""
+    no_leases.return_value = [LEFT]
+    return mocker.patch.object(
+        leases, "release", side_effect=lambda pid: setattr(no_leases, "return_value", [])
+    )
+
+
+def pause_again(host: FakeHost, pid: int | None = None) -> Outcome:
+    """A pause whose first try found the leases still held, tried again."""
+    progress = Progress()
+    tries = [Try(host.connection, UUID, progress, lambda: False, pid=pid) for _ in range(2)]
+    with pytest.raises(PassingError, match="still holds"):
+        actions.pause(tries[0])
+    return actions.pause(tries[1])
+
+
+def test_leases_that_libvirtd_left_are_given_up_at_the_second_look(host: FakeHost, release: Any) -> None:
+    outcome = pause_again(host)
+    release.assert_called_once_with(4711)
+    assert (outcome.reached, outcome.verified) == (True, "paused, no lease held")
+    assert "libvirtd had left __LIBVIRT__DISKS__:abc" in outcome.note
+
+
+def test_leases_of_a_process_that_is_not_the_domain_s_are_left_alone(host: FakeHost, release: Any) -> None:
+    with pytest.raises(PassingError, match="12 still holds"):
+        pause_again(host, pid=12)
+    release.assert_not_called()
+
+
+def test_a_release_that_sanlock_refuses_is_tried_again(host: FakeHost, release: Any) -> None:
+    release.side_effect = leases.LeasesUnknownError("sanlock does not release them: busy")
+    with pytest.raises(PassingError, match="abc: sanlock does not release them"):
+        pause_again(host)
+
+
+def test_a_domain_resumed_while_its_leases_were_given_up_is_paused_again(
+    host: FakeHost, release: Any
+) -> None:
+    release.side_effect = lambda pid: setattr(host, "state", libvirt.VIR_DOMAIN_RUNNING)
+    with pytest.raises(PassingError, match="somebody resumed it meanwhile"):
+        pause_again(host)
+
+
 def test_leases_that_cannot_be_looked_at_are_said(host: FakeHost, no_leases: Any) -> None:
     no_leases.side_effect = leases.LeasesUnknownError("sanlock is down")
     outcome = run(host, "pause")
