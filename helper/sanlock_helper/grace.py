@@ -46,14 +46,15 @@ def _from_file(path: str) -> list[str]:
 
 
 def _from_command_line(run_dir: str) -> list[str]:
+    # Bytes: the codecs of text files would be looked up on the disk.
     try:
-        with open(f"{run_dir}/sanlock.pid", encoding="ascii") as pid_file:
+        with open(f"{run_dir}/sanlock.pid", "rb") as pid_file:
             pid = int(pid_file.read(16))
-        with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as command_line:
-            words = command_line.read().split("\0")
+        with open(f"/proc/{pid}/cmdline", "rb") as command_line:
+            words = command_line.read().split(b"\0")
     except (OSError, ValueError):
         return []
-    return [value for option, value in zip(words, words[1:]) if option == "-g"]
+    return [str(value, "utf-8", "replace") for option, value in zip(words, words[1:]) if option == b"-g"]
 
 
 def _atoi(text: str) -> int:
