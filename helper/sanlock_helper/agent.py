@@ -7,7 +7,6 @@ answer no longer than it is worth.  The agent itself is one loop in one thread; 
 
 from __future__ import annotations
 
-import _thread
 import time
 from _queue import Empty, SimpleQueue
 from heapq import heappop, heappush
@@ -20,6 +19,7 @@ from .errors import FinalError, GivenUpError, HelperError, PassingError
 from .journal import Journal
 from .notes import Notes
 from .requests import DONE, TELLING, Receipt, Request, Spool, SpoolError
+from .workers import Workers
 
 # Tries at a time: libvirtd has 20 ordinary workers and 5 for high-priority calls (libvirtd.conf).
 IN_FLIGHT = 25
@@ -54,7 +54,7 @@ class Agent:
         journal: Journal,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
-        start_thread: Callable[[Callable[..., object], tuple[Any, ...]], object] = _thread.start_new_thread,
+        start_thread: Callable[[Callable[..., object], tuple[Any, ...]], object] | None = None,
         answers: Answers | None = None,
         notes: Notes | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class Agent:
         self._notes = notes
         self._clock = clock
         self._wall = wall
-        self._start_thread = start_thread
+        self._start_thread = start_thread or Workers().start
         self._answers: Answers = answers or SimpleQueue()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_count = 0
