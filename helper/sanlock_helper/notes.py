@@ -45,6 +45,7 @@ class Notes:
         self._wall = wall
         self._ask_sanlock = ask_sanlock or leases.noted
         self._silences = 0
+        self._boot = ""
         self.xml_seconds = XML_SECONDS
 
     def xml_came(self, came: bool) -> None:
@@ -59,7 +60,7 @@ class Notes:
         if record.uri.startswith("test:///"):
             return False
         record.time = self._wall()
-        record.boot = boot_id()
+        self._boot = record.boot = self._boot or boot_id()
         if pid is None:
             record.unknown = "its process id was not known"
         else:

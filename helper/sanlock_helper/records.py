@@ -29,6 +29,7 @@ class Records:
     def __init__(self, path: str = RUN_DIR, suffix: str = SUFFIX) -> None:
         self.path = path
         self._suffix = suffix
+        self._prepared = False
 
     def file(self, uuid: str) -> str:
         """Where the record of domain UUID is."""
@@ -36,9 +37,9 @@ class Records:
 
     def write(self, record: Record, durable: bool = False) -> None:
         """Write RECORD, in one step; DURABLE waits until it is on the disk."""
-        self._prepare()
         new = f"{self.path}/.{record.uuid}.{os.getpid()}"
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = self._open(new, flags)
         try:
             data = memoryview(record.encode())
             while data:
@@ -103,6 +104,17 @@ class Records:
             number += 1
         os.rename(self.file(uuid), target)
         return target
+
+    def _open(self, new: str, flags: int) -> int:
+        """Open the file NEW in a directory that was looked at once: nobody but its owner can replace it."""
+        if self._prepared:
+            try:
+                return os.open(new, flags, 0o600)
+            except FileNotFoundError:
+                pass  # the directory was removed since
+        self._prepare()
+        self._prepared = True
+        return os.open(new, flags, 0o600)
 
     def _prepare(self) -> None:
         """Make the directory, and refuse one that others could have put things into."""
