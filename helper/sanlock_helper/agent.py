@@ -28,6 +28,11 @@ IN_FLIGHT = 25
 # when the five for high priority are busy.  Five ordinary ones are left for a pause that comes later.
 OTHERS_IN_FLIGHT = 20
 
+# While pauses are under way: the ends of so many QEMU processes are work for the host as well, and a pause, of
+# some hundredths of a second, would wait for them.  One that takes longer holds up nobody any more.
+OTHERS_BESIDE_PAUSES = 5
+PAUSE_SECONDS = 0.5
+
 # A destroy may well take seconds on a loaded host; a libvirtd that is silent for longer is asked anew.
 PATIENCE = 10.0
 
@@ -183,8 +188,7 @@ class Agent:
     def _step(self, longest: float | None = None) -> None:
         """Start what can start, then wait for the next answer or timer, LONGEST seconds at most."""
         while len(self._in_flight) < IN_FLIGHT:
-            others = sum(running.case.request.action != "pause" for running in self._in_flight)
-            case = self._cases.next(pauses_only=others >= OTHERS_IN_FLIGHT)
+            case = self._cases.next(pauses_only=self._has_enough_others())
             if case is None:
                 break
             self._start(case)
@@ -199,6 +203,14 @@ class Agent:
         else:
             self._answered(running, answer)
 
+    def _has_enough_others(self) -> bool:
+        """Whether no further poweroff or restart should start now."""
+        pauses = [running for running in self._in_flight if running.case.request.action == "pause"]
+        others = len(self._in_flight) - len(pauses)
+        young = self._clock() - PAUSE_SECONDS
+        beside = any(running.start > young for running in pauses)
+        return others >= (OTHERS_BESIDE_PAUSES if beside else OTHERS_IN_FLIGHT)
+
     def _at(self, when: float, call: Callable[[], None]) -> None:
         self._timer_count += 1
         heappush(self._timers, (when, self._timer_count, call))
@@ -212,7 +224,7 @@ class Agent:
             self._fail(case, "the time was up before it could be served")
             return
         case.tries += 1
-        case.running = running = Running(case)
+        case.running = running = Running(case, self._clock())
         self._in_flight.add(running)
         self._at(self._clock() + self._patience(case), lambda: self._give_up(running))
         self._start_thread(self._run, (running,))

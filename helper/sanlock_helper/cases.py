@@ -46,12 +46,13 @@ class Case:
 
 
 class Running:
-    """One try under way."""
+    """One try under way, since START on the requests' clock."""
 
-    __slots__ = ("case", "connection", "given_up")
+    __slots__ = ("case", "connection", "given_up", "start")
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, start: float) -> None:
         self.case = case
+        self.start = start
         self.connection: Connection | None = None
         self.given_up = False
 

@@ -97,7 +97,9 @@ class QemuHost:
         return not self._off
 
     def all_paused(self) -> bool:
-        self._paused = [pid for pid in self._paused if holds_lease(pid)]
+        # One question at a time: sanlock answers them with the threads that release the leases.
+        while self._paused and not holds_lease(self._paused[-1]):
+            self._paused.pop()
         return not self._paused
 
 

@@ -95,6 +95,23 @@ def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, 
     assert world.order == [uuid_of(9)]
 
 
+def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, spool: Spool
+) -> None:
+    monkeypatch.setattr(agent_module, "OTHERS_BESIDE_PAUSES", 2)
+    world = World(monkeypatch, *["hang"] * 6)
+    put(spool, "pause", uuid_of(9), START)
+    for number in range(5):
+        put(spool, uuid=uuid_of(number), start=START + number)
+    world.agent._spool = spool
+    world.agent._fetch()
+    world.agent._step(0.0)
+    assert len(world.hanging) == 1 + 2
+    world.clock.now += agent_module.PAUSE_SECONDS
+    world.agent._step(0.0)
+    assert len(world.hanging) == 1 + 5
+
+
 def test_the_same_action_twice_is_one_case(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
     world = World(monkeypatch)
     for number in range(3):
