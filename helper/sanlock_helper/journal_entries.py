@@ -19,6 +19,8 @@ SANLOCK = "sanlock"
 # journalctl reads from disk: a large journal on a slow one takes its time.
 SECONDS = 20.0
 
+HINT = "journalctl -o json on the host that has it, then --journal FILE"
+
 _AGE = re.compile(r"(?P<number>\d+)\s*(?P<unit>[smhdw])(?:\s+ago)?")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -37,18 +39,29 @@ def read_journal(since: float, seconds: float = SECONDS, program: str = "journal
 
     Raises FinalError when there is no journal to be read, or reading takes longer than SECONDS.
     """
-    command = [program, "-o", "json", "--no-pager", "-t", IDENTIFIER, "-t", SANLOCK, f"--since=@{since:.0f}"]
-    hint = "journalctl -o json on the host that has it, then --journal FILE"
+    wanted = ["-o", "json", "--no-pager", "-t", IDENTIFIER, "-t", SANLOCK, f"--since=@{since:.0f}"]
+    text = _journalctl(program, wanted, seconds)
+    # Where there are no files at all, journalctl -o json says nothing, with status 0: no message is no outage
+    # only where messages are kept.  systemd 252 tells with --header.
+    if not text and not _journalctl(program, ["--header"], seconds):
+        raise FinalError("read the journal", "this host keeps none: there are no journal files", HINT)
+    return parse_entries(text.splitlines(), since)
+
+
+def _journalctl(program: str, arguments: list[str], seconds: float) -> bytes:
+    """What journalctl prints.  Raises FinalError when it cannot read the system's messages."""
     try:
-        answer = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
+        answer = subprocess.run([program, *arguments], capture_output=True, timeout=seconds, check=False)
     except OSError as error:
-        raise FinalError("read the journal", f"{program}: {error.strerror}", hint) from error
+        raise FinalError("read the journal", f"{program}: {error.strerror}", HINT) from error
     except subprocess.TimeoutExpired:
         raise FinalError("read the journal", f"not done within {seconds:g} s") from None
     errors = answer.stderr.decode("utf-8", "backslashreplace").strip()
-    if answer.returncode != 0 or "No journal files" in errors:
-        raise FinalError("read the journal", errors.split("\n")[0] or f"status {answer.returncode}", hint)
-    return parse_entries(answer.stdout.splitlines(), since)
+    if "not seeing messages" in errors or "insufficient permissions" in errors:
+        raise FinalError("read the journal", "no permission to see the system's messages", "run this as root")
+    if answer.returncode != 0:
+        raise FinalError("read the journal", errors.split("\n")[0] or f"status {answer.returncode}", HINT)
+    return answer.stdout
 
 
 def read_file(path: str, since: float) -> list[Entry]:

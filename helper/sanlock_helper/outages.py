@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Outages, made out of what was told in the journal: when a lease was lost, what was done to each domain.
 
-Events may come from elsewhere as well: make_outages() takes any list of them, so that records kept in
-/run/virt-sanlock-helper and /var/lib/virt-sanlock-helper can be added to what the journal has.
+The recovery records add what the journal has lost, or never had: that a domain was about to be made safe.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .invocation import ACTIONS
 from .journal import IDENTIFIER
 from .journal_entries import SANLOCK, Entry
+from .record import Record
 
 # Without an event for so many seconds an outage is over.  What is told of its domains later (a recovery,
 # hours after) is still counted to it.
 QUIET_SECONDS = 600.0
+
+# A record is written before its domain is touched, so what the journal tells of that comes later; but each
+# has its own look at the clock.
+RECORD_EARLY = 1.0
+
+# The kind of an event that is known from a record alone.
+ON_RECORD = "on record"
 
 _LINE = re.compile(
     r"(?P<action>[a-z][a-z-]*) (?:(?P<name>.*) )?"
@@ -43,7 +50,8 @@ _KILL = re.compile(r"\bs\d+ kill (?P<pid>\d+) sig 9 count 1\b")
 class Event:
     """Something that was told.
 
-    `kind` is done, not done, failed, try, ignored or note for a domain; lost or sigkill for the host.
+    `kind` is done, not done, failed, try, ignored, note or on record for a domain; lost or sigkill for the
+    host.
     `text` is the line without the domain; what does not apply is "" or None.  `seconds` is how long it took.
     """
 
@@ -64,10 +72,11 @@ class Event:
 
 @dataclass
 class Story:
-    """What happened to one domain in one outage."""
+    """What happened to one domain in one outage; `waiting` is the record of it that recovery still has."""
 
     uuid: str
     events: list[Event] = field(default_factory=list)
+    waiting: Record | None = None
 
     @property
     def name(self) -> str:
@@ -151,8 +160,55 @@ def _sanlocks(entry: Entry) -> Event | None:
     return Event(entry.time, "sigkill", text=entry.message, pid=int(kill["pid"])) if kill else None
 
 
-def make_outages(events: Iterable[Event], quiet: float = QUIET_SECONDS) -> list[Outage]:
-    """Group EVENTS into outages, oldest first."""
+def add_records(events: Iterable[Event], records: Iterable[Record]) -> list[Event]:
+    """EVENTS, and one for each of RECORDS that none of them tells of."""
+    told = list(events)
+    return [*told, *(_from_record(record) for record in records if not _is_told(record, told))]
+
+
+def _is_told(record: Record, events: Iterable[Event]) -> bool:
+    return any(
+        event.uuid == record.uuid
+        and event.action == record.action
+        and -RECORD_EARLY <= event.time - record.time <= QUIET_SECONDS
+        for event in events
+    )
+
+
+def _from_record(record: Record) -> Event:
+    """A record says what was asked for and found, not how it ended."""
+    number = len(record.leases)
+    leases = f"{number} lease{'' if number == 1 else 's'} held"
+    if record.unknown:
+        leases = f"leases not known: {record.unknown}"
+    note = f"{leases}; how it ended is not in the journal"
+    text = f"{ON_RECORD}: found {record.found}, {note}"
+    return Event(
+        record.time,
+        ON_RECORD,
+        record.action,
+        record.name,
+        record.uuid,
+        text,
+        found=record.found,
+        note=note,
+    )
+
+
+def make_outages(
+    events: Iterable[Event], waiting: Mapping[str, Record] | None = None, quiet: float = QUIET_SECONDS
+) -> list[Outage]:
+    """Group EVENTS into outages, oldest first; WAITING are the records of recovery by UUID."""
+    outages = _grouped(events, quiet)
+    for uuid, record in (waiting or {}).items():
+        for outage in reversed(outages):
+            if uuid in outage.stories:
+                outage.stories[uuid].waiting = record
+                break
+    return outages
+
+
+def _grouped(events: Iterable[Event], quiet: float) -> list[Outage]:
     outages: list[Outage] = []
     for event in sorted(events, key=lambda event: event.time):
         outage = _outage_of(event, outages, quiet)

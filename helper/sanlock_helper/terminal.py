@@ -33,6 +33,11 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
+def warn(problem: str) -> None:
+    """Tell a PROBLEM that keeps nothing else from being told."""
+    print(f"{paint('warning', 'yellow', sys.stderr)}: {plain(problem)}", file=sys.stderr, flush=True)
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines with columns as wide as they need to be, two blanks between them."""
     lines = [tuple(head), *(tuple(map(plain, row)) for row in rows)]

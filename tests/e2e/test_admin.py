@@ -14,6 +14,7 @@ import pytest
 from tests.schemas import validated
 
 from .command import COMMAND, HELPER, checks, document, export_journal, install_ours, run
+from .recovery import RUN_RECORDS, STATE_RECORDS, make_safe
 from .stack import Stack
 from .waiting import wait_for
 
@@ -133,6 +134,7 @@ def picture(stack: Stack) -> dict[str, object]:
         "/etc/libvirt",
         "/var/lib/libvirt",
         "/run/virt-sanlock-helper",
+        "/var/lib/virt-sanlock-helper",
         "/run/libvirt/qemu",
         "/run/sanlock",
     )
@@ -156,10 +158,16 @@ def test_looking_changes_nothing(calm: Stack) -> None:
     held = calm.domain("held", "pause", disks=2).start()
     calm.domain("off", "poweroff").define()
     journal = export_journal(calm)
+    # Something for recovery, and something that recovery would set aside.
+    make_safe(calm, calm.domain("noted", "poweroff").start())
+    foreign = f"{STATE_RECORDS}/{uuid.uuid4()}.record"
+    calm.write(foreign, "no record\n")
     before = picture(calm)
     for words in (
         ("check",),
+        ("status",),
         ("status", "--journal", journal),
+        ("history",),
         ("history", "--journal", journal),
         ("run", "--dry-run", "poweroff", "held"),
         ("run", "--dry-run", "--yes", "restart", held.uuid),
@@ -169,10 +177,15 @@ def test_looking_changes_nothing(calm: Stack) -> None:
         result = run(calm, *words)
         assert "Traceback" not in result.stderr
         assert picture(calm) == before, words
+    text = run(calm, "history")
+    assert "noted: poweroff on record: found running, 1 lease held" in text.stdout
+    assert f"warning: read {foreign}: its checksum is wrong" in text.stderr
     held.destroy()
     assert picture(calm) != before
     held.undefine()
-    calm.virsh("undefine", "off")
+    for name in ("off", "noted"):
+        calm.virsh("undefine", name)
+    calm.run("sh", "-c", f"rm {STATE_RECORDS}/* {RUN_RECORDS}/*")
 
 
 @pytest.mark.parametrize("words", [("status",), ("check",), ("run", "--dry-run", "pause", "x")])
@@ -205,6 +218,44 @@ def test_a_watch_outlives_libvirtd(calm: Stack) -> None:
     assert process.poll() is None
     process.kill()
     process.communicate()
+
+
+def by_record_alone(stack: Stack) -> None:
+    """A stack has no journald: the records tell, and what is missing is said."""
+    told = document(stack, "history", "history")
+    assert told["problems"] == [
+        "read the journal: this host keeps none: there are no journal files "
+        "(journalctl -o json on the host that has it, then --journal FILE)"
+    ]
+    stories = {story["name"]: story for outage in told["outages"] for story in outage["domains"]}
+    waiting = {name: (story["outcome"], story["waiting"]["todo"]) for name, story in stories.items()}
+    assert waiting == {
+        "held": ("on record", "resume"),
+        "off": ("on record", "start"),
+        # Of its pause: a poweroff of what is paused already leaves no record of its own.
+        "spare": ("on record", "resume"),
+    }
+    text = run(stack, "history")
+    assert (text.returncode, text.stderr.count("\n")) == (0, 1)
+    assert "held: pause on record: found running, 1 lease held; how it ended is not in" in text.stdout
+    assert "held: waits for recovery, to be resumed; see virt-sanlock-helper recover --list" in text.stdout
+    last = {row["name"]: row["last"]["kind"] for row in document(stack, "status", "status")["domains"]}
+    assert last == dict.fromkeys(stories, "on record")
+
+
+def with_a_journal(stack: Stack, journal: str) -> None:
+    """The same lines as journalctl's answer: nothing is told twice."""
+    program = stack.run("sh", "-c", "command -v journalctl").stdout.strip()
+    stack.write("/run/stack/journalctl", f"#!/bin/sh\nexec cat {journal}\n", 0o755)
+    stack.run("mount", "--bind", "/run/stack/journalctl", program)
+    told = document(stack, "history", "history")
+    stack.run("umount", program)
+    assert told["problems"] == []
+    events = [event for outage in told["outages"] for story in outage["domains"] for event in story["events"]]
+    assert {event["kind"] for event in events} == {"done"}
+    assert len(events) == 4
+    held, off = told["outages"][-1]["domains"]
+    assert {story["waiting"]["todo"] for story in (held, off)} == {"resume", "start"}
 
 
 def test_run_and_the_morning_after(stack: Stack) -> None:
@@ -245,6 +296,9 @@ def test_run_and_the_morning_after(stack: Stack) -> None:
     (lost,) = outage["lost"]
     seconds = time.mktime(time.strptime(lost[:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
     assert 4 < seconds - failed_at < 20
+    assert [story["waiting"] for story in outage["domains"]] == [None, None]
+    by_record_alone(stack)
+    with_a_journal(stack, journal)
     text = run(stack, "history", "--journal", journal, "--domain", held.uuid).stdout
     assert "held: pause done after" in text
     assert "off: poweroff" not in text

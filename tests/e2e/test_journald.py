@@ -11,7 +11,7 @@ import pytest
 
 from tests.schemas import validated
 
-from .command import COMMAND
+from .command import COMMAND, HELPER
 from .conftest import REQUIRE, require_machine
 
 JOURNALD = ("/usr/lib/systemd/systemd-journald", "/lib/systemd/systemd-journald")
@@ -22,16 +22,29 @@ SCRIPT = """\
 set -e
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /var/log
+mount -t tmpfs tmpfs /var/lib
 mkdir -p /run/systemd/journal /run/log/journal
 {journald} 2>/dev/null &
 while ! [ -S /run/systemd/journal/dev-log ]; do sleep 0.05; done
 tell() {{ logger -u /run/systemd/journal/dev-log -t "$@"; }}
 tell sanlock '2026-11-22 20:30:23 2912 [5]: s1 check_our_lease failed 8'
+/usr/bin/python3 -IBc '{write}' {uuid} {unheard}
 tell virt-sanlock-helper 'pause vm1 {uuid}: done after 0.07 s: found running, suspended, verified paused'
 tell sshd 'pause vm2 {uuid}: done after 0.07 s: found running, suspended, verified paused'
 printf 'poweroff b\\374ro %s: FAILED after 35.00 s at try 9: no answer' {other} | tell virt-sanlock-helper
 journalctl --sync
 exec {command} history --json --since 1h
+"""
+
+
+# What the helper leaves for recovery; of the second domain the journal has heard nothing.
+WRITE = """
+import sys, time
+sys.path[:0] = ["{helper}"]
+from sanlock_helper.record import Record
+from sanlock_helper.records import Records
+for uuid in sys.argv[1:]:
+    Records().write(Record(uuid, "rec", "qemu:///system", "pause", time=time.time()))
 """
 
 
@@ -42,13 +55,26 @@ def test_history_from_a_real_journald() -> None:
         if os.environ.get(REQUIRE) == "1":
             pytest.fail("systemd-journald is not here")
         pytest.skip("systemd-journald is not here")
-    script = SCRIPT.format(journald=journald, uuid=UUID, other=UUID[:-1] + "0", command=COMMAND)
+    script = SCRIPT.format(
+        journald=journald,
+        uuid=UUID,
+        other=UUID[:-1] + "0",
+        unheard=UUID[:-1] + "1",
+        write=WRITE.format(helper=HELPER),
+        command=COMMAND,
+    )
     unshare = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", script]
     result = subprocess.run(unshare, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
-    (outage,) = validated(result.stdout, "history")["outages"]
+    told = validated(result.stdout, "history")
+    assert told["problems"] == []
+    (outage,) = told["outages"]
     assert len(outage["lost"]) == 1
-    assert [(story["name"], story["outcome"]) for story in outage["domains"]] == [
-        ("vm1", "done"),
-        ("b\\xfcro", "failed"),
-    ]
+    stories = {story["name"]: story for story in outage["domains"]}
+    assert {name: (story["outcome"], bool(story["waiting"])) for name, story in stories.items()} == {
+        "vm1": ("done", True),
+        "b\\xfcro": ("failed", False),
+        "rec": ("on record", True),
+    }
+    # Told once: the journal's own word, and no event for the record beside it.
+    assert [event["kind"] for event in stories["vm1"]["events"]] == ["done"]

@@ -186,11 +186,20 @@ def test_the_journal_is_asked_for_our_lines_and_sanlocks(tmp_path: Path) -> None
     assert "-t virt-sanlock-helper -t sanlock --since=@4" in asked
 
 
+def test_a_journal_without_a_message_for_us(tmp_path: Path) -> None:
+    text = 'case $* in *--header*) echo "File path: /run/log/journal/x";; esac'
+    assert read_journal(0.0, program=journalctl(tmp_path / "journalctl", text)) == []
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("echo 'No journal files were found.' >&2", "No journal files"),
+        # systemd 252 without files: it says so, but not with -o json.
+        ('case $* in *--header*) echo "No journal files were found." >&2;; esac', "this host keeps none"),
         ("exit 4", "status 4"),
+        # As journalctl tells a user who is not root, with status 0 and no messages.
+        ("echo 'Hint: You are currently not seeing messages from other users.' >&2", "no permission"),
+        ("echo 'No journal files were opened due to insufficient permissions.' >&2; exit 1", "as root"),
         ("sleep 5", "not done within 0.2 s"),
     ],
 )

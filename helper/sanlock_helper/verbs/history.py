@@ -1,29 +1,43 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Show the outages: when the lease was lost, what was found, done and verified, and what came back.
 
-It is made from the journal; nothing is changed.
+It is made from the journal and from the records that the helper leaves for recovery; nothing is changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from ..connection import connect
 from ..domains import find_domain
-from ..journal_entries import parse_since, read_file, read_journal
-from ..outages import Event, Outage, Story, events_of, make_outages
+from ..journal_entries import parse_since
+from ..outages import ON_RECORD, Event, Outage, Story, make_outages
 from ..patience import within
-from ..terminal import iso, moment, paint, plain, print_json
+from ..record import Record
+from ..terminal import iso, moment, paint, plain, print_json, warn
+from ..told import gather
 
 SUMMARY = "show the outages, and what was done to each domain"
 SCHEMA = 1
 
 CONNECT_SECONDS = 10.0
 
-_COLOURS = {"done": "green", "failed": "red", "not done": "yellow", "try": "yellow", "ignored": "yellow"}
+_COLOURS = {
+    "done": "green",
+    "failed": "red",
+    "not done": "yellow",
+    "try": "yellow",
+    "ignored": "yellow",
+    ON_RECORD: "yellow",
+}
+
+
+# Of a record's `todo`.
+_PARTICIPLES = {"start": "started", "resume": "resumed"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--domain", metavar="DOMAIN", help="this domain only: name, UUID or id")
     parser.add_argument(
-        "--journal", metavar="FILE", help="a file written by journalctl -o json, not the journal"
+        "--journal", metavar="FILE", help="a file by journalctl -o json, not the journal and the records here"
     )
     parser.add_argument(
         "-c", "--connect", metavar="URI", default="qemu:///system", help="where an id is looked up"
@@ -45,20 +59,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what there is; 1 when the journal cannot be read."""
+    """Print what there is; 1 when the journal cannot be read and there is no record either."""
     since = parse_since(arguments.since, datetime.now())
-    entries = read_file(arguments.journal, since) if arguments.journal else read_journal(since)
-    events = events_of(entries)
+    told = gather(since, arguments.journal)
+    if told.journal_error and not told.events:
+        # "No outage" would be a guess.
+        raise told.journal_error
+    events = told.events
     if arguments.domain is not None:
         events = _of_domain(events, arguments.domain, arguments.connect)
-    outages = [outage for outage in make_outages(events) if outage.stories or not arguments.domain]
+    outages = make_outages(events, told.waiting)
+    if arguments.domain is not None:
+        outages = [outage for outage in outages if outage.stories]
     if arguments.json:
-        print_json("history", SCHEMA, {"since": iso(since), "outages": [_json(outage) for outage in outages]})
+        data = {"since": iso(since), "outages": [_json(outage) for outage in outages]}
+        print_json("history", SCHEMA, {**data, "problems": told.problems})
         return 0
     if not outages:
-        print(f"no outage since {moment(since)}")
+        of = "" if arguments.domain is None else f" of {plain(arguments.domain)}"
+        print(f"no outage{of} since {moment(since)}")
     for number, outage in enumerate(outages):
         _print(outage, number > 0)
+    sys.stdout.flush()
+    for problem in told.problems:
+        warn(problem)
     return 0
 
 
@@ -98,6 +122,17 @@ def _print_story(story: Story) -> None:
         what = paint(plain(event.text), _COLOURS.get(event.kind, ""))
         print(f"  {moment(event.time).split()[1]}  {who} {what}{again}")
         tries = 0
+    if story.waiting:
+        print(f"  {'':8}  {plain(story.name or story.uuid)}: {paint(plain(_waits(story.waiting)), 'yellow')}")
+
+
+def _waits(record: Record) -> str:
+    """What recovery still has to do, as its record says."""
+    if record.mark == "refused":
+        return f"not to be {_PARTICIPLES[record.todo]} by itself: {record.why}"
+    if record.mark:
+        return f"waits for recovery, which was {record.mark} it"
+    return f"waits for recovery, to be {_PARTICIPLES[record.todo]}; see virt-sanlock-helper recover --list"
 
 
 def _json(outage: Outage) -> dict[str, Any]:
@@ -124,7 +159,17 @@ def _story_json(story: Story) -> dict[str, Any]:
         "seconds": outcome.seconds if outcome else None,
         "failed_tries": sum(event.kind == "try" for event in story.actions),
         "came_back": _events_json(story.came_back),
+        "waiting": story.waiting and _waiting_json(story.waiting),
         "events": _events_json(story.events),
+    }
+
+
+def _waiting_json(record: Record) -> dict[str, Any]:
+    return {
+        "since": iso(record.time),
+        "todo": record.todo,
+        "state": record.mark or "waiting",
+        "why": record.why,
     }
 
 

@@ -12,14 +12,14 @@ import time
 from typing import Any
 
 from ..connection import connect
-from ..errors import FinalError, HelperError, PassingError
+from ..errors import FinalError, PassingError
 from ..inventory import take_inventory
-from ..journal_entries import Entry, read_file, read_journal
-from ..outages import Event, events_of, last_events
+from ..outages import last_events
 from ..overview import Row, make_rows
 from ..patience import within
 from ..sanlock_status import SanlockStatus, SanlockUnknownError, ask_sanlock
-from ..terminal import iso, moment, paint, print_json, table
+from ..terminal import iso, moment, paint, print_json, table, warn
+from ..told import gather
 
 SUMMARY = "show all domains, and what would happen to them"
 SCHEMA = 1
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"show it again and again, every {WATCH_SECONDS:g} s if not said otherwise, until Ctrl-C",
     )
     parser.add_argument(
-        "--journal", metavar="FILE", help="a file written by journalctl -o json, not the journal"
+        "--journal", metavar="FILE", help="a file by journalctl -o json, not the journal and the records here"
     )
 
 
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
             # An outage is what a watch is for: libvirtd may be back at the next look.  A connection that
             # hangs would do so in its destructor, too, and is kept.
-            print(f"{paint('warning', 'yellow', sys.stderr)}: {error}", file=sys.stderr)
+            warn(str(error))
             _kept.extend(connections)
             connections.clear()
         if arguments.watch is None:
@@ -100,18 +100,9 @@ def _look(connection: Any, arguments: argparse.Namespace) -> tuple[list[Row], li
         sanlock = ask_sanlock()
     except SanlockUnknownError as error:
         problems.append(str(error))
-    last: dict[str, Event] = {}
-    try:
-        last = last_events(events_of(_entries(arguments.journal)))
-    except HelperError as error:
-        problems.append(str(error))
-    rows = make_rows(domains, sanlock, last)
-    return _wanted(rows, arguments.domain), problems
-
-
-def _entries(path: str | None) -> list[Entry]:
-    since = time.time() - JOURNAL_AGE
-    return read_file(path, since) if path else read_journal(since, JOURNAL_SECONDS)
+    told = gather(time.time() - JOURNAL_AGE, arguments.journal, JOURNAL_SECONDS)
+    rows = make_rows(domains, sanlock, last_events(told.events))
+    return _wanted(rows, arguments.domain), [*problems, *told.problems]
 
 
 def _wanted(rows: list[Row], names: list[str]) -> list[Row]:
@@ -135,7 +126,7 @@ def _print(rows: list[Row], problems: list[str], arguments: argparse.Namespace) 
     for row, line in zip(rows, lines):
         print(paint(line, "red" if row.lost else ""))
     for problem in problems:
-        print(f"{paint('warning', 'yellow', sys.stderr)}: {problem}", file=sys.stderr)
+        warn(problem)
     sys.stdout.flush()
 
 

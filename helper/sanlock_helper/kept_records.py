@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The recovery records of this host, for reading only.
+
+Recovery's own view of them is book.py: that one takes, copies and sets aside.  Here whatever is found is left
+as it is, and what cannot be used is said.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from .record import Record, RecordError
+from .records import RUN_DIR, SET_ASIDE, STATE_DIR, SUFFIX, Records
+
+# book.py's name for a record on tmpfs that recovery has taken.
+TAKEN = ".taken"
+
+
+@dataclass(frozen=True)
+class KeptRecords:
+    """The records that there are, oldest first, and what could not be read."""
+
+    records: list[Record]
+    problems: list[str]
+
+    @property
+    def newest(self) -> dict[str, Record]:
+        """The one that counts of each domain, by UUID: recovery goes by it."""
+        return {record.uuid: record for record in self.records}
+
+
+def look(run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> KeptRecords:
+    """All records.  Raises nothing: a directory that is not there has none."""
+    found: dict[tuple[str, float], Record] = {}
+    problems: list[str] = []
+    for path, suffix in ((state_dir, SUFFIX), (run_dir, TAKEN), (run_dir, SUFFIX)):
+        for record in _read_all(Records(path, suffix), problems):
+            # A copy on disk and the one on tmpfs that it was made from are one.
+            found[record.uuid, record.time] = record
+    for path in (state_dir, run_dir):
+        problems += _set_aside(f"{path}/{SET_ASIDE}")
+    # One directory is looked at under two names.
+    return KeptRecords(sorted(found.values(), key=lambda record: record.time), list(dict.fromkeys(problems)))
+
+
+def _read_all(records: Records, problems: list[str]) -> list[Record]:
+    try:
+        uuids = records.uuids()
+    except OSError as error:
+        problems.append(f"read the records in {records.path}: {_why(error)}")
+        return []
+    found = []
+    for uuid in uuids:
+        try:
+            record = records.read(uuid)
+        except RecordError as error:
+            problems.append(f"read {records.file(uuid)}: {error}: recovery will set it aside, unused")
+            continue
+        except OSError as error:
+            problems.append(f"read {records.file(uuid)}: {_why(error)}")
+            continue
+        # Recovery may have moved it since it was listed.
+        if record is not None:
+            found.append(record)
+    return found
+
+
+def _set_aside(folder: str) -> list[str]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        # Not there, or in a directory that cannot be read, which was said.
+        return []
+    return [f"{folder}/{name}: was set aside, it is no record that can be used" for name in names]
+
+
+def _why(error: OSError) -> str:
+    why = error.strerror or str(error)
+    return f"{why} (run this as root)" if isinstance(error, PermissionError) else why

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All that is told of the past: the journal's events and the recovery records, each told once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import kept_records
+from .errors import HelperError
+from .journal_entries import SECONDS, read_file, read_journal
+from .outages import Event, add_records, events_of
+from .record import Record
+
+
+@dataclass(frozen=True)
+class Told:
+    """Events, the record that recovery still has of a domain by UUID, and what could not be read.
+
+    `journal_error` is None when the journal was read; its text is among the problems.
+    """
+
+    events: list[Event]
+    waiting: dict[str, Record]
+    problems: list[str]
+    journal_error: HelperError | None
+
+
+def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -> Told:
+    """What is told since SINCE (seconds since the epoch), within SECONDS; nothing is changed.
+
+    JOURNAL is a file to read instead of this host's journal: perhaps another host's, which the records here
+    have nothing to do with.
+    """
+    events: list[Event] = []
+    error: HelperError | None = None
+    try:
+        events = events_of(read_file(journal, since) if journal else read_journal(since, seconds))
+    except HelperError as failure:
+        error = failure
+    problems = [str(error)] if error else []
+    if journal:
+        return Told(events, {}, problems, error)
+    kept = kept_records.look()
+    records = [record for record in kept.records if record.time >= since]
+    waiting = {uuid: record for uuid, record in kept.newest.items() if record.time >= since}
+    return Told(add_records(events, records), waiting, [*problems, *kept.problems], error)
