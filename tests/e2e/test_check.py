@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .command import checks, install_ours, run
-from .conftest import StackFactory
+from .conftest import REQUIRE, StackFactory
 from .leases import LOCKSPACE
 from .stack import Stack
 
@@ -300,3 +302,132 @@ def test_authentication(stack: Stack) -> None:
     # Not the environment of who asks counts, but that of sanlock's children.
     result = run(stack, "check", "--quiet", LIBVIRT_AUTH_FILE="/missing")
     assert "auth" not in result.stdout
+
+
+def test_a_file_that_hides_another(stack: Stack) -> None:
+    stack.enable_sasl("sanlock", "open sesame")
+    stack.write_auth_conf(AUTH_CONF.format("open sesame"))
+    names = ("authentication", "auth.conf file", "auth.conf groups", "auth.conf mode")
+    assert_passed(checks(stack), *names)
+    # Root's own, not the machine's; an old one, forgotten there.
+    stack.run("mount", "-t", "tmpfs", "tmpfs", "/root")
+    user_file = "/root/.config/libvirt/auth.conf"
+    stack.write(user_file, AUTH_CONF.format("an older one"), 0o600)
+    hides = f"{user_file} is in force and hides /etc/libvirt/auth.conf"
+    assert_found(
+        checks(stack),
+        {
+            "auth.conf file": ("warn", hides, f"move {user_file} away"),
+            "authentication": ("fail", user_file, "compare the credentials"),
+        },
+    )
+    stack.run("mv", user_file, f"{user_file}.away")
+    assert_passed(checks(stack), *names)
+    # In sanlock's own environment a name comes before all others, there or not.
+    start_sanlock(stack, LIBVIRT_AUTH_FILE="/etc/libvirt/missing.conf")
+    expected = (
+        "fail",
+        "/etc/libvirt/missing.conf is in force and cannot be read",
+        "correct LIBVIRT_AUTH_FILE",
+    )
+    assert_found(checks(stack), {"auth.conf file": expected})
+    start_sanlock(stack)
+    assert_passed(checks(stack), *names)
+
+
+def start_sanlock(stack: Stack, **environ: str) -> None:
+    """Start it anew, with ENVIRON."""
+    stack.sanlock.stop()
+    stack.run(*stack.sanlock.command(), env={**stack.sanlock.environment(), **environ})
+    stack.sanlock.wait_ready()
+
+
+SERVER = "/run/export"
+LEASE_DIR = "/run/leases"
+
+# What a server with root_squash does to root: all that it makes is nobody's, and no owner is changed.
+SQUASHED = ("--create-for-user=nobody", "--create-for-group=nogroup", "--chown-deny", "--chgrp-deny")
+
+
+def mount_shared(stack: Stack, *options: str) -> None:
+    """Mount what says that it is a GlusterFS volume; there is no NFS in the kernel of every test machine."""
+    stack.run("bindfs", *options, "-o", "subtype=glusterfs", SERVER, LEASE_DIR)
+
+
+def restart_libvirtd(stack: Stack) -> None:
+    """With the lockspace left, as after a reboot: libvirtd joins it when it starts."""
+    stack.libvirtd.stop()
+    for space in stack.lockspaces():
+        where = f"{space.name}:{space.host_id}:{space.path}:{space.offset}"
+        stack.run("sanlock", "client", "rem_lockspace", "-s", where)
+    stack.libvirtd.start()
+
+
+def test_storage_that_is_shared_and_takes_root_for_nobody(stack: Stack) -> None:
+    if shutil.which("bindfs") is None:
+        if os.environ.get(REQUIRE) == "1":
+            pytest.fail("bindfs is not here")
+        pytest.skip("bindfs is not here")
+    stack.run("mknod", "-m", "0666", "/dev/fuse", "c", "10", "229")
+    edit(stack, SANLOCK_CONF, "disk_lease_dir", f'disk_lease_dir = "{LEASE_DIR}"')
+    assert_found(checks(stack), {"lease directory": ("fail", "is not there", f"mkdir -m 0700 {LEASE_DIR}")})
+    stack.run("mkdir", "-m", "0700", SERVER, LEASE_DIR)
+    assert_found(checks(stack), {"lease directory": ("warn", "is on tmpfs", "mount NFS")})
+    mount_shared(stack, *SQUASHED)
+    restart_libvirtd(stack)
+    found = checks(stack)
+    assert_passed(found, "lease directory")
+    assert_found(
+        found,
+        {
+            "lockspace": ("fail", "none is joined", "restart libvirtd"),
+            # libvirt has removed the file whose owner it could not change.
+            "root_squash": ("warn", "no file of libvirt's shows", "with no_root_squash"),
+        },
+    )
+    # Without user and group libvirt makes one, and fails over it later.
+    text = stack.path(SANLOCK_CONF).read_text()
+    stack.path(SANLOCK_CONF).write_text(re.sub(r"^(user|group) = .*\n", "", text, flags=re.MULTILINE))
+    restart_libvirtd(stack)
+    assert_passed(checks(stack), "lockspace", "root_squash", "lease owner")
+    stack.path(SANLOCK_CONF).write_text(text)
+    restart_libvirtd(stack)
+    assert_found(
+        checks(stack),
+        {
+            "lockspace": ("fail", "none is joined", "restart libvirtd"),
+            "root_squash": ("fail", "root became nobody", "with no_root_squash, then restart"),
+            "lease owner": ("warn", "not what is configured", "unless root_squash forbids that"),
+        },
+    )
+    stack.libvirtd.stop()
+    stack.run("umount", LEASE_DIR)
+    mount_shared(stack)
+    stack.libvirtd.start()
+    assert_passed(checks(stack), "lease directory", "lockspace", "root_squash", "lease owner", "lease room")
+
+
+POLICY = Path(__file__).parents[2] / "packaging/selinux/virt_sanlock_helper.fc"
+
+
+def test_a_label_that_sanlock_may_not_run(ours: Stack) -> None:
+    """The labels are real, and so is what gives them; what the kernel says of SELinux is not."""
+    if shutil.which("setfiles") is None:
+        if os.environ.get(REQUIRE) == "1":
+            pytest.fail("setfiles is not here (policycoreutils)")
+        pytest.skip("setfiles is not here (policycoreutils)")
+    ours.run("mount", "-t", "tmpfs", "tmpfs", "/sys/fs")
+    ours.write("/sys/fs/selinux/enforce", "1")
+    helper = ours.helper_path
+    os.setxattr(ours.path(helper), "security.selinux", b"system_u:object_r:bin_t:s0\0")
+    expected = ("fail", "enforcing, and sanlock_t may not run bin_t", "install virt-sanlock-helper-selinux")
+    assert_found(checks(ours), {"selinux": expected})
+    ours.write("/sys/fs/selinux/enforce", "0")
+    assert_found(checks(ours), {"selinux": ("warn", "permissive", "restorecon")})
+    ours.write("/sys/fs/selinux/enforce", "1")
+    # What restorecon does once the package's module is there.
+    contexts = re.sub(r"gen_context\(([^,]+),([^)]+)\)", r"\1:\2", POLICY.read_text())
+    ours.write("/run/stack/file_contexts", contexts)
+    ours.run("setfiles", "-F", "/run/stack/file_contexts", helper)
+    assert_passed(checks(ours), "selinux")
+    ours.run("umount", "/sys/fs")

@@ -35,6 +35,9 @@ SHARED = frozenset(
     ]
 )
 
+# Those among them whose server may take root for somebody else; the rest are on a shared block device.
+SQUASHING = SHARED - {"gfs2", "ocfs2"}
+
 NOBODY = 65534
 
 
@@ -151,8 +154,9 @@ def check_owner(conf: LockConf, folder: Owner, lockspace: Owner | None, daemon: 
             "set user and group in /etc/libvirt/qemu-sanlock.conf to sanlock's, then restart libvirt's daemon"
         )
         return Finding(name, FAIL, found, wanted, remedy)
-    if lockspace is not None and ((uid or 0) != lockspace.uid or gid not in (None, lockspace.gid)):
-        remedy = "restart libvirt's daemon: it changes the owner"
+    # Without user and group libvirt leaves the owner alone, whoever that is.
+    if lockspace is not None and (uid not in (None, lockspace.uid) or gid not in (None, lockspace.gid)):
+        remedy = "restart libvirt's daemon: it changes the owner, unless root_squash forbids that (see there)"
         return Finding(name, WARN, f"{found}: not what is configured", wanted, remedy)
     if folder.mode & 0o002:
         return Finding(name, WARN, f"{found}: everybody may write", wanted, f"chmod o-w {folder.path}")
@@ -172,17 +176,20 @@ def _gid(group: str | None) -> int | None:
 
 
 def check_root_squash(conf: LockConf, mount: Mount, lockspace: Owner | None) -> Finding:
-    """On NFS with user or group configured libvirt must change owners, which root_squash forbids."""
-    name, wanted = "root_squash", "no_root_squash where the lease directory is NFS and user or group is set"
-    if not mount.fstype.startswith("nfs"):
-        return Finding(name, PASS, f"not NFS: {mount.fstype}", wanted)
+    """With user or group configured libvirt must change owners, which a server with root_squash forbids.
+
+    libvirt then removes the LOCKSPACE that it has just made, or fails over one that is nobody's.
+    """
+    name = "root_squash"
+    wanted = "root may change owners on a network filesystem (NFS: no_root_squash) where user or group is set"
+    if mount.fstype not in SQUASHING:
+        return Finding(name, PASS, f"no network filesystem: {mount.fstype}", wanted)
     if conf.user is None and conf.group is None:
         return Finding(name, PASS, "no user and no group is set: libvirt changes no owner", wanted)
-    remedy = f"export {mount.source} with no_root_squash"
+    remedy = f"export {mount.source} with no_root_squash, then restart libvirt's daemon"
     if lockspace is None:
-        return not_looked_at(
-            name, f"no file of libvirt's is there yet to show how {mount.source} is exported", remedy
-        )
+        why = f"no file of libvirt's shows how {mount.source} is exported; with root_squash none ever will"
+        return not_looked_at(name, why, remedy)
     if lockspace.uid == NOBODY:
         return Finding(name, FAIL, f"{lockspace}: root became nobody", wanted, remedy)
     return Finding(name, PASS, f"{lockspace}: libvirt could set the owner", wanted)

@@ -33,9 +33,12 @@ def check_grace(status: SanlockStatus) -> Finding:
     """kill_grace_seconds as the running daemon has it."""
     name, wanted = "kill_grace_seconds", f"{DEFAULT_GRACE}; 0 means that the helper never runs"
     remedy = "kill_grace_seconds in sanlock.conf (sanlock 3.8: -g); then restart sanlock with no VM running"
-    grace = status.number("kill_grace_seconds")
+    grace, fire = status.number("kill_grace_seconds"), status.number("watchdog_fire_timeout")
     if grace is None:
         return not_looked_at(name, "this sanlock does not tell it")
+    if fire is not None and fire < DEFAULT_FIRE_TIMEOUT:
+        # Whatever is configured: with 45 s sanlock 3.9.5 leaves a grace of 15 s, with 20 s none.
+        remedy = f"raise watchdog_fire_timeout, see there: {fire} s leave no more"
     if grace == 0:
         return Finding(name, FAIL, "0 s: sanlock kills at once, and never runs the helper", wanted, remedy)
     if grace < SHORT_GRACE:

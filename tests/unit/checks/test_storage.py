@@ -74,7 +74,8 @@ SANLOCK = Identity(179, frozenset({179}))
         (Owner(DIR, 0, 0, 0o755), Owner("f", 0, 0, 0o600), SANLOCK, "fail"),
         (Owner(DIR, 0, 0, 0o700), Owner("f", 0, 179, 0o660), SANLOCK, "fail"),
         (Owner(DIR, 0, 0, 0o755), None, SANLOCK, "pass"),
-        (Owner(DIR, 0, 0, 0o700), Owner("f", 5, 0, 0o600), ROOT, "warn"),
+        # No user is configured: libvirt changes no owner.
+        (Owner(DIR, 0, 0, 0o700), Owner("f", 5, 0, 0o600), ROOT, "pass"),
         (Owner(DIR, 0, 0, 0o777), Owner("f", 0, 0, 0o600), ROOT, "warn"),
     ],
 )
@@ -86,7 +87,10 @@ def test_an_account_that_is_not_there() -> None:
     for conf in (replace(CONF, user="no such user"), replace(CONF, group="no such group")):
         assert check_owner(conf, Owner(DIR, 0, 0, 0o700), None, ROOT).verdict == "fail"
     numeric = replace(CONF, user="+179", group="179")
-    assert check_owner(numeric, Owner(DIR, 0, 0, 0o700), Owner("f", 179, 179, 0o660), ROOT).verdict == "pass"
+    folder = Owner(DIR, 0, 0, 0o700)
+    for other in (Owner("f", 5, 179, 0o660), Owner("f", 179, 5, 0o660)):
+        assert check_owner(numeric, folder, other, ROOT).verdict == "warn"
+    assert check_owner(numeric, folder, Owner("f", 179, 179, 0o660), ROOT).verdict == "pass"
 
 
 def test_who_the_daemon_is() -> None:
@@ -97,11 +101,16 @@ def test_who_the_daemon_is() -> None:
 def test_root_squash() -> None:
     conf = replace(CONF, user="sanlock")
     assert check_root_squash(conf, EXT4, None).verdict == "pass"
+    # A cluster's own filesystem has no server.
+    assert check_root_squash(conf, Mount(DIR, "gfs2", "/dev/vg/lv"), None).verdict == "pass"
     assert check_root_squash(CONF, NFS, None).verdict == "pass"
     assert check_root_squash(conf, NFS, None).verdict == "warn"
     assert check_root_squash(conf, NFS, Owner("f", 179, 179, 0o660)).verdict == "pass"
     squashed = check_root_squash(conf, NFS, Owner("f", 65534, 65534, 0o660))
-    assert (squashed.verdict, squashed.remedy) == ("fail", "export server:/export with no_root_squash")
+    assert squashed.verdict == "fail"
+    assert squashed.remedy == "export server:/export with no_root_squash, then restart libvirt's daemon"
+    gluster = Mount(DIR, "fuse.glusterfs", "server:/volume")
+    assert check_root_squash(conf, gluster, Owner("f", 65534, 65534, 0o660)).verdict == "fail"
 
 
 def vm(*paths: str, kind: str = "file", state: str = "running", readonly: bool = False) -> KnownDomain:
