@@ -8,10 +8,13 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from . import __version__
 from .errors import HelperError, UsageError
+from .terminal import plain
 from .verbs import VERBS
 
 PROGRAM = "virt-sanlock-helper"
@@ -23,9 +26,17 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, as all errors are told."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with a usage error."""
+        self.exit(EXIT_USAGE, f"{plain(f'{self.prog}: {message} (see {self.prog} --help)')}\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser with all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM, description="Virtual machines that lose their sanlock leases, for their administrator."
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
@@ -41,6 +52,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run with the ARGUMENTS behind the program's name; returns the exit status, with all output written."""
     _open_streams()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        # As the executable left it, lest a Ctrl-C while Python is still loading shows a traceback.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = _run(arguments)
         sys.stdout.flush()
@@ -56,6 +70,12 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"{PROGRAM}: write the output: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(place.filename)}, line {place.lineno}"
+        text = plain(f"{PROGRAM}: internal error: {error!r} in {where} (a defect: please report it)")
+        print(text, file=sys.stderr)
+        return EXIT_FAILED
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -67,13 +87,15 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         status: int = parsed.run(parsed)
     except HelperError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {plain(str(error))}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     return status
 
 
 def _open_streams() -> None:
-    """Make stdout and stderr take every text, and be there: a caller may have closed them."""
+    """Make stdout and stderr take every text, and all three be there: a caller may have closed them."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115  as long-lived as the process
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  as long-lived as the process

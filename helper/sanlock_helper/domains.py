@@ -26,8 +26,8 @@ def find_domain(connection: Any, text: str) -> Any:
     for lookup in lookups:
         try:
             return lookup(text)
-        except UnicodeEncodeError:
-            continue  # libvirt's names are UTF-8: what is not names nothing
+        except (UnicodeEncodeError, OverflowError):
+            continue  # libvirt's names are UTF-8 and its ids are C ints: what is not names nothing
         except libvirt.libvirtError as error:
             if not is_no_domain(error):
                 raise failure(f"look up domain {text!r}", error) from error

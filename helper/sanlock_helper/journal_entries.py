@@ -19,6 +19,9 @@ SANLOCK = "sanlock"
 # journalctl reads from disk: a large journal on a slow one takes its time.
 SECONDS = 20.0
 
+# journalctl -o json leaves out what is longer than 4096 bytes, field by field.  A longer line is no export.
+MAX_LINE = 16 * 1024 * 1024
+
 HINT = "journalctl -o json on the host that has it, then --journal FILE"
 
 _AGE = re.compile(r"(?P<number>\d+)\s*(?P<unit>[smhdw])(?:\s+ago)?")
@@ -68,9 +71,10 @@ def read_file(path: str, since: float) -> list[Entry]:
     """The same from a file that `journalctl -o json` wrote.  Raises FinalError when it cannot be read."""
     try:
         with open(path, "rb") as file:
-            return parse_entries(file, since)
+            return parse_entries(iter(lambda: file.readline(MAX_LINE), b""), since)
     except OSError as error:
-        raise FinalError(f"read {path}", error.strerror or str(error)) from error
+        hint = "--journal takes what journalctl -o json wrote"
+        raise FinalError(f"read {path or repr(path)}", error.strerror or str(error), hint) from error
 
 
 def parse_entries(lines: Iterable[bytes], since: float = 0.0) -> list[Entry]:

@@ -7,6 +7,7 @@ costs nothing.  Its settings are the ones in force, whatever the configuration f
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from dataclasses import dataclass, field
@@ -93,7 +94,9 @@ def ask_sanlock(command: tuple[str, ...] = COMMAND, seconds: float = SECONDS) ->
         raise SanlockUnknownError("ask sanlock", f"no answer within {seconds:g} s") from None
     if answer.returncode != 0:
         why = (answer.stderr or answer.stdout).strip().split("\n")[0] or f"status {answer.returncode}"
-        raise SanlockUnknownError("ask sanlock", f"it does not answer: {why}", "systemctl start sanlock")
+        # sanlock says nothing of a socket that only root and its own group may use.
+        hint = "systemctl start sanlock" if os.geteuid() == 0 else "run this as root"
+        raise SanlockUnknownError("ask sanlock", f"it does not answer: {why}", hint)
     return parse_status(answer.stdout)
 
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from .errors import UsageError
+
 # As it was at the start: `check` replaces it.
 _ENVIRON = dict(os.environ)
 
@@ -36,6 +38,14 @@ def plain(text: str) -> str:
 def warn(problem: str) -> None:
     """Tell a PROBLEM that keeps nothing else from being told."""
     print(f"{paint('warning', 'yellow', sys.stderr)}: {plain(problem)}", file=sys.stderr, flush=True)
+
+
+def ask(what: str, explanation: str = "") -> bool:
+    """Ask the person at the terminal whether to do WHAT; UsageError when nobody is there."""
+    if not sys.stdin.isatty():
+        raise UsageError(what, "there is no terminal to ask at", "use --yes")
+    print(f"{explanation}{what}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

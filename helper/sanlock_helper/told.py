@@ -16,7 +16,7 @@ from .record import Record
 class Told:
     """Events, the record that recovery still has of a domain by UUID, and what could not be read.
 
-    `journal_error` is None when the journal was read; its text is among the problems.
+    `journal_error` is None when the journal was read; its text is the first problem otherwise.
     """
 
     events: list[Event]
@@ -34,11 +34,11 @@ def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -
     events: list[Event] = []
     error: HelperError | None = None
     try:
-        events = events_of(read_file(journal, since) if journal else read_journal(since, seconds))
+        events = events_of(read_file(journal, since) if journal is not None else read_journal(since, seconds))
     except HelperError as failure:
         error = failure
     problems = [str(error)] if error else []
-    if journal:
+    if journal is not None:
         return Told(events, {}, problems, error)
     kept = kept_records.look()
     records = [record for record in kept.records if record.time >= since]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 import uuid
@@ -201,6 +202,46 @@ def test_ctrl_c_while_libvirtd_hangs(calm: Stack, words: tuple[str, ...]) -> Non
         assert "Traceback" not in child.read_nonblocking(65536, 1)
     finally:
         calm.libvirtd.thaw()
+
+
+PROGRAM = "/run/stack/program"
+
+# Whether it fails, and words of what it then says.
+BY_NOBODY: list[tuple[tuple[str, ...], int, str]] = [
+    (("status",), 1, "Permission denied (run this as root)"),
+    (("run", "--yes", "pause", "x"), 1, "Permission denied (run this as root)"),
+    (("history",), 1, "read the records in /run/virt-sanlock-helper/records: Permission denied (run this as"),
+    (("auth", "test"), 1, "Permission denied (run this as root)"),
+    (("policy", "x"), 1, "Permission denied"),
+    (("recover",), 1, "Permission denied"),
+    (("activate", "--yes"), 1, "run it as root"),
+    (("install-check",), 1, ""),
+    (("auth", "check"), 0, ""),
+    (("check",), 1, ""),
+]
+
+
+def test_a_user_who_is_not_root_is_told_so(calm: Stack) -> None:
+    # Somewhere that everybody may read, wherever the checkout is.
+    calm.run("mkdir", "-p", PROGRAM)
+    for folder in ("helper", "auth"):
+        calm.run("cp", "-r", str(HELPER.parent / folder), PROGRAM)
+    calm.run("mkdir", "-p", "-m", "0700", RUN_RECORDS)
+    calm.run("chmod", "0700", RUN_RECORDS.rpartition("/")[0])
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    # As where polkit or libvirtd.conf keeps others out.
+    socket = calm.path("/run/libvirt/libvirt-sock")
+    mode = socket.stat().st_mode & 0o777
+    socket.chmod(0o700)
+    for words, status, told in BY_NOBODY:
+        result = calm.run(*nobody, f"{PROGRAM}/helper/virt-sanlock-helper", *words, check=False)
+        assert (words, result.returncode) == (words, status), result.stderr
+        assert "Traceback" not in result.stderr, words
+        assert told in result.stderr, words
+        if words == ("check",):
+            assert re.search(r"^user +warn  uid 65534: .*; remedy: run it as root$", result.stdout, re.M)
+            assert re.search(r"^sanlock +fail .*; remedy: run this as root$", result.stdout, re.M)
+    socket.chmod(mode)
 
 
 def test_a_watch_outlives_libvirtd(calm: Stack) -> None:

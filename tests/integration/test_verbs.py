@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -120,7 +123,8 @@ def test_help_and_usage_of_verb(verb: str, exported: str) -> None:
     arguments, _ = words(verb, exported)
     assert run(*arguments, "--help").stdout.startswith("usage: virt-sanlock-helper ")
     wrong = run(*arguments, "--no-such-option")
-    assert (wrong.returncode, "usage: " in wrong.stderr) == (2, True)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert wrong.stderr.startswith("virt-sanlock-helper: unrecognized arguments: --no-such-option")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -224,13 +228,139 @@ def test_a_domain_by_name_uuid_and_id(name: str) -> None:
     assert document["call"][1:] == [URI, UUID, "pause"]
 
 
-@pytest.mark.parametrize("name", ["n\udcffx", "no such", "", "99", UUID[:-1] + "0", "a\nb"])
-@pytest.mark.parametrize("verb", [["run", "--yes", "pause"], ["status"]])
+@pytest.mark.parametrize("name", ["n\udcffx", "no such", "", "99", "9" * 30, UUID[:-1] + "0", "a\nb\x1b[2J"])
+@pytest.mark.parametrize("verb", [["run", "--yes", "pause"], ["status"], ["policy"]])
 def test_a_domain_that_is_not_there(verb: list[str], name: str) -> None:
     result = run(*verb, "--connect", URI, name)
     assert result.returncode == 1
     assert "there is no such domain (see virsh list --all)" in result.stderr
     assert result.stderr.count("\n") == 1
+    assert "\x1b" not in result.stderr
+
+
+# The command line, its exit status, and words of the one line that says what is wrong.
+WRONG: list[tuple[list[str], int, str]] = [
+    ([], 2, "the following arguments are required: VERB (see virt-sanlock-helper --help)"),
+    (["nosuch"], 2, "invalid choice: 'nosuch' (choose from "),
+    (["status", "\x1b[2J", "--\x1b[2J"], 2, "unrecognized arguments: --\\x1b[2J"),
+    (["run"], 2, "virt-sanlock-helper run: the following arguments are required: ACTION, DOMAIN"),
+    (["run", "shoot", "test"], 2, "argument ACTION: invalid choice: 'shoot' (choose from 'poweroff', "),
+    (["run", "pause", "test", "-c", ""], 2, "'' is no URI; one is for example qemu:///system"),
+    (["run", "pause", "test", "-c", "test:///\x1b"], 2, r"'test:///\x1b' is no URI"),
+    (["run", "pause", "test", "-c", "nonsense"], 1, "connect to nonsense: no connection driver available"),
+    (["run", "pause", "test", "-c", URI], 2, "pause test: there is no terminal to ask at (use --yes)"),
+    (["status", "-c", ""], 2, "'' is no URI"),
+    (["status", "--watch", "often"], 2, "'often' is not 0.1 to 86400 seconds"),
+    (["status", "--watch", "nan"], 2, "'nan' is not 0.1 to 86400 seconds"),
+    (["history", "--since", "soon\x1b"], 2, r"--since: 'soon\x1b' is no time (for example 2h"),
+    (["history", "--since", "9" * 30 + "d"], 2, "is no time"),
+    (["history", "--since", "0001-01-01"], 2, "'0001-01-01' is no time"),
+    (["history", "--journal", ""], 1, "read '': No such file or directory (--journal takes what journalctl"),
+    (["history", "--journal", "/"], 1, "read /: Is a directory (--journal takes what journalctl -o json"),
+    (["history", "--journal", "/no\x1b"], 1, r"read /no\x1b: No such file"),
+    (["auth"], 2, "the following arguments are required: check|test"),
+    (["auth", "check", ""], 2, "'' is no URI"),
+    (["auth", "test", "nonsense"], 1, "a URI is for example qemu:///system"),
+    (["policy", "test", "--recover", "--no-recover"], 2, "not allowed with argument --recover"),
+    (["recover", "--wait", "--list"], 2, "not allowed with argument --wait"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "words"), WRONG, ids=lambda value: ascii(value)[:60])
+def test_what_is_wrong_is_said_in_one_line(arguments: list[str], status: int, words: str) -> None:
+    result = run(*arguments)
+    # What was printed before the question is no error.
+    assert (result.returncode, result.stderr.count("\n")) == (status, 1), result.stderr
+    assert result.stderr.startswith("virt-sanlock-helper")
+    assert words in result.stderr
+    assert "\x1b" not in result.stdout + result.stderr
+
+
+def test_a_journal_without_an_end_takes_no_memory() -> None:
+    command = [COMMAND, "history", "--journal", "/dev/zero"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        # Enough for any journal's longest line, and far from what one endless line would take.
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert (process.wait(5), process.stderr.read()) == (130, "")
+
+
+def test_no_stdin_at_all() -> None:
+    result = subprocess.run(
+        ["sh", "-c", f"exec {COMMAND} run pause test -c {URI} <&-"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, "no terminal to ask at" in result.stderr) == (2, True)
+    assert "Traceback" not in result.stderr
+
+
+def test_end_of_file_is_a_no() -> None:
+    child = terminal("run", "pause", "test", "-c", URI)
+    child.expect_exact("? [y/N] ")
+    child.sendeof()
+    output, status = finish(child)
+    assert (status, "nothing was done" in output, "Traceback" in output) == (1, True, False)
+
+
+def test_ctrl_c_while_python_is_loading(tmp_path: Path) -> None:
+    """The executable itself, with a program behind it that takes its time to load."""
+    package = tmp_path / "sanlock_helper"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "cli.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(30)\n")
+    command = shutil.copy(COMMAND, tmp_path)
+    with subprocess.Popen([command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == -signal.SIGINT
+
+
+LATIN = """<node><domain type='test'><name>\u65e5\u672c-\xe9</name><memory>8192</memory>
+<os><type>hvm</type></os></domain></node>"""
+
+
+def test_a_locale_that_lacks_the_characters_of_a_name(tmp_path: Path) -> None:
+    """A pipe in ISO 8859-1, which Python would refuse to write Japanese to."""
+    made = subprocess.run(
+        ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(tmp_path / "en_US.ISO-8859-1")],
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode != 0:
+        pytest.skip("localedef cannot make a locale (package locales)")
+    (tmp_path / "node.xml").write_text(LATIN, encoding="utf-8")
+    for words in (["status"], ["run", "--dry-run", "pause", "1"]):
+        result = subprocess.run(
+            [COMMAND, *words, "-c", f"test://{tmp_path}/node.xml"],
+            env={**os.environ, "LOCPATH": str(tmp_path), "LC_ALL": "en_US.ISO-8859-1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert b"\\u65e5\\u672c-\xe9" in result.stdout
+        assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8", "no_such_LOCALE"])
+def test_a_name_that_is_not_utf8_in_any_locale(locale: str) -> None:
+    for words in (["status"], ["run", "--dry-run", "pause"], ["policy"]):
+        result = subprocess.run(
+            [COMMAND, *words, "-c", URI, b"n\xff"],
+            env={**os.environ, "LC_ALL": locale},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == 1
+        assert b"domain 'n\\udcff': there is no such domain" in result.stderr
 
 
 def test_history_tells_the_story(exported: str) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 from collections.abc import Sequence
@@ -267,23 +268,28 @@ def test_what_the_system_refuses_is_one_line(here: Host, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "replaced"), [("y", 0, True), ("n", 1, False), ("", 1, False), ("yes", 0, True)]
+    ("answer", "status", "replaced"),
+    # The last is an end of file: Ctrl-D.
+    [("y\n", 0, True), ("n\n", 1, False), ("\n", 1, False), ("yes\n", 0, True), ("", 1, False)],
 )
 def test_activate_asks(
-    here: Host, monkeypatch: pytest.MonkeyPatch, answer: str, status: int, replaced: bool
+    here: Host,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: str,
+    status: int,
+    replaced: bool,
 ) -> None:
-    questions: list[str] = []
-
-    def reply(question: str) -> str:
-        questions.append(question)
-        return answer
-
     monkeypatch.setattr("sanlock_helper.verbs.activate.Host", lambda: here)
-    monkeypatch.setattr("builtins.input", reply)
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    assert cli.main(["activate"]) == 2
+    assert "activate: there is no terminal to ask at (use --yes)" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     assert cli.main(["activate"]) == status
     assert here.path(STOCK).is_symlink() is replaced
-    assert STOCK in questions[0]
+    question = capsys.readouterr().err
+    assert STOCK in question
+    assert question.endswith("activate? [y/N] ")
 
 
 def test_the_verb_prints_findings_and_steps(

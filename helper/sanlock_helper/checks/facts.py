@@ -103,6 +103,13 @@ class Facts:
             return None
         return pid if (self.host.proc / str(pid)).exists() else None
 
+    @property
+    def sanlock_proc(self) -> Path:
+        """Where proc(5) tells of the running daemon."""
+        if self.sanlock_pid is None:
+            raise FinalError("look at sanlock", "it does not run", "systemctl start sanlock")
+        return self.host.proc / str(self.sanlock_pid)
+
     @cached_property
     def environ(self) -> dict[str, str]:
         """The environment that sanlock gives its killpath: its own."""

@@ -31,7 +31,8 @@ def check_libvirtd(attempt: Attempt, daemon: str, uri: str) -> Finding:
     """Whether DAEMON answered on its read-write socket, and how long that took."""
     name, wanted = "libvirtd", f"an answer to {uri} within {SLOW_SECONDS:g} s"
     if attempt.error is not None and not attempt.is_refused:
-        remedy = f"systemctl start {daemon}.socket {daemon}.service; journalctl -u {daemon}"
+        start = f"systemctl start {daemon}.socket {daemon}.service; journalctl -u {daemon}"
+        remedy = attempt.error.hint or start
         return Finding(name, FAIL, attempt.error.why, wanted, remedy)
     found = f"{daemon} answers after {attempt.seconds:.3f} s"
     if attempt.seconds > SLOW_SECONDS:

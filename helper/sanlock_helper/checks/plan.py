@@ -47,8 +47,12 @@ def run_checks(checks: list[Check], seconds: float = SECONDS) -> Iterator[Findin
 
 def make_checks(facts: Facts) -> list[Check]:
     """The checks of this host."""
-    return [*_killpath(facts), *_libvirtd(facts), *_configuration(facts), *_sanlock(facts), *_storage(facts),
-            *_domains(facts), *_system(facts)]  # fmt: skip
+    return [*_user(), *_killpath(facts), *_libvirtd(facts), *_configuration(facts), *_sanlock(facts),
+            *_storage(facts), *_domains(facts), *_system(facts)]  # fmt: skip
+
+
+def _user() -> Iterator[Check]:
+    yield Check("user", lambda: system.check_user(os.geteuid()))
 
 
 def _killpath(facts: Facts) -> Iterator[Check]:
@@ -216,12 +220,12 @@ def _grace(facts: Facts) -> int:
 
 
 def _command_line(facts: Facts) -> list[str]:
-    raw = (facts.host.proc / str(facts.sanlock_pid) / "cmdline").read_bytes()
+    raw = (facts.sanlock_proc / "cmdline").read_bytes()
     return [os.fsdecode(word) for word in raw.split(b"\0")]
 
 
 def _daemon_identity(facts: Facts) -> lease_dir.Identity:
-    return lease_dir.identity_of((facts.host.proc / str(facts.sanlock_pid) / "status").read_text())
+    return lease_dir.identity_of((facts.sanlock_proc / "status").read_text())
 
 
 def _enforce(facts: Facts) -> str | None:

@@ -24,6 +24,16 @@ DEFAULT_POLLING = 5
 COMMAND_SECONDS = 10.0
 
 
+def check_user(uid: int) -> Finding:
+    """Who asks: to others than root much of a host looks as if it were not there."""
+    name, wanted = "user", "root, as sanlock's children are"
+    if uid != 0:
+        return Finding(
+            name, WARN, f"uid {uid}: what root alone may see looks missing", wanted, "run it as root"
+        )
+    return Finding(name, PASS, "root", wanted)
+
+
 def check_runtime_dir(path: str, folder: Owner | None, mount: Mount) -> Finding:
     """The helper's runtime directory; FOLDER is None when it is not there yet."""
     name, wanted = "runtime directory", f"{path} on tmpfs, 0700 root"

@@ -8,12 +8,17 @@ made one again after each update of that package.  Libvirt's own helper is kept 
 from __future__ import annotations
 
 import argparse
-import sys
 
 from .. import activation
 from ..errors import HelperError
 from ..host import Host
 from ..journal import Journal
+from ..terminal import ask
+
+_WHAT = """\
+{} is a file of libvirt's package, and becomes a link to {}.
+virt-sanlock-helper activate --undo takes it back.
+"""
 
 SUMMARY = "replace libvirt's helper on the host at once, without a restart of sanlock"
 
@@ -32,20 +37,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.undo:
         print(activation.undo(host))
         return 0
-    if not arguments.yes and not host.is_replaced() and not _agreed(host):
+    if (
+        not arguments.yes
+        and not host.is_replaced()
+        and not ask("activate", _WHAT.format(host.stock(), host.ours))
+    ):
         print("nothing was changed")
         return 1
     print(activation.activate(host))
     return 0
-
-
-def _agreed(host: Host) -> bool:
-    if not sys.stdin.isatty():
-        raise HelperError("activate", "nobody to ask", "--yes does it without a question")
-    return input(
-        f"Replace {host.stock()}, a file of libvirt's package, with a link to {host.ours}?\n"
-        "virt-sanlock-helper activate --undo takes it back.  [y/N] "
-    ).strip().lower() in ("y", "yes")
 
 
 def _after_update(host: Host) -> int:

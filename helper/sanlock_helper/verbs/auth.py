@@ -17,10 +17,9 @@ from dataclasses import dataclass
 import libvirt_auth
 from libvirt_auth.uri import URI, service_of
 
-from ..connection import connect
 from ..errors import HelperError
-from ..patience import within
 from ..terminal import paint, plain, print_json
+from .connecting import DEFAULT_URI, connect_within, uri_argument
 
 SUMMARY = "explain or try the credentials of libvirt's auth.conf"
 SCHEMA = 1
@@ -43,7 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for kind, summary in (("check", "explain the lookup step by step"), ("test", "connect")):
         sub = kinds.add_parser(kind, help=summary, description=f"{summary.capitalize()}.")
         sub.add_argument(
-            "uri", metavar="URI", nargs="?", default="qemu:///system", help="default: %(default)s"
+            "uri",
+            metavar="URI",
+            nargs="?",
+            type=uri_argument,
+            default=DEFAULT_URI,
+            help="default: %(default)s",
         )
         sub.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")
 
@@ -126,8 +130,7 @@ def test(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     problem: HelperError | None = None
     try:
-        connection = within(CONNECT_SECONDS, f"connect to {arguments.uri}", lambda: connect(arguments.uri))
-        connection.close()
+        connect_within(arguments.uri, CONNECT_SECONDS).close()
     except HelperError as error:
         problem = error
     seconds = round(time.monotonic() - start, 3)

@@ -15,6 +15,7 @@ from ..checks.facts import Facts, Host
 from ..checks.finding import FAIL, PASS, WARN, Finding
 from ..checks.plan import make_checks, run_checks
 from ..terminal import paint, plain, print_json
+from .connecting import add_connect
 
 SUMMARY = "is this host ready to lose its storage?"
 SCHEMA = 1
@@ -24,9 +25,7 @@ _COLOURS = {PASS: "green", WARN: "yellow", FAIL: "red"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
-    parser.add_argument(
-        "-c", "--connect", metavar="URI", default="qemu:///system", help="default: %(default)s"
-    )
+    add_connect(parser)
     parser.add_argument("--quiet", action="store_true", help="only what did not pass")
     parser.add_argument("--strict", action="store_true", help="a warning makes the exit status 1, too")
     parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")

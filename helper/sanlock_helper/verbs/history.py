@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from ..connection import connect
 from ..domains import find_domain
 from ..journal_entries import parse_since
 from ..outages import ON_RECORD, Event, Outage, Story, make_outages
@@ -20,11 +19,12 @@ from ..patience import within
 from ..record import Record
 from ..terminal import iso, moment, paint, plain, print_json, warn
 from ..told import gather
+from .connecting import add_connect, connect_within
 
 SUMMARY = "show the outages, and what was done to each domain"
 SCHEMA = 1
 
-CONNECT_SECONDS = 10.0
+LIBVIRT_SECONDS = 10.0
 
 _COLOURS = {
     "done": "green",
@@ -52,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--journal", metavar="FILE", help="a file by journalctl -o json, not the journal and the records here"
     )
-    parser.add_argument(
-        "-c", "--connect", metavar="URI", default="qemu:///system", help="where an id is looked up"
-    )
+    add_connect(parser, "where an id is looked up")
     parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")
 
 
@@ -64,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     told = gather(since, arguments.journal)
     if told.journal_error and not told.events:
         # "No outage" would be a guess.
+        for problem in told.problems[1:]:
+            warn(problem)
         raise told.journal_error
     events = told.events
     if arguments.domain is not None:
@@ -90,7 +90,8 @@ def _of_domain(events: list[Event], text: str, uri: str) -> list[Event]:
     """EVENTS of one domain, and of the host."""
     uuids = {event.uuid for event in events if event.uuid and text in (event.name, event.uuid)}
     if not uuids and text.isascii() and text.isdigit():
-        domain = within(CONNECT_SECONDS, f"look up domain {text}", lambda: find_domain(connect(uri), text))
+        connection = connect_within(uri)
+        domain = within(LIBVIRT_SECONDS, f"look up domain {text}", lambda: find_domain(connection, text))
         uuids = {domain.UUIDString()}
     return [event for event in events if not event.uuid or event.uuid in uuids]
 

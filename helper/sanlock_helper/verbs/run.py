@@ -21,14 +21,14 @@ import libvirt_auth
 
 from .. import killpath
 from ..actions import state_name
-from ..connection import connect, failure
+from ..connection import failure
 from ..domains import find_domain
-from ..errors import UsageError
 from ..invocation import ACTIONS
 from ..killpath_file import our_executable
 from ..leases import Lease, LeasesUnknownError, held_by, qemu_pid
 from ..patience import within
-from ..terminal import plain, print_json
+from ..terminal import ask, plain, print_json
+from .connecting import add_connect, connect_within
 
 SUMMARY = "do by hand what sanlock would cause"
 SCHEMA = 1
@@ -72,9 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     parser.add_argument("action", metavar="ACTION", choices=ACTIONS, help=", ".join(ACTIONS))
     parser.add_argument("domain", metavar="DOMAIN", help="name, UUID or id")
-    parser.add_argument(
-        "-c", "--connect", metavar="URI", default="qemu:///system", help="default: %(default)s"
-    )
+    add_connect(parser)
     parser.add_argument("--dry-run", action="store_true", help="everything but the action")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")
@@ -83,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do it; 0 when the goal was reached and verified, 1 when not or when the answer was no."""
     action = arguments.action
-    found = within(LIBVIRT_SECONDS, "look at the domain", lambda: look(arguments.connect, arguments.domain))
+    connection = connect_within(arguments.connect)
+    found = within(LIBVIRT_SECONDS, "look at the domain", lambda: look(connection, arguments.domain))
     call = [our_executable(), arguments.connect, found.uuid, action]
     if not arguments.json:
         _print_plan(found, action, call)
@@ -91,15 +90,14 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print_json("run", SCHEMA, _data(found, action, call, None, None))
         return 0
-    if _harms(found, action) and not arguments.yes and not _confirmed(found, action):
+    if _harms(found, action) and not arguments.yes and not ask(f"{action} {plain(found.name)}"):
         print("nothing was done", file=sys.stderr)
         return 1
     sys.stdout.flush()
     status = subprocess.run(_command(call), check=False).returncode
     if arguments.json:
-        after = within(
-            LIBVIRT_SECONDS, "look at the domain", lambda: _state_after(arguments.connect, found.uuid)
-        )
+        again = connect_within(arguments.connect)
+        after = within(LIBVIRT_SECONDS, "look at the domain", lambda: _state_after(again, found.uuid))
         print_json("run", SCHEMA, _data(found, action, call, status, after))
     return status
 
@@ -113,9 +111,8 @@ def _command(call: list[str]) -> list[str]:
     return [sys.executable, "-ISB", "-c", _PROGRAM, *roots, *call[1:]]
 
 
-def look(uri: str, text: str) -> Found:
-    """Find the domain and read its state and leases; over a connection that is closed again."""
-    connection = connect(uri)
+def look(connection: Any, text: str) -> Found:
+    """Find the domain and read its state and leases; CONNECTION is closed."""
     try:
         domain = find_domain(connection, text)
         state = int(domain.state()[0])
@@ -139,8 +136,7 @@ def _leases(name: str, state: int) -> tuple[list[Lease] | None, str]:
         return None, str(error)
 
 
-def _state_after(uri: str, uuid: str) -> str:
-    connection = connect(uri)
+def _state_after(connection: Any, uuid: str) -> str:
     try:
         return state_name(int(connection.lookupByUUIDString(uuid).state()[0]))
     except libvirt.libvirtError as error:
@@ -153,15 +149,6 @@ def _state_after(uri: str, uuid: str) -> str:
 
 def _harms(found: Found, action: str) -> bool:
     return action in _HARMLESS and found.state not in _HARMLESS[action]
-
-
-def _confirmed(found: Found, action: str) -> bool:
-    if not sys.stdin.isatty():
-        raise UsageError(
-            f"{action} {plain(found.name)}", "it runs, and there is no terminal to ask at", "use --yes"
-        )
-    print(f"{action} {plain(found.name)}? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _print_plan(found: Found, action: str, call: list[str]) -> None:

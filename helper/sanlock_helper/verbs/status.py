@@ -11,7 +11,6 @@ import sys
 import time
 from typing import Any
 
-from ..connection import connect
 from ..errors import FinalError, PassingError
 from ..inventory import take_inventory
 from ..outages import last_events
@@ -20,11 +19,12 @@ from ..patience import within
 from ..sanlock_status import SanlockStatus, SanlockUnknownError, ask_sanlock
 from ..terminal import iso, moment, paint, print_json, table, warn
 from ..told import gather
+from .connecting import add_connect, connect_within
 
 SUMMARY = "show all domains, and what would happen to them"
 SCHEMA = 1
 
-CONNECT_SECONDS = 10.0
+LIBVIRT_SECONDS = 10.0
 # What happened longer ago is history's.
 JOURNAL_AGE = 7 * 86400.0
 # A table is not worth waiting longer for a slow journal.
@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "domain", metavar="DOMAIN", nargs="*", help="name, UUID or id; all domains without one"
     )
-    parser.add_argument(
-        "-c", "--connect", metavar="URI", default="qemu:///system", help="default: %(default)s"
-    )
+    add_connect(parser)
     parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")
     parser.add_argument(
         "--watch",
@@ -60,9 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0.1 <= seconds <= 86400:
-        raise argparse.ArgumentTypeError("0.1 to 86400 seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0.1 to 86400 seconds")
     return seconds
 
 
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     while True:
         try:
             if not connections:
-                connections.append(_connect(arguments.connect))
+                connections.append(connect_within(arguments.connect))
             show(*_look(connections[-1], arguments), arguments)
         except PassingError as error:
             if arguments.watch is None:
@@ -88,12 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
         time.sleep(arguments.watch)
 
 
-def _connect(uri: str) -> Any:
-    return within(CONNECT_SECONDS, f"connect to {uri}", lambda: connect(uri))
-
-
 def _look(connection: Any, arguments: argparse.Namespace) -> tuple[list[Row], list[str]]:
-    domains = within(CONNECT_SECONDS, "list the domains", lambda: take_inventory(connection))
+    domains = within(LIBVIRT_SECONDS, "list the domains", lambda: take_inventory(connection))
     problems = [f"{domain.name}: {domain.config_error}" for domain in domains if domain.config_error]
     sanlock: SanlockStatus | None = None
     try:
