@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Callable
 
 from .errors import HelperError
+from .killpath_file import KILLPATHS, our_executable
 
-# libvirt's own helper: LIBEXECDIR of Fedora and RHEL, then of Debian.
-STOCK_HELPERS = ("/usr/libexec/libvirt_sanlock_helper", "/usr/lib/libvirt/libvirt_sanlock_helper")
 # Where it is put when ours takes its place on the host itself; the name that dpkg-divert's manual uses.
 ASIDE = ".distrib"
 
@@ -32,14 +31,6 @@ def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 124, "", f"{command[0]}: no answer for 60 s")
 
 
-def executable() -> Path:
-    """The killpath executable that belongs to this program, installed under any prefix or in a checkout."""
-    root = Path(__file__).resolve().parents[1]
-    if root.parts[-2:] == ("share", "virt-sanlock-helper"):
-        return root.parents[1] / "libexec" / "virt-sanlock-helper" / "libvirt_sanlock_helper"
-    return root / "libvirt_sanlock_helper"
-
-
 class Host:
     """This host; in tests, a folder that stands for its root."""
 
@@ -52,7 +43,7 @@ class Host:
     ) -> None:
         self.root = root
         self.run = run
-        self.ours = ours or executable()
+        self.ours = ours or our_executable()
         self.proc = proc
 
     def path(self, name: str) -> Path:
@@ -64,12 +55,12 @@ class Host:
 
         Raises HelperError when nothing is there.
         """
-        for name in STOCK_HELPERS:
+        for name in KILLPATHS:
             if os.path.lexists(self.path(name)):
                 return name
         raise HelperError(
             "libvirt's helper",
-            f"not at {' nor '.join(STOCK_HELPERS)}",
+            f"not at {' nor '.join(KILLPATHS)}",
             "install libvirt-daemon-plugin-sanlock",
         )
 

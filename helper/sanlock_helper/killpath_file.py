@@ -12,12 +12,12 @@ KILLPATHS = ("/usr/libexec/libvirt_sanlock_helper", "/usr/lib/libvirt/libvirt_sa
 NAME = "libvirt_sanlock_helper"
 
 
-def our_executable() -> str:
+def our_executable() -> Path:
     """The executable that belongs to this package, installed under any prefix or in a checkout."""
     root = Path(__file__).resolve().parents[1]
     if root.parts[-2:] == ("share", "virt-sanlock-helper"):
-        return str(root.parents[1] / "libexec" / "virt-sanlock-helper" / NAME)
-    return str(root / NAME)
+        return root.parents[1] / "libexec" / "virt-sanlock-helper" / NAME
+    return root / NAME
 
 
 def killpath(candidates: tuple[str, ...] = KILLPATHS) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from sanlock_helper import activation, cli, host, installation
+from sanlock_helper import activation, cli, host, installation, killpath_file
 from sanlock_helper.errors import HelperError
 from sanlock_helper.host import Host
+from sanlock_helper.killpath_file import our_executable
 
 STOCK = "/usr/libexec/libvirt_sanlock_helper"
 PID = 4711
@@ -74,9 +75,9 @@ def find(here: Host, what: str) -> installation.Finding:
 
 
 def test_the_executable_of_each_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert host.executable() == Path(__file__).parents[2] / "helper/libvirt_sanlock_helper"
-    monkeypatch.setattr(host, "__file__", "/opt/x/share/virt-sanlock-helper/sanlock_helper/host.py")
-    assert str(host.executable()) == "/opt/x/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
+    assert our_executable() == Path(__file__).parents[2] / "helper/libvirt_sanlock_helper"
+    monkeypatch.setattr(killpath_file, "__file__", "/opt/x/share/virt-sanlock-helper/sanlock_helper/x.py")
+    assert str(our_executable()) == "/opt/x/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
 
 
 def test_a_command_that_is_not_there() -> None:

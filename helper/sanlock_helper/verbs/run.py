@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     action = arguments.action
     connection = connect_within(arguments.connect)
     found = within(LIBVIRT_SECONDS, "look at the domain", lambda: look(connection, arguments.domain))
-    call = [our_executable(), arguments.connect, found.uuid, action]
+    call = [str(our_executable()), arguments.connect, found.uuid, action]
     if not arguments.json:
         _print_plan(found, action, call)
     if arguments.dry_run:
