@@ -10,7 +10,10 @@ last time.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Union
+
+from .errors import FinalError
 
 Value = Union[int, str, list["Value"]]
 
@@ -42,6 +45,21 @@ class ConfSyntaxError(Exception):
 def parse_conf(text: str) -> dict[str, Value]:
     """The settings in TEXT by name.  Raises ConfSyntaxError for what libvirt refuses."""
     return _Parser(text).settings()
+
+
+def read_conf(path: Path) -> dict[str, Value]:
+    """The settings in libvirt's configuration file PATH; none when it is not there.
+
+    Raises FinalError, with the line, when libvirt would not read it either.
+    """
+    try:
+        return parse_conf(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise FinalError(f"read {path}", error.strerror or str(error)) from error
+    except ConfSyntaxError as error:
+        raise FinalError(f"read {path}", str(error), "libvirt refuses the file: correct that line") from error
 
 
 class _Parser:

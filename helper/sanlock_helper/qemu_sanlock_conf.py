@@ -1,47 +1,80 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""libvirt's sanlock configuration, as far as it says which lockspace a host joins.
-
-Not libvirt's whole grammar (src/util/virconf.c): `key = value` on a line, where a value is a number or a text
-in one kind of quotes, and `#` begins a comment.  Lists are not read, and no key used here takes one.
-"""
+"""libvirt's qemu-sanlock.conf: what its sanlock driver does on this host."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
+from .errors import FinalError
 from .leases import Lockspace
+from .libvirt_conf import Value, read_conf
 
 PATH = "/etc/libvirt/qemu-sanlock.conf"
 
-# VIR_LOCK_MANAGER_SANLOCK_AUTO_DISK_LOCKSPACE and the default directory (libvirt
-# src/locking/lock_driver_sanlock.c).
-AUTO_LOCKSPACE = "__LIBVIRT__DISKS__"
-LEASE_DIR = "/var/lib/libvirt/sanlock"
-
-_SETTING = re.compile(r"""\s*(\w+)\s*=\s*(?:(-?\d+)|"([^"]*)"|'([^']*)')\s*(?:\#.*)?""")
+# libvirt's name for the lockspace of its automatic leases: VIR_LOCK_MANAGER_SANLOCK_AUTO_DISK_LOCKSPACE.
+LOCKSPACE = "__LIBVIRT__DISKS__"
 
 
-def parse(text: str) -> dict[str, str]:
-    """The settings in TEXT; a later one wins."""
-    found = {}
-    for line in text.splitlines():
-        match = _SETTING.fullmatch(line)
-        if match:
-            found[match[1]] = next(value for value in match.groups()[1:] if value is not None)
-    return found
+@dataclass(frozen=True)
+class LockConf:
+    """The settings, with libvirt's defaults (libvirt src/locking/lock_driver_sanlock.c).
+
+    `io_timeout` 0 is sanlock's default; `user` and `group` are None where none is set, which is root.
+    """
+
+    auto_disk_leases: bool
+    host_id: int
+    io_timeout: int
+    disk_lease_dir: str
+    user: str | None
+    group: str | None
+
+
+def read_lock_conf(path: Path) -> LockConf:
+    """The settings in the file PATH, the defaults where there is none.
+
+    Raises FinalError for what libvirt refuses, and where the file cannot be read.
+    """
+    return make_lock_conf(read_conf(path))
+
+
+def make_lock_conf(values: Mapping[str, Value]) -> LockConf:
+    """A LockConf out of the file's VALUES.  Raises FinalError for one of a wrong type."""
+    return LockConf(
+        auto_disk_leases=bool(_number(values, "auto_disk_leases", 1)),
+        host_id=_number(values, "host_id", 2**32 - 1),
+        io_timeout=_number(values, "io_timeout", 2**32 - 1),
+        disk_lease_dir=_text(values, "disk_lease_dir") or "/var/lib/libvirt/sanlock",
+        user=_text(values, "user"),
+        group=_text(values, "group"),
+    )
+
+
+def _number(values: Mapping[str, Value], name: str, most: int) -> int:
+    value = values.get(name, 0)
+    if not isinstance(value, int) or not 0 <= value <= most:
+        raise FinalError(f"qemu-sanlock.conf: {name}", f"{value!r} is no whole number from 0 to {most}")
+    return value
+
+
+def _text(values: Mapping[str, Value], name: str) -> str | None:
+    value = values.get(name)
+    if value is not None and not isinstance(value, str):
+        raise FinalError(f"qemu-sanlock.conf: {name}", f"{value!r} is no text in quotes")
+    return value
 
 
 def auto_lockspace(path: str = PATH) -> Lockspace | None:
-    """The lockspace of libvirt's automatic disk leases; None where they are off or the file is not there."""
+    """The lockspace of libvirt's automatic disk leases; None where they are off or libvirt has no such file.
+
+    A file that libvirt refuses names no lockspace either: its driver joins none.
+    """
     try:
-        with open(path, encoding="utf-8", errors="replace") as conf:
-            settings = parse(conf.read())
-    except OSError:
+        conf = read_lock_conf(Path(path))
+    except FinalError:
         return None
-    numbers = {key: int(settings.get(key, "0") or 0) for key in ("auto_disk_leases", "host_id", "io_timeout")}
-    if not numbers["auto_disk_leases"] or not numbers["host_id"]:
+    if not conf.auto_disk_leases or not conf.host_id:
         return None
-    folder = settings.get("disk_lease_dir", LEASE_DIR)
-    return Lockspace(
-        AUTO_LOCKSPACE, numbers["host_id"], f"{folder}/{AUTO_LOCKSPACE}", 0, numbers["io_timeout"]
-    )
+    return Lockspace(LOCKSPACE, conf.host_id, f"{conf.disk_lease_dir}/{LOCKSPACE}", 0, conf.io_timeout)

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 from ..clock import DEFAULT_IO_TIMEOUT
 from ..libvirt_conf import Value
+from ..qemu_sanlock_conf import LockConf
 from ..sanlock_status import Lockspace
-from .facts import LockConf
 from .finding import FAIL, PASS, WARN, Finding
-
-# libvirt's name for the lockspace of its automatic leases.
-LOCKSPACE = "__LIBVIRT__DISKS__"
 
 # sanlock's DEFAULT_MAX_HOSTS.
 MAX_HOST_ID = 2000

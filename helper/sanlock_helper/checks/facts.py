@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +16,9 @@ from ..connection import connect
 from ..errors import FinalError, HelperError
 from ..inventory import KnownDomain, take_inventory
 from ..killpath_file import killpath
-from ..libvirt_conf import ConfSyntaxError, Value, parse_conf
+from ..libvirt_conf import Value, read_conf
 from ..patience import within
+from ..qemu_sanlock_conf import LockConf, read_lock_conf
 from ..sanlock_status import SanlockStatus, ask_sanlock
 
 # A libvirtd that takes longer is of no use to a helper with 35 s for all.
@@ -57,21 +57,6 @@ class Host:
     def daemon(self) -> str:
         """The name of libvirt's daemon."""
         return "virtqemud" if self.is_modular else "libvirtd"
-
-
-@dataclass(frozen=True)
-class LockConf:
-    """qemu-sanlock.conf, with libvirt's defaults (libvirt src/locking/lock_driver_sanlock.c).
-
-    `io_timeout` 0 is sanlock's default; `user` and `group` are None where none is set, which is root.
-    """
-
-    auto_disk_leases: bool
-    host_id: int
-    io_timeout: int
-    disk_lease_dir: str
-    user: str | None
-    group: str | None
 
 
 @dataclass(frozen=True)
@@ -149,7 +134,7 @@ class Facts:
     @cached_property
     def lock_conf(self) -> LockConf:
         """qemu-sanlock.conf."""
-        return make_lock_conf(read_conf(self.host.etc / "libvirt/qemu-sanlock.conf"))
+        return read_lock_conf(self.host.etc / "libvirt/qemu-sanlock.conf")
 
     @cached_property
     def _connected(self) -> tuple[Attempt, Any]:
@@ -189,44 +174,3 @@ class Facts:
         """The mounts that sanlock sees, else ours."""
         pid = str(self.sanlock_pid or "self")
         return (self.host.proc / pid / "mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-
-
-def read_conf(path: Path) -> dict[str, Value]:
-    """The settings in libvirt's configuration file PATH; none when it is not there.
-
-    Raises FinalError, with the line, when libvirt would not read it either.
-    """
-    try:
-        return parse_conf(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise FinalError(f"read {path}", error.strerror or str(error)) from error
-    except ConfSyntaxError as error:
-        raise FinalError(f"read {path}", str(error), "libvirt refuses the file: correct that line") from error
-
-
-def make_lock_conf(values: Mapping[str, Value]) -> LockConf:
-    """A LockConf out of the file's VALUES.  Raises FinalError for one of a wrong type."""
-    return LockConf(
-        auto_disk_leases=bool(_number(values, "auto_disk_leases", 1)),
-        host_id=_number(values, "host_id", 2**32 - 1),
-        io_timeout=_number(values, "io_timeout", 2**32 - 1),
-        disk_lease_dir=_text(values, "disk_lease_dir") or "/var/lib/libvirt/sanlock",
-        user=_text(values, "user"),
-        group=_text(values, "group"),
-    )
-
-
-def _number(values: Mapping[str, Value], name: str, most: int) -> int:
-    value = values.get(name, 0)
-    if not isinstance(value, int) or not 0 <= value <= most:
-        raise FinalError(f"qemu-sanlock.conf: {name}", f"{value!r} is no whole number from 0 to {most}")
-    return value
-
-
-def _text(values: Mapping[str, Value], name: str) -> str | None:
-    value = values.get(name)
-    if value is not None and not isinstance(value, str):
-        raise FinalError(f"qemu-sanlock.conf: {name}", f"{value!r} is no text in quotes")
-    return value

@@ -10,9 +10,8 @@ from collections.abc import Iterable
 
 from ..inventory import Disk, KnownDomain
 from ..leases import qemu_pid
+from ..qemu_sanlock_conf import LOCKSPACE, LockConf
 from ..sanlock_status import SanlockStatus
-from .configuration import LOCKSPACE
-from .facts import LockConf
 from .finding import FAIL, PASS, WARN, Finding
 
 # Names that the kernel gives in the order in which it finds the devices.

@@ -14,6 +14,7 @@ import libvirt_auth
 from ..errors import HelperError
 from ..grace import DEFAULT_GRACE
 from ..patience import within
+from ..qemu_sanlock_conf import LOCKSPACE
 from ..sanlock_status import Lockspace
 from . import auth_conf, configuration, killpath, lease_dir, leases, libvirtd, sanlock, system
 from .facts import Facts
@@ -206,7 +207,7 @@ def _readable(name: str, facts: Facts) -> Finding | None:
 
 def _joined(facts: Facts) -> Lockspace | None:
     try:
-        return facts.sanlock.lockspace(configuration.LOCKSPACE)
+        return facts.sanlock.lockspace(LOCKSPACE)
     except HelperError:
         return None
 
@@ -245,7 +246,7 @@ def _owner(path: str) -> lease_dir.Owner | None:
 
 
 def _lockspace_path(facts: Facts) -> Path:
-    return Path(facts.lock_conf.disk_lease_dir) / configuration.LOCKSPACE
+    return Path(facts.lock_conf.disk_lease_dir) / LOCKSPACE
 
 
 def _present(facts: Facts) -> list[str]:

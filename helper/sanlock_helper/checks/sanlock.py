@@ -12,9 +12,8 @@ from typing import Callable
 from ..clock import DEFAULT_FIRE_TIMEOUT, DEFAULT_IO_TIMEOUT, Clock
 from ..errors import FinalError
 from ..grace import DEFAULT_GRACE
+from ..qemu_sanlock_conf import LOCKSPACE, LockConf
 from ..sanlock_status import SanlockStatus
-from .configuration import LOCKSPACE
-from .facts import LockConf
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 
 DUMP_SECONDS = 10.0

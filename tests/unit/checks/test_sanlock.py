@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.checks.configuration import check_host_id, check_io_timeout, check_lock_manager
-from sanlock_helper.checks.facts import LockConf, make_lock_conf
 from sanlock_helper.checks.sanlock import (
     Slot,
     check_clock,
@@ -25,6 +24,7 @@ from sanlock_helper.checks.sanlock import (
 )
 from sanlock_helper.clock import Clock
 from sanlock_helper.errors import FinalError
+from sanlock_helper.qemu_sanlock_conf import LockConf, make_lock_conf
 from sanlock_helper.sanlock_status import Lockspace, SanlockStatus
 
 CONF = LockConf(True, 1, 0, "/var/lib/libvirt/sanlock", None, None)

@@ -11,7 +11,6 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.checks import system
-from sanlock_helper.checks.facts import LockConf
 from sanlock_helper.checks.lease_dir import (
     MIB,
     Identity,
@@ -27,6 +26,7 @@ from sanlock_helper.checks.lease_dir import (
 from sanlock_helper.checks.leases import check_disk_paths, check_leases, lease_name, missing_leases
 from sanlock_helper.clock import Clock
 from sanlock_helper.inventory import Disk, DomainConfig, KnownDomain
+from sanlock_helper.qemu_sanlock_conf import LockConf
 from sanlock_helper.sanlock_status import HeldLease, SanlockStatus
 
 DIR = "/var/lib/libvirt/sanlock"
