@@ -3,32 +3,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable, Iterator
 from typing import Callable
 
 import pytest
 
-from .preconditions import missing
+from .preconditions import require_machine
 from .stack import Stack
-
-# Set by CI, where a skipped test would be a lie.
-REQUIRE = "SANLOCK_HELPER_REQUIRE"
 
 StackFactory = Callable[..., Stack]
 
 _STACKS = pytest.StashKey[Iterable[Stack]]()
-
-
-def require_machine() -> None:
-    """Skip where no stack can run; fail if the environment says that one must."""
-    reasons = missing()
-    if not reasons:
-        return
-    message = "no stack can run here; missing: " + ", ".join(reasons)
-    if os.environ.get(REQUIRE) == "1":
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
 
 
 @pytest.fixture

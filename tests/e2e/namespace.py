@@ -6,26 +6,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from .unshared import ENVIRONMENT, PYTHON, Unshared, children
 from .waiting import wait_for
 
+__all__ = ["ENVIRONMENT", "PYTHON", "CommandError", "Namespace", "Process"]
+
 INIT = Path(__file__).resolve().with_name("init.py")
-
-# The distribution's interpreter: the one that has libvirt-python and sanlock-python.
-PYTHON = "/usr/bin/python3"
-
-# What systemd gives a service: no HOME, no TERM, nothing of the caller's.
-ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-}
 
 # PID 1 needs about 0.1 s. More than this is a broken machine, not a slow one.
 START_TIMEOUT = 20
@@ -64,64 +57,24 @@ class Namespace:
 
     def __init__(self, on_disk: bool = False) -> None:
         self._on_disk = on_disk
-        self._unshare: subprocess.Popen[str] | None = None
+        self._unshare: Unshared | None = None
         self.backing = ""
         self.init_pid = 0
 
     def start(self) -> None:
         """Make the namespaces and wait until their files are in place."""
-        command = [
-            "unshare",
-            # Mounts made inside stay inside: unshare also makes them private.
-            "--mount",
-            # Everything inside ends when PID 1 does.
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            # When unshare is killed, so is PID 1.
-            "--kill-child",
-            "--ipc",
+        self._unshare = Unshared(
+            INIT,
+            *(["--on-disk"] if self._on_disk else []),
             # libvirtd's network driver must not touch the machine's firewall rules.
-            "--net",
-            PYTHON,
-            # Nothing from the caller's environment or the user's site-packages.
-            "-ISB",
-            str(INIT),
-        ]
-        if self._on_disk:
-            command.append("--on-disk")
-        self._unshare = subprocess.Popen(
-            command,
-            # The owner's end of this pipe closes when the owner dies, however it dies.
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=ENVIRONMENT,
-            cwd="/",
-            text=True,
-            # Ctrl-C in a terminal is for pytest, which then closes the stack in order.
-            start_new_session=True,
+            namespaces=("--net",),
         )
         try:
-            self.backing = self._wait_ready()["backing"]
-            self.init_pid = _only_child(self._unshare.pid)
+            self.backing = json.loads(self._unshare.wait_ready(START_TIMEOUT))["backing"]
+            (self.init_pid,) = children(self._unshare.pid)
         except BaseException:
             self.close()
             raise
-
-    def _wait_ready(self) -> dict[str, str]:
-        unshare = self._running()
-        assert unshare.stdout is not None
-        readable, _, _ = select.select([unshare.stdout], [], [], START_TIMEOUT)
-        line = unshare.stdout.readline() if readable else ""
-        if not line:
-            raise RuntimeError("PID 1 of the stack did not start; its message is on stderr")
-        ready: dict[str, str] = json.loads(line)
-        return ready
-
-    def _running(self) -> subprocess.Popen[str]:
-        if self._unshare is None:
-            raise RuntimeError("the stack is not running")
-        return self._unshare
 
     def is_open(self) -> bool:
         """True between start() and close()."""
@@ -132,15 +85,7 @@ class Namespace:
         unshare, self._unshare = self._unshare, None
         if unshare is None:
             return
-        assert unshare.stdin is not None
-        assert unshare.stdout is not None
-        unshare.stdin.close()
-        try:
-            unshare.wait(START_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            unshare.kill()
-            unshare.wait()
-        unshare.stdout.close()
+        unshare.close(START_TIMEOUT)
         if self.backing:
             # Gone already, unless PID 1 itself was killed.
             shutil.rmtree(self.backing, ignore_errors=True)
@@ -150,7 +95,8 @@ class Namespace:
         return Path(f"/proc/{self.init_pid}/root") / os.fspath(inside).lstrip("/")
 
     def _enter(self, argv: tuple[str, ...]) -> list[str]:
-        self._running()
+        if self._unshare is None:
+            raise RuntimeError("the stack is not running")
         return [
             "nsenter",
             f"--target={self.init_pid}",
@@ -259,17 +205,3 @@ def _read_process(proc: Path, pid: int) -> Process | None:
     state, ppid = rest.split()[:2]
     words = raw.decode("utf-8", "backslashreplace").split("\0")[:-1]
     return Process(pid, int(ppid), state, comm, tuple(words))
-
-
-def _children(parent: int) -> Iterator[int]:
-    proc = Path("/proc")
-    for name in os.listdir(proc):
-        if name.isdigit():
-            process = _read_process(proc, int(name))
-            if process is not None and process.ppid == parent:
-                yield process.pid
-
-
-def _only_child(parent: int) -> int:
-    (child,) = _children(parent)
-    return child

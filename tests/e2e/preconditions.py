@@ -8,8 +8,13 @@ import os
 import shutil
 import subprocess
 
+import pytest
+
 from . import helper
-from .namespace import ENVIRONMENT, PYTHON
+from .unshared import ENVIRONMENT, PYTHON
+
+# Set by CI, where a skipped test would be a lie.
+REQUIRE = "SANLOCK_HELPER_REQUIRE"
 
 PROGRAMS = (
     "sanlock",
@@ -23,6 +28,26 @@ PROGRAMS = (
     "setpriv",
 )
 MODULES = ("libvirt", "sanlock")
+
+
+def need(found_missing: tuple[str, ...], what: str) -> None:
+    """Skip where something is missing; fail if the environment says that nothing may be."""
+    if not found_missing:
+        return
+    message = f"{what}; missing: {', '.join(found_missing)}"
+    if os.environ.get(REQUIRE) == "1":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+def need_programs(*names: str) -> None:
+    """The same for programs on PATH."""
+    need(tuple(name for name in names if shutil.which(name) is None), "programs are missing")
+
+
+def require_machine() -> None:
+    """The same for a machine that can run a stack."""
+    need(missing(), "no stack can run here")
 
 
 @functools.cache

@@ -15,12 +15,9 @@ import pytest
 from tests.schemas import validated
 
 from .command import COMMAND, HELPER, checks, document, export_journal, install_ours, run
-from .recovery import RUN_RECORDS, STATE_RECORDS, make_safe
+from .recovery import POLICY, RUN_RECORDS, STATE_RECORDS, make_safe
 from .stack import Stack
 from .waiting import wait_for
-
-RECOVER = '<lockfailure xmlns="urn:virt-sanlock-helper:1" recover="yes"/>'
-
 
 Terminal = tuple["subprocess.Popen[str]", "pexpect.fdpexpect.fdspawn[str]"]
 
@@ -36,7 +33,7 @@ def terminal(stack: Stack, *words: str) -> Terminal:
 
 
 def test_status_of_real_domains(calm: Stack) -> None:
-    held = calm.domain("held", "pause", disks=2, metadata=RECOVER)
+    held = calm.domain("held", "pause", disks=2, metadata=POLICY)
     off = calm.domain("off", "poweroff").define()
     brief = calm.domain("brief", "poweroff", transient=True)
     calm.start_all([held, brief])
@@ -301,7 +298,7 @@ def with_a_journal(stack: Stack, journal: str) -> None:
 
 def test_run_and_the_morning_after(stack: Stack) -> None:
     install_ours(stack)
-    held = stack.domain("held", "pause", metadata=RECOVER)
+    held = stack.domain("held", "pause", metadata=POLICY)
     off = stack.domain("off", "poweroff")
     spare = stack.domain("spare", "pause")
     stack.start_all([held, off, spare])

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .command import checks, install_ours, run
-from .conftest import REQUIRE, StackFactory
-from .leases import LOCKSPACE
+from .conftest import StackFactory
+from .preconditions import need_programs
+from .recovery import leave_lockspace
 from .stack import Stack
 
 SANLOCK_CONF = "/etc/libvirt/qemu-sanlock.conf"
@@ -238,8 +238,7 @@ def test_sanlock_with_no_grace_and_no_watchdog_daemon(stacks: StackFactory) -> N
 
 
 def test_a_host_id_that_is_taken(ours: Stack) -> None:
-    where = f"{LOCKSPACE}:1:{ours.storage.lockspace_path}:0"
-    ours.run("sanlock", "client", "rem_lockspace", "-s", where)
+    leave_lockspace(ours)
     # Another host, alive, with the number that this one is about to take.
     ours.second_host(2).join()
     edit(ours, SANLOCK_CONF, "host_id", "host_id = 2")
@@ -357,17 +356,13 @@ def mount_shared(stack: Stack, *options: str) -> None:
 def restart_libvirtd(stack: Stack) -> None:
     """With the lockspace left, as after a reboot: libvirtd joins it when it starts."""
     stack.libvirtd.stop()
-    for space in stack.lockspaces():
-        where = f"{space.name}:{space.host_id}:{space.path}:{space.offset}"
-        stack.run("sanlock", "client", "rem_lockspace", "-s", where)
+    if stack.lockspaces():
+        leave_lockspace(stack)
     stack.libvirtd.start()
 
 
 def test_storage_that_is_shared_and_takes_root_for_nobody(stack: Stack) -> None:
-    if shutil.which("bindfs") is None:
-        if os.environ.get(REQUIRE) == "1":
-            pytest.fail("bindfs is not here")
-        pytest.skip("bindfs is not here")
+    need_programs("bindfs")
     stack.run("mknod", "-m", "0666", "/dev/fuse", "c", "10", "229")
     edit(stack, SANLOCK_CONF, "disk_lease_dir", f'disk_lease_dir = "{LEASE_DIR}"')
     assert_found(checks(stack), {"lease directory": ("fail", "is not there", f"mkdir -m 0700 {LEASE_DIR}")})
@@ -412,10 +407,7 @@ POLICY = Path(__file__).parents[2] / "packaging/selinux/virt_sanlock_helper.fc"
 
 def test_a_label_that_sanlock_may_not_run(ours: Stack) -> None:
     """The labels are real, and so is what gives them; what the kernel says of SELinux is not."""
-    if shutil.which("setfiles") is None:
-        if os.environ.get(REQUIRE) == "1":
-            pytest.fail("setfiles is not here (policycoreutils)")
-        pytest.skip("setfiles is not here (policycoreutils)")
+    need_programs("setfiles")
     ours.run("mount", "-t", "tmpfs", "tmpfs", "/sys/fs")
     ours.write("/sys/fs/selinux/enforce", "1")
     helper = ours.helper_path

@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-
-import pytest
 
 from tests.schemas import validated
 
 from .command import COMMAND, HELPER
-from .conftest import REQUIRE, require_machine
+from .preconditions import need, need_programs, require_machine
 
 JOURNALD = ("/usr/lib/systemd/systemd-journald", "/lib/systemd/systemd-journald")
 UUID = "defc17ee-2773-427c-8210-136921a454d3"
@@ -51,10 +48,9 @@ for uuid in sys.argv[1:]:
 def test_history_from_a_real_journald() -> None:
     require_machine()
     journald = next((path for path in JOURNALD if os.access(path, os.X_OK)), None)
-    if journald is None or shutil.which("journalctl") is None:
-        if os.environ.get(REQUIRE) == "1":
-            pytest.fail("systemd-journald is not here")
-        pytest.skip("systemd-journald is not here")
+    need_programs("journalctl", "logger")
+    if journald is None:
+        need(("systemd-journald",), "there is no journal")
     script = SCRIPT.format(
         journald=journald,
         uuid=UUID,

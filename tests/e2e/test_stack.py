@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from . import conftest, journal
+from . import journal, preconditions
 from .conftest import StackFactory
 from .domains import Domain, State
 from .leases import LOCKSPACE, SIGRUNPATH, Lease, parse_kills, parse_leases, parse_lockspaces
@@ -450,13 +450,13 @@ def test_nothing_is_left_when_the_start_fails(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_missing_machine_skips_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conftest, "missing", lambda: ("root",))
-    monkeypatch.delenv(conftest.REQUIRE, raising=False)
+    monkeypatch.setattr(preconditions, "missing", lambda: ("root",))
+    monkeypatch.delenv(preconditions.REQUIRE, raising=False)
     with pytest.raises(pytest.skip.Exception, match="missing: root"):
-        conftest.require_machine()
-    monkeypatch.setenv(conftest.REQUIRE, "1")
+        preconditions.require_machine()
+    monkeypatch.setenv(preconditions.REQUIRE, "1")
     with pytest.raises(pytest.fail.Exception, match="missing: root"):
-        conftest.require_machine()
+        preconditions.require_machine()
 
 
 # Parsing and waiting, without a stack

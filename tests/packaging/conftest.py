@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import REQUIRE
+from tests.e2e.preconditions import need, need_programs
 
 from . import packages
 from .machine import Machine, missing
@@ -22,21 +20,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("packaging"))
-
-
-def need(found_missing: tuple[str, ...], what: str) -> None:
-    """Skip where something is missing; fail if the environment says that nothing may be."""
-    if not found_missing:
-        return
-    message = f"{what}; missing: {', '.join(found_missing)}"
-    if os.environ.get(REQUIRE) == "1":
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
-
-
-def need_programs(*names: str) -> None:
-    """The same for programs on PATH."""
-    need(tuple(name for name in names if shutil.which(name) is None), "programs are missing")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import select
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,7 +17,8 @@ from types import TracebackType
 
 from tests.e2e import helper, preconditions
 from tests.e2e.leases import Lockspace, parse_lockspaces
-from tests.e2e.namespace import ENVIRONMENT, PYTHON, CommandError
+from tests.e2e.namespace import CommandError
+from tests.e2e.unshared import ENVIRONMENT, Unshared, children
 from tests.e2e.waiting import wait_for
 
 BOOT = Path(__file__).with_name("boot.py")
@@ -69,7 +69,7 @@ class Machine:
     """Boots on entry; pids are those of the inside."""
 
     def __init__(self) -> None:
-        self._unshare: subprocess.Popen[str] | None = None
+        self._unshare: Unshared | None = None
         self._cgroups = [root / f"{CGROUP}{os.getpid()}" for root in cgroup_roots()]
         self.init_pid = 0
 
@@ -96,20 +96,8 @@ class Machine:
                 if not Path("/proc", stale.name[len(CGROUP) :]).exists():
                     remove_cgroup(stale)
             folder.mkdir()
-        command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "--ipc"]
-        self._unshare = subprocess.Popen(
-            [*command, PYTHON, "-ISB", str(BOOT), *map(str, self._cgroups)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=ENVIRONMENT,
-            cwd="/",
-            text=True,
-            start_new_session=True,
-        )
-        assert self._unshare.stdout is not None
-        readable, _, _ = select.select([self._unshare.stdout], [], [], BOOT_TIMEOUT)
-        line = self._unshare.stdout.readline() if readable else ""
-        assert line, "boot.py did not start; its message is on stderr"
+        self._unshare = Unshared(BOOT, *map(str, self._cgroups))
+        self._unshare.wait_ready(BOOT_TIMEOUT)
         self.init_pid = wait_for(self._find_init, BOOT_TIMEOUT, "PID 1 of the container")
         wait_for(self._is_up, BOOT_TIMEOUT, "the end of the boot")
 
@@ -131,15 +119,7 @@ class Machine:
         """End everything inside, and wait until it has ended.  May be called twice."""
         unshare, self._unshare = self._unshare, None
         if unshare is not None:
-            assert unshare.stdin is not None
-            assert unshare.stdout is not None
-            unshare.stdin.close()
-            try:
-                unshare.wait(30)
-            except subprocess.TimeoutExpired:
-                unshare.kill()
-                unshare.wait()
-            unshare.stdout.close()
+            unshare.close(30)
         for folder in self._cgroups:
             remove_cgroup(folder)
 
@@ -248,16 +228,3 @@ class Machine:
         """The journal's messages of our identifier, one a line."""
         self.run("journalctl", "--sync")
         return self.run("journalctl", "-t", "virt-sanlock-helper", "-o", "cat", *matches, check=False).stdout
-
-
-def children(parent: int) -> list[int]:
-    """The pids whose parent is this one."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                # comm is in parentheses and may hold any character.
-                fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
-                if int(fields[1]) == parent:
-                    found.append(int(name))
-    return found

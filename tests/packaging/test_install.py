@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import need, need_programs
+from tests.e2e.preconditions import need, need_programs
+
 from .machine import STOCK, Machine
 from .packages import ROOT
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sanlock_helper import __version__
+from tests.e2e.preconditions import need_programs
 
-from .conftest import need_programs
 from .packages import ROOT, Built, make_source
 
 EXECUTABLE = "/usr/libexec/virt-sanlock-helper/libvirt_sanlock_helper"

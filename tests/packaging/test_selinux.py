@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from .conftest import need
+from tests.e2e.preconditions import need
+
 from .packages import ROOT
 from .policy import Policy, Rule, added, compile_module, link, missing
 
