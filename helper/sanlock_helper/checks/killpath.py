@@ -30,7 +30,7 @@ for module in ("libvirt", "sanlock"):
 print("; ".join(missing))
 """
 
-_ACTIVATE = "virt-sanlock-helper activate puts ours there; then restart sanlock with no VM running"
+_ACTIVATE = "virt-sanlock-helper install-check says the next step; activate puts ours there at once"
 
 
 def check_killpath(path: str, seen: str, environ: Mapping[str, str], version: str = __version__) -> Finding:

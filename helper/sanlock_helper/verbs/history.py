@@ -133,7 +133,8 @@ def _waits(record: Record) -> str:
         return f"not to be {_PARTICIPLES[record.todo]} by itself: {record.why}"
     if record.mark:
         return f"waits for recovery, which was {record.mark} it"
-    return f"waits for recovery, to be {_PARTICIPLES[record.todo]}; see virt-sanlock-helper recover --list"
+    # Whether it is to be brought back at all, recovery asks when it comes to it.
+    return f"waits for recovery, to be {_PARTICIPLES[record.todo]} if its policy says so"
 
 
 def _json(outage: Outage) -> dict[str, Any]:
