@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DEFAULT_IO_TIMEOUT = 10
-DEFAULT_FIRE_TIMEOUT = 60
 
 # How often wdmd looks whether it may go on petting the watchdog (wdmd/main.c, test_interval).
 WDMD_INTERVAL = 10

@@ -12,6 +12,10 @@ SANLOCK_RUN_DIR = "/run/sanlock"
 DEFAULT_GRACE = 40
 MAX_GRACE = 60
 
+# Below its own default sanlock's watchdog_fire_timeout leaves less, and below half of that nothing.
+DEFAULT_FIRE_TIMEOUT = 60
+SHORT_GRACE = 15
+
 # What the launch of this program may have taken, and what sanlock may be early by.
 MARGIN = 5
 
@@ -20,29 +24,41 @@ def kill_grace_seconds(path: str = SANLOCK_CONF, run_dir: str = SANLOCK_RUN_DIR)
     """Seconds between the call of the killpath and SIGKILL, as the sanlock daemon has them.
 
     The daemon's -g counts before the file at PATH (which sanlock 3.8 and older do not read it from), and
-    sanlock's default is what remains; a value that sanlock ignores is ignored here.  Source:
-    read_config_file() and read_command_line() in sanlock ``src/main.c``.
+    sanlock's default is what remains, which a short watchdog_fire_timeout shortens; a value that sanlock
+    ignores is ignored here.  Source: read_config_file() and read_command_line() in sanlock ``src/main.c``,
+    setup_timeouts() in ``src/timeouts.c``.
     """
-    grace = DEFAULT_GRACE
-    for value in (*_from_file(path), *_from_command_line(run_dir)):
+    settings = _from_file(path)
+    grace = _default([value for key, value in settings if key == "watchdog_fire_timeout"])
+    from_file = (value for key, value in settings if key == "kill_grace_seconds")
+    for value in (*from_file, *_from_command_line(run_dir)):
         seconds = _atoi(value)
         grace = seconds if 0 <= seconds <= MAX_GRACE else grace
     return grace
 
 
-def _from_file(path: str) -> list[str]:
+def _default(fire_timeouts: list[str]) -> int:
+    """The grace that nobody has set."""
+    fire = _atoi(fire_timeouts[-1]) if fire_timeouts else DEFAULT_FIRE_TIMEOUT
+    if fire <= 0 or fire >= DEFAULT_FIRE_TIMEOUT:
+        return DEFAULT_GRACE
+    return SHORT_GRACE if fire >= DEFAULT_FIRE_TIMEOUT // 2 else 0
+
+
+def _from_file(path: str) -> list[tuple[str, str]]:
+    """The settings in the file at PATH: key and value."""
     try:
         with open(path, encoding="utf-8", errors="replace") as conf:
             lines = conf.readlines()
     except OSError:
         return []
-    values = []
+    settings = []
     for line in lines:
         key, equals, value = line.partition("=")
         # The name ends at the first blank, and must begin the line.
-        if equals and key[:1].strip() and key.split()[0] == "kill_grace_seconds":
-            values.append(value)
-    return values
+        if equals and key[:1].strip():
+            settings.append((key.split()[0], value))
+    return settings
 
 
 def _from_command_line(run_dir: str) -> list[str]:

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .clock import DEFAULT_FIRE_TIMEOUT, DEFAULT_IO_TIMEOUT, Clock
-from .grace import DEFAULT_GRACE
+from .clock import DEFAULT_IO_TIMEOUT, Clock
+from .grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
 from .inventory import DomainConfig, KnownDomain
 from .leases import qemu_pid
 from .outages import Event

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Callable
 
-from ..clock import DEFAULT_FIRE_TIMEOUT, DEFAULT_IO_TIMEOUT, Clock
+from ..clock import DEFAULT_IO_TIMEOUT, Clock
 from ..errors import FinalError
-from ..grace import DEFAULT_GRACE
+from ..grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
 from ..qemu_sanlock_conf import LOCKSPACE, LockConf
 from ..sanlock_status import SanlockStatus
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
@@ -36,8 +36,10 @@ def check_grace(status: SanlockStatus) -> Finding:
     if grace is None:
         return not_looked_at(name, "this sanlock does not tell it")
     if fire is not None and fire < DEFAULT_FIRE_TIMEOUT:
-        # Whatever is configured: with 45 s sanlock 3.9.5 leaves a grace of 15 s, with 20 s none.
-        remedy = f"raise watchdog_fire_timeout, see there: {fire} s leave no more"
+        # Where none is set: setup_timeouts() in sanlock src/timeouts.c.
+        remedy = (
+            f"raise watchdog_fire_timeout: with {fire} s it is this short unless kill_grace_seconds is set"
+        )
     if grace == 0:
         return Finding(name, FAIL, "0 s: sanlock kills at once, and never runs the helper", wanted, remedy)
     if grace < SHORT_GRACE:

@@ -85,10 +85,8 @@ def test_grace(grace: str, verdict: str) -> None:
 def test_a_grace_that_the_watchdog_shortens() -> None:
     # As sanlock 3.9.5 answers.
     found = check_grace(status(kill_grace_seconds="15", watchdog_fire_timeout="45"))
-    assert (found.verdict, found.remedy) == (
-        "warn",
-        "raise watchdog_fire_timeout, see there: 45 s leave no more",
-    )
+    assert found.verdict == "warn"
+    assert found.remedy.startswith("raise watchdog_fire_timeout: with 45 s it is this short")
     whole = check_grace(status(kill_grace_seconds="0", watchdog_fire_timeout="60"))
     assert (whole.verdict, "kill_grace_seconds in sanlock.conf" in whole.remedy) == ("fail", True)
 
