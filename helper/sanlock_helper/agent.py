@@ -28,8 +28,8 @@ IN_FLIGHT = 25
 # when the five for high priority are busy.  Five ordinary ones are left for a pause that comes later.
 OTHERS_IN_FLIGHT = 20
 
-# While pauses are under way: the ends of so many QEMU processes are work for the host as well, and a pause, of
-# some hundredths of a second, would wait for them.  One that takes longer holds up nobody any more.
+# While pauses are under way: the end of a QEMU process is work for the host as well, and a pause, which takes
+# some hundredths of a second, would wait for it.  One that takes longer holds up nobody any more.
 OTHERS_BESIDE_PAUSES = 5
 PAUSE_SECONDS = 0.5
 
