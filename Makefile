@@ -72,8 +72,8 @@ man: $(VENV)/.done
 	done
 
 bench: $(VENV)/.done
-	@$(PYTHON) -m tests.bench.one_call
-	@$(PYTHON) -m tests.bench.storms
+	@$(BIN)/python -m tests.bench.one_call
+	@$(BIN)/python -m tests.bench.storms
 
 install:
 	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PYTHON='$(PYTHON)' packaging/install
