@@ -38,7 +38,7 @@ class Verdict(Enum):
 
     DONE = "done"  # it is back: the record goes
     DROPPED = "dropped"  # it is not ours to bring back any more: the record goes
-    LEFT = "left"  # its policy does not ask for it: the record goes
+    LEFT = "left"  # its policy does not ask for it, or it lost no lease: the record goes
     REFUSED = "refused"  # it could come back, but must not by itself: the record stays for the administrator
     EARLY = "early"  # the helper is still making it safe
     WAIT = "wait"  # its lockspaces are not joined
@@ -54,6 +54,13 @@ class Finding(NamedTuple):
     verdict: Verdict
     text: str
     lockspaces: frozenset[str] = frozenset()
+
+
+NO_POLICY = Finding(Verdict.LEFT, "as their policy says")
+LOST_NOTHING = Finding(
+    Verdict.LEFT,
+    "for no lockspace was lost: the helper was called by hand, or a host asked for the lease",
+)
 
 
 class RefusalError(Exception):
@@ -172,9 +179,9 @@ class Comeback:
                 "libvirt no longer knows it: undefined, or transient and its XML could not be had"
             )
         if record.action != "restart":
-            wanted = policy.in_xml(record.xml) if domain is None else policy.recovers(domain)
-            if not wanted:
-                return Finding(Verdict.LEFT, "its policy does not ask for recovery")
+            left = self._why_left(domain, record)
+            if left:
+                return left
         if not ready:
             return Finding(Verdict.WAIT, "to be started", _own_lockspaces(domain, record))
         for lease in record.leases:
@@ -232,8 +239,9 @@ class Comeback:
             return Finding(Verdict.AGAIN, f"it is {state_name(state)}")
         if record.mark == "refused" and not anyway:
             raise RefusalError(record.why)
-        if not anyway and not policy.recovers(domain):
-            return Finding(Verdict.LEFT, "its policy does not ask for recovery")
+        left = None if anyway else self._why_left(domain, record)
+        if left:
+            return left
         if not ready:
             return Finding(Verdict.WAIT, "to be resumed", _own_lockspaces(domain, record))
         try:
@@ -312,6 +320,27 @@ class Comeback:
             )
 
     # Both
+
+    def _why_left(self, domain: Any, record: Record) -> Finding | None:
+        """Why the domain is to stay as it is, if it is."""
+        wanted = policy.in_xml(record.xml) if domain is None else policy.recovers(domain)
+        if not wanted:
+            return NO_POLICY
+        return LOST_NOTHING if self._lost_nothing(record) else None
+
+    def _lost_nothing(self, record: Record) -> bool:
+        """Whether the domain was made safe while all its lockspaces were healthy, and they still are.
+
+        Then somebody wanted it so.  In doubt it has lost its leases.  What recovery has begun, it ends.
+        """
+        named = {lockspace.name for lockspace in record.lockspaces}
+        return (
+            bool(record.leases)
+            and not record.mark
+            and named >= {lease.lockspace for lease in record.leases}
+            and record.boot == self._boot()
+            and all(self._sanlock.kept(lockspace) for lockspace in record.lockspaces)
+        )
 
     def _refuse_other_holders(self, lease: Lease, before_start: bool) -> None:
         """Drop a domain whose LEASE another host holds: it runs there.

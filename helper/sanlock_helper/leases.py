@@ -53,16 +53,23 @@ class Lease:
 
 
 class Lockspace:
-    """One lockspace as this host joins it; io_timeout in seconds, 0 for sanlock's default."""
+    """One lockspace as this host joins it; io_timeout in seconds, 0 for sanlock's default.
 
-    __slots__ = ("host_id", "io_timeout", "name", "offset", "path")
+    generation: sanlock's count of this host's joins, noted while the lockspace was healthy; 0 when it was
+    not, or when that is not known.
+    """
 
-    def __init__(self, name: str, host_id: int, path: str, offset: int = 0, io_timeout: int = 0) -> None:
+    __slots__ = ("generation", "host_id", "io_timeout", "name", "offset", "path")
+
+    def __init__(
+        self, name: str, host_id: int, path: str, offset: int = 0, io_timeout: int = 0, generation: int = 0
+    ) -> None:
         self.name = name
         self.host_id = host_id
         self.path = path
         self.offset = offset
         self.io_timeout = io_timeout
+        self.generation = generation
 
     def __str__(self) -> str:
         return self.name
@@ -158,8 +165,24 @@ def _lockspace(found: dict[str, Any]) -> Lockspace:
         hosts = sanlock.get_hosts(name, host_id)
     except sanlock.SanlockException:
         hosts = []  # joined or lost a moment ago
-    io_timeout = hosts[0]["io_timeout"] if hosts else 0
-    return Lockspace(text(name), host_id, found["path"], found["offset"], io_timeout)
+    lockspace = Lockspace(text(name), host_id, found["path"], found["offset"])
+    if hosts:
+        lockspace.io_timeout = hosts[0]["io_timeout"]
+        if is_renewed(hosts[0], time.monotonic()):
+            lockspace.generation = hosts[0]["generation"]
+    return lockspace
+
+
+def is_renewed(host: dict[str, Any], now: float) -> bool:
+    """Whether a lockspace that sanlock has joined is being renewed, by what it says of this host itself.
+
+    NOW is CLOCK_MONOTONIC, which sanlock's timestamps are of.  sanlock keeps a lockspace on its list for as
+    long as it is losing it.  It knows its own last timestamp, read back from storage at the next renewal, 2
+    io_timeout later; sanlock itself warns 6 io_timeout after the last renewal, and the lease is lost after 8
+    (sanlock src/timeouts.h).
+    """
+    age: float = now - host["timestamp"]
+    return age <= 6 * (host["io_timeout"] or 10)
 
 
 def text(name: bytes) -> str:

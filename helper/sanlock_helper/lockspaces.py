@@ -8,9 +8,10 @@ import time
 from typing import Any, Callable
 
 from . import leases
-from .errors import FinalError, PassingError
+from .errors import FinalError, HelperError, PassingError
 from .leases import Lease, Lockspace
 from .sanlock_errors import explain
+from .sanlock_status import SanlockStatus, ask_sanlock
 
 try:
     import sanlock
@@ -32,14 +33,19 @@ class SanlockFailure(PassingError):
 class Sanlock:
     """The sanlock daemon.  Methods raise SanlockFailure; those on storage block as long as it does."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """CLOCK is CLOCK_MONOTONIC, which sanlock's timestamps are of.
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        status: Callable[[], SanlockStatus] = ask_sanlock,
+    ) -> None:
+        """CLOCK is CLOCK_MONOTONIC, which sanlock's timestamps are of; STATUS asks for all that it says.
 
         Raises FinalError where python3-sanlock is not installed.
         """
         if sanlock is None:
             raise FinalError("sanlock", "the Python module sanlock is missing", "install python3-sanlock")
         self._clock = clock
+        self._status = status
 
     def lockspaces(self) -> dict[str, tuple[Lockspace, str]]:
         """What sanlock knows, by name: each lockspace with its state."""
@@ -57,12 +63,7 @@ class Sanlock:
         return found
 
     def _health(self, lockspace: Lockspace) -> str:
-        """Whether a lockspace that sanlock has joined is being renewed.
-
-        sanlock keeps a lockspace on its list for as long as it is losing it.  It knows its own last
-        timestamp, read back from storage at the next renewal, 2 io_timeout later; sanlock itself warns 6
-        io_timeout after the last renewal (sanlock src/timeouts.h).
-        """
+        """Whether a lockspace that sanlock has joined is being renewed."""
         try:
             hosts = _ask(
                 "look at a lockspace",
@@ -77,8 +78,28 @@ class Sanlock:
         if not hosts:
             return FAILING
         lockspace.io_timeout = hosts[0]["io_timeout"]
-        age = self._clock() - hosts[0]["timestamp"]
-        return JOINED if age <= 6 * (lockspace.io_timeout or 10) else FAILING
+        return JOINED if leases.is_renewed(hosts[0], self._clock()) else FAILING
+
+    def kept(self, lockspace: Lockspace) -> bool:
+        """Whether this host has not lost LOCKSPACE since its generation was noted.
+
+        The generation counts up at every join (sanlock src/delta_lease.c).  A lockspace that is being lost
+        will be left, even if its storage returns before that and its renewals succeed again (killing_pids in
+        sanlock src/main.c).  In doubt it was lost.
+        """
+        if not lockspace.generation:
+            return False
+        try:
+            found = self._status().lockspace(lockspace.name)
+        except HelperError:
+            return False
+        same = {"list": "spaces", "host_generation": str(lockspace.generation)}
+        return (
+            found is not None
+            and not found.lost
+            and found.host_id == lockspace.host_id
+            and all(found.values.get(key) == value for key, value in same.items())
+        )
 
     def join(self, lockspace: Lockspace) -> None:
         """Join LOCKSPACE, and wait until that has ended; joined already is success."""

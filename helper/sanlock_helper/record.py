@@ -16,7 +16,10 @@ from typing import Any
 from .leases import Lease, Lockspace
 
 FORMAT = "virt-sanlock-helper-record"
-VERSION = 1
+VERSION = 2
+# Version 1 has no generation in its lockspaces.  It is read all the same: a record on disk may be older than
+# the program, which an update may have replaced during an outage.
+VERSIONS = ("1", "2")
 
 # What recovery was about to do when it wrote the record last, or that it will not do it.
 MARKS = ("", "starting", "resuming", "refused")
@@ -100,6 +103,7 @@ class Record:
                     lockspace.path,
                     lockspace.offset,
                     lockspace.io_timeout,
+                    lockspace.generation,
                 )
             )
         for lease in self.leases:
@@ -129,20 +133,24 @@ def decode(data: bytes) -> Record:
         if not newline or int(last) != crc32(head + b"\n") or last != b"%d\n" % int(last):
             raise RecordError("its checksum is wrong")
         lines = [_words(line) for line in head.split(b"\n")]
-        if lines[0] != [FORMAT, str(VERSION)]:
+        if lines[0] not in [[FORMAT, version] for version in VERSIONS]:
             raise RecordError(f"it is {' '.join(lines[0])[:60]}, not {FORMAT} {VERSION}")
-        return _record(lines[1:])
+        return _record(lines[1:], has_generations=lines[0] != [FORMAT, "1"])
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise RecordError(f"it is malformed: {error!r}") from error
 
 
-def _record(lines: list[list[str]]) -> Record:
+def _record(lines: list[list[str]], has_generations: bool) -> Record:
     lockspaces, leases = [], []
     fields: dict[str, Any] = {}
     for key, *words in lines:
         if key == "lockspace":
-            name, host_id, path, offset, io_timeout = words
-            lockspaces.append(Lockspace(name, int(host_id), path, int(offset), int(io_timeout)))
+            if not has_generations:
+                words.append("0")
+            name, host_id, path, offset, io_timeout, generation = words
+            lockspaces.append(
+                Lockspace(name, int(host_id), path, int(offset), int(io_timeout), int(generation))
+            )
         elif key == "lease":
             lockspace, resource, version, path, offset, shared = words
             leases.append(Lease(lockspace, resource, int(version), path, int(offset), bool(int(shared))))

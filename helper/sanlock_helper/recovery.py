@@ -112,7 +112,8 @@ class Recovery:
         self._answers = answers or SimpleQueue()
         self._cases: dict[str, Case] = {}
         self._doors: dict[str, Door] = {}
-        self._left: list[Record] = []
+        # The names of those that stay as they are, by the reason.
+        self._left: dict[str, list[str]] = {}
         self._visiting = 0
 
     def run(self, wait: bool) -> bool:
@@ -357,7 +358,7 @@ class Recovery:
             return
         del self._cases[case.record.uuid]
         if finding.verdict is Verdict.LEFT:
-            self._left.append(case.record)
+            self._left.setdefault(finding.text, []).append(case.record.name)
         elif finding.verdict is Verdict.DONE:
             after = f"done after {now - case.since:.2f} s"
             self._journal.notice(f"recover {case.record}: {after}: {finding.text}")
@@ -365,14 +366,14 @@ class Recovery:
             self._journal.warning(f"recover {case.record}: dropped: {finding.text}")
 
     def _tell_left(self) -> None:
-        """One line for all that stay as they are: an outage may have hundreds."""
-        if self._left and not self._visiting:
-            names = ", ".join(sorted(record.name for record in self._left)[:20])
-            more = ", …" if len(self._left) > 20 else ""
-            self._journal.notice(
-                f"recover: {len(self._left)} left as they are, as their policy says: {names}{more}"
-            )
-            self._left = []
+        """One line for all that stay as they are, for each reason: an outage may have hundreds."""
+        if self._visiting:
+            return
+        for why, names in self._left.items():
+            first = ", ".join(sorted(names)[:20])
+            more = ", …" if len(names) > 20 else ""
+            self._journal.notice(f"recover: {len(names)} left as they are, {why}: {first}{more}")
+        self._left = {}
 
     # Time
 

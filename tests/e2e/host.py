@@ -105,6 +105,12 @@ class SecondHost:
     def _holds(self, lease: Lease) -> bool:
         return any(held.where == lease.where and not held.state for held in self.leases())
 
+    def request(self, lease: Lease) -> None:
+        """Ask the holder for a lease, gracefully: its host runs the holder's killpath."""
+        # For the version after the holder's.
+        wanted = f"{lease.where}:{lease.version + 1}"
+        self._space.run("sanlock", "client", "request", "-r", wanted, "-f", "2", env=self._env)
+
     def give_back(self, lease: Lease | None = None) -> None:
         """Give back one lease, or all, and wait until sanlock has written that."""
         wheres = [lease.where] if lease else list(self._holders)

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from pathlib import Path
 
+from sanlock_helper.record import Record, decode
+
 from .domains import Domain
-from .leases import Lease
+from .leases import LOCKSPACE, Lease
+from .namespace import PYTHON
 from .stack import Stack
 from .waiting import wait_for
 
@@ -61,6 +65,29 @@ def wait_for_state(domain: Domain, state: str, timeout: float = 25) -> None:
     wait_for(lambda: domain.state().name == state, timeout, f"{domain.name} to be {state}")
 
 
+def wait_for_live(stack: Stack, host_id: int) -> None:
+    """Wait until sanlock says that a host lives: it has watched it renew."""
+    code = (
+        "import sanlock, sys; print(sanlock.get_hosts(b'__LIBVIRT__DISKS__', int(sys.argv[1]))[0]['flags'])"
+    )
+    live = "3\n"  # SANLK_HOST_LIVE
+    wait_for(
+        lambda: stack.run(PYTHON, "-c", code, str(host_id), check=False).stdout == live,
+        15,
+        f"host {host_id} to be seen alive",
+    )
+
+
+def wait_for_renewal(stack: Stack) -> None:
+    """Wait until sanlock can say that the lockspace is healthy: it has read back a timestamp of its own."""
+    words = ("sanlock", "client", "host_status", "-s", LOCKSPACE)
+    wait_for(
+        lambda: stack.run(*words, check=False).stdout.startswith(f"{stack.host_id} timestamp "),
+        10,
+        "sanlock to read its own timestamp",
+    )
+
+
 def wait_for_line(stack: Stack, *words: str, timeout: float = 25) -> str:
     """The first line of the journal with all WORDS, waited for."""
 
@@ -81,6 +108,22 @@ def records(stack: Stack) -> set[str]:
         path.name for folder in (RUN_RECORDS, STATE_RECORDS) for path in stack.path(folder).glob("[!.]*.*")
     ]
     return {name.partition(".")[0] for name in names}
+
+
+def record_of(stack: Stack, domain: Domain) -> Record:
+    """What the helper noted of a domain; wherever recovery has put it meanwhile."""
+
+    def found() -> bytes | None:
+        for path in (f"{RUN_RECORDS}/{domain.uuid}.{kind}" for kind in ("record", "taken")):
+            with contextlib.suppress(FileNotFoundError):
+                return stack.path(path).read_bytes()
+        with contextlib.suppress(FileNotFoundError):
+            return stack.path(f"{STATE_RECORDS}/{domain.uuid}.record").read_bytes()
+        return None
+
+    data = wait_for(found, 5, f"a record of {domain.name}")
+    assert data is not None
+    return decode(data)
 
 
 def read_version(stack: Stack, lease: Lease) -> int:
@@ -106,6 +149,14 @@ def leave_lockspace(stack: Stack) -> None:
     where = f"{lockspace.name}:{lockspace.host_id}:{lockspace.path}:{lockspace.offset}"
     stack.run("sanlock", "client", "rem_lockspace", "-s", where)
     wait_for(lambda: not stack.lockspaces(), 10, "sanlock to leave the lockspace")
+
+
+def lose_by_hand(stack: Stack, domains: list[Domain]) -> None:
+    """All of an outage but the time it takes: the domains are made safe, sanlock leaves and joins again."""
+    for domain in domains:
+        make_safe(stack, domain)
+    leave_lockspace(stack)
+    stack.join_lockspace()
 
 
 def recover_until(stack: Stack, seconds: float) -> None:

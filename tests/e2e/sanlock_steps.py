@@ -18,6 +18,7 @@ def answers(sanlock: Any, pid: int, lease: Any, steps: list[str]) -> dict[str, A
     calls: dict[str, Callable[[], Any]] = {
         "lockspaces": lambda: {name: entry[1] for name, entry in sanlock.lockspaces().items()},
         "join": lambda: sanlock.join(sanlock_place(lease)),
+        "kept": lambda: [sanlock.kept(sanlock_place(lease, generation)) for generation in range(3)],
         "version": lambda: sanlock.version(lease),
         "holders": lambda: {str(host): state for host, state in sanlock.holders(lease, 1).items()},
         "is_registered": lambda: sanlock.is_registered(pid),
@@ -33,12 +34,12 @@ def answers(sanlock: Any, pid: int, lease: Any, steps: list[str]) -> dict[str, A
     return found
 
 
-def sanlock_place(lease: Any) -> Any:
+def sanlock_place(lease: Any, generation: int = 0) -> Any:
     """The lockspace of a stack's disks, or the fake's."""
     from sanlock_helper.leases import Lockspace
 
     folder = lease.path.rpartition("/")[0]
-    return Lockspace(lease.lockspace, 1, f"{folder}/{lease.lockspace}", 0, 1)
+    return Lockspace(lease.lockspace, 1, f"{folder}/{lease.lockspace}", 0, 1, generation)
 
 
 def main() -> None:

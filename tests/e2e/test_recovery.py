@@ -11,6 +11,7 @@ import pytest
 
 from tests.schemas import validated
 
+from .conftest import StackFactory
 from .namespace import PYTHON
 from .recovery import (
     HELPER,
@@ -21,15 +22,19 @@ from .recovery import (
     command,
     leave_lockspace,
     lose,
+    lose_by_hand,
     make_safe,
     path_unit,
     read_version,
+    record_of,
     records,
     recover,
     recover_until,
     seconds_since,
     starts,
     wait_for_line,
+    wait_for_live,
+    wait_for_renewal,
     wait_for_state,
 )
 from .stack import Stack
@@ -97,14 +102,14 @@ def test_leases_that_others_held(stack: Stack) -> None:
     domains = [gone, gone_held, stale, naive, unread]
     stack.start_all(domains)
     leases = {domain.name: domain.leases()[0] for domain in domains}
-    for domain in domains:
-        make_safe(stack, domain)
+    lose_by_hand(stack, domains)
     other = stack.second_host()
     other.join()
     for name in ("gone", "goneheld", "stale", "naive"):
         other.take(leases[name])
     for name in ("stale", "naive"):
         other.give_back(leases[name])
+    wait_for_live(stack, other.host_id)
     unread_path = stack.path(leases["unread"].path)
     content = unread_path.read_bytes()
     unread_path.write_bytes(b"")
@@ -168,8 +173,7 @@ def test_what_people_did_meanwhile_stands(stack: Stack) -> None:
     stack.start_all(domains)
     # The administrator's own pause, before anything happened.
     rested.suspend()
-    for domain in domains:
-        make_safe(stack, domain)
+    lose_by_hand(stack, domains)
     assert records(stack) == {domain.uuid for domain in domains} - {rested.uuid}
 
     started.start()
@@ -199,6 +203,86 @@ def test_what_people_did_meanwhile_stands(stack: Stack) -> None:
     wait_for_line(stack, "recover destroyed ", "dropped: it was paused, and was powered off since")
     wait_for_line(stack, "recover undefined ", "dropped: libvirt no longer knows it")
     wait_for_line(stack, "recover ran ", "dropped: it ran since", "was version 1 and is 2 now")
+
+
+# With 1 s the whole seconds of sanlock's timestamps leave no margin to tell a healthy lockspace.
+HEALTH_TIMEOUT = 2
+
+LOST_NOTHING = "left as they are, for no lockspace was lost"
+
+
+def test_what_was_done_by_hand_on_a_healthy_host_stands(stacks: StackFactory) -> None:
+    stack = stacks(io_timeout=HEALTH_TIMEOUT)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    off = stack.domain("off", "poweroff", metadata=POLICY)
+    passing = stack.domain("passing", "poweroff", transient=True, metadata=POLICY)
+    ran = stack.domain("ran", "pause", metadata=POLICY)
+    domains = [held, off, passing, ran]
+    stack.start_all(domains)
+    leases = [domain.leases()[0] for domain in (held, ran)]
+    wait_for_renewal(stack)
+    path_unit(stack)
+    for domain in (held, off, passing):
+        make_safe(stack, domain)
+    assert command(stack, "run", "pause", "ran", "--yes").returncode == 0
+    for domain in domains:
+        wait_for_line(stack, LOST_NOTHING, domain.name)
+    wait_for(lambda: not records(stack), 10, "the end of all records")
+    assert [domain.state().name for domain in domains] == ["paused", "shut off", "absent", "paused"]
+    assert {starts(stack, domain) for domain in domains} == {1}
+    assert [read_version(stack, lease) for lease in leases] == [1, 1]
+    # The next outage finds nothing of it.
+    leave_lockspace(stack)
+    assert command(stack, "recover").returncode == 0
+    assert [domain.state().name for domain in domains] == ["paused", "shut off", "absent", "paused"]
+
+
+def test_what_another_host_asked_for_is_left_to_it(stacks: StackFactory) -> None:
+    """sanlock runs the killpath at another host's graceful request, too, and no lease is lost."""
+    stack = stacks(io_timeout=HEALTH_TIMEOUT)
+    stack.install_helper(HELPER)
+    wanted = stack.domain("wanted", "pause", metadata=POLICY).start()
+    (lease,) = wanted.leases()
+    wait_for_renewal(stack)
+    path_unit(stack)
+    other = stack.second_host()
+    other.join()
+    other.request(lease)
+    wait_for_line(stack, LOST_NOTHING, "wanted")
+    assert (wanted.state().name, records(stack)) == ("paused", set())
+    other.take(lease)
+
+
+def test_a_loss_that_no_renewal_shows(stacks: StackFactory) -> None:
+    """A damaged lockspace is lost at once, though its last renewal was a moment ago."""
+    stack = stacks(io_timeout=HEALTH_TIMEOUT)
+    stack.install_helper(HELPER)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    off = stack.domain("off", "poweroff", metadata=POLICY)
+    stack.start_all([held, off])
+    pids = [held.qemu_pid(), off.qemu_pid()]
+    # Keeps sanlock from leaving the lockspace.
+    holder = stack.leaseholder(stack.make_resource("stubborn"), "/bin/true")
+    wait_for_renewal(stack)
+    path_unit(stack)
+    path = stack.path(stack.storage.lockspace_path)
+    good = path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(bytes(512))
+    wait_for_line(stack, f"pause held {held.uuid}: done after")
+    wait_for_line(stack, f"poweroff off {off.uuid}: done after")
+    with path.open("r+b") as file:
+        file.write(good)
+    noted = [space.generation for domain in (held, off) for space in record_of(stack, domain).lockspaces]
+    assert noted == [1, 1], "the helper noted a loss: this test shows nothing"
+    time.sleep(2)
+    assert [domain.state().name for domain in (held, off)] == ["paused", "shut off"]
+    assert records(stack) == {held.uuid, off.uuid}
+    holder.close()
+    wait_for_line(stack, f"recover held {held.uuid}: done after")
+    wait_for_line(stack, f"recover off {off.uuid}: done after")
+    assert [domain.state().name for domain in (held, off)] == ["running", "running"]
+    assert (held.qemu_pid() == pids[0], off.qemu_pid() == pids[1]) == (True, False)
 
 
 def test_restart_by_hand_beside_a_recovery_starts_once(stack: Stack) -> None:
@@ -317,16 +401,17 @@ def test_recovery_killed_at_any_moment(stack: Stack) -> None:
 def test_records_that_are_none_are_set_aside(stack: Stack, where: str) -> None:
     domain = stack.domain("vm1", "poweroff", metadata=POLICY).start()
     make_safe(stack, domain)
+    leave_lockspace(stack)
     good = stack.path(f"{RUN_RECORDS}/{domain.uuid}.record")
     data = good.read_bytes()
     assert good.stat().st_mode & 0o777 == 0o600
     good.unlink()
     target = stack.path(f"{where}/{domain.uuid}.record")
-    other_version = data.replace(b"-record 1\n", b"-record 2\n")
+    other_version = data.replace(b"-record 2\n", b"-record 3\n")
     for content, mode, owner, words in (
         (data[:-20], 0o600, 0, "its checksum is wrong"),
         (data.replace(b"poweroff", b"restart "), 0o600, 0, "its checksum is wrong"),
-        (sealed(other_version), 0o600, 0, "it is virt-sanlock-helper-record 2"),
+        (sealed(other_version), 0o600, 0, "it is virt-sanlock-helper-record 3"),
         (data, 0o666, 0, "mode 666: not ours alone"),
         (data, 0o600, 65534, "owned by user 65534"),
     ):

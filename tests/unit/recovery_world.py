@@ -45,6 +45,9 @@ class World:
         self.state: str | None = JOINED
         self.registered = True
         self.held: int | None = 1
+        # This host's joins of the lockspace; and whether sanlock is about to leave it.
+        self.generation = 3
+        self.losing = False
         # libvirt
         self.known = True
         self.persistent = True
@@ -97,6 +100,10 @@ class World:
         """The storage goes, and sanlock leaves the lockspace; the domain is safe already."""
         self.storage, self.state = False, None
 
+    def healthy(self) -> Lockspace:
+        """The lockspace as the helper notes it while it is healthy."""
+        return Lockspace("LS", 1, "/storage/LS", 0, 1, self.generation)
+
     def other_takes(self) -> bool:
         if self.owner in (None, 1) and self.vm != RUNNING:
             self.owner, self.version = 2, self.version + 1
@@ -111,7 +118,7 @@ class World:
         """What libvirt does at a start and at a resume."""
         if not self.registered:
             return
-        if self.state != JOINED:
+        if self.state != JOINED or self.losing:
             raise libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR, message="No space left on device")
         if not self.storage:
             raise libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR, message="Input/output error")
@@ -183,7 +190,15 @@ class World:
         self._ask("join")
         if not self.storage:
             raise SanlockFailure("join", errno.EIO)
+        if self.state is None:
+            self.generation += 1
+            self.losing = False
         self.state = JOINED
+
+    def kept(self, lockspace: Lockspace) -> bool:
+        self._called("kept")
+        same = 0 != lockspace.generation == self.generation and self.state is not None
+        return self.answers and same and not self.losing
 
     def version_of(self, lease: Lease) -> int:
         self._ask("version")
@@ -259,6 +274,7 @@ class FakeSanlock:
     def __init__(self, world: World) -> None:
         self.lockspaces = world.lockspaces
         self.join = world.join
+        self.kept = world.kept
         self.version = world.version_of
         self.holders = world.holders
         self.is_registered = world.is_registered

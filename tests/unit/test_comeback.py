@@ -16,12 +16,22 @@ from hypothesis import strategies as st  # noqa: E402
 
 from sanlock_helper.book import Book  # noqa: E402
 from sanlock_helper.comeback import Comeback, Finding, Verdict  # noqa: E402
-from sanlock_helper.leases import Lease  # noqa: E402
+from sanlock_helper.leases import Lease, Lockspace  # noqa: E402
 from sanlock_helper.lockspaces import JOINED  # noqa: E402
 from sanlock_helper.records import Records  # noqa: E402
 
 from .libvirt_errors import libvirt_error  # noqa: E402
-from .recovery_world import OFF, PAUSED, RUNNING, UUID, FakeSanlock, Killed, Story, World  # noqa: E402
+from .recovery_world import (  # noqa: E402
+    OFF,
+    PAUSED,
+    RUNNING,
+    SPACE,
+    UUID,
+    FakeSanlock,
+    Killed,
+    Story,
+    World,
+)
 
 
 class Scene:
@@ -432,15 +442,96 @@ def test_the_lockspaces_of_a_domain_whose_leases_are_not_known(tmp_path: Path) -
     assert scene.visit(ready=False).lockspaces == {"LS"}
 
 
+# By hand, or at another host's request
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Scene:
+    """A domain that was paused while its lockspace was healthy."""
+    return Scene(tmp_path, lockspaces=(World().healthy(),))
+
+
+@pytest.mark.parametrize("action", ["pause", "poweroff"])
+@pytest.mark.parametrize("ready", [True, False])
+def test_what_lost_nothing_is_left(tmp_path: Path, action: str, ready: bool) -> None:
+    scene = Scene(tmp_path, action, lockspaces=(World().healthy(),))
+    finding = scene.visit(ready=ready)
+    assert (finding.verdict, "no lockspace was lost" in finding.text) == (Verdict.LEFT, True)
+    assert (scene.world.started, scene.world.resumed) == (0, 0)
+
+
+def test_a_transient_domain_that_lost_nothing_is_left(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "poweroff", xml=definition("yes"), lockspaces=(World().healthy(),))
+    scene.world.known = False
+    assert scene.visit().verdict is Verdict.LEFT
+
+
+def test_a_restart_that_lost_nothing_is_started(tmp_path: Path) -> None:
+    assert Scene(tmp_path, "restart", lockspaces=(World().healthy(),)).visit().verdict is Verdict.DONE
+
+
+def test_the_administrator_may_resume_what_lost_nothing(asked: Scene) -> None:
+    assert asked.visit(anyway=True).verdict is Verdict.DONE
+
+
+def test_what_recovery_has_begun_it_ends(asked: Scene) -> None:
+    asked.book.mark(asked.record, "resuming")
+    assert asked.visit().verdict is Verdict.DONE
+
+
+def test_a_lockspace_that_was_lost_and_joined_again(asked: Scene) -> None:
+    asked.world.lose()
+    asked.world.storage = True
+    assert asked.visit(ready=False).verdict is Verdict.WAIT
+    asked.world.join(SPACE)
+    assert asked.visit().verdict is Verdict.DONE
+
+
+def test_a_lockspace_that_is_still_being_lost(asked: Scene) -> None:
+    """The storage is back, and renewals succeed: sanlock leaves it all the same."""
+    asked.world.losing = True
+    assert asked.visit(ready=False).verdict is Verdict.WAIT
+    assert asked.visit().verdict is Verdict.AGAIN
+    asked.world.state = None
+    asked.world.join(SPACE)
+    assert asked.visit().verdict is Verdict.DONE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lockspaces": (SPACE,)},
+        {"lockspaces": ()},
+        {"lockspaces": (World().healthy(), Lockspace("other", 1, "/other", 0, 1, 0))},
+        {"boot": "an earlier one"},
+        {"action": "poweroff", "lockspaces": ()},
+        {"action": "poweroff", "leases": ()},
+    ],
+)
+def test_in_doubt_it_was_lost(tmp_path: Path, changes: dict[str, Any]) -> None:
+    scene = Scene(tmp_path, **{"lockspaces": (World().healthy(),), **changes})
+    assert scene.visit().verdict is Verdict.DONE
+
+
+def test_a_sanlock_that_does_not_answer_says_nothing_of_a_loss(asked: Scene) -> None:
+    asked.world.answers = False
+    assert asked.visit(ready=False).verdict is Verdict.WAIT
+    asked.world.answers = True
+    assert asked.visit().verdict is Verdict.LEFT
+
+
 # Whatever happens
 
 
 class Luck:
     """A scene in which things happen; each method but check() is an event."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, lost: bool) -> None:
         self.scene = scene
         self.world = scene.world
+        # Whether the lockspace was lost, before or since.
+        self.lost = lost
+        self.our_resumes = 0
         # Somebody took the domain's fate into their hands, here or on another host.
         self.others = False
         self.our_version: int | None = None
@@ -454,13 +545,19 @@ class Luck:
     def lose(self, number: int) -> None:
         if self.world.vm != RUNNING:
             self.world.lose()
+            self.lost = True
+
+    def leave(self, number: int) -> None:
+        """What sanlock does with a lockspace that is lost, though its storage be back."""
+        if self.world.losing:
+            self.world.state = None
 
     def come_back(self, number: int) -> None:
         self.world.storage = True
 
     def join(self, number: int) -> None:
         if self.world.storage:
-            self.world.state = JOINED
+            self.world.join(SPACE)
 
     def suspend(self, number: int) -> None:
         if self.world.vm == RUNNING:
@@ -489,7 +586,7 @@ class Luck:
             if calls == number and trouble:
                 raise trouble
 
-        before = self.world.resumed
+        before, lost = self.world.resumed, self.lost
         self.world.before_call = interfere
         finding = None
         with contextlib.suppress(Killed):
@@ -497,10 +594,12 @@ class Luck:
         self.world.before_call = lambda name: None
         if self.world.resumed > before:
             self.our_version = self.world.version
+            self.our_resumes += 1
         record = self.scene.book.gather()[UUID]
         if finding and finding.verdict in (Verdict.DONE, Verdict.DROPPED, Verdict.LEFT):
             self.scene.book.remove(record)
-            self.others = self.others or finding.verdict is Verdict.DROPPED
+            self.others = self.others or finding.verdict in (Verdict.DROPPED, Verdict.LEFT)
+            assert finding.verdict is not Verdict.LEFT or not lost
         if finding and finding.verdict is Verdict.REFUSED:
             self.scene.book.mark(record, "refused", finding.text)
 
@@ -518,8 +617,10 @@ class Luck:
             assert world.owner == 1
             if world.guest_version is not None and not self.others:
                 assert world.version == world.guest_version + 1 == self.our_version
+        if not self.lost:
+            assert self.our_resumes == 0
         if not self.others:
-            assert world.started <= 1
+            assert world.started <= self.lost
             assert UUID in self.scene.book.gather() or world.vm == RUNNING
 
 
@@ -529,12 +630,19 @@ EVENTS = sorted(name for name in vars(Luck) if not name.startswith("_") and name
 @settings(max_examples=300, deadline=None)
 @given(
     action=st.sampled_from(["pause", "poweroff"]),
+    noted=st.sampled_from(["lost", "late", "healthy"]),
     events=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(1, 14)), max_size=25),
 )
 def test_no_order_of_events_does_harm(
-    tmp_path_factory: pytest.TempPathFactory, action: str, events: list[tuple[str, int]]
+    tmp_path_factory: pytest.TempPathFactory, action: str, noted: str, events: list[tuple[str, int]]
 ) -> None:
-    luck = Luck(Scene(tmp_path_factory.mktemp("scene"), action))
+    """NOTED: a lockspace that the helper found lost, or lost with its storage back already, or healthy."""
+    scene = Scene(tmp_path_factory.mktemp("scene"), action)
+    scene.world.losing = noted == "late"
+    if noted != "lost":
+        scene.record.lockspaces = (scene.world.healthy(),)
+        assert scene.book.mark(scene.record, "")
+    luck = Luck(scene, noted != "healthy")
     for name, number in events:
         getattr(luck, name)(number)
         luck.check()

@@ -24,7 +24,7 @@ UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 texts = st.text(st.characters(codec=None), max_size=20)
 numbers = st.integers(0, 2**64)
 
-lockspaces = st.builds(Lockspace, texts, numbers, texts, numbers, numbers)
+lockspaces = st.builds(Lockspace, texts, numbers, texts, numbers, numbers, numbers)
 leases = st.builds(Lease, texts, texts, numbers, texts, numbers, st.booleans())
 all_records = st.builds(
     Record,
@@ -59,6 +59,12 @@ def record(**changes: object) -> Record:
     for key, value in changes.items():
         setattr(found, key, value)
     return found
+
+
+def sealed(data: bytes) -> bytes:
+    """DATA with the checksum that belongs to it."""
+    head = data.rpartition(b"crc32 ")[0]
+    return head + b"crc32 %d\n" % binascii.crc32(head)
 
 
 @given(all_records)
@@ -97,11 +103,24 @@ def test_a_record_is_lines_a_person_can_read() -> None:
 
 
 def test_another_version_is_no_record_of_ours() -> None:
-    text = record().encode().rpartition(b"crc32 ")[0].replace(b"record 1\n", b"record 2\n")
+    text = record().encode().replace(b"record 2\n", b"record 3\n")
     with pytest.raises(
-        RecordError, match="it is virt-sanlock-helper-record 2, not virt-sanlock-helper-record 1"
+        RecordError, match="it is virt-sanlock-helper-record 3, not virt-sanlock-helper-record 2"
     ):
-        decode(text + b"crc32 %d\n" % binascii.crc32(text))
+        decode(sealed(text))
+
+
+def test_a_record_of_version_1_is_read() -> None:
+    """It may have waited on the disk for a host that got this program meanwhile."""
+    text = record(lockspaces=(Lockspace("LS", 1, "/LS", 0, 10, 7),)).encode()
+    old = text.replace(b"record 2\n", b"record 1\n").replace(b"/LS 0 10 7\n", b"/LS 0 10\n")
+    (lockspace,) = decode(sealed(old)).lockspaces
+    assert (lockspace.path, lockspace.io_timeout, lockspace.generation) == ("/LS", 10, 0)
+    # Each version has its own words, and no others.
+    for version, words in ((b"1", b"/LS 0 10 7\n"), (b"2", b"/LS 0 10\n")):
+        mixed = text.replace(b"record 2\n", b"record %s\n" % version).replace(b"/LS 0 10 7\n", words)
+        with pytest.raises(RecordError, match="malformed"):
+            decode(sealed(mixed))
 
 
 # Directories

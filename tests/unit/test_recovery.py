@@ -295,6 +295,19 @@ def test_those_without_a_policy_are_told_in_one_line(host: Host) -> None:
     assert line.endswith("vm18, vm19, …")
 
 
+def test_each_reason_to_leave_some_has_its_line(host: Host) -> None:
+    for name, why in (("a", "as asked"), ("b", "as asked"), ("c", "for no lockspace was lost")):
+        host.add(name)
+        host.endings[name] = lambda why=why: Finding(Verdict.LEFT, why)  # type: ignore[misc]
+    assert host.recover()
+    left = [line for _, line in host.story.lines if "left as they are" in line]
+    assert left == [
+        "recover: 2 left as they are, as asked: a, b",
+        "recover: 1 left as they are, for no lockspace was lost: c",
+    ]
+    assert host.left() == set()
+
+
 def test_what_is_dropped_is_told(host: Host) -> None:
     host.add("vm1")
     host.endings["vm1"] = lambda: Finding(Verdict.DROPPED, "it runs on host_id 2")
