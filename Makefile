@@ -2,7 +2,7 @@
 #
 # make demo   all four actions on libvirt's embedded test driver, state shown before and after
 # make test   the whole suite, on a real sanlock, libvirtd and QEMU
-# make bench  one call, and storms of calls, beside libvirt's C helper
+# make bench  one call, and storms of calls, beside libvirt's C helper; storms and outages beside no recovery
 # make packaging  the suite of the package: RPM, systemd, SELinux
 # make rpm    the RPMs, in dist/;  make srpm: the source RPM
 # make install DESTDIR= PREFIX=/usr/local
@@ -74,6 +74,7 @@ man: $(VENV)/.done
 bench: $(VENV)/.done
 	@$(BIN)/python -m tests.bench.one_call
 	@$(BIN)/python -m tests.bench.storms
+	@$(BIN)/python -m tests.bench.recovery
 
 install:
 	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PYTHON='$(PYTHON)' packaging/install

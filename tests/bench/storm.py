@@ -179,4 +179,6 @@ def reap(pids: set[int], options: int) -> None:
 
 NULL = os.open(os.devnull, os.O_RDWR)
 FILES = [(os.POSIX_SPAWN_DUP2, NULL, descriptor) for descriptor in (0, 1, 2)]
-main()
+
+if __name__ == "__main__":
+    main()

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import time
 from pathlib import Path
-
-from sanlock_helper.record import Record, decode
 
 from .domains import Domain
 from .leases import LOCKSPACE, Lease
@@ -108,22 +105,6 @@ def records(stack: Stack) -> set[str]:
         path.name for folder in (RUN_RECORDS, STATE_RECORDS) for path in stack.path(folder).glob("[!.]*.*")
     ]
     return {name.partition(".")[0] for name in names}
-
-
-def record_of(stack: Stack, domain: Domain) -> Record:
-    """What the helper noted of a domain; wherever recovery has put it meanwhile."""
-
-    def found() -> bytes | None:
-        for path in (f"{RUN_RECORDS}/{domain.uuid}.{kind}" for kind in ("record", "taken")):
-            with contextlib.suppress(FileNotFoundError):
-                return stack.path(path).read_bytes()
-        with contextlib.suppress(FileNotFoundError):
-            return stack.path(f"{STATE_RECORDS}/{domain.uuid}.record").read_bytes()
-        return None
-
-    data = wait_for(found, 5, f"a record of {domain.name}")
-    assert data is not None
-    return decode(data)
 
 
 def read_version(stack: Stack, lease: Lease) -> int:

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from pathlib import Path
 
 import pytest
 
+from sanlock_helper.record import Record, decode
+from tests.bench.recovery import Host, storms
 from tests.schemas import validated
 
 from .conftest import StackFactory
+from .domains import Domain
 from .namespace import PYTHON
 from .recovery import (
     HELPER,
@@ -26,7 +30,6 @@ from .recovery import (
     make_safe,
     path_unit,
     read_version,
-    record_of,
     records,
     recover,
     recover_until,
@@ -90,6 +93,14 @@ def test_domains_return_with_the_storage(stack: Stack) -> None:
     least = time.monotonic() - start
     print(f"\nstorage's return to 3 VMs running: {took:.1f} io_timeout; a lockspace alone: {least:.1f}")
     assert took < least + 6
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+def test_as_soon_safe_as_without_recovery(stack: Stack, action: str) -> None:
+    """tests/bench/recovery.py does the same with more of them, and with outages."""
+    times = storms(Host(stack, 6), action, 3)
+    print(f"\n{times}")
+    assert times.within(), times
 
 
 def test_leases_that_others_held(stack: Stack) -> None:
@@ -283,6 +294,22 @@ def test_a_loss_that_no_renewal_shows(stacks: StackFactory) -> None:
     wait_for_line(stack, f"recover off {off.uuid}: done after")
     assert [domain.state().name for domain in (held, off)] == ["running", "running"]
     assert (held.qemu_pid() == pids[0], off.qemu_pid() == pids[1]) == (True, False)
+
+
+def record_of(stack: Stack, domain: Domain) -> Record:
+    """What the helper noted of a domain; wherever recovery has put it meanwhile."""
+
+    def found() -> bytes | None:
+        for path in (f"{RUN_RECORDS}/{domain.uuid}.{kind}" for kind in ("record", "taken")):
+            with contextlib.suppress(FileNotFoundError):
+                return stack.path(path).read_bytes()
+        with contextlib.suppress(FileNotFoundError):
+            return stack.path(f"{STATE_RECORDS}/{domain.uuid}.record").read_bytes()
+        return None
+
+    data = wait_for(found, 5, f"a record of {domain.name}")
+    assert data is not None
+    return decode(data)
 
 
 def test_restart_by_hand_beside_a_recovery_starts_once(stack: Stack) -> None:
