@@ -89,6 +89,8 @@ class Sanlock:
         """
         if not lockspace.generation:
             return False
+        # Of this process, and so of the command that asks.
+        leases.join_sanlock_group()
         try:
             found = self._status().lockspace(lockspace.name)
         except HelperError:

@@ -134,3 +134,30 @@ def test_half_an_update_still_makes_the_vm_safe(host: Machine) -> None:
     )
     assert told.endswith(f"/proc/1/root{STOCK} takes over, to poweroff")
     bring_it_back(host, data)
+
+
+def test_recovery_brings_it_back_by_itself(host: Machine) -> None:
+    # systemd-nspawn covers the kernel's id of this boot for all but services with ProtectKernelTunables.
+    host.run("umount", "/proc/sys/kernel/random/boot_id")
+    host.run("virt-sanlock-helper", "policy", "guest", "--recover")
+    host.run("virsh", "start", "guest")
+    data = lose_the_storage(host)
+    wait_for(lambda: "recover: waiting for lockspace" in host.journal(), 30, "recovery to wait")
+    with host.path(f"{LEASES}/{LOCKSPACE}").open("r+b") as file:
+        file.write(data)
+    wait_for(lambda: f"recover guest {UUID}: done after" in host.journal(), 60, "recovery to be done")
+    assert "running" in host.run("virsh", "domstate", "guest").stdout
+    assert len(host.lockspaces()) == 1
+    # What the service may ask sanlock in its sandbox is enough to tell a loss from an administrator.
+    age = (
+        "import sanlock, time; "
+        f"print(time.monotonic() - sanlock.get_hosts(b'{LOCKSPACE}', 1)[0]['timestamp'] < 4.2)"
+    )
+    wait_for(lambda: host.run("/usr/bin/python3", "-c", age, check=False).stdout == "True\n", 30, "a renewal")
+    host.run("virt-sanlock-helper", "run", "poweroff", "guest", "--yes")
+    left = "left as they are, for no lockspace was lost"
+    try:
+        wait_for(lambda: left in host.journal(), 20, "recovery to leave it")
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{host.journal()}") from error
+    assert "shut off" in host.run("virsh", "domstate", "guest").stdout
