@@ -16,6 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# What systemd-nspawn ends with, under --keep-unit, when its container reboots.
+REBOOT = 133
+
 MACHINE = "/run/machine"
 ROOT = Path(MACHINE, "root")
 
@@ -74,12 +77,9 @@ def make_root() -> None:
     (ROOT / "etc/rpm/macros").write_text("%_dbpath /var/lib/rpm\n")
 
 
-def main() -> None:
-    """Boot, and stay until standard input or the container ends."""
-    for folder in sys.argv[1:]:
-        Path(folder, "cgroup.procs").write_text("0")
-    make_root()
-    nspawn = subprocess.Popen(
+def boot() -> subprocess.Popen[bytes]:
+    """Boot systemd in the overlay."""
+    return subprocess.Popen(
         [
             "systemd-nspawn",
             # No machined, no D-Bus, no scope: we are in a cgroup of our own already.
@@ -96,13 +96,25 @@ def main() -> None:
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
     )
-    print(nspawn.pid, flush=True)
+
+
+def main() -> None:
+    """Boot, and stay until standard input or the container ends; a container that reboots is booted again."""
+    for folder in sys.argv[1:]:
+        Path(folder, "cgroup.procs").write_text("0")
+    make_root()
     # PID 1 reaps orphans, and hears of nspawn's end by the same signal.
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    while nspawn.poll() is None:
+    nspawn = boot()
+    print(nspawn.pid, flush=True)
+    while True:
+        if nspawn.poll() == REBOOT:
+            nspawn = boot()
+        elif nspawn.returncode is not None:
+            return
         readable, _, _ = select.select([0, wake], [], [])
         if 0 in readable and not os.read(0, 1):
             return  # the kernel kills what is left in the namespace

@@ -101,6 +101,15 @@ class Machine:
         self.init_pid = wait_for(self._find_init, BOOT_TIMEOUT, "PID 1 of the container")
         wait_for(self._is_up, BOOT_TIMEOUT, "the end of the boot")
 
+    def reboot(self) -> None:
+        """Boot again: /run is new, the disks are not; processes and pids inside are others."""
+        before = self.init_pid
+        self.run("systemctl", "--no-block", "reboot", check=False)
+        self.init_pid = wait_for(
+            lambda: self._find_init() not in (0, before) and self._find_init(), BOOT_TIMEOUT, "a new PID 1"
+        )
+        wait_for(self._is_up, BOOT_TIMEOUT, "the end of the boot")
+
     def _find_init(self) -> int:
         assert self._unshare is not None
         for boot in children(self._unshare.pid):
