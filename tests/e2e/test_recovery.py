@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .conftest import StackFactory
 from .domains import Domain
 from .namespace import PYTHON
 from .recovery import (
+    COMMAND,
     HELPER,
     POLICY,
     RUN_RECORDS,
@@ -41,6 +43,7 @@ from .recovery import (
     wait_for_state,
 )
 from .stack import Stack
+from .terminal import Terminal
 from .waiting import wait_for
 
 SAMPLER = Path(__file__).with_name("sampler.py")
@@ -519,6 +522,38 @@ def test_daemons_restarted_while_recovery_waits(stack: Stack) -> None:
     wait_for_state(off, "running")
     assert len(off.leases()) == 1
     assert waiting.wait(10) == 0
+
+
+def test_a_terminal_shows_what_is_waited_for(stack: Stack) -> None:
+    off = stack.domain("off", "poweroff", metadata=POLICY)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    stack.start_all([off, held])
+    for domain in (off, held):
+        make_safe(stack, domain)
+    leave_lockspace(stack)
+    stack.storage.fail()
+    terminal = Terminal(stack, str(COMMAND), "recover", "--wait")
+    wanted = re.compile(
+        r"lockspace __LIBVIRT__DISKS__: waited for (\d+) s, (?:joining now|next try in [01] s), "
+        r"then 2 to bring back \(held, off\): join lockspace __LIBVIRT__DISKS__: .+"
+    )
+
+    def waited() -> int:
+        # One line, kept up to date at the lower end: what was said before it stays above.
+        found = [line for line in terminal.lines() if line.startswith("lockspace ")]
+        assert len(found) <= 1, found
+        match = wanted.fullmatch(found[0]) if found else None
+        return int(match[1]) if match and terminal.lines()[-1] == found[0] else 0
+
+    for seconds in (2, 4):
+        wait_for(lambda seconds=seconds: waited() >= seconds, 10, f"{seconds} s to be shown")  # type: ignore[misc]
+    assert "virt-sanlock-helper: recover: waiting for lockspace" in terminal.lines()[0]
+    stack.storage.restore()
+    assert terminal.process.wait(25) == 0
+    done = [line for line in terminal.lines() if ": done after " in line]
+    assert sorted(line.split()[2] for line in done) == ["held", "off"]
+    assert [line for line in terminal.lines() if not line.startswith("virt-sanlock-helper: recover")] == []
+    terminal.close()
 
 
 def test_policy_by_name_and_uuid(stack: Stack) -> None:
