@@ -68,6 +68,16 @@ def test_a_sanlock_that_does_not_answer_says_nothing() -> None:
     assert not Sanlock(status=silent).kept(NOTED)
 
 
+def test_sanlock_is_asked_with_the_group_of_its_socket(mocker: MockerFixture) -> None:
+    group = mocker.patch.object(leases, "join_sanlock_group")
+
+    def status() -> Any:
+        group.assert_called_once_with()
+        return parse_status(STATUS)
+
+    assert Sanlock(status=status).kept(NOTED)
+
+
 @pytest.mark.parametrize(("age", "generation"), [(0, 9), (59, 9), (61, 0), (80, 0)])
 def test_the_generation_is_noted_of_a_healthy_lockspace_only(
     mocker: MockerFixture, age: float, generation: int
