@@ -39,7 +39,7 @@ def sanlock_place(lease: Any, generation: int = 0) -> Any:
     from sanlock_helper.leases import Lockspace
 
     folder = lease.path.rpartition("/")[0]
-    return Lockspace(lease.lockspace, 1, f"{folder}/{lease.lockspace}", 0, 1, generation)
+    return Lockspace(lease.lockspace, 1, f"{folder}/{lease.lockspace}", 0, 2, generation)
 
 
 def main() -> None:

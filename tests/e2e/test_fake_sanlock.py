@@ -10,17 +10,19 @@ from typing import Any
 from sanlock_helper.leases import Lease
 
 from ..unit.recovery_world import FakeSanlock, World
+from .conftest import StackFactory
 from .namespace import PYTHON
 from .recovery import TOP, leave_lockspace
 from .sanlock_steps import answers
-from .stack import Stack
 from .waiting import wait_for
 
 STEPS = Path(__file__).with_name("sanlock_steps.py")
 ALL = ["lockspaces", "version", "holders", "is_registered", "held_by", "kept"]
 
 
-def test_the_fake_answers_as_the_real_one(stack: Stack) -> None:
+def test_the_fake_answers_as_the_real_one(stacks: StackFactory) -> None:
+    # With 1 s one late renewal makes a lockspace failing.
+    stack = stacks(io_timeout=2)
     domain = stack.domain("vm1").start()
     pid = domain.qemu_pid()
     (lease,) = domain.leases()
@@ -49,7 +51,7 @@ def test_the_fake_answers_as_the_real_one(stack: Stack) -> None:
     other.join()
     other.take(lease)
     world.other_takes()
-    wait_for(lambda: real("holders")["holders"] == {"2": "live"}, 10, "host 2 to be seen alive")
+    wait_for(lambda: real("holders")["holders"] == {"2": "live"}, 20, "host 2 to be seen alive")
     assert real(*ALL) == fake(*ALL)
     other.give_back()
     world.other_gives_back()
