@@ -28,10 +28,10 @@ IN_FLIGHT = 25
 # when the five for high priority are busy.  Five ordinary ones are left for a pause that comes later.
 OTHERS_IN_FLIGHT = 20
 
-# While pauses are under way: the end of a QEMU process is work for the host as well, and a pause, which takes
-# some hundredths of a second, would wait for it.  One that takes longer holds up nobody any more.
-OTHERS_BESIDE_PAUSES = 5
-PAUSE_SECONDS = 0.5
+# While new pauses keep coming: the end of a QEMU process is work for the host as well, and the processes that
+# bring further pauses would wait for it.  A pause that hangs or is tried again holds up nobody.
+OTHERS_BESIDE_PAUSES = 1
+PAUSE_SECONDS = 0.1
 
 # A destroy may well take seconds on a loaded host; a libvirtd that is silent for longer is asked anew.
 PATIENCE = 10.0
@@ -79,6 +79,8 @@ class Agent:
         self._timer_count = 0
         self._cases = Cases(self._progress)
         self._in_flight: set[Running] = set()
+        # When a pause was tried first, the last time.
+        self._paused_at = float("-inf")
         self._spool: Spool | None = None
         # Files of the spool that were seen, and when the spool was looked at last.
         self._known: set[str] = set()
@@ -205,11 +207,9 @@ class Agent:
 
     def _has_enough_others(self) -> bool:
         """Whether no further poweroff or restart should start now."""
-        pauses = [running for running in self._in_flight if running.case.request.action == "pause"]
-        others = len(self._in_flight) - len(pauses)
-        young = self._clock() - PAUSE_SECONDS
-        beside = any(running.start > young for running in pauses)
-        return others >= (OTHERS_BESIDE_PAUSES if beside else OTHERS_IN_FLIGHT)
+        others = sum(running.case.request.action != "pause" for running in self._in_flight)
+        pauses_come = self._clock() - self._paused_at < PAUSE_SECONDS
+        return others >= (OTHERS_BESIDE_PAUSES if pauses_come else OTHERS_IN_FLIGHT)
 
     def _at(self, when: float, call: Callable[[], None]) -> None:
         self._timer_count += 1
@@ -224,8 +224,10 @@ class Agent:
             self._fail(case, "the time was up before it could be served")
             return
         case.tries += 1
-        case.running = running = Running(case, self._clock())
+        case.running = running = Running(case)
         self._in_flight.add(running)
+        if case.request.action == "pause" and case.tries == 1:
+            self._paused_at = self._clock()
         self._at(self._clock() + self._patience(case), lambda: self._give_up(running))
         self._start_thread(self._run, (running,))
 

@@ -46,13 +46,12 @@ class Case:
 
 
 class Running:
-    """One try under way, since START on the requests' clock."""
+    """One try under way."""
 
-    __slots__ = ("case", "connection", "given_up", "start")
+    __slots__ = ("case", "connection", "given_up")
 
-    def __init__(self, case: Case, start: float) -> None:
+    def __init__(self, case: Case) -> None:
         self.case = case
-        self.start = start
         self.connection: Connection | None = None
         self.given_up = False
 
