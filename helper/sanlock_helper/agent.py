@@ -25,8 +25,8 @@ from .workers import Workers
 IN_FLIGHT = 25
 
 # Of these, poweroffs and restarts: a destroy keeps its worker for 0.2 s or more, and takes an ordinary one
-# when the five for high priority are busy.  Five ordinary ones are left for a pause that comes later.
-OTHERS_IN_FLIGHT = 20
+# when the five for high priority are busy.  Two are left for a pause that comes later.
+OTHERS_IN_FLIGHT = 23
 
 # While new pauses keep coming: the end of a QEMU process is work for the host as well, and the processes that
 # bring further pauses would wait for it.  A pause that hangs or is tried again holds up nobody.

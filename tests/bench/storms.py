@@ -107,14 +107,14 @@ def main() -> int:
     with Stack() as stack:
         helpers = [OURS, stack.stock_helper]
         stack.use_stock_helper(record=False)
-        ours, theirs = on_test_driver(stack, 300, 5, helpers)
+        ours, theirs = on_test_driver(stack, 300, 7, helpers)
         good &= row("300 poweroffs, test driver: all off", ours.off, theirs.off, 0.75)
         good &= row("    CPU of helpers and libvirtd", ours.cpu, theirs.cpu, 0.75)
         print(f"    most processes at one time: {ours.processes:.0f}, C helper {theirs.processes:.0f}")
         print(f"    most connections at one time: {ours.connections:.0f}, C helper {theirs.connections:.0f}")
         grown = {n: on_test_driver(stack, n, 3, [OURS])[0] for n in (30, 100, 300, 1000)}
         for mixed in (False, True):
-            ours, theirs = on_qemu(stack, 40, 3, helpers, mixed)
+            ours, theirs = on_qemu(stack, 40, 7, helpers, mixed)
             if not mixed:
                 good &= row("40 QEMU VMs, poweroff: all dead", ours.off, theirs.off, 1.0)
             else:
@@ -122,7 +122,7 @@ def main() -> int:
                 row("    the other half dead", ours.off, theirs.off, None)
         stack.write_auth_conf(AUTH_CONF)
         stack.enable_sasl("sanlock", "open sesame")
-        ours, theirs = on_test_driver(stack, 300, 5, helpers)
+        ours, theirs = on_test_driver(stack, 300, 7, helpers)
         good &= row("300 poweroffs, test driver, SASL SCRAM-SHA-256: all off", ours.off, theirs.off, 0.40)
         good &= row("    CPU of helpers and libvirtd", ours.cpu, theirs.cpu, 0.40)
     print(f"\n{'how it grows: requests':30}{'ms per request':>16}{'CPU ms per request':>22}")
