@@ -72,9 +72,9 @@ man: $(VENV)/.done
 	done
 
 bench: $(VENV)/.done
-	@$(BIN)/python -m tests.bench.one_call
-	@$(BIN)/python -m tests.bench.storms
-	@$(BIN)/python -m tests.bench.recovery
+	@failed=0; for part in one_call storms recovery; do \
+		$(BIN)/python -m tests.bench.$$part || failed=1; \
+	done; exit $$failed
 
 install:
 	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PYTHON='$(PYTHON)' packaging/install
