@@ -263,6 +263,10 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["auth", "test", "nonsense"], 1, "a URI is for example qemu:///system"),
     (["policy", "test", "--recover", "--no-recover"], 2, "not allowed with argument --recover"),
     (["recover", "--wait", "--list"], 2, "not allowed with argument --wait"),
+    (["recover", "--json"], 2, "--json: it belongs to --list"),
+    (["recover", "--yes", "--wait"], 2, "--yes: it belongs to --resume-anyway"),
+    (["recover", "--forget", ""], 1, "domain '': there is no record of it"),
+    (["policy", "-c", "", "test"], 2, "is no URI"),
 ]
 
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 
 from .. import policy
-from ..connection import connect
 from ..domains import find_domain
 from ..terminal import print_json
+from .connecting import add_connect, connect_within
 
 SUMMARY = "show or set whether a virtual machine is brought back"
 
@@ -24,9 +24,7 @@ SUMMARY = "show or set whether a virtual machine is brought back"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to PARSER."""
     parser.add_argument("domain", metavar="DOMAIN", help="its name, UUID or id")
-    parser.add_argument(
-        "-c", "--connect", metavar="URI", default="qemu:///system", help="default: %(default)s"
-    )
+    add_connect(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--recover", dest="recover", action="store_true", default=None, help="bring it back")
@@ -35,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it; returns the exit status.  Raises HelperError."""
-    domain = find_domain(connect(arguments.connect), arguments.domain)
+    domain = find_domain(connect_within(arguments.connect), arguments.domain)
     if arguments.recover is not None:
         policy.set_policy(domain, arguments.recover)
     found = policy.settings(domain)

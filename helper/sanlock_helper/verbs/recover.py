@@ -18,7 +18,7 @@ from ..book import Book
 from ..comeback import Comeback, Verdict
 from ..connection import connect
 from ..domains import find_domain
-from ..errors import FinalError, HelperError
+from ..errors import FinalError, HelperError, UsageError
 from ..instance import only_instance
 from ..journal import Journal
 from ..lockspaces import JOINED, Sanlock
@@ -52,15 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it; returns the exit status.  Raises HelperError."""
+    _check(arguments)
     screen = Screen(sys.stderr.isatty())
     journal = Journal(to_terminal=screen.tell)
     book = Book(journal)
     try:
         if arguments.list:
             return _list(book, arguments.json)
-        if arguments.forget:
+        if arguments.forget is not None:
             return _forget(book, journal, arguments.forget)
-        if arguments.resume_anyway:
+        if arguments.resume_anyway is not None:
             return _resume_anyway(book, journal, arguments.resume_anyway, arguments.yes)
         try:
             return _recover(book, journal, screen, arguments.wait)
@@ -76,6 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise FinalError("recover", str(error)) from error
     finally:
         journal.flush()
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse options that would be ignored: who gives one expects something else than what would be done."""
+    if arguments.json and not arguments.list:
+        raise UsageError("--json", "it belongs to --list", "see recover --help")
+    if arguments.yes and arguments.resume_anyway is None:
+        raise UsageError("--yes", "it belongs to --resume-anyway DOMAIN", "see recover --help")
 
 
 def _recover(book: Book, journal: Journal, screen: Screen, wait: bool) -> int:
