@@ -34,12 +34,13 @@ class Book:
     def look(self) -> dict[str, Record]:
         """The records by UUID, the newest of each domain, read only."""
         found: dict[str, Record] = {}
-        for records in (self._kept, self._taken, self._new):
+        # In the order in which recovery moves them: none is missed on its way.
+        for records in (self._new, self._taken, self._kept):
             for uuid in self._uuids(records):
                 with contextlib.suppress(RecordError):
                     record = records.read(uuid)
                     if record is not None:
-                        found[uuid] = record
+                        found.setdefault(uuid, record)
         return found
 
     def gather(self) -> dict[str, Record]:
