@@ -15,9 +15,7 @@ from collections.abc import Iterator
 
 from .journal import Journal
 from .record import Record, RecordError
-from .records import RUN_DIR, STATE_DIR, Records
-
-_TAKEN = ".taken"
+from .records import RUN_DIR, STATE_DIR, TAKEN, Records
 
 
 class Book:
@@ -27,7 +25,7 @@ class Book:
         self._journal = journal
         self._lock_path = f"{run_dir}.lock"
         self._new = Records(run_dir)
-        self._taken = Records(run_dir, _TAKEN)
+        self._taken = Records(run_dir, TAKEN)
         self._kept = Records(state_dir)
         self._told: set[str] = set()
 

@@ -11,10 +11,7 @@ import os
 from dataclasses import dataclass
 
 from .record import Record, RecordError
-from .records import RUN_DIR, SET_ASIDE, STATE_DIR, SUFFIX, Records
-
-# book.py's name for a record on tmpfs that recovery has taken.
-TAKEN = ".taken"
+from .records import RUN_DIR, SET_ASIDE, STATE_DIR, TAKEN, Records
 
 
 @dataclass(frozen=True)
@@ -34,23 +31,25 @@ def look(run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> KeptRecords:
     """All records.  Raises nothing: a directory that is not there has none."""
     found: dict[tuple[str, float], Record] = {}
     problems: list[str] = []
-    for path, suffix in ((state_dir, SUFFIX), (run_dir, TAKEN), (run_dir, SUFFIX)):
-        for record in _read_all(Records(path, suffix), problems):
-            # A copy on disk and the one on tmpfs that it was made from are one.
-            found[record.uuid, record.time] = record
+    # In the order in which recovery moves them: none is missed on its way.
+    looks = [_read_all(place) for place in (Records(run_dir), Records(run_dir, TAKEN), Records(state_dir))]
+    for records, why in reversed(looks):
+        # A copy on disk and the one on tmpfs that it was made from are one.
+        found.update({(record.uuid, record.time): record for record in records})
+        problems += why
     for path in (state_dir, run_dir):
         problems += _set_aside(f"{path}/{SET_ASIDE}")
     # One directory is looked at under two names.
     return KeptRecords(sorted(found.values(), key=lambda record: record.time), list(dict.fromkeys(problems)))
 
 
-def _read_all(records: Records, problems: list[str]) -> list[Record]:
+def _read_all(records: Records) -> tuple[list[Record], list[str]]:
+    """The RECORDS, and what could not be read."""
     try:
         uuids = records.uuids()
     except OSError as error:
-        problems.append(f"read the records in {records.path}: {_why(error)}")
-        return []
-    found = []
+        return [], [f"read the records in {records.path}: {_why(error)}"]
+    found, problems = [], []
     for uuid in uuids:
         try:
             record = records.read(uuid)
@@ -63,7 +62,7 @@ def _read_all(records: Records, problems: list[str]) -> list[Record]:
         # Recovery may have moved it since it was listed.
         if record is not None:
             found.append(record)
-    return found
+    return found, problems
 
 
 def _set_aside(folder: str) -> list[str]:

@@ -17,6 +17,8 @@ STATE_DIR = "/var/lib/virt-sanlock-helper"
 INSTANCE_LOCK = "/run/virt-sanlock-helper/recover.lock"
 
 SUFFIX = ".record"
+# One on tmpfs that recovery has taken from the helper.
+TAKEN = ".taken"
 SET_ASIDE = "set-aside"
 
 # The XML of a domain is at most 4 MiB (libvirt src/remote/remote_protocol.x), more when escaped.

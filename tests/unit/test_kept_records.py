@@ -169,3 +169,24 @@ def test_told_without_a_journal(places: tuple[Records, Records], monkeypatch: py
     # Another host's journal has nothing to do with the records here.
     (Path(run.path) / "journal").write_text("")
     assert told.gather(500.0, f"{run.path}/journal") == told.Told([], {}, [], None)
+
+
+def test_a_record_that_recovery_moves_meanwhile_is_not_missed(
+    places: tuple[Records, Records], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, state = places
+    list_uuids = Records.uuids
+
+    def list_then_move(place: Records) -> list[str]:
+        uuids = list_uuids(place)
+        if os.path.exists(run.file(UUID)):
+            os.makedirs(state.path, exist_ok=True)
+            os.rename(run.file(UUID), state.file(UUID))
+        return uuids
+
+    monkeypatch.setattr(Records, "uuids", list_then_move)
+    run.write(record())
+    assert [found.uuid for found in look(places).records] == [UUID]
+    state.remove(UUID)
+    run.write(record())
+    assert list(Book(Journal(), run.path, state.path).look()) == [UUID]
