@@ -2,8 +2,13 @@
 """Make a virtual machine safe when sanlock has lost its lease.
 
 sanlock runs the killpath executable once per process that lost its leases; this package is what that
-executable does.  Importing the package, and all that is needed to parse the arguments, imports C modules of
-the standard library only: hundreds of these processes may start in the same second.
+executable does.  Most of hundreds of such processes only hand their request over and end: for that nothing is
+imported but C modules of the standard library, this package, killpath, invocation and spool.  These quote
+what ``from __future__ import annotations`` would defer, since that is one more file to load, and load what
+only some of the processes need where it is needed.
 """
+
+# What the program is called in syslog.
+IDENTIFIER = "virt-sanlock-helper"
 
 __version__ = "0.1.0"

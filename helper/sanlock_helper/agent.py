@@ -18,7 +18,8 @@ from .connections import Connections
 from .errors import FinalError, GivenUpError, HelperError, PassingError
 from .journal import Journal
 from .notes import Notes
-from .requests import DONE, TELLING, Receipt, Request, Spool, SpoolError
+from .requests import Receipt, Request, Requests
+from .spool import DONE, TELLING, SpoolError
 from .workers import Workers
 
 # Tries at a time: libvirtd has 20 ordinary workers and 5 for high-priority calls (libvirtd.conf).
@@ -81,12 +82,13 @@ class Agent:
         self._in_flight: set[Running] = set()
         # When a pause was tried first, the last time.
         self._paused_at = float("-inf")
-        self._spool: Spool | None = None
+        self._requests: Requests | None = None
         # Files of the spool that were seen, and when the spool was looked at last.
         self._known: set[str] = set()
         self._looked_at = float("-inf")
         # When each domain's last action was over, and how.
         self._ended: dict[tuple[str, str, str], tuple[float, bool]] = {}
+        self._ended_at = 0.0
         self._reached: dict[str, bool] = {}
 
     def serve(self, request: Request) -> bool:
@@ -97,13 +99,13 @@ class Agent:
             self._step()
         return case.reached
 
-    def work(self, spool: Spool) -> None:
-        """Serve what is in SPOOL, and what comes into it meanwhile, until nothing is left.
+    def work(self, requests: Requests) -> None:
+        """Serve REQUESTS, and what comes into their spool meanwhile, until nothing is left.
 
         The caller holds the spool's lock.
         """
-        self._spool = spool
-        spool.sweep(self._clock())
+        self._requests = requests
+        requests.sweep(self._clock())
         while self._fetch() or self._lingers():
             self._step(POLL_SECONDS)
         self._journal.flush()
@@ -121,38 +123,36 @@ class Agent:
     def _fetch(self) -> bool:
         """Take what is new in the spool; True while there is something to do."""
         now = self._clock()
-        if self._spool is not None and now - self._looked_at >= POLL_SECONDS:
+        if self._requests is not None and now - self._looked_at >= POLL_SECONDS:
             self._looked_at = now
-            for name in self._spool.names():
-                if name not in self._known:
-                    self._known.add(name)
-                    self._read(self._spool, name)
+            for name in self._requests.names(self._known):
+                self._known.add(name)
+                self._read(self._requests, name)
         return bool(self._cases.open)
 
     def _lingers(self) -> bool:
-        last = max((when for when, _ in self._ended.values()), default=0.0)
-        return len(self._ended) > 1 and self._clock() - last < LINGER_SECONDS
+        return len(self._ended) > 1 and self._clock() - self._ended_at < LINGER_SECONDS
 
-    def _read(self, spool: Spool, name: str) -> None:
+    def _read(self, requests: Requests, name: str) -> None:
         try:
-            request = spool.read(name)
+            request = requests.read(name)
         except SpoolError as error:
             self._journal.warning(f"{error}; it is removed")
-            spool.remove(name)
+            requests.remove(name)
             return
         if request is None:
             return
         if name.endswith((DONE, TELLING)):
-            self._tell_for_another(spool, name, request)
+            self._tell_for_another(requests, name, request)
         else:
             self._take(request)
 
-    def _tell_for_another(self, spool: Spool, name: str, request: Request) -> None:
+    def _tell_for_another(self, requests: Requests, name: str, request: Request) -> None:
         """Tell the outcome of a request whose agent died before it could."""
         level, line = request.outcome or ("error", f"{request}: served, but its outcome was not noted")
         if name.endswith(TELLING):
             line = f"{line} (told again: who told it first died over it)"
-        self._journal.tell(level, line, Receipt(spool, name))
+        self._journal.tell(level, line, Receipt(requests, name))
 
     def _take(self, request: Request) -> None:
         ended = self._ended.get((request.uri, request.uuid, request.action))
@@ -168,22 +168,22 @@ class Agent:
         """Note the outcome of REQUEST where it came from, then tell it."""
         self._reached[request.name] = reached
         receipt = None
-        if self._spool is not None:
-            done = self._spool.finish(request.name, level, line)
+        if self._requests is not None:
+            done = self._requests.finish(request.name, level, line)
             self._known.update((done, done[: -len(DONE)] + TELLING))
             if not tell:
-                self._spool.remove(done)
-            receipt = Receipt(self._spool, done)
+                self._requests.remove(done)
+            receipt = Receipt(self._requests, done)
         if tell:
             self._journal.tell(level, line, receipt)
 
     def _progress(self, request: Request) -> Progress:
-        spool, name = self._spool, request.name
-        if spool is None:
+        requests, name = self._requests, request.name
+        if requests is None:
             return Progress(request.run)
         # Should this agent die, the next one has to know the run: a restart must not be done twice, and a
         # transient domain that is gone by then was there.
-        return Progress(request.run, lambda run: spool.note_run(name, run))
+        return Progress(request.run, lambda run: requests.note_run(name, run))
 
     # The loop
 
@@ -325,7 +325,8 @@ class Agent:
     def _end(self, case: Case, reached: bool, level: str, text: str) -> None:
         case.reached = reached
         self._cases.close(case)
-        self._ended[(*case.domain, case.request.action)] = (self._clock(), reached)
+        self._ended_at = self._clock()
+        self._ended[(*case.domain, case.request.action)] = (self._ended_at, reached)
         first, *others = case.requests
         line = f"{case}: {text}" + (f" ({len(case.requests)} requests)" if others else "")
         for request in others:

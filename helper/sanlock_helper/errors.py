@@ -18,8 +18,11 @@ class HelperError(Exception):
         return f"{text} ({self.hint})" if self.hint else text
 
 
-class UsageError(HelperError):
-    """An argument is not what sanlock or a person may pass."""
+class UsageError(HelperError, ValueError):
+    """An argument is not what sanlock or a person may pass.
+
+    A ValueError, so that who catches it need not load this module before: see killpath.py.
+    """
 
 
 class PassingError(HelperError):

@@ -6,18 +6,22 @@ libvirt's lock driver registers ``libvirt_sanlock_helper URI UUID ACTION`` for e
 SANLK_KILLPATH_PID (sanlock ``src/helper.c``).
 """
 
-from __future__ import annotations
-
 import sys
-
-from .errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .errors import UsageError
+
 ACTIONS = ("poweroff", "restart", "pause", "ignore")
 PROGRAM = "libvirt_sanlock_helper"
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+# What a shell gives for a program that SIGINT ended.
+EXIT_INTERRUPTED = 130
 
 USAGE = f"""\
 usage: {PROGRAM} [--budget SECONDS] URI UUID ACTION [PID]
@@ -60,7 +64,7 @@ class Invocation:
     __slots__ = ("action", "budget", "pid", "uri", "uuid")
 
     def __init__(
-        self, uri: str, uuid: str, action: str, pid: int | None = None, budget: float | None = None
+        self, uri: str, uuid: str, action: str, pid: "int | None" = None, budget: "float | None" = None
     ) -> None:
         self.uri = uri
         self.uuid = uuid
@@ -69,14 +73,14 @@ class Invocation:
         self.budget = budget
 
     @classmethod
-    def parse(cls, arguments: Sequence[str]) -> Invocation:
+    def parse(cls, arguments: "Sequence[str]") -> "Invocation":
         """Read the arguments behind the program's name.
 
         Raises UsageError, which names the argument, for anything that is not in the contract.
         """
         words, budget = _split_budget(arguments)
         if len(words) not in (3, 4):
-            raise UsageError(
+            raise _refusal(
                 "arguments", f"expected URI UUID ACTION [PID], got {len(words)} words", "see --help"
             )
         return cls(
@@ -88,7 +92,13 @@ class Invocation:
         )
 
 
-def _split_budget(arguments: Sequence[str]) -> tuple[list[str], float | None]:
+def _refusal(what: str, why: str, hint: str = "") -> "UsageError":
+    from .errors import UsageError
+
+    return UsageError(what, why, hint)
+
+
+def _split_budget(arguments: "Sequence[str]") -> "tuple[list[str], float | None]":
     words = list(arguments)
     budget = None
     while words and words[0].startswith("-"):
@@ -97,10 +107,10 @@ def _split_budget(arguments: Sequence[str]) -> tuple[list[str], float | None]:
             break
         name, equals, value = option.partition("=")
         if name != "--budget":
-            raise UsageError("option", f"unknown option {option!r}", "see --help")
+            raise _refusal("option", f"unknown option {option!r}", "see --help")
         if not equals:
             if not words:
-                raise UsageError("--budget", "needs a number of seconds")
+                raise _refusal("--budget", "needs a number of seconds")
             value = words.pop(0)
         budget = _seconds(value)
     return words, budget
@@ -112,7 +122,7 @@ def _seconds(value: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds <= _BUDGET_MAX:  # also false for nan
-        raise UsageError("--budget", f"{value!r} is not a number of seconds above 0")
+        raise _refusal("--budget", f"{value!r} is not a number of seconds above 0")
     return seconds
 
 
@@ -122,18 +132,18 @@ def _plain(what: str, value: str) -> str:
         # The interpreter decoded argv with the locale's codec; libvirt's strings are UTF-8.
         value = value.encode(sys.getfilesystemencoding(), "surrogateescape").decode("utf-8")
     except UnicodeError:
-        raise UsageError(what, f"{value!r} is not UTF-8") from None
+        raise _refusal(what, f"{value!r} is not UTF-8") from None
     if not value:
-        raise UsageError(what, "is empty")
+        raise _refusal(what, "is empty")
     if not value.isprintable():
-        raise UsageError(what, f"{value!r} holds control characters")
+        raise _refusal(what, f"{value!r} holds control characters")
     return value
 
 
 def _uri(value: str) -> str:
     uri = _plain("URI", value)
     if uri.isspace():
-        raise UsageError("URI", "is empty", "for example qemu:///system")
+        raise _refusal("URI", "is empty", "for example qemu:///system")
     return uri
 
 
@@ -143,7 +153,7 @@ def _uuid(value: str) -> str:
     canonical = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
     well_formed = len(digits) == 32 and not digits.strip("0123456789abcdef")
     if not well_formed or text.lower() not in (digits, canonical):
-        raise UsageError(
+        raise _refusal(
             "UUID", f"{text!r} is malformed", "32 hexadecimal digits, 8-4-4-4-12, see virsh domuuid DOMAIN"
         )
     return canonical
@@ -152,12 +162,12 @@ def _uuid(value: str) -> str:
 def _action(value: str) -> str:
     action = _plain("ACTION", value)
     if action not in ACTIONS:
-        raise UsageError("ACTION", f"{action!r} is unknown", f"one of {', '.join(ACTIONS)}")
+        raise _refusal("ACTION", f"{action!r} is unknown", f"one of {', '.join(ACTIONS)}")
     return action
 
 
 def _pid(value: str) -> int:
     text = _plain("PID", value)
     if not (text.isascii() and text.isdigit() and len(text) <= 7 and 0 < int(text) <= _PID_MAX):
-        raise UsageError("PID", f"{text!r} is not a process id")
+        raise _refusal("PID", f"{text!r} is not a process id")
     return int(text)

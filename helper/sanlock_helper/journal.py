@@ -10,6 +10,8 @@ from __future__ import annotations
 import _thread
 import posix
 
+from . import IDENTIFIER
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _queue import SimpleQueue
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
         def told(self) -> None:
             """Called right after."""
 
-
-IDENTIFIER = "virt-sanlock-helper"
 
 # How long the end of the program waits for a syslog that does not take its lines.
 FLUSH_SECONDS = 1.0

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from . import IDENTIFIER
 from .errors import FinalError, UsageError
-from .journal import IDENTIFIER
 
 SANLOCK = "sanlock"
 

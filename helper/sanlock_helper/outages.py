@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from . import IDENTIFIER
 from .invocation import ACTIONS
-from .journal import IDENTIFIER
 from .journal_entries import SANLOCK, Entry
 from .record import Record
 

@@ -24,8 +24,8 @@ import libvirt
 HELPER, PACKAGES = sys.argv[1:3]
 sys.path.insert(0, PACKAGES)
 
-from sanlock_helper.grace import Deadline  # noqa: E402
-from sanlock_helper.requests import RUNTIME_DIR, Request, Spool  # noqa: E402
+from sanlock_helper.invocation import Invocation  # noqa: E402
+from sanlock_helper.spool import RUNTIME_DIR, Spool  # noqa: E402
 
 URI = "test+unix:///default"
 REQUESTS = 100
@@ -72,8 +72,8 @@ def storm(connection: libvirt.virConnect, seed: int) -> dict[str, object]:
     uuids = make_domains(connection, seed)
     # In the order of their start, so that every process is older than the requests it did not write.
     for number, domain in enumerate(uuids[PROCESSES:]):
-        request = Request(URI, domain, "poweroff", Deadline(time.monotonic(), 40))
-        Spool(os.open(f"{RUNTIME_DIR}/requests", os.O_RDONLY), number).write(request)
+        spool = Spool(os.open(f"{RUNTIME_DIR}/requests", os.O_RDONLY), number)
+        spool.write(Invocation(URI, domain, "poweroff"), time.monotonic())
     kills = sorted(chance.uniform(0.0, 0.5) for _ in range(chance.randint(1, 5)))
     start = time.monotonic()
     children = {spawn(domain) for domain in uuids[:PROCESSES]}

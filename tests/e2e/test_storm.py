@@ -256,11 +256,11 @@ def test_outage_of_twenty(stacks: StackFactory) -> None:
 WRITE_REQUESTS = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
-from sanlock_helper.grace import Deadline
-from sanlock_helper.requests import Request, Spool
+from sanlock_helper.invocation import Invocation
+from sanlock_helper.spool import Spool
 spool = Spool.open()
 for uuid in sys.argv[2:]:
-    spool.write(Request("qemu:///system", uuid, "pause", Deadline(time.monotonic(), 40)))
+    spool.write(Invocation("qemu:///system", uuid, "pause"), time.monotonic())
 """
 
 

@@ -18,7 +18,7 @@ BARE = {"PATH": os.defpath}
 
 # A bound file stays what it was when sanlock started, over any number of updates.  To change it is to have
 # hosts on which the old one runs the new program: think of them, then write the new sum here.
-TRAMPOLINE = "f4a9248265e7a456e9ce394231c6663bd1fa2413c65d87164921cad6890b796b"
+TRAMPOLINE = "1425ae1de426e0c1ce7a327f7c761a4fabeabc700ed55acc2aecde3dea65e12b"
 
 # Said by the executable when it hands over.
 TAKES_OVER = "takes over, to"
@@ -112,22 +112,45 @@ def test_only_what_sanlock_passes_is_handed_on(checkout: Path, arguments: tuple[
     assert "reinstall virt-sanlock-helper" in result.stderr
 
 
-def test_requests_of_others_are_handed_on_too(checkout: Path) -> None:
-    # What the agent does that cannot be loaded, with what waits in the spool.
-    (checkout / "helper/sanlock_helper/killpath.py").write_text(
-        "from .stock import leave_to_stock\n"
-        "def main(arguments):\n"
-        "    error = ImportError('no libvirt')\n"
-        "    leave_to_stock([('test:///a', '1', 'pause'), ('test:///b', '2', 'restart')], error)\n"
-        "    raise error\n"
+# Two processes have handed over and gone; in a /run of its own.
+AFTER_OTHERS = """
+import sys, time
+sys.path.insert(0, "helper")
+from sanlock_helper.invocation import Invocation
+from sanlock_helper.spool import Spool
+spool = Spool.open()
+for uri, action, age in ("test:///a", "pause", 1), ("test:///b", "restart", 2), ("test:///c", "pause", 90):
+    spool.write(Invocation(uri, sys.argv[1], action), time.monotonic() - age)
+"""
+PRIVATE = """
+mount -t tmpfs run /run
+/usr/bin/python3 -ISBc "$0" "$1"
+{damage}
+exec {executable} {uri} $1 pause
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [(name, f"No module named 'sanlock_helper.{name}'") for name in ("duty", "agent")]
+)
+def test_requests_of_others_are_handed_on_too(checkout: Path, name: str, why: str) -> None:
+    executable = checkout / "helper" / "libvirt_sanlock_helper"
+    script = PRIVATE.format(damage=remove(name), executable=executable, uri=URI)
+    result = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", script, AFTER_OTHERS, UUID],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
     )
-    result = run(checkout, URI, UUID, "pause")
+    # libvirt's helper does not know restart, and what came too long ago is over.
     assert sorted(result.stdout.splitlines()) == [
-        "test:///a 1 pause",
-        "test:///b 2 poweroff",
+        f"test:///a {UUID} pause",
+        f"test:///b {UUID} poweroff",
         f"{URI} {UUID} pause",
     ]
-    assert result.stderr.count("no libvirt") == 3
+    assert result.stderr.count(why) == 3
 
 
 @pytest.mark.parametrize("kind", ["copy", "link", "hard link", "nothing", "folder"])

@@ -13,24 +13,26 @@ pytest.importorskip("libvirt")
 from sanlock_helper import agent as agent_module
 from sanlock_helper.actions import Outcome, Try
 from sanlock_helper.errors import PassingError
-from sanlock_helper.grace import Deadline
-from sanlock_helper.requests import Receipt, Request, Spool
+from sanlock_helper.invocation import Invocation
+from sanlock_helper.requests import Receipt, Request, Requests
+from sanlock_helper.spool import Spool
 
 from .test_agent import START, UUID, World
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    return Spool.open(str(tmp_path / "run"), owner=os.geteuid())
+def requests(tmp_path: Path) -> Requests:
+    return Requests(Spool.open(str(tmp_path / "run"), owner=os.geteuid()), grace=40)
 
 
 def put(
-    spool: Spool, action: str = "poweroff", uuid: str = UUID, start: float = START, pid: int = 1
+    requests: Requests, action: str = "poweroff", uuid: str = UUID, start: float = START, pid: int = 1
 ) -> Request:
     """A request that process PID wrote at START."""
+    spool = requests._spool
     spool._pid = pid
-    request = Request("qemu:///system", uuid, action, Deadline(start, 40))
-    spool.write(request)
+    request = requests.read(spool.write(Invocation("qemu:///system", uuid, action), start))
+    assert request is not None
     return request
 
 
@@ -38,31 +40,33 @@ def uuid_of(number: int) -> str:
     return f"00000000-0000-0000-0000-{number:012d}"
 
 
-def test_all_that_is_there_is_served_and_told_once(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+def test_all_that_is_there_is_served_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
     world = World(monkeypatch)
-    requests = [put(spool, uuid=uuid_of(n), start=START + n / 10) for n in range(60)]
-    world.agent.work(spool)
-    assert spool.names() == []
-    assert world.order == [request.uuid for request in requests]
+    written = [put(requests, uuid=uuid_of(n), start=START + n / 10) for n in range(60)]
+    world.agent.work(requests)
+    assert requests.names() == []
+    assert world.order == [request.uuid for request in written]
     assert world.story.levels() == ["notice"] * 60
-    assert all(world.agent.reached(request) for request in requests)
+    assert all(world.agent.reached(request) for request in written)
 
 
 def test_pauses_go_first_and_each_in_the_order_they_came(
-    monkeypatch: pytest.MonkeyPatch, spool: Spool
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
 ) -> None:
     world = World(monkeypatch)
     for number, action in enumerate(["poweroff", "pause", "poweroff", "pause"]):
-        put(spool, action, uuid_of(number), START + number)
-    world.agent.work(spool)
+        put(requests, action, uuid_of(number), START + number)
+    world.agent.work(requests)
     assert world.order == [uuid_of(number) for number in (1, 3, 0, 2)]
 
 
-def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
     monkeypatch.setattr(agent_module, "IN_FLIGHT", 3)
     world = World(monkeypatch, *["hang"] * 3)
     for number in range(5):
-        put(spool, uuid=uuid_of(number))
+        put(requests, uuid=uuid_of(number))
     most = 0
     step = world.agent._step
 
@@ -72,23 +76,23 @@ def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, sp
         step(longest)
 
     monkeypatch.setattr(world.agent, "_step", watched)
-    world.agent.work(spool)
+    world.agent.work(requests)
     assert most == 3
     # Those that hung were given up, and tried again behind the others.
     assert world.story.levels().count("notice") == 5
 
 
-def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
     monkeypatch.setattr(agent_module, "IN_FLIGHT", 3)
     monkeypatch.setattr(agent_module, "OTHERS_IN_FLIGHT", 2)
     world = World(monkeypatch, *["hang"] * 2)
     for number in range(4):
-        put(spool, uuid=uuid_of(number), start=START + number)
-    world.agent._spool = spool
+        put(requests, uuid=uuid_of(number), start=START + number)
+    world.agent._requests = requests
     world.agent._fetch()
     world.agent._step(0.0)
     assert world.order == []  # both places for poweroffs are taken by calls that hang
-    put(spool, "pause", uuid_of(9), START + 9)
+    put(requests, "pause", uuid_of(9), START + 9)
     world.clock.now += 1
     world.agent._fetch()
     world.agent._step(0.0)
@@ -96,14 +100,14 @@ def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
-    monkeypatch: pytest.MonkeyPatch, spool: Spool
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
 ) -> None:
     monkeypatch.setattr(agent_module, "OTHERS_BESIDE_PAUSES", 2)
     world = World(monkeypatch, *["hang"] * 6)
-    put(spool, "pause", uuid_of(9), START)
+    put(requests, "pause", uuid_of(9), START)
     for number in range(5):
-        put(spool, uuid=uuid_of(number), start=START + number)
-    world.agent._spool = spool
+        put(requests, uuid=uuid_of(number), start=START + number)
+    world.agent._requests = requests
     world.agent._fetch()
     world.agent._step(0.0)
     assert len(world.hanging) == 1 + 2
@@ -112,70 +116,72 @@ def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
     assert len(world.hanging) == 1 + 5
 
 
-def test_the_same_action_twice_is_one_case(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+def test_the_same_action_twice_is_one_case(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
     world = World(monkeypatch)
     for number in range(3):
-        put(spool, pid=number)
-    world.agent.work(spool)
+        put(requests, pid=number)
+    world.agent.work(requests)
     assert world.order == [UUID]
     ((level, line),) = world.story.lines
     assert level == "notice"
     assert line.endswith("(3 requests)")
-    assert spool.names() == []
+    assert requests.names() == []
 
 
-def test_another_action_waits_for_the_first(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+def test_another_action_waits_for_the_first(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
     world = World(monkeypatch, PassingError("suspend", "busy"))
-    put(spool, "poweroff", start=START)
-    put(spool, "pause", start=START + 1)
-    world.agent.work(spool)
+    put(requests, "poweroff", start=START)
+    put(requests, "pause", start=START + 1)
+    world.agent.work(requests)
     # The pause does not go first, not even while the poweroff waits for its second try.
     actions = [line.split()[0] for _, line in world.story.lines]
     assert actions == ["poweroff", "poweroff", "pause"]
 
 
 def test_one_that_was_asked_for_before_it_was_done_is_not_done_again(
-    monkeypatch: pytest.MonkeyPatch, spool: Spool
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
 ) -> None:
     world = World(monkeypatch)
 
     def act(this: Try) -> Outcome:
         # Written while the first is being served, seen when that is over.
-        put(spool, "restart", start=START, pid=2)
+        put(requests, "restart", start=START, pid=2)
         world.clock.now += 1
         return world.act(this)
 
     monkeypatch.setattr(agent_module, "ACTIONS", {"restart": act})
-    put(spool, "restart")
-    put(spool, "restart", uuid_of(1))
+    put(requests, "restart")
+    put(requests, "restart", uuid_of(1))
     fetch = world.agent._fetch
 
     def after_the_answers() -> bool:
         return bool(world.clock.answers) or fetch()
 
     monkeypatch.setattr(world.agent, "_fetch", after_the_answers)
-    world.agent.work(spool)
+    world.agent.work(requests)
     assert world.order.count(UUID) == 1
     lines = [line for _, line in world.story.lines if "served together with an earlier request" in line]
     assert len(lines) == 1
-    assert spool.names() == []
+    assert requests.names() == []
 
 
-def test_a_request_whose_time_is_up_is_not_executed(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+def test_a_request_whose_time_is_up_is_not_executed(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
     world = World(monkeypatch)
-    put(spool, start=START - 3600)
-    world.agent.work(spool)
+    put(requests, start=START - 3600)
+    world.agent.work(requests)
     assert world.order == []
     ((level, line),) = world.story.lines
     assert level == "crit"
     assert "time was up" in line
-    assert spool.names() == []
+    assert requests.names() == []
 
 
-def test_the_next_agent_knows_the_run(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+def test_the_next_agent_knows_the_run(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
     world = World(monkeypatch)
-    request = put(spool, "restart")
-    spool.note_run(request.name, 7)
+    request = put(requests, "restart")
+    requests.note_run(request.name, 7)
     runs: list[int | None] = []
 
     def act(this: Try) -> Outcome:
@@ -183,43 +189,45 @@ def test_the_next_agent_knows_the_run(monkeypatch: pytest.MonkeyPatch, spool: Sp
         return Outcome("running", "nothing to do", "running again")
 
     monkeypatch.setattr(agent_module, "ACTIONS", {"restart": act})
-    world.agent.work(spool)
+    world.agent.work(requests)
     assert runs == [7]
 
 
 def test_what_a_dead_agent_had_served_is_told_and_not_served(
-    monkeypatch: pytest.MonkeyPatch, spool: Spool
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
 ) -> None:
     world = World(monkeypatch)
-    spool.finish(put(spool, uuid=uuid_of(1)).name, "notice", "poweroff vm1: done")
-    Receipt(spool, spool.finish(put(spool, uuid=uuid_of(2)).name, "crit", "poweroff vm2: FAILED")).telling()
-    world.agent.work(spool)
+    requests.finish(put(requests, uuid=uuid_of(1)).name, "notice", "poweroff vm1: done")
+    Receipt(
+        requests, requests.finish(put(requests, uuid=uuid_of(2)).name, "crit", "poweroff vm2: FAILED")
+    ).telling()
+    world.agent.work(requests)
     assert world.order == []
     told = dict(world.story.lines)
     assert told["notice"] == "poweroff vm1: done"
     assert told["crit"].startswith("poweroff vm2: FAILED (told again")
-    assert spool.names() == []
+    assert requests.names() == []
 
 
 def test_a_file_that_is_no_request_is_removed_and_said(
-    monkeypatch: pytest.MonkeyPatch, spool: Spool, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, requests: Requests, tmp_path: Path
 ) -> None:
     world = World(monkeypatch)
     (tmp_path / "run" / "requests" / "junk").write_text("junk")
-    put(spool)
-    world.agent.work(spool)
+    put(requests)
+    world.agent.work(requests)
     assert world.story.levels() == ["warning", "notice"]
     assert "junk" in world.story.lines[0][1]
-    assert spool.names() == []
+    assert requests.names() == []
 
 
-def test_it_lingers_for_more_after_several(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> None:
+def test_it_lingers_for_more_after_several(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
     world = World(monkeypatch)
-    put(spool)
-    world.agent.work(spool)
+    put(requests)
+    world.agent.work(requests)
     assert world.waited == 0
     world = World(monkeypatch)
-    put(spool, uuid=uuid_of(1))
-    put(spool, uuid=uuid_of(2))
-    world.agent.work(spool)
+    put(requests, uuid=uuid_of(1))
+    put(requests, uuid=uuid_of(2))
+    world.agent.work(requests)
     assert world.waited == pytest.approx(agent_module.LINGER_SECONDS, abs=0.05)

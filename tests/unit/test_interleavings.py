@@ -17,10 +17,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sanlock_helper import requests
-from sanlock_helper.grace import Deadline
+from sanlock_helper import spool as spool_module
 from sanlock_helper.invocation import Invocation
-from sanlock_helper.requests import DONE, TELLING, Receipt, Request, Spool
+from sanlock_helper.requests import Receipt, Requests
+from sanlock_helper.spool import DONE, TELLING, Spool
 
 pytestmark = pytest.mark.pure
 
@@ -111,22 +111,23 @@ class Process:
     # The program: killpath.main() without libvirt
 
     def _live(self) -> None:
-        spool = Spool(0, self.pid, kernel=self)
+        spool = Spool(0, self.pid, kernel=self, flock=self.flock)
         uuid = f"00000000-0000-0000-0000-{self.pid:012d}"
-        request = Request.of(Invocation("qemu:///system", uuid, "pause"), Deadline(float(self.pid), 40))
-        spool.write(request)
-        spool.attend(lambda: self._serve(spool))
+        spool.write(Invocation("qemu:///system", uuid, "pause"), float(self.pid))
+        if spool.enlist():
+            requests = Requests(spool, grace=40)
+            requests.attend(lambda: self._serve(requests))
 
-    def _serve(self, spool: Spool) -> None:
+    def _serve(self, requests: Requests) -> None:
         while True:
-            names = spool.names()
+            names = requests.names()
             if not names:
                 return
             for name in names:
-                self._serve_one(spool, name)
+                self._serve_one(requests, name)
 
-    def _serve_one(self, spool: Spool, name: str) -> None:
-        request = spool.read(name)
+    def _serve_one(self, requests: Requests, name: str) -> None:
+        request = requests.read(name)
         if request is None:
             return
         base = name.replace(DONE, "").replace(TELLING, "")
@@ -137,8 +138,8 @@ class Process:
             self.world.serving[name] = self.pid
             self._pause()  # the call into libvirt
             del self.world.serving[name]
-            done = spool.finish(name, "notice", "done")
-        receipt = Receipt(spool, done)
+            done = requests.finish(name, "notice", "done")
+        receipt = Receipt(requests, done)
         if receipt.telling():
             self._pause()
             self.world.told.setdefault(base, []).append(name.endswith(TELLING))
@@ -230,7 +231,7 @@ class Helpers(RuleBasedStateMachine):
     @initialize(stand_bys=st.sampled_from([0, 0, 1, 3]))
     def choose_stand_bys(self, stand_bys: int) -> None:
         """With fewer places for stand-bys, more rests on the agent's last look."""
-        self.places.setattr(requests, "STAND_BYS", stand_bys)
+        self.places.setattr(spool_module, "STAND_BYS", stand_bys)
 
     @precondition(lambda self: len(self.living()) < MOST_PROCESSES)
     @rule()
@@ -322,14 +323,14 @@ SECOND_STEPS = 12
 
 @pytest.mark.parametrize("stand_bys", [0, 1])
 def test_two_processes_that_change_places_anywhere(monkeypatch: pytest.MonkeyPatch, stand_bys: int) -> None:
-    monkeypatch.setattr(requests, "STAND_BYS", stand_bys)
+    monkeypatch.setattr(spool_module, "STAND_BYS", stand_bys)
     for first in range(FIRST_STEPS):
         for second in range(SECOND_STEPS):
             Pair(first, second).check()
 
 
 def test_an_agent_that_dies_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "STAND_BYS", 1)
+    monkeypatch.setattr(spool_module, "STAND_BYS", 1)
     for first in range(FIRST_STEPS):
         for second in range(SECOND_STEPS):
             pair = Pair(first, second)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a process does that is needed: as the agent, as a stand-by, by itself, or for somebody who waits."""
+
+from __future__ import annotations
+
+import posix
+import sys
+import time
+
+from . import IDENTIFIER
+from .grace import Deadline, kill_grace_seconds
+from .invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, USAGE, Invocation
+from .journal import Journal, write_stderr
+from .requests import Request, Requests
+from .spool import Spool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .agent import Agent
+
+# How often somebody who waits for another process's outcome looks for it.
+WAIT_SECONDS = 0.05
+
+
+def refuse(error: Exception) -> int:
+    """Say what is wrong with the arguments; returns the exit status."""
+    shed()
+    journal = Journal()
+    journal.crit(f"usage error: {error}")
+    journal.flush()
+    write_stderr(USAGE.rstrip("\n"))
+    return EXIT_USAGE
+
+
+def perform(invocation: Invocation, start: float, spool: Spool | None, name: str, problem: str) -> int:
+    """Serve the INVOCATION that came at START, or see to it that another process does.
+
+    NAME is its file in SPOOL.  Without a spool this process acts by itself; PROBLEM says why, where the
+    action is one at all.  A spool that keeps the file open has somebody who waits for the outcome; else this
+    process is enlisted there.  Returns the exit status.
+    """
+    shed(spool.descriptors() if spool is not None else ())
+    journal = Journal()
+    grace = kill_grace_seconds()
+    request = Request.of(invocation, Deadline(start, grace, invocation.budget), name)
+    try:
+        if request.action == "ignore":
+            ignore(request, journal)
+            status = EXIT_DONE
+        elif spool is None:
+            journal.warning(f"{request}: acting without other processes: {problem}")
+            status = serve_alone(request, lambda: _agent(journal))
+        else:
+            status = _Service(request, spool, Requests(spool, grace), journal).perform()
+    except KeyboardInterrupt:
+        journal.warning(f"{request}: interrupted, the outcome is not known")
+        status = EXIT_INTERRUPTED
+    journal.flush()
+    return status
+
+
+def ignore(request: Request, journal: Journal) -> None:
+    """Do nothing, and say when sanlock will."""
+    sigkill = request.deadline.sigkill(time.monotonic(), time.time())
+    journal.warning(f"{request}: nothing is done, as asked; {sigkill}")
+
+
+def serve_alone(request: Request, make_agent: Callable[[], Agent]) -> int:
+    """Serve REQUEST in this process with the agent that MAKE_AGENT makes; returns the exit status.
+
+    What cannot be imported, or is a defect, is not caught: the executable then runs libvirt's own helper.
+    """
+    agent = make_agent()
+    reached = agent.serve(request)
+    agent.close()
+    return EXIT_DONE if reached else EXIT_FAILED
+
+
+class _Service:
+    """The service of a spool by this process, whose own request is one of those in there."""
+
+    def __init__(self, request: Request, spool: Spool, requests: Requests, journal: Journal) -> None:
+        self._request = request
+        self._spool = spool
+        self._requests = requests
+        self._journal = journal
+        # Whether the goal of our own request was reached, None when this process did not serve it.
+        self._reached: bool | None = None
+
+    def perform(self) -> int:
+        """Serve while this process is needed, or until the own request is over; returns the exit status."""
+        if self._spool.kept < 0:
+            self._requests.attend(self._serve)
+        else:
+            self._requests.attend_until(self._is_over, self._serve, lambda: time.sleep(WAIT_SECONDS))
+            if self._reached is None:
+                level, line = self._requests.outcome_of(self._request) or ("error", "")
+                write_stderr(f"{IDENTIFIER}: {line}")
+                self._reached = level == "notice"
+        return EXIT_FAILED if self._reached is False else EXIT_DONE
+
+    def _is_over(self) -> bool:
+        return self._requests.outcome_of(self._request) is not None
+
+    def _serve(self) -> None:
+        request = self._request
+        try:
+            agent = _agent(self._journal)
+            agent.work(self._requests)
+        except KeyboardInterrupt:
+            # Whoever interrupts does not want it done later; what others asked for stays.
+            self._requests.remove(request.name)
+            raise
+        except Exception as error:
+            deadline = request.deadline
+            oldest = time.monotonic() - (deadline.end - deadline.start)
+            if self._spool.leave_to_stock(request.name, oldest, error):
+                raise
+            self._journal.crit(f"{request}: internal error after it was served: {error!r}")
+            return
+        agent.close()
+        self._reached = agent.reached(request) if self._reached is None else self._reached
+
+
+def _agent(journal: Journal) -> Agent:
+    """The agent, with everything imported that it may need.
+
+    That is done before the first action: the disk that holds Python may be the next thing to fail.
+    """
+    _hurry()
+    journal.prepare()
+    import gc
+
+    # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
+    gc.disable()
+    # The executable starts with -S.  The folders are enough: the .pth files in them run code of anybody who
+    # ever installed a package on this host.
+    import site
+
+    sys.path.extend(site.getsitepackages())
+    from .agent import Agent
+    from .connection import connect
+    from .notes import Notes
+    from .records import Records
+
+    return Agent(connect, journal, notes=Notes(Records(), journal))
+
+
+def _hurry() -> None:
+    """Go before the processes that only hand over: hundreds may start beside this one, and all need it."""
+    try:
+        posix.setpriority(posix.PRIO_PROCESS, 0, -20)
+    except OSError:
+        pass  # not root, or without CAP_SYS_NICE
+
+
+def shed(keep: Iterable[int] = ()) -> None:
+    """Close the descriptors above 2 that were inherited: all but those to KEEP."""
+    kept = {0, 1, 2, *keep}
+    for name in posix.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            try:
+                posix.close(int(name))
+            except OSError:
+                pass  # the descriptor of the listing itself
