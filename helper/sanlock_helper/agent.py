@@ -14,7 +14,7 @@ from typing import Any, Callable
 
 from .actions import ACTIONS, Outcome, Progress, Try
 from .cases import Case, Cases, Running
-from .connections import Connections
+from .connections import Connection, Connections
 from .errors import FinalError, GivenUpError, HelperError, PassingError
 from .journal import Journal
 from .notes import Notes
@@ -26,8 +26,8 @@ from .workers import Workers
 IN_FLIGHT = 25
 
 # Of these, poweroffs and restarts: a destroy keeps its worker for 0.2 s or more, and takes an ordinary one
-# when the five for high priority are busy.  Two are left for a pause that comes later.
-OTHERS_IN_FLIGHT = 23
+# when the five for high priority are busy.  One is left for a pause that comes later.
+OTHERS_IN_FLIGHT = 24
 
 # While new pauses keep coming: the end of a QEMU process is work for the host as well, and the processes that
 # bring further pauses would wait for it.  A pause that hangs or is tried again holds up nobody.
@@ -43,12 +43,15 @@ LAST_BACKOFF = 2.0
 # The same reason is told again after so many seconds.
 REPEAT_SECONDS = 10.0
 
-# How often the agent looks for new requests, and how long it stays when there were several: sanlock starts
-# its processes over some seconds, and the next agent would have to import libvirt and log in all over.
-POLL_SECONDS = 0.02
+# How often the agent looks for new requests: a destroy keeps libvirtd's worker for 0.2 s, and the sooner the
+# first ones begin, the sooner the last.  And how long it stays when there were several: sanlock starts its
+# processes over some seconds, and the next agent would have to import libvirt and log in all over.
+POLL_SECONDS = 0.004
 LINGER_SECONDS = 0.3
 
-Answers = SimpleQueue["tuple[Running, Outcome | HelperError]"]
+Answers = SimpleQueue["tuple[Running | None, Outcome | HelperError | None]"]
+# No answer, but another try may start now.
+_OPENED = (None, None)
 
 
 class Agent:
@@ -69,7 +72,7 @@ class Agent:
         NOTES takes down what recovery needs.  START_THREAD runs a try, ANSWERS brings what it found; tests
         replace both to do without time.
         """
-        self._connections = Connections(connect)
+        self._connections = Connections(connect, IN_FLIGHT, clock)
         self._journal = journal
         self._notes = notes
         self._clock = clock
@@ -190,10 +193,10 @@ class Agent:
     def _step(self, longest: float | None = None) -> None:
         """Start what can start, then wait for the next answer or timer, LONGEST seconds at most."""
         while len(self._in_flight) < IN_FLIGHT:
-            case = self._cases.next(pauses_only=self._has_enough_others())
-            if case is None:
+            found = self._cases.next(self._connections.borrow, pauses_only=self._has_enough_others())
+            if found is None:
                 break
-            self._start(case)
+            self._start(*found)
         waits = [] if longest is None else [longest]
         if self._timers:
             waits.append(max(0.0, self._timers[0][0] - self._clock()))
@@ -203,7 +206,8 @@ class Agent:
             while self._timers and self._timers[0][0] <= self._clock():
                 heappop(self._timers)[2]()
         else:
-            self._answered(running, answer)
+            if running is not None and answer is not None:
+                self._answered(running, answer)
 
     def _has_enough_others(self) -> bool:
         """Whether no further poweroff or restart should start now."""
@@ -218,31 +222,46 @@ class Agent:
     def _watch(self, case: Case) -> None:
         self._at(case.request.deadline.end, lambda: self._expire(case))
 
-    def _start(self, case: Case) -> None:
+    def _start(self, case: Case, connection: Connection) -> None:
         if case.request.deadline.end <= self._clock():
             # Perhaps long ago: the domain may run again by now, under its leases.
+            self._connections.give_back(connection)
             self._fail(case, "the time was up before it could be served")
             return
         case.tries += 1
-        case.running = running = Running(case)
+        case.running = running = Running(case, connection)
         self._in_flight.add(running)
         if case.request.action == "pause" and case.tries == 1:
             self._paused_at = self._clock()
         self._at(self._clock() + self._patience(case), lambda: self._give_up(running))
         self._start_thread(self._run, (running,))
+        ahead = self._connections.ahead(connection.uri)
+        if ahead is not None:
+            self._start_thread(self._open_ahead, (ahead,))
 
     def _patience(self, case: Case) -> float:
         """Seconds to wait for one try: a short budget still has room for three."""
         deadline = case.request.deadline
         return min(PATIENCE, (deadline.end - deadline.start) / 3.5)
 
+    def _open_ahead(self, connection: Connection) -> None:
+        """The thread that opens a connection for a try to come."""
+        try:
+            self._connections.handle(connection)
+        except HelperError:
+            # Whoever needs it tries by itself, and tells.
+            self._connections.retire(connection)
+        self._answers.put(_OPENED)
+
     def _run(self, running: Running) -> None:
         """The thread of one try."""
-        request = running.case.request
-        running.connection = connection = self._connections.borrow(request.uri)
+        request, connection = running.case.request, running.connection
+        is_new = connection.handle is None
         answer: Outcome | HelperError
         try:
             handle = self._connections.handle(connection)
+            if is_new:
+                self._answers.put(_OPENED)
             if running.given_up:
                 raise GivenUpError("connect", "took too long")
             this = Try(
@@ -257,8 +276,10 @@ class Agent:
             answer = ACTIONS[request.action](this)
         except HelperError as error:
             answer = error
-            if connection.handle is None or not connection.handle.isAlive():
+            if connection.handle is None:
                 self._connections.retire(connection)
+            elif not connection.handle.isAlive():
+                self._connections.lost(connection)
         except Exception as error:
             # A defect of ours, or libvirt-python raised something else: one try fails, not the agent.
             answer = PassingError("internal error", repr(error))
@@ -289,8 +310,7 @@ class Agent:
         running.given_up = True
         running.case.running = None
         self._in_flight.discard(running)
-        if running.connection is not None:
-            self._connections.retire(running.connection)
+        self._connections.retire(running.connection)
 
     def _again(self, case: Case, why: str, delay: float) -> None:
         now = self._clock()

@@ -50,9 +50,9 @@ class Running:
 
     __slots__ = ("case", "connection", "given_up")
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, connection: Connection) -> None:
         self.case = case
-        self.connection: Connection | None = None
+        self.connection = connection
         self.given_up = False
 
 
@@ -61,9 +61,9 @@ class Cases:
 
     def __init__(self, make_progress: Callable[[Request], Progress]) -> None:
         self._make_progress = make_progress
-        # A pause saves the guest's state, is quick, and is served by fewer of libvirtd's workers.
-        self._pauses: deque[Case] = deque()
-        self._others: deque[Case] = deque()
+        # By URI.  A pause saves the guest's state, is quick, and is served by fewer of libvirtd's workers.
+        self._pauses: dict[str, deque[Case]] = {}
+        self._others: dict[str, deque[Case]] = {}
         # Per domain the open cases, the one being served first.
         self._domains: dict[tuple[str, str], list[Case]] = {}
         self.open = 0
@@ -85,15 +85,24 @@ class Cases:
     def ready(self, case: Case) -> None:
         """CASE can be tried, now or again."""
         if not case.done:
-            (self._pauses if case.request.action == "pause" else self._others).append(case)
+            queues = self._pauses if case.request.action == "pause" else self._others
+            queues.setdefault(case.request.uri, deque()).append(case)
 
-    def next(self, pauses_only: bool = False) -> Case | None:
-        """The case to try next, None when none is ready."""
-        for ready in (self._pauses,) if pauses_only else (self._pauses, self._others):
-            while ready:
-                case = ready.popleft()
-                if not case.done:
-                    return case
+    def next(
+        self, borrow: Callable[[str], Connection | None], pauses_only: bool = False
+    ) -> tuple[Case, Connection] | None:
+        """The case to try next, and what BORROW gives for its URI; None when none is ready, or may start."""
+        for queues in (self._pauses,) if pauses_only else (self._pauses, self._others):
+            for uri in sorted(queues, key=lambda uri: queues[uri][0].request.deadline.start):
+                queue = queues[uri]
+                while queue and queue[0].done:
+                    queue.popleft()
+                connection = borrow(uri) if queue else None
+                case = queue.popleft() if connection is not None else None
+                if not queue:
+                    del queues[uri]
+                if case is not None and connection is not None:
+                    return case, connection
         return None
 
     def close(self, case: Case) -> None:

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The open connections of this process, shared by the tries.
+"""The open connections of this process: each try has one to itself.
 
-libvirtd serves five calls of one client at a time (max_client_requests in libvirtd.conf), so a connection is
-shared by that many tries and a further one is opened for the next.
+libvirtd would serve five calls of one connection at a time, but calls that share one hold each other up.  In
+libvirt's client the thread that waits first writes and reads for the others too, and when it goes back to its
+waiting just as another call comes, it does not hear of it (virNetClientIOEventLoop() in libvirt
+src/rpc/virnetclient.c, seen with 9.0 within a few calls): that call is sent when the first one has returned,
+after the 0.2 s of a destroy, or never beside a call that hangs.
 """
 
 from __future__ import annotations
@@ -13,29 +16,34 @@ from typing import Any, Callable
 
 from .errors import FinalError, HelperError
 
-CALLS_EACH = 5
+# So many may be opened at a time in the beginning: one alone might hang.
+OPENED_AT_ONCE = 2
+
+# So many will do while calls are quick: one ended within the last seconds.
+FEW = 4
+QUICK_SECONDS = 0.03
 
 # How long the end of the program waits for libvirtd to say goodbye.
 CLOSE_SECONDS = 1.0
 
 
 class Connection:
-    """One connection: opened by the first try that needs it while the others wait."""
+    """One connection: opened by the try that needs it, or ahead while that try waits."""
 
-    __slots__ = ("calls", "error", "handle", "opening", "retired", "uri")
+    __slots__ = ("busy", "error", "handle", "opening", "retired", "uri")
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.handle: Any = None
         self.error: HelperError | None = None
-        self.calls = 0
+        self.busy = False
         self.retired = False
         self.opening = _thread.allocate_lock()
 
     def open(self, connect: Callable[[str], Any]) -> Any:
         """The virConnect, opened now if nobody did yet.
 
-        Raises what CONNECT raises, to every try that waited for it.
+        Raises what CONNECT raises, to whoever waited for it.
         """
         with self.opening:
             if self.handle is None and self.error is None:
@@ -49,31 +57,56 @@ class Connection:
 
 
 class Connections:
-    """The pool: borrow and give back from any thread."""
+    """The pool.  One thread borrows, any thread gives back."""
 
-    def __init__(self, connect: Callable[[str], Any], calls_each: int = CALLS_EACH) -> None:
-        """CONNECT takes a URI and returns a virConnect, or raises PassingError or FinalError."""
+    def __init__(self, connect: Callable[[str], Any], most: int, clock: Callable[[], float]) -> None:
+        """CONNECT takes a URI and returns a virConnect, or raises PassingError or FinalError.
+
+        MOST bounds what is opened ahead; CLOCK is monotonic, in seconds.
+        """
         self._connect = connect
-        self._calls_each = calls_each
+        self._most = most
+        self._clock = clock
+        self._given_back_at = float("-inf")
         self._lock = _thread.allocate_lock()
         self._open: dict[str, list[Connection]] = {}
         # A virConnect says goodbye and waits for the answer when it is garbage collected: one that hangs must
         # never be.
         self._retired: list[Connection] = []
-        self.most = 0
 
-    def borrow(self, uri: str) -> Connection:
-        """A place on a connection to URI, perhaps not open yet; to be given back."""
+    def borrow(self, uri: str) -> Connection | None:
+        """A connection to URI, perhaps not open yet; to be given back.  None when one has to be waited for.
+
+        No more are opened at a time than are open already, and few while calls are quick: those serve
+        hundreds, and to log in costs more than all calls for one domain.
+        """
         with self._lock:
             pool = self._open.setdefault(uri, [])
-            for connection in pool:
-                if connection.calls < self._calls_each:
-                    break
-            else:
+            idle = [connection for connection in pool if not connection.busy]
+            opened = sum(connection.handle is not None for connection in pool)
+            # One that is open, else one that is being opened ahead, or was refused for good.
+            connection = next((one for one in idle if one.handle is not None), idle[0] if idle else None)
+            if connection is None:
+                is_quick = len(pool) >= FEW and self._clock() - self._given_back_at < QUICK_SECONDS
+                if is_quick or len(pool) - opened >= max(OPENED_AT_ONCE, opened):
+                    return None
                 connection = Connection(uri)
                 pool.append(connection)
-                self.most = max(self.most, sum(map(len, self._open.values())) + len(self._retired))
-            connection.calls += 1
+            connection.busy = True
+            return connection
+
+    def ahead(self, uri: str) -> Connection | None:
+        """A connection to URI that should be opened now, before it is needed; None when there are enough.
+
+        To open one takes an ordinary worker of libvirtd, and in a storm of destroys those are soon all busy.
+        """
+        with self._lock:
+            pool = self._open[uri]
+            busy = sum(connection.busy for connection in pool)
+            if busy <= FEW or len(pool) >= min(self._most, busy + busy // 2):
+                return None
+            connection = Connection(uri)
+            pool.append(connection)
             return connection
 
     def handle(self, connection: Connection) -> Any:
@@ -83,7 +116,8 @@ class Connections:
     def give_back(self, connection: Connection) -> None:
         """End a borrowing after the last call returned."""
         with self._lock:
-            connection.calls -= 1
+            connection.busy = False
+            self._given_back_at = self._clock()
 
     def retire(self, connection: Connection) -> None:
         """Hand CONNECTION out no more: it is broken, or a call over it hangs.
@@ -93,10 +127,21 @@ class Connections:
         if isinstance(connection.error, FinalError):
             return
         with self._lock:
-            if not connection.retired:
-                connection.retired = True
-                self._open[connection.uri].remove(connection)
-                self._retired.append(connection)
+            self._retire(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """The same for one that libvirtd has ended, and for all that are idle: they do not know it yet."""
+        self.retire(connection)
+        with self._lock:
+            for other in list(self._open[connection.uri]):
+                if not other.busy and other.handle is not None:
+                    self._retire(other)
+
+    def _retire(self, connection: Connection) -> None:
+        if not connection.retired:
+            connection.retired = True
+            self._open[connection.uri].remove(connection)
+            self._retired.append(connection)
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Close what is open and idle, for TIMEOUT seconds at most; the exit drops the rest."""
@@ -105,7 +150,7 @@ class Connections:
             connection.handle
             for pool in self._open.values()
             for connection in pool
-            if connection.handle is not None and not connection.calls
+            if connection.handle is not None and not connection.busy
         ]
 
         def close_all() -> None:

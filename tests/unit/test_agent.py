@@ -105,7 +105,8 @@ class World:
         return self.connections[-1]
 
     def start(self, run: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-        if self.script and self.script[0] == "hang":
+        opens_ahead = run == self.agent._open_ahead
+        if self.script and self.script[0] == "hang" and not opens_ahead:
             self.script.popleft()
             self.hanging.append(lambda: run(*arguments))
         else:

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper import agent as agent_module
+from sanlock_helper import connections
 from sanlock_helper.actions import Outcome, Try
 from sanlock_helper.errors import PassingError
 from sanlock_helper.invocation import Invocation
@@ -85,6 +86,7 @@ def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, re
 def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
     monkeypatch.setattr(agent_module, "IN_FLIGHT", 3)
     monkeypatch.setattr(agent_module, "OTHERS_IN_FLIGHT", 2)
+    monkeypatch.setattr(connections, "OPENED_AT_ONCE", 3)
     world = World(monkeypatch, *["hang"] * 2)
     for number in range(4):
         put(requests, uuid=uuid_of(number), start=START + number)
@@ -103,6 +105,7 @@ def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
     monkeypatch: pytest.MonkeyPatch, requests: Requests
 ) -> None:
     monkeypatch.setattr(agent_module, "OTHERS_BESIDE_PAUSES", 2)
+    monkeypatch.setattr(connections, "OPENED_AT_ONCE", 6)
     world = World(monkeypatch, *["hang"] * 6)
     put(requests, "pause", uuid_of(9), START)
     for number in range(5):

@@ -13,9 +13,8 @@ SLOW_SECONDS = 2.0
 
 # A destroy of a live QEMU on a loaded host, the slowest of what the helper calls (FACTS: 0.15 to 0.25 s).
 CALL_SECONDS = 0.25
-# What the agent has in flight, and how many calls it makes over one connection (agent.py, connections.py).
+# What the agent has in flight, each over a connection of its own (agent.py, connections.py).
 IN_FLIGHT = 25
-CALLS_EACH = 5
 
 # libvirtd.conf of libvirt 9.0 to 10.
 DEFAULTS = {
@@ -76,13 +75,15 @@ def check_limits(conf: Mapping[str, Value], running: int, grace: int) -> Finding
 
 
 def _wanted_limits(running: int) -> dict[str, int]:
-    connections = min(IN_FLIGHT, max(running, 1)) // CALLS_EACH + 1
+    connections = min(IN_FLIGHT, max(running, 1))
     return {
         # Where the spool cannot be used each domain's helper connects by itself.
         "max_clients": running + 20,
-        "max_anonymous_clients": connections,
+        # No more log in at a time than have done so.
+        "max_anonymous_clients": connections // 2 + 1,
         "max_workers": min(20, max(5, running)),
         # Destroy and lookups are served by these while the others hang.
         "prio_workers": 5,
-        "max_client_requests": CALLS_EACH,
+        # A destroy while the XML of a transient domain does not come.
+        "max_client_requests": 2,
     }

@@ -49,7 +49,7 @@ def test_limits() -> None:
     assert check_limits({}, 100, 40).verdict == "pass"
     low = check_limits({"max_clients": 50}, 100, 40)
     assert (low.verdict, low.remedy) == ("warn", "raise max_clients to 120")
-    assert check_limits({"max_client_requests": 1}, 1, 40).remedy == "raise max_client_requests to 5"
+    assert check_limits({"max_client_requests": 1}, 1, 40).remedy == "raise max_client_requests to 2"
     late = check_limits({"max_workers": 1}, 200, 40)
     assert late.verdict == "fail"
     assert "50.0 s, there are 40" in late.found
