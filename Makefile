@@ -32,10 +32,11 @@ all: test
 dependencies:
 	@packaging/dependencies run
 
-$(VENV)/.done: packaging/requirements-test.txt packaging/dependencies
+$(VENV)/.done: packaging/requirements-test.txt packaging/dependencies packaging/newer-sanlock
 	@packaging/dependencies test
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r packaging/requirements-test.txt
+	@packaging/newer-sanlock $(VENV)/sanlock
 	@touch $@
 
 demo: dependencies

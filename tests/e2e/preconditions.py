@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,8 @@ PROGRAMS = (
 )
 MODULES = ("libvirt", "sanlock")
 
+NEWER_SANLOCK = Path(__file__).parents[2] / ".venv" / "sanlock" / "sanlock"
+
 
 def need(found_missing: tuple[str, ...], what: str) -> None:
     """Skip where something is missing; fail if the environment says that nothing may be."""
@@ -43,6 +46,24 @@ def need(found_missing: tuple[str, ...], what: str) -> None:
 def need_programs(*names: str) -> None:
     """The same for programs on PATH."""
     need(tuple(name for name in names if shutil.which(name) is None), "programs are missing")
+
+
+def need_fire_timeout() -> str:
+    """The path of a sanlock that has watchdog_fire_timeout: this machine's, or packaging/newer-sanlock's."""
+    candidates = (shutil.which("sanlock"), str(NEWER_SANLOCK))
+    for program in candidates:
+        if program is not None and _version(program) >= (3, 9):
+            return program
+    need(("sanlock 3.9 or newer (packaging/newer-sanlock .venv/sanlock)",), "watchdog_fire_timeout")
+    raise AssertionError("need() has not returned")
+
+
+def _version(program: str) -> tuple[int, ...]:
+    try:
+        answer = subprocess.run([program, "version"], check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ()
+    return tuple(int(number) for number in answer.split()[0].split(".")[:2])
 
 
 def require_machine() -> None:

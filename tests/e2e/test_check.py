@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from .command import checks, install_ours, run
 from .conftest import StackFactory
-from .preconditions import need_programs
+from .preconditions import need_fire_timeout, need_programs
 from .recovery import leave_lockspace
 from .stack import Stack
 
@@ -246,6 +247,43 @@ def test_a_host_id_that_is_taken(ours: Stack) -> None:
     edit(ours, SANLOCK_CONF, "host_id", "host_id = 1")
     ours.libvirtd.restart()
     assert_passed(checks(ours), "lockspace", "host_id", "host_id unique")
+
+
+def test_a_watchdog_that_fires_early(stack: Stack) -> None:
+    stack.run("mount", "--bind", need_fire_timeout(), str(shutil.which("sanlock")))
+    command = stack.sanlock.command()
+    # The file's grace, and what follows from the watchdog where it has none.
+    option = command.index("-g")
+    del command[option : option + 2]
+
+    def started_with(conf: str) -> dict[str, dict[str, str]]:
+        stack.libvirtd.stop()
+        stack.sanlock.stop()
+        stack.write("/etc/sanlock/sanlock.conf", conf)
+        stack.run(*command, env=stack.sanlock.environment())
+        stack.sanlock.wait_ready()
+        stack.libvirtd.start()
+        return checks(stack)
+
+    remedy = "set watchdog_fire_timeout in /etc/sanlock/sanlock.conf"
+    found = started_with("watchdog_fire_timeout = 20\n")
+    assert_found(
+        found,
+        {
+            "watchdog_fire_timeout": ("fail", "20 s: below 30 sanlock's grace becomes 0", remedy),
+            "kill_grace_seconds": ("fail", "0 s: sanlock kills at once", "raise watchdog_fire_timeout"),
+        },
+    )
+    found = started_with("watchdog_fire_timeout = 45\n")
+    assert_found(
+        found,
+        {
+            "watchdog_fire_timeout": ("warn", "45 s", remedy),
+            "kill_grace_seconds": ("warn", "15 s: no time for a second try", "raise watchdog_fire_timeout"),
+        },
+    )
+    found = started_with("watchdog_fire_timeout = 60\n")
+    assert_passed(found, "sanlock", "watchdog_fire_timeout", "kill_grace_seconds", "clock", "lockspace")
 
 
 AUTH_CONF = """\
