@@ -46,7 +46,7 @@ REPEAT_SECONDS = 10.0
 # How often the agent looks for new requests: a destroy keeps libvirtd's worker for 0.2 s, and the sooner the
 # first ones begin, the sooner the last.  And how long it stays when there were several: sanlock starts its
 # processes over some seconds, and the next agent would have to import libvirt and log in all over.
-POLL_SECONDS = 0.004
+POLL_SECONDS = 0.008
 LINGER_SECONDS = 0.3
 
 Answers = SimpleQueue["tuple[Running | None, Outcome | HelperError | None]"]
