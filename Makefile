@@ -36,7 +36,7 @@ $(VENV)/.done: packaging/requirements-test.txt packaging/dependencies packaging/
 	@packaging/dependencies test
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r packaging/requirements-test.txt
-	@packaging/newer-sanlock $(VENV)/sanlock
+	@packaging/newer-sanlock $(VENV)/sanlock || echo "no newer sanlock was had: the test that needs one is left out"
 	@touch $@
 
 demo: dependencies
