@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # those off its processor, where they wait while it idles between two calls.  That cost a storm a twentieth.
 NICE = -10
 
+# How long a thread may compute before another one has its turn.
+SWITCH_SECONDS = 0.0005
+
 # How often somebody who waits for another process's outcome looks for it.
 WAIT_SECONDS = 0.05
 
@@ -139,6 +142,8 @@ def _agent(journal: Journal) -> Agent:
 
     # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
     gc.disable()
+    # A thread that is back from libvirtd waits for one that computes: 5 ms by default, for calls of a tenth.
+    sys.setswitchinterval(SWITCH_SECONDS)
     # The executable starts with -S.  The folders are enough: the .pth files in them run code of anybody who
     # ever installed a package on this host.
     import site
