@@ -64,7 +64,7 @@ def _perform(invocation: Invocation, start: float, spool: "Spool | None", name: 
         from .duty import perform
     except Exception as error:
         # Others have handed over and gone, relying on this process.
-        if spool is not None:
+        if spool is not None and spool.is_agent():
             spool.leave_to_stock(name, start - _STOCK_SECONDS, error)
         raise
     return perform(invocation, start, spool, name, problem)

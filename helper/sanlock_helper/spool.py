@@ -182,6 +182,10 @@ class Spool:
         self._lock = self._try(_LOCK)
         return self._lock >= 0
 
+    def is_agent(self) -> bool:
+        """Whether this process has the agent's lock, which it takes if that is free."""
+        return self._lock >= 0 or self.try_lock()
+
     def unlock(self) -> None:
         """Give the agent's lock up."""
         self.kernel.close(self._lock)

@@ -249,3 +249,12 @@ def test_what_is_left_to_libvirts_helper(
     assert spool.leave_to_stock(names[4], 1000.5, OSError("broken"))
     assert not spool.leave_to_stock(names[4], 1000.5, OSError("broken"))
     assert requests.names() == [names[3] + DONE]
+
+
+def test_a_stand_by_is_no_agent_while_another_is(runtime: Path) -> None:
+    agent, stand_by = (Spool.open(str(runtime), owner=os.geteuid()) for _ in range(2))
+    assert agent.enlist()
+    assert stand_by.enlist()
+    assert (agent.is_agent(), stand_by.is_agent()) == (True, False)
+    agent.unlock()
+    assert stand_by.is_agent()
