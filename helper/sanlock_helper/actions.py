@@ -120,10 +120,12 @@ class Try:
         pid: int | None = None,
         notes: Notes | None = None,
         uri: str = "",
+        await_turn: Callable[[], bool] = lambda: False,
     ) -> None:
         """GIVEN_UP says whether nobody waits for this try any more; PID held the leases, when it is known.
 
-        NOTES takes down what recovery needs, for a CONNECTION that was opened as URI.
+        NOTES takes down what recovery needs, for a CONNECTION that was opened as URI.  AWAIT_TURN returns
+        when the domain may be destroyed, True when it has to be looked at again since that took so long.
         """
         self.connection = connection
         self.uuid = uuid
@@ -131,6 +133,7 @@ class Try:
         self.pid = pid
         self.notes = notes
         self.uri = uri
+        self.await_turn = await_turn
         self._given_up = given_up
         self.domain: Any = None
 
@@ -201,6 +204,11 @@ def _poweroff(this: Try, action: str) -> Outcome:
     progress.found = progress.found or state_name(state)
     if action == "restart" or state in _IN_USE:
         _note(this, action)
+    if this.await_turn():
+        run = this.look()
+        if not _still_runs(this, run):
+            progress.did = "it ended meanwhile"
+            return this.outcome(_why_over(run))
     try:
         this.change("destroy the domain", "destroyed", this.domain.destroy)
     except (PassingError, FinalError) as error:

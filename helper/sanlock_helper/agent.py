@@ -20,19 +20,8 @@ from .journal import Journal
 from .notes import Notes
 from .requests import Receipt, Request, Requests
 from .spool import DONE, TELLING, SpoolError
+from .turns import AHEAD, IN_FLIGHT, Turns
 from .workers import Workers
-
-# Tries at a time: libvirtd has 20 ordinary workers and 5 for high-priority calls (libvirtd.conf).
-IN_FLIGHT = 25
-
-# Of these, poweroffs and restarts: a destroy keeps its worker for 0.2 s or more, and takes an ordinary one
-# when the five for high priority are busy.  One is left for a pause that comes later.
-OTHERS_IN_FLIGHT = 24
-
-# While new pauses keep coming: the end of a QEMU process is work for the host as well, and the processes that
-# bring further pauses would wait for it.  A pause that hangs or is tried again holds up nobody.
-OTHERS_BESIDE_PAUSES = 1
-PAUSE_SECONDS = 0.1
 
 # A destroy may well take seconds on a loaded host; a libvirtd that is silent for longer is asked anew.
 PATIENCE = 10.0
@@ -50,8 +39,11 @@ POLL_SECONDS = 0.008
 LINGER_SECONDS = 0.3
 
 Answers = SimpleQueue["tuple[Running | None, Outcome | HelperError | None]"]
-# No answer, but another try may start now.
+# No answer, but another try may start now.  A try without an answer is prepared, and waits for its turn.
 _OPENED = (None, None)
+
+# What was found out about a domain holds for so long, as its notes may take as well (notes.SANLOCK_SECONDS).
+LOOK_AGAIN_SECONDS = 1.0
 
 
 class Agent:
@@ -72,7 +64,7 @@ class Agent:
         NOTES takes down what recovery needs.  START_THREAD runs a try, ANSWERS brings what it found; tests
         replace both to do without time.
         """
-        self._connections = Connections(connect, IN_FLIGHT, clock)
+        self._connections = Connections(connect, IN_FLIGHT + AHEAD, clock)
         self._journal = journal
         self._notes = notes
         self._clock = clock
@@ -82,9 +74,7 @@ class Agent:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_count = 0
         self._cases = Cases(self._progress)
-        self._in_flight: set[Running] = set()
-        # When a pause was tried first, the last time.
-        self._paused_at = float("-inf")
+        self._turns = Turns(clock)
         self._requests: Requests | None = None
         # Files of the spool that were seen, and when the spool was looked at last.
         self._known: set[str] = set()
@@ -192,11 +182,7 @@ class Agent:
 
     def _step(self, longest: float | None = None) -> None:
         """Start what can start, then wait for the next answer or timer, LONGEST seconds at most."""
-        while len(self._in_flight) < IN_FLIGHT:
-            found = self._cases.next(self._connections.borrow, pauses_only=self._has_enough_others())
-            if found is None:
-                break
-            self._start(*found)
+        self._fill()
         waits = [] if longest is None else [longest]
         if self._timers:
             waits.append(max(0.0, self._timers[0][0] - self._clock()))
@@ -206,14 +192,32 @@ class Agent:
             while self._timers and self._timers[0][0] <= self._clock():
                 heappop(self._timers)[2]()
         else:
-            if running is not None and answer is not None:
-                self._answered(running, answer)
+            if running is not None:
+                self._hear(running, answer)
 
-    def _has_enough_others(self) -> bool:
-        """Whether no further poweroff or restart should start now."""
-        others = sum(running.case.request.action != "pause" for running in self._in_flight)
-        pauses_come = self._clock() - self._paused_at < PAUSE_SECONDS
-        return others >= (OTHERS_BESIDE_PAUSES if pauses_come else OTHERS_IN_FLIGHT)
+    def _fill(self) -> None:
+        """Start what can start: pauses, then what is prepared, then further tries."""
+        while not self._turns.is_full:
+            found = self._cases.next(self._connections.borrow, pauses_only=True)
+            granted = None if found is not None else self._turns.grant()
+            if granted is not None:
+                self._time(granted)
+                granted.turn.put(None)
+                continue
+            if found is None and not self._turns.is_enough:
+                found = self._cases.next(self._connections.borrow)
+            if found is None:
+                break
+            self._start(*found)
+
+    def _hear(self, running: Running, answer: Outcome | HelperError | None) -> None:
+        """What the thread of a try says: its ANSWER, or none when it is prepared."""
+        if running.given_up:
+            return
+        if answer is not None:
+            self._answered(running, answer)
+        elif self._turns.arrive(running):
+            running.timed_from = float("inf")
 
     def _at(self, when: float, call: Callable[[], None]) -> None:
         self._timer_count += 1
@@ -230,14 +234,17 @@ class Agent:
             return
         case.tries += 1
         case.running = running = Running(case, connection)
-        self._in_flight.add(running)
-        if case.request.action == "pause" and case.tries == 1:
-            self._paused_at = self._clock()
-        self._at(self._clock() + self._patience(case), lambda: self._give_up(running))
+        self._turns.begin(running)
+        self._time(running)
         self._start_thread(self._run, (running,))
         ahead = self._connections.ahead(connection.uri)
         if ahead is not None:
             self._start_thread(self._open_ahead, (ahead,))
+
+    def _time(self, running: Running) -> None:
+        """Wait for a try from now on, as long as there is patience."""
+        running.timed_from = now = self._clock()
+        self._at(now + self._patience(running.case), lambda: self._give_up(running, now))
 
     def _patience(self, case: Case) -> float:
         """Seconds to wait for one try: a short budget still has room for three."""
@@ -272,6 +279,7 @@ class Agent:
                 request.pid,
                 self._notes,
                 request.uri,
+                lambda: self._await_turn(running),
             )
             answer = ACTIONS[request.action](this)
         except HelperError as error:
@@ -286,12 +294,23 @@ class Agent:
         self._connections.give_back(connection)
         self._answers.put((running, answer))
 
+    def _await_turn(self, running: Running) -> bool:
+        """The thread of a try that is prepared: return when it is its turn; whether that took long."""
+        if running.has_turn:
+            return False
+        since = self._clock()
+        self._answers.put((running, None))
+        running.turn.get()
+        if running.given_up:
+            raise GivenUpError("wait for its turn", "this try was given up")
+        return self._clock() - since > LOOK_AGAIN_SECONDS
+
     def _answered(self, running: Running, answer: Outcome | HelperError) -> None:
         case = running.case
-        if running.given_up:
-            return
-        self._in_flight.discard(running)
+        self._turns.end(running)
         case.running = None
+        # libvirtd has a worker free: what is left to do for this one keeps nobody waiting.
+        self._fill()
         if isinstance(answer, Outcome):
             self._finish(case, answer)
         elif isinstance(answer, FinalError):
@@ -299,18 +318,19 @@ class Agent:
         else:
             self._again(case, str(answer), min(LAST_BACKOFF, FIRST_BACKOFF * 2.0 ** (case.tries - 1)))
 
-    def _give_up(self, running: Running) -> None:
-        """Stop waiting for a try; its connection serves nobody else any more."""
+    def _give_up(self, running: Running, timed_from: float) -> None:
+        """Stop waiting for a try that was timed then; its connection serves nobody else any more."""
         case = running.case
-        if case.running is running:
+        if case.running is running and running.timed_from == timed_from:
             self._abandon(running)
             self._again(case, f"no answer from libvirtd within {self._patience(case):.1f} s", 0.0)
 
     def _abandon(self, running: Running) -> None:
         running.given_up = True
         running.case.running = None
-        self._in_flight.discard(running)
+        self._turns.end(running)
         self._connections.retire(running.connection)
+        running.turn.put(None)
 
     def _again(self, case: Case, why: str, delay: float) -> None:
         now = self._clock()

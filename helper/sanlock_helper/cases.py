@@ -7,6 +7,7 @@ until the first is over.
 
 from __future__ import annotations
 
+from _queue import SimpleQueue
 from collections import deque
 from typing import Callable
 
@@ -48,12 +49,17 @@ class Case:
 class Running:
     """One try under way."""
 
-    __slots__ = ("case", "connection", "given_up")
+    __slots__ = ("case", "connection", "given_up", "has_turn", "timed_from", "turn")
 
     def __init__(self, case: Case, connection: Connection) -> None:
         self.case = case
         self.connection = connection
         self.given_up = False
+        # Whether it may do all that its action needs: see turns.py.  Its thread waits for TURN if not.
+        self.has_turn = False
+        self.turn: SimpleQueue[None] = SimpleQueue()
+        # Since when libvirtd's answer is waited for; infinite while it waits for its turn.
+        self.timed_from = 0.0
 
 
 class Cases:

@@ -114,6 +114,33 @@ def changes(host: FakeHost) -> list[str]:
 # poweroff
 
 
+def test_the_turn_for_a_destroy_is_waited_for_with_everything_else_done(host: FakeHost) -> None:
+    def await_turn() -> bool:
+        assert host.calls == ["lookup", "state"]
+        return False
+
+    actions.poweroff(Try(host.connection, UUID, Progress(), lambda: False, await_turn=await_turn))
+    assert host.calls == ["lookup", "state", "destroy", "lookup"]
+
+
+def test_after_a_long_wait_a_domain_is_looked_at_again(host: FakeHost) -> None:
+    def await_turn() -> bool:
+        return True
+
+    actions.poweroff(Try(host.connection, UUID, Progress(), lambda: False, await_turn=await_turn))
+    assert host.calls == ["lookup", "state", "lookup", "destroy", "lookup"]
+
+
+def test_a_run_that_began_during_a_long_wait_is_left_alone(host: FakeHost) -> None:
+    def await_turn() -> bool:
+        host.start()
+        return True
+
+    outcome = actions.poweroff(Try(host.connection, UUID, Progress(), lambda: False, await_turn=await_turn))
+    assert str(outcome) == "found running, it ended meanwhile, verified over, another run was started since"
+    assert changes(host) == []
+
+
 def test_poweroff(host: FakeHost) -> None:
     assert str(run(host, "poweroff")) == "found running, destroyed, verified off"
     assert changes(host) == ["destroy"]

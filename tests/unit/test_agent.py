@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from _queue import Empty
 from collections import deque
 from typing import Any, Callable
@@ -14,6 +15,7 @@ pytest.importorskip("libvirt")
 from sanlock_helper import agent as agent_module
 from sanlock_helper.actions import Outcome, Try
 from sanlock_helper.agent import Agent
+from sanlock_helper.cases import Running
 from sanlock_helper.errors import FinalError, PassingError
 from sanlock_helper.grace import Deadline
 from sanlock_helper.invocation import Invocation
@@ -31,14 +33,22 @@ class Clock:
     def __init__(self) -> None:
         self.now = START
         self.answers: deque[Any] = deque()
+        # Tries in threads of their own, which wait for their turn; and whether one of them has said so.
+        self.prepared: list[tuple[Running, threading.Thread]] = []
+        self.came = threading.Event()
 
     def __call__(self) -> float:
         return self.now
 
     def put(self, answer: Any) -> None:
         self.answers.append(answer)
+        if answer[0] is not None:
+            self.came.set()
 
     def get(self, timeout: float | None) -> Any:
+        for running, thread in self.prepared:
+            if running.has_turn or running.given_up:
+                thread.join(10)
         if self.answers:
             return self.answers.popleft()
         assert timeout is not None, "the agent waits for ever"
@@ -106,13 +116,23 @@ class World:
 
     def start(self, run: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         opens_ahead = run == self.agent._open_ahead
-        if self.script and self.script[0] == "hang" and not opens_ahead:
+        word = "" if opens_ahead or not self.script else self.script[0]
+        if word == "hang":
             self.script.popleft()
             self.hanging.append(lambda: run(*arguments))
+        elif word == "prepare":
+            self.script.popleft()
+            self.clock.came.clear()
+            thread = threading.Thread(target=run, args=arguments, daemon=True)
+            self.clock.prepared.append((arguments[0], thread))
+            thread.start()
+            assert self.clock.came.wait(10)
         else:
             run(*arguments)
 
     def act(self, this: Try) -> Outcome:
+        if any(thread is threading.current_thread() for _, thread in self.clock.prepared):
+            this.await_turn()
         self.order.append(this.uuid)
         answer = self.script.popleft() if self.script else None
         if isinstance(answer, Exception):
@@ -214,7 +234,7 @@ def test_an_answer_after_the_end_changes_nothing(monkeypatch: pytest.MonkeyPatch
     world.serve()
     world.hanging[0]()
     assert world.order == [UUID]  # the late try did not act
-    assert not world.agent._in_flight
+    assert world.agent._turns.tries == 0
 
 
 def test_a_short_budget_has_room_for_three_tries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper import agent as agent_module
-from sanlock_helper import connections
+from sanlock_helper import connections, turns
 from sanlock_helper.actions import Outcome, Try
 from sanlock_helper.errors import PassingError
 from sanlock_helper.invocation import Invocation
@@ -64,7 +64,7 @@ def test_pauses_go_first_and_each_in_the_order_they_came(
 
 
 def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
-    monkeypatch.setattr(agent_module, "IN_FLIGHT", 3)
+    monkeypatch.setattr(turns, "IN_FLIGHT", 3)
     world = World(monkeypatch, *["hang"] * 3)
     for number in range(5):
         put(requests, uuid=uuid_of(number))
@@ -73,7 +73,7 @@ def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, re
 
     def watched(longest: float | None = None) -> None:
         nonlocal most
-        most = max(most, len(world.agent._in_flight))
+        most = max(most, len(world.agent._turns._calling))
         step(longest)
 
     monkeypatch.setattr(world.agent, "_step", watched)
@@ -84,8 +84,9 @@ def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, re
 
 
 def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
-    monkeypatch.setattr(agent_module, "IN_FLIGHT", 3)
-    monkeypatch.setattr(agent_module, "OTHERS_IN_FLIGHT", 2)
+    monkeypatch.setattr(turns, "IN_FLIGHT", 3)
+    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 2)
+    monkeypatch.setattr(turns, "AHEAD", 0)
     monkeypatch.setattr(connections, "OPENED_AT_ONCE", 3)
     world = World(monkeypatch, *["hang"] * 2)
     for number in range(4):
@@ -101,10 +102,78 @@ def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, 
     assert world.order == [uuid_of(9)]
 
 
+def test_a_poweroff_that_is_prepared_waits_for_another_to_end(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
+    world = World(monkeypatch, "hang", "prepare")
+    for number in range(2):
+        put(requests, uuid=uuid_of(number), start=START + number)
+    world.agent._requests = requests
+    world.agent._fetch()
+    world.agent._step(0.0)
+    assert (len(world.hanging), len(world.clock.prepared), world.order) == (1, 1, [])
+    world.hanging[0]()
+    world.agent.work(requests)
+    assert world.order == [uuid_of(0), uuid_of(1)]
+    assert world.story.levels() == ["notice"] * 2
+    assert world.waited < 1
+
+
+def test_the_wait_for_a_turn_is_not_taken_for_a_hang(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
+    world = World(monkeypatch, "hang", "prepare")
+    for number in range(2):
+        put(requests, uuid=uuid_of(number), start=START + 0.1 * number)
+    world.agent.work(requests)
+    # The first is given up after 10 s; the other has its turn then, and its own 10 s from then on.
+    assert sorted(world.order) == [uuid_of(0), uuid_of(1)]
+    assert world.story.levels() == ["warning", "notice", "notice"]
+    assert uuid_of(0) in world.story.lines[0][1]
+    assert agent_module.PATIENCE <= world.waited < agent_module.PATIENCE + 1
+
+
+def test_one_that_hangs_once_it_has_its_turn_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
+    world = World(monkeypatch, "hang", "hang")
+    for number in range(2):
+        put(requests, uuid=uuid_of(number), start=START + 0.1 * number)
+    world.agent._requests = requests
+    world.agent._fetch()
+    world.agent._step(0.0)
+    world.agent._hear(world.agent._turns._calling[1], None)
+    world.agent.work(requests)
+    assert world.story.levels() == ["warning", "notice"] * 2
+    assert [uuid_of(0) in line for _, line in world.story.lines] == [True, True, False, False]
+    assert 2 * agent_module.PATIENCE <= world.waited < 2 * agent_module.PATIENCE + 1
+
+
+def test_a_try_whose_time_is_up_while_it_waits_does_nothing(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
+    world = World(monkeypatch, "hang", "prepare")
+    put(requests, uuid=uuid_of(0), start=START)
+    world.agent._requests = requests
+    world.agent._fetch()
+    world.agent._step(0.0)
+    put(requests, uuid=uuid_of(1), start=START - 30)
+    world.agent.work(requests)
+    ((_, waiting),) = world.clock.prepared
+    assert not waiting.is_alive()
+    assert world.order == [uuid_of(0)]
+    assert world.story.levels() == ["crit", "warning", "notice"]
+    assert world.agent._turns.tries == 0
+
+
 def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
     monkeypatch: pytest.MonkeyPatch, requests: Requests
 ) -> None:
-    monkeypatch.setattr(agent_module, "OTHERS_BESIDE_PAUSES", 2)
+    monkeypatch.setattr(turns, "OTHERS_BESIDE_PAUSES", 2)
     monkeypatch.setattr(connections, "OPENED_AT_ONCE", 6)
     world = World(monkeypatch, *["hang"] * 6)
     put(requests, "pause", uuid_of(9), START)
@@ -114,7 +183,7 @@ def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
     world.agent._fetch()
     world.agent._step(0.0)
     assert len(world.hanging) == 1 + 2
-    world.clock.now += agent_module.PAUSE_SECONDS
+    world.clock.now += turns.PAUSE_SECONDS
     world.agent._step(0.0)
     assert len(world.hanging) == 1 + 5
 

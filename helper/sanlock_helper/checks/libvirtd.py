@@ -13,8 +13,9 @@ SLOW_SECONDS = 2.0
 
 # A destroy of a live QEMU on a loaded host, the slowest of what the helper calls (FACTS: 0.15 to 0.25 s).
 CALL_SECONDS = 0.25
-# What the agent has in flight, each over a connection of its own (agent.py, connections.py).
+# What the agent has in flight, and what it prepares meanwhile, each over a connection of its own (turns.py).
 IN_FLIGHT = 25
+AHEAD = 8
 
 # libvirtd.conf of libvirt 9.0 to 10.
 DEFAULTS = {
@@ -75,7 +76,7 @@ def check_limits(conf: Mapping[str, Value], running: int, grace: int) -> Finding
 
 
 def _wanted_limits(running: int) -> dict[str, int]:
-    connections = min(IN_FLIGHT, max(running, 1))
+    connections = min(IN_FLIGHT + AHEAD, max(running, 1))
     return {
         # Where the spool cannot be used each domain's helper connects by itself.
         "max_clients": running + 20,
