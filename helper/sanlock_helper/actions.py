@@ -207,8 +207,7 @@ def _poweroff(this: Try, action: str) -> Outcome:
     if this.await_turn():
         run = this.look()
         if not _still_runs(this, run):
-            progress.did = "it ended meanwhile"
-            return this.outcome(_why_over(run))
+            return _ended_meanwhile(this, run)
     try:
         this.change("destroy the domain", "destroyed", this.domain.destroy)
     except (PassingError, FinalError) as error:
@@ -216,12 +215,16 @@ def _poweroff(this: Try, action: str) -> Outcome:
         now = _look_after(this, error)
         if _still_runs(this, now):
             raise
-        progress.did = "it ended meanwhile"
-        return this.outcome(_why_over(now))
+        return _ended_meanwhile(this, now)
     now = this.look()
     if _still_runs(this, now):
         raise PassingError("destroy the domain", "it is still active after the call")
     return this.outcome(_why_over(now))
+
+
+def _ended_meanwhile(this: Try, run: int | None) -> Outcome:
+    this.progress.did = "it ended meanwhile"
+    return this.outcome(_why_over(run))
 
 
 def restart(this: Try) -> Outcome:

@@ -43,11 +43,6 @@ class Turns:
         self._paused_at = float("-inf")
 
     @property
-    def tries(self) -> int:
-        """How many are under way."""
-        return len(self._calling) + len(self._waiting)
-
-    @property
     def is_full(self) -> bool:
         """Whether no try may start a call now."""
         return len(self._calling) >= IN_FLIGHT
@@ -70,7 +65,7 @@ class Turns:
 
     def arrive(self, running: Running) -> bool:
         """A try is prepared; True when it waits for its turn, False when that has come already."""
-        if running.has_turn or running.given_up:
+        if running.has_turn:
             return False
         self._calling.remove(running)
         self._waiting.append(running)

@@ -18,7 +18,7 @@ from sanlock_helper.invocation import Invocation
 from sanlock_helper.requests import Receipt, Request, Requests
 from sanlock_helper.spool import Spool
 
-from .test_agent import START, UUID, World
+from .test_agent import START, UUID, World, tries
 
 
 @pytest.fixture
@@ -35,6 +35,13 @@ def put(
     request = requests.read(spool.write(Invocation("qemu:///system", uuid, action), start))
     assert request is not None
     return request
+
+
+def take(world: World, requests: Requests) -> None:
+    """Have the agent look at its spool once, and start what can start."""
+    world.agent._requests = requests
+    world.agent._fetch()
+    world.agent._step(0.0)
 
 
 def uuid_of(number: int) -> str:
@@ -91,9 +98,7 @@ def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, 
     world = World(monkeypatch, *["hang"] * 2)
     for number in range(4):
         put(requests, uuid=uuid_of(number), start=START + number)
-    world.agent._requests = requests
-    world.agent._fetch()
-    world.agent._step(0.0)
+    take(world, requests)
     assert world.order == []  # both places for poweroffs are taken by calls that hang
     put(requests, "pause", uuid_of(9), START + 9)
     world.clock.now += 1
@@ -109,9 +114,7 @@ def test_a_poweroff_that_is_prepared_waits_for_another_to_end(
     world = World(monkeypatch, "hang", "prepare")
     for number in range(2):
         put(requests, uuid=uuid_of(number), start=START + number)
-    world.agent._requests = requests
-    world.agent._fetch()
-    world.agent._step(0.0)
+    take(world, requests)
     assert (len(world.hanging), len(world.clock.prepared), world.order) == (1, 1, [])
     world.hanging[0]()
     world.agent.work(requests)
@@ -142,9 +145,7 @@ def test_one_that_hangs_once_it_has_its_turn_is_given_up(
     world = World(monkeypatch, "hang", "hang")
     for number in range(2):
         put(requests, uuid=uuid_of(number), start=START + 0.1 * number)
-    world.agent._requests = requests
-    world.agent._fetch()
-    world.agent._step(0.0)
+    take(world, requests)
     world.agent._hear(world.agent._turns._calling[1], None)
     world.agent.work(requests)
     assert world.story.levels() == ["warning", "notice"] * 2
@@ -158,16 +159,14 @@ def test_a_try_whose_time_is_up_while_it_waits_does_nothing(
     monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
     world = World(monkeypatch, "hang", "prepare")
     put(requests, uuid=uuid_of(0), start=START)
-    world.agent._requests = requests
-    world.agent._fetch()
-    world.agent._step(0.0)
+    take(world, requests)
     put(requests, uuid=uuid_of(1), start=START - 30)
     world.agent.work(requests)
     ((_, waiting),) = world.clock.prepared
     assert not waiting.is_alive()
     assert world.order == [uuid_of(0)]
     assert world.story.levels() == ["crit", "warning", "notice"]
-    assert world.agent._turns.tries == 0
+    assert tries(world.agent._turns) == 0
 
 
 def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
@@ -179,9 +178,7 @@ def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
     put(requests, "pause", uuid_of(9), START)
     for number in range(5):
         put(requests, uuid=uuid_of(number), start=START + number)
-    world.agent._requests = requests
-    world.agent._fetch()
-    world.agent._step(0.0)
+    take(world, requests)
     assert len(world.hanging) == 1 + 2
     world.clock.now += turns.PAUSE_SECONDS
     world.agent._step(0.0)

@@ -18,6 +18,8 @@ from sanlock_helper.invocation import Invocation
 from sanlock_helper.requests import Request
 from sanlock_helper.turns import AHEAD, IN_FLIGHT, OTHERS_IN_FLIGHT, PAUSE_SECONDS, Turns
 
+from .test_agent import tries
+
 URI = "qemu:///system"
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 
@@ -89,7 +91,7 @@ def test_a_turn_that_comes_before_all_is_prepared_need_not_be_waited_for(turns: 
     turns.end(destroying[0])
     assert turns.grant() is running
     assert not turns.arrive(running)
-    assert turns.tries == OTHERS_IN_FLIGHT
+    assert tries(turns) == OTHERS_IN_FLIGHT
 
 
 def test_one_that_is_given_up_while_it_waits_leaves_its_place(turns: Turns) -> None:
@@ -100,7 +102,7 @@ def test_one_that_is_given_up_while_it_waits_leaves_its_place(turns: Turns) -> N
     turns.end(running)
     turns.end(destroying[0])
     assert turns.grant() is None
-    assert turns.tries == OTHERS_IN_FLIGHT - 1
+    assert tries(turns) == OTHERS_IN_FLIGHT - 1
 
 
 def test_nothing_is_prepared_while_pauses_come(turns: Turns, clock: Clock) -> None:
@@ -143,7 +145,7 @@ def test_never_more_calls_or_destroys_than_there_are_workers(steps: list[tuple[s
         while not turns.is_full and turns.grant() is not None:
             pass
         assert len(turns._calling) <= IN_FLIGHT
-        assert turns.tries == len(under_way) <= IN_FLIGHT + AHEAD
+        assert tries(turns) == len(under_way) <= IN_FLIGHT + AHEAD
         destroying = [one for one in under_way if one.has_turn and one.case.request.action == "poweroff"]
         assert len(destroying) <= OTHERS_IN_FLIGHT
         # Nobody waits while a turn is free.
