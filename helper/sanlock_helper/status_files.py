@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""libvirt's status files: what the host knows of its running QEMU domains without libvirtd.
+
+libvirt's QEMU driver keeps one XML file per running domain on tmpfs and replaces it at every change of state
+(virDomainObjSave() in libvirt src/conf/domain_conf.c, stateDir of src/qemu/qemu_conf.c).  It stays while
+libvirtd is away, and after QEMU has ended unnoticed.  The file is named after the domain, and a name may hold
+whatever a file name may: so what a file is about is read inside, never from its name.
+
+pyexpat, and not xml.etree: a helper process reads these files before its virtual machine is safe, and pyexpat
+is one module in C.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pyexpat import ExpatError, ParserCreate
+
+# Only root writes there; libvirtd and virtqemud use the same directory.
+STATE_DIR = "/run/libvirt/qemu"
+
+SUFFIX = ".xml"
+
+# A domain's XML is at most 4 MiB (libvirt src/remote/remote_protocol.x); the rest of the file is some 10 KiB.
+MAX_BYTES = 8 * 1024 * 1024
+
+_ROOT, _DOMAIN = "domstatus", "domain"
+_END = b"</domain>"
+
+
+class Status:
+    """A running domain, as its status file has it.
+
+    name, uuid, id: the domain and its run.  state, reason: virDomainState and its reason in libvirt's words,
+    as libvirtd knew them last.  pid: QEMU's process id.  written: when the file was written, seconds since
+    the epoch. xml: the live definition, with its secrets, never to be logged.
+    """
+
+    __slots__ = ("id", "name", "pid", "reason", "state", "uuid", "written", "xml")
+
+    def __init__(
+        self,
+        name: str,
+        uuid: str,
+        id: int,
+        state: str,
+        reason: str,
+        pid: int,
+        written: float = 0.0,
+        xml: str = "",
+    ) -> None:
+        self.name = name
+        self.uuid = uuid
+        self.id = id
+        self.state = state
+        self.reason = reason
+        self.pid = pid
+        self.written = written
+        self.xml = xml
+
+
+class StatusFileError(Exception):
+    """A file is no status file; the message says why."""
+
+
+class StatusFiles:
+    """The status files of one directory.  Several threads may use one."""
+
+    def __init__(self, directory: str = STATE_DIR) -> None:
+        self._directory = directory
+        # What each file was about when it was read last, by its name: its signature (see _signature) and
+        # UUID.
+        self._known: dict[str, tuple[tuple[int, ...], str]] = {}
+
+    def find(self, uuid: str) -> Status | None:
+        """The newest status of domain UUID, None where no file is about it.
+
+        A file that is none of libvirt's, or that cannot be read, is about no domain.
+        """
+        names = [name for name, (_, known) in list(self._known.items()) if known == uuid]
+        found = [status for name in names if (status := self._read(name)) and status.uuid == uuid]
+        if not found:
+            found = [status for status in self._changed() if status.uuid == uuid]
+        return max(found, key=lambda status: status.written, default=None)
+
+    def all(self) -> list[Status]:
+        """The status of every running domain, by name."""
+        found = [status for name in self._names() if (status := self._read(name))]
+        return sorted(found, key=lambda status: status.name)
+
+    def _changed(self) -> list[Status]:
+        """The files that are new, or were written again since they were read."""
+        found = []
+        for name in self._names():
+            known = self._known.get(name)
+            try:
+                same = known is not None and known[0] == _signature(os.lstat(f"{self._directory}/{name}"))
+            except OSError:
+                continue  # the domain has just ended
+            status = None if same else self._read(name)
+            if status is not None:
+                found.append(status)
+        return found
+
+    def _names(self) -> list[str]:
+        try:
+            return [name for name in os.listdir(self._directory) if name.endswith(SUFFIX)]
+        except OSError:
+            return []
+
+    def _read(self, name: str) -> Status | None:
+        try:
+            signature, status = _read_file(f"{self._directory}/{name}")
+        except (OSError, StatusFileError):
+            self._known.pop(name, None)
+            return None
+        self._known[name] = signature, status.uuid
+        return status
+
+
+def _signature(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _read_file(path: str) -> tuple[tuple[int, ...], Status]:
+    """The file at PATH.  Raises OSError, or StatusFileError for what libvirt did not write."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+            raise StatusFileError("it is no regular file that root alone can write")
+        if found.st_size > MAX_BYTES:
+            raise StatusFileError(f"it is larger than {MAX_BYTES} bytes")
+        # One read: a regular file of tmpfs gives all that there is.
+        data = os.read(descriptor, found.st_size + 1)
+    finally:
+        os.close(descriptor)
+    status = parse_status_file(data)
+    status.written = found.st_mtime
+    return _signature(found), status
+
+
+def parse_status_file(data: bytes) -> Status:
+    """Read the XML of a status file.  Raises StatusFileError for anything else."""
+    reader = _Reader(data)
+    try:
+        return reader.status()
+    except (ExpatError, ValueError, KeyError) as error:
+        raise StatusFileError(f"it is no status file of libvirt's: {error!r}") from error
+
+
+class _Reader:
+    """Reads <domstatus state reason pid> … <domain id> <name/> <uuid/> … </domain> </domstatus>.
+
+    Elements of the same names may stand elsewhere in the file, in the domain's metadata above all: only their
+    place counts.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._path: list[str] = []
+        self._root: dict[str, str] = {}
+        self._domain: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
+        self._begin = self._end = -1
+        self._parser = parser = ParserCreate()
+        parser.buffer_text = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._stop
+
+    def status(self) -> Status:
+        self._parser.Parse(self._data, True)
+        xml = self._data[self._begin : self._end].decode()
+        return Status(
+            self._texts["name"],
+            self._texts["uuid"].lower(),
+            int(self._domain["id"]),
+            self._root["state"],
+            self._root.get("reason", "unknown"),
+            int(self._root["pid"]),
+            xml=xml,
+        )
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        path = self._path
+        path.append(name)
+        depth = len(path)
+        if depth == 1:
+            if name != _ROOT:
+                raise ValueError(f"the root is <{name[:40]}>")
+            self._root = attributes
+        elif depth == 2 and name == _DOMAIN and self._begin < 0:
+            self._domain = attributes
+            self._begin = self._parser.CurrentByteIndex
+        elif depth == 3 and path[1] == _DOMAIN and name in ("name", "uuid") and name not in self._texts:
+            self._texts[name] = ""
+            self._parser.CharacterDataHandler = self._text
+
+    def _text(self, text: str) -> None:
+        self._texts[self._path[-1]] += text
+
+    def _stop(self, name: str) -> None:
+        path = self._path
+        path.pop()
+        if self._parser.CharacterDataHandler is not None:
+            self._parser.CharacterDataHandler = None
+        if len(path) == 1 and name == _DOMAIN and self._end < 0:
+            self._end = self._parser.CurrentByteIndex + len(_END)
