@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The actions of on_lockfailure on one domain: what was found, what was done, what was verified.
 
-Success is a state that was looked at after the call; a state that cannot be read is never "off".
+Success is a state that was read after the call; a state that cannot be read is never "off", and leases that
+cannot be read are never "given up".  Where the domain is a QEMU process of this host, that process counts
+too: a domain that libvirtd calls off is off only when its process is gone or holds no lease.
 """
 
 from __future__ import annotations
@@ -10,29 +12,21 @@ from typing import Any, Callable
 
 import libvirt
 
-from . import leases
 from .bounded import bounded
 from .connection import failure, is_no_domain
+from .domain_state import describe, ends_by_itself, is_administrators_pause, state_name
 from .errors import FinalError, GivenUpError, HelperError, PassingError
+from .leases import LeasesUnknownError
+from .local_domains import LocalDomains
 from .notes import XML_SECONDS, Notes
+from .processes import Process
 from .record import Record
-
-# virsh's words for virDomainState.
-_STATES = {
-    libvirt.VIR_DOMAIN_NOSTATE: "no state",
-    libvirt.VIR_DOMAIN_RUNNING: "running",
-    libvirt.VIR_DOMAIN_BLOCKED: "idle",
-    libvirt.VIR_DOMAIN_PAUSED: "paused",
-    libvirt.VIR_DOMAIN_SHUTDOWN: "in shutdown",
-    libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
-    libvirt.VIR_DOMAIN_CRASHED: "crashed",
-    libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
-}
+from .requests import Request
 
 # The id of a domain that is not active.
 _OFF = -1
 
-# States of a domain that somebody uses.  One that was paused or going off before is not brought back.
+# States of a domain that is in use, beside a pause that no administrator asked for.
 _IN_USE = (
     libvirt.VIR_DOMAIN_NOSTATE,
     libvirt.VIR_DOMAIN_RUNNING,
@@ -40,21 +34,33 @@ _IN_USE = (
     libvirt.VIR_DOMAIN_PMSUSPENDED,
 )
 
+# The reasons of a pause that libvirt takes for a job which it reports; a start and a shutdown are none.
+_JOBS = (
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
+    libvirt.VIR_DOMAIN_PAUSED_SAVE,
+    libvirt.VIR_DOMAIN_PAUSED_DUMP,
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT,
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY,
+)
+
+# Jobs that are left to end, by their virDomainJobOperation.
+_MIGRATIONS = {
+    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT: "it is being migrated to another host",
+    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN: "it is being migrated to this host",
+}
+
 
 class Outcome:
-    """How an action ended: reached or not, safe or not, and the words for the journal."""
+    """How an action on a domain that is safe ended: reached or not, and the words for the journal."""
 
-    __slots__ = ("did", "found", "note", "reached", "safe", "verified")
+    __slots__ = ("did", "found", "note", "reached", "verified")
 
-    def __init__(
-        self, found: str, did: str, verified: str, note: str = "", reached: bool = True, safe: bool = True
-    ) -> None:
+    def __init__(self, found: str, did: str, verified: str, note: str = "", reached: bool = True) -> None:
         self.found = found
         self.did = did
         self.verified = verified
         self.note = note
         self.reached = reached
-        self.safe = safe
 
     def __str__(self) -> str:
         text = f"found {self.found}, {self.did}, verified {self.verified}"
@@ -69,13 +75,17 @@ class Progress:
     """
 
     __slots__ = (
+        "another",
         "calling",
         "did",
         "found",
         "held_before",
+        "migrates",
         "name",
         "note_run",
         "noted",
+        "process",
+        "record",
         "recorded",
         "run",
         "safe",
@@ -88,7 +98,11 @@ class Progress:
         """RUN is the id at first sight, where an agent that died since saw it; else NOTE_RUN hears of it."""
         self.name = ""
         self.run = run
+        # The id of a run that is known to have begun after the request.
+        self.another: int | None = None
         self.note_run = note_run
+        # The process of the run that lost its leases, where it is proven.
+        self.process: Process | None = None
         self.found = ""
         self.did = "nothing to do"
         # Set once the run that lost its leases was seen to be over.
@@ -97,15 +111,32 @@ class Progress:
         self.xml: str | None = None
         # Why there is none, where one is needed.
         self.xml_missing = ""
-        # Whether what recovery needs was taken down, or was tried to be; and whether there is a record.
+        # Whether recovery's record was made, or tried to be; the record, and whether it was written.
         self.noted = False
+        self.record: Record | None = None
         self.recorded = False
         # Whether an earlier try found it paused with its leases still held.
         self.held_before = False
-        # Why the one try to start again failed.
+        # Whether an earlier try found it on its way to another host.
+        self.migrates = False
+        # Why the one try to start again failed, should the domain not run after it.
         self.start_error = ""
         # The tries that are inside a call which changes the domain.
         self.calling: set[Try] = set()
+
+    def see(self, run: int) -> None:
+        """RUN is the one that lost its leases, unless that is known already."""
+        if self.run is None:
+            self.run = run
+            if self.note_run:
+                self.note_run(run)
+
+    def follow(self, earlier: Progress) -> None:
+        """Take over what EARLIER, of another action on the same domain, has learned of the same run."""
+        if self.run is None and earlier.run is not None:
+            self.name, self.process = earlier.name, earlier.process
+            self.noted, self.record, self.recorded = earlier.noted, earlier.record, earlier.recorded
+            self.see(earlier.run)
 
 
 class Try:
@@ -114,25 +145,24 @@ class Try:
     def __init__(
         self,
         connection: Any,
-        uuid: str,
+        request: Request,
         progress: Progress,
         given_up: Callable[[], bool],
-        pid: int | None = None,
+        local: LocalDomains | None = None,
         notes: Notes | None = None,
-        uri: str = "",
         await_turn: Callable[[], bool] = lambda: False,
     ) -> None:
-        """GIVEN_UP says whether nobody waits for this try any more; PID held the leases, when it is known.
+        """GIVEN_UP says whether nobody waits for this try any more.
 
-        NOTES takes down what recovery needs, for a CONNECTION that was opened as URI.  AWAIT_TURN returns
-        when the domain may be destroyed, True when it has to be looked at again since that took so long.
+        LOCAL is what the host knows of its domains, None for a domain that is no QEMU process of this host.
+        NOTES takes down what recovery needs.  AWAIT_TURN returns when the domain may be destroyed, True when
+        it has to be read again since that took so long.
         """
         self.connection = connection
-        self.uuid = uuid
+        self.request = request
         self.progress = progress
-        self.pid = pid
+        self.local = local
         self.notes = notes
-        self.uri = uri
         self.await_turn = await_turn
         self._given_up = given_up
         self.domain: Any = None
@@ -140,31 +170,36 @@ class Try:
     def look(self) -> int | None:
         """Look the domain up.
 
-        Returns its id, -1 when it is not active, None when it was seen before and libvirtd no longer knows
-        it.  Raises FinalError when libvirtd never knew it, PassingError when it does not say.
+        Returns its id, -1 when it is not active, None when libvirtd does not know it (any more).  Raises
+        FinalError when libvirtd never knew it and the host cannot say either, PassingError when libvirtd does
+        not say.
         """
+        progress, request = self.progress, self.request
+        is_first = self.domain is None
         try:
-            self.domain = self.connection.lookupByUUIDString(self.uuid)
+            self.domain = self.connection.lookupByUUIDString(request.uuid)
         except libvirt.libvirtError as error:
-            if is_no_domain(error) and self.progress.run is not None:
+            if is_no_domain(error) and (progress.run is not None or self.local is not None):
                 return None
             raise failure("look up the domain", error) from error
         run: int = self.domain.ID()
-        self.progress.name = self.progress.name or self.domain.name()
-        if self.progress.run is None:
-            self.progress.run = run
-            if self.progress.note_run:
-                self.progress.note_run(run)
+        progress.name = progress.name or self.domain.name()
+        if run != _OFF:
+            since = request.deadline.start
+            if is_first and self.local and self.local.is_another_run(request.uuid, run, since):
+                progress.another = run
+            progress.see(_OFF if run == progress.another else run)
         return run
 
-    def state(self) -> int:
-        """The domain's virDomainState now; shut off when libvirtd no longer knows it."""
+    def state(self) -> tuple[int, int]:
+        """The domain's virDomainState now and its reason; shut off when libvirtd no longer knows it."""
         try:
-            return int(self.domain.state()[0])
+            state, reason = self.domain.state()
         except libvirt.libvirtError as error:
             if is_no_domain(error):
-                return int(libvirt.VIR_DOMAIN_SHUTOFF)
+                return libvirt.VIR_DOMAIN_SHUTOFF, 0
             raise failure("read the domain's state", error) from error
+        return int(state), int(reason)
 
     def change(self, what: str, did: str, call: Callable[[], Any]) -> None:
         """Make one CALL that changes the domain; DID is the word for it in the journal.
@@ -183,168 +218,267 @@ class Try:
             self.progress.calling.discard(self)
         self.progress.did = did
 
+    def processes(self) -> list[Process]:
+        """What may be the process of the run that lost its leases: the proven one, else all that look so."""
+        if self.local is None:
+            return []
+        if self.progress.process is not None:
+            return [self.progress.process]
+        return self.local.processes(self.request.uuid, self.request.deadline.start)
+
+    def verify_over(self) -> None:
+        """Raise PassingError when a process of the run lives on, and does not hold no lease."""
+        local = self.local
+        for process in self.processes():
+            if local is None or process.is_over():
+                continue
+            what = f"verify that it is off: process {process.pid} of it is still there"
+            try:
+                held = local.held_by(process)
+            except LeasesUnknownError as error:
+                raise PassingError(what, f"its leases cannot be read: {error}") from error
+            if held:
+                raise PassingError(what, f"it holds {', '.join(map(str, held))}, and libvirtd has it as off")
+
     def outcome(self, verified: str, note: str = "", reached: bool = True) -> Outcome:
         """The Outcome of a domain that is safe."""
         self.progress.safe = True
         return Outcome(self.progress.found, self.progress.did, verified, note, reached)
 
 
-def poweroff(this: Try) -> Outcome:
+def poweroff(attempt: Try) -> Outcome:
     """Destroy the domain without grace; the goal is that the run which lost its leases is over."""
-    return _poweroff(this, "poweroff")
+    return _poweroff(attempt, "poweroff")
 
 
-def _poweroff(this: Try, action: str) -> Outcome:
-    progress = this.progress
-    run = this.look()
-    if not _still_runs(this, run):
+def _poweroff(attempt: Try, action: str) -> Outcome:
+    progress = attempt.progress
+    run = attempt.look()
+    if not _still_runs(attempt, run):
         progress.found = progress.found or "off"
-        return this.outcome(_why_over(run))
-    state = this.state()
+        return attempt.outcome(_over(attempt, run))
+    state, reason = attempt.state()
     progress.found = progress.found or state_name(state)
-    if action == "restart" or state in _IN_USE:
-        _note(this, action)
-    if this.await_turn():
-        run = this.look()
-        if not _still_runs(this, run):
-            return _ended_meanwhile(this, run)
+    if action == "restart" or _is_in_use(state, reason):
+        _note(attempt, action)
+    if attempt.await_turn():
+        run = attempt.look()
+        if not _still_runs(attempt, run):
+            return _ended_meanwhile(attempt, run)
     try:
-        this.change("destroy the domain", "destroyed", this.domain.destroy)
+        attempt.change("destroy the domain", "destroyed", attempt.domain.destroy)
     except (PassingError, FinalError) as error:
         # It may be over all the same: it ended while we worked, or only the answer was lost.
-        now = _look_after(this, error)
-        if _still_runs(this, now):
+        now = _look_after(attempt, error)
+        if _still_runs(attempt, now):
             raise
-        return _ended_meanwhile(this, now)
-    now = this.look()
-    if _still_runs(this, now):
+        return _ended_meanwhile(attempt, now)
+    now = attempt.look()
+    if _still_runs(attempt, now):
         raise PassingError("destroy the domain", "it is still active after the call")
-    return this.outcome(_why_over(now))
+    return attempt.outcome(_over(attempt, now))
 
 
-def _ended_meanwhile(this: Try, run: int | None) -> Outcome:
-    this.progress.did = "it ended meanwhile"
-    return this.outcome(_why_over(run))
+def _ended_meanwhile(attempt: Try, run: int | None) -> Outcome:
+    attempt.progress.did = "it ended meanwhile"
+    return attempt.outcome(_over(attempt, run))
 
 
-def restart(this: Try) -> Outcome:
+def restart(attempt: Try) -> Outcome:
     """Power the domain off, verified; then one try to start it again.
 
     Safety rests on the poweroff alone: an Outcome that is not reached means that the domain is off.
     """
-    progress = this.progress
-    off = _poweroff(this, "restart")
-    if _runs_again(this, this.look()):
-        return _restarted(this)
+    progress = attempt.progress
+    off = _poweroff(attempt, "restart")
+    if _runs_again(attempt, attempt.look()):
+        return _restarted(attempt)
     if progress.start_error:
-        return _not_started(this, off, progress.start_error)
+        return _not_started(attempt, off, progress.start_error)
     if progress.calling:
         # An earlier destroy that has not returned would hit the new run.
         raise PassingError("start the domain", "an earlier call for it has not returned yet")
-    start = _starter(this)
+    start = _starter(attempt)
     if start is None:
-        return _not_started(this, off, progress.xml_missing)
+        return _not_started(attempt, off, progress.xml_missing)
     try:
-        this.change("start the domain", f"{progress.did}, started again", start)
+        attempt.change("start the domain", f"{progress.did}, started again", start)
+        progress.start_error = "it was off again after the start"
     except (PassingError, FinalError) as error:
         progress.start_error = str(error)
-    if _runs_again(this, this.look()):
-        return _restarted(this)
-    return _not_started(this, off, progress.start_error or "it was off again after the start")
+    if _runs_again(attempt, attempt.look()):
+        return _restarted(attempt)
+    return _not_started(attempt, off, progress.start_error)
 
 
-def pause(this: Try) -> Outcome:
-    """Suspend the domain; the goal is a paused domain whose process holds no lease any more."""
-    progress = this.progress
-    run = this.look()
-    if not _still_runs(this, run):
-        return _nothing_to_pause(this, run)
-    state = this.state()
-    progress.found = progress.found or state_name(state)
-    if state != libvirt.VIR_DOMAIN_PAUSED:
-        if state in _IN_USE:
-            _note(this, "pause")
+def pause(attempt: Try) -> Outcome:
+    """Suspend the domain; the goal is a domain paused for good whose process holds no lease any more."""
+    progress = attempt.progress
+    run = attempt.look()
+    if not _still_runs(attempt, run):
+        return _nothing_to_pause(attempt, run)
+    state, reason = attempt.state()
+    progress.found = progress.found or _found(state, reason)
+    if _is_in_use(state, reason):
+        _note(attempt, "pause")
+    if state == libvirt.VIR_DOMAIN_PAUSED:
+        _end_job(attempt, state, reason)
+    else:
+        did = "suspended" if progress.did == "nothing to do" else f"{progress.did}, suspended"
         try:
-            this.change("suspend the domain", "suspended", this.domain.suspend)
+            attempt.change("suspend the domain", did, attempt.domain.suspend)
         except (PassingError, FinalError) as error:
-            now = _look_after(this, error)
-            if not _still_runs(this, now):
-                return _nothing_to_pause(this, now)
-            if this.state() != libvirt.VIR_DOMAIN_PAUSED:
+            now = _look_after(attempt, error)
+            if not _still_runs(attempt, now):
+                return _nothing_to_pause(attempt, now)
+            if attempt.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
                 raise
-        now = this.look()
-        if not _still_runs(this, now):
-            return _nothing_to_pause(this, now)
-        state = this.state()
+        now = attempt.look()
+        if not _still_runs(attempt, now):
+            return _nothing_to_pause(attempt, now)
+        state, reason = attempt.state()
         if state != libvirt.VIR_DOMAIN_PAUSED:
             raise PassingError("suspend the domain", f"it is {state_name(state)} after the call")
-    return this.outcome(*_leases_given_up(this))
+        _end_job(attempt, state, reason)
+    return attempt.outcome(*_leases_given_up(attempt))
 
 
-def _leases_given_up(this: Try) -> tuple[str, str]:
+def _found(state: int, reason: int) -> str:
+    return describe(state, reason) if ends_by_itself(state, reason) else state_name(state)
+
+
+def _is_in_use(state: int, reason: int) -> bool:
+    """Whether the domain is to come back: not from an administrator's own pause, nor from its own end."""
+    is_paused = state == libvirt.VIR_DOMAIN_PAUSED
+    return state in _IN_USE or (is_paused and not is_administrators_pause(state, reason))
+
+
+def _end_job(attempt: Try, state: int, reason: int) -> None:
+    """See that a paused domain stays so: PassingError while a job of libvirt's may let it run on.
+
+    libvirt pauses a domain to dump or to save it, and starts its processors when that has ended or failed; to
+    suspend it meanwhile does nothing (qemuDomainSuspend() in libvirt src/qemu/qemu_driver.c).  Its pause
+    lasts once no job is under way, whatever the reason that is left behind.
+    """
+    if not ends_by_itself(state, reason):
+        return
+    what = "pause the domain"
+    where = describe(state, reason)
+    try:
+        job = attempt.domain.jobStats()
+    except libvirt.libvirtError as error:
+        raise PassingError(what, f"it is {where}, and {failure('its job cannot be read', error)}") from error
+    if job.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
+        if reason not in _JOBS:
+            raise PassingError(what, f"it is {where}, which ends by itself")
+        return
+    operation = job.get("operation", libvirt.VIR_DOMAIN_JOB_OPERATION_UNKNOWN)
+    if operation in _MIGRATIONS:
+        attempt.progress.migrates = operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
+        raise PassingError(what, f"{_MIGRATIONS[operation]}, which is left to end")
+    try:
+        attempt.change("abort its job", f"aborted the job of a domain {where}", attempt.domain.abortJob)
+    except (PassingError, FinalError) as error:
+        raise PassingError(what, f"it is {where}, and runs on when that has ended; {error}") from error
+    raise PassingError(what, f"it was {where}: that job was aborted, and its end is waited for")
+
+
+def _leases_given_up(attempt: Try) -> tuple[str, str]:
     """What was verified of a paused domain, and a note; PassingError while it still holds leases.
 
     libvirt releases the leases when the guest's processors have stopped, and only warns in its own log when
     that fails (qemuProcessStopCPUs() in libvirt src/qemu/qemu_process.c).
     """
-    progress = this.progress
-    pid = this.pid or leases.qemu_pid(progress.name)
-    if pid is None:
-        return "paused", "its leases were not looked at: no process id is known"
+    local, progress = attempt.local, attempt.progress
+    if local is None:
+        return "paused", "its leases were not read: it is no QEMU process of this host"
+    processes = attempt.processes()
+    if not processes:
+        raise PassingError("read its leases", "it is paused, but its process was not found")
+    held: dict[Process, str] = {}
     try:
-        held = leases.held_by(pid)
-    except leases.LeasesUnknownError as error:
-        return "paused", f"its leases were not looked at: {error}"
+        for process in processes:
+            names = ", ".join(map(str, local.held_by(process)))
+            if names:
+                held[process] = names
+    except LeasesUnknownError as error:
+        if error.absent:
+            return "paused", f"its leases were not read: {error}"
+        raise PassingError("read its leases", f"it is paused, but {error}") from error
     if not held:
         return "paused, no lease held", ""
-    names = ", ".join(str(lease) for lease in held)
-    # One look may have come just before libvirt's own release.
-    if progress.held_before and pid == leases.qemu_pid(progress.name):
-        return _release(this, pid, names)
+    # The first reading may have come just before libvirt's own release.
+    if progress.held_before:
+        return _release(attempt, local, held)
     progress.held_before = True
-    raise PassingError("pause the domain", f"it is paused, but process {pid} still holds {names}")
+    who = " and ".join(f"process {process.pid} still holds {names}" for process, names in held.items())
+    raise PassingError("pause the domain", f"it is paused, but {who}")
 
 
-def _release(this: Try, pid: int, names: str) -> tuple[str, str]:
-    """Give up the leases of process PID, the paused domain's own, in libvirt's stead.
+def _release(attempt: Try, local: LocalDomains, held: dict[Process, str]) -> tuple[str, str]:
+    """Give up the leases of the paused domain's own processes, in libvirt's stead.
 
     A libvirtd that ends after QEMU has stopped the processors and before it has released the leases leaves
     them for good: the next one finds the domain paused, and to suspend it again does nothing
-    (qemuDomainSuspend() in libvirt src/qemu/qemu_driver.c).
+    (qemuDomainSuspend() in libvirt src/qemu/qemu_driver.c).  libvirt cannot release a lease either whose path
+    sanlock's text of it escapes: one with a blank, say.
     """
+    what, names = "release the leases of the paused domain", ", ".join(held.values())
     try:
-        leases.release(pid)
-        held = leases.held_by(pid)
-    except leases.LeasesUnknownError as error:
-        raise PassingError("give up the leases of the paused domain", f"{names}: {error}") from error
-    if held or this.state() != libvirt.VIR_DOMAIN_PAUSED:
-        raise PassingError(
-            "give up the leases of the paused domain", f"{names}: somebody resumed it meanwhile"
-        )
+        for process in held:
+            local.release(process, attempt.request.uuid)
+        left = any(local.held_by(process) for process in held)
+    except LeasesUnknownError as error:
+        raise PassingError(what, f"{names}: {error}") from error
+    if left or attempt.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+        raise PassingError(what, f"{names}: it was resumed meanwhile")
     return "paused, no lease held", f"libvirtd had left {names} with it: released"
 
 
-def _note(this: Try, action: str) -> None:
-    """Take down what recovery needs, once, before the domain is touched.
+def _note(attempt: Try, action: str) -> None:
+    """Complete what recovery needs, before the domain is touched.
 
-    Every wait in here is bounded, and a failure is only noted: the virtual machine's safety must not suffer.
+    The record is there already where the host knew the domain without libvirtd (see preparation.py).  Every
+    wait in here is bounded, and a failure is only noted: the virtual machine's safety must not suffer.
     """
-    progress = this.progress
-    if progress.noted:
-        return
-    progress.noted = True
-    if action == "restart" or (action == "poweroff" and this.notes is not None):
-        _save_transient_xml(this)
-    if this.notes is not None:
-        run = _OFF if progress.run is None else progress.run
-        record = Record(this.uuid, progress.name, this.uri, action, progress.found, run)
-        record.xml = progress.xml or ""
-        progress.recorded = this.notes.write(record, this.pid or leases.qemu_pid(progress.name))
+    progress, request, notes = attempt.progress, attempt.request, attempt.notes
+    record = progress.record
+    if record is not None:
+        _complete(attempt, record, action)
+    elif not progress.noted:
+        progress.noted = True
+        if action == "restart" or (action == "poweroff" and notes is not None):
+            _save_transient_xml(attempt)
+        if notes is not None:
+            run = _OFF if progress.run is None else progress.run
+            record = Record(request.uuid, progress.name, request.uri, action, progress.found, run)
+            record.xml = progress.xml or ""
+            progress.recorded = notes.write(record, progress.process)
 
 
-def _save_transient_xml(this: Try) -> None:
+def _complete(attempt: Try, record: Record, action: str) -> None:
+    """Write RECORD again where libvirtd knows better: a persistent domain is started from its own definition.
+
+    An earlier action on the same run may have left it: what this one does is what recovery has to undo.
+    """
+    progress = attempt.progress
+    before = record.action, record.xml
+    record.action = action
+    if record.xml and progress.xml is None:
+        try:
+            if attempt.domain.isPersistent():
+                record.xml = ""
+            else:
+                progress.xml = record.xml
+        except libvirt.libvirtError:
+            pass  # recovery asks, too
+    if attempt.notes is not None and before != (record.action, record.xml):
+        progress.recorded = attempt.notes.rewrite(record)
+
+
+def _save_transient_xml(attempt: Try) -> None:
     """Keep the XML of a transient domain, which is gone from libvirt once it is off."""
-    domain, progress, notes = this.domain, this.progress, this.notes
+    domain, progress, notes = attempt.domain, attempt.progress, attempt.notes
     seconds = notes.xml_seconds if notes else XML_SECONDS
 
     def ask() -> str:
@@ -367,63 +501,81 @@ def _save_transient_xml(this: Try) -> None:
         notes.xml_came(came)
 
 
-def _starter(this: Try) -> Callable[[], Any] | None:
+def _starter(attempt: Try) -> Callable[[], Any] | None:
     """The call that starts the domain again, None when there is no XML to start it from."""
-    progress = this.progress
+    progress = attempt.progress
     if progress.xml is not None:
         xml = progress.xml
-        return lambda: this.connection.createXML(xml, 0)
-    if this.look() is None:
-        progress.xml_missing = progress.xml_missing or "libvirt no longer knows it"
+        return lambda: attempt.connection.createXML(xml, 0)
+    if attempt.look() is None:
+        progress.xml_missing = progress.xml_missing or "libvirt does not know it"
         return None
-    create: Callable[[], Any] = this.domain.create
+    create: Callable[[], Any] = attempt.domain.create
     return create
 
 
-def _restarted(this: Try) -> Outcome:
-    if this.progress.recorded and this.notes is not None:
-        this.notes.drop(this.uuid)
-    return this.outcome("running again")
+def _restarted(attempt: Try) -> Outcome:
+    if attempt.progress.recorded and attempt.notes is not None:
+        attempt.notes.drop(attempt.request.uuid)
+    return attempt.outcome("running again")
 
 
-def _not_started(this: Try, off: Outcome, why: str) -> Outcome:
+def _not_started(attempt: Try, off: Outcome, why: str) -> Outcome:
     note = f"the VM is safe, but was not started again: {why}"
-    if this.progress.recorded:
+    if attempt.progress.recorded:
         note += "; recovery (virt-sanlock-helper recover) starts it once its leases can be had"
-    return this.outcome(off.verified, note, reached=False)
+    return attempt.outcome(off.verified, note, reached=False)
 
 
-def _nothing_to_pause(this: Try, run: int | None) -> Outcome:
-    this.progress.found = this.progress.found or "off"
-    return this.outcome(_why_over(run), "there is nothing to pause")
+def _nothing_to_pause(attempt: Try, run: int | None) -> Outcome:
+    attempt.progress.found = attempt.progress.found or "off"
+    note = "there is nothing to pause"
+    # A transient domain is gone from libvirt with its reason.
+    migrated = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
+    if attempt.progress.migrates if run is None else run == _OFF and attempt.state() == migrated:
+        note = "it was migrated to another host"
+    return attempt.outcome(_over(attempt, run), note)
 
 
-def _look_after(this: Try, error: HelperError) -> int | None:
+def _look_after(attempt: Try, error: HelperError) -> int | None:
     """Look again after ERROR, which is what counts when that fails as well."""
     try:
-        return this.look()
+        return attempt.look()
     except HelperError:
         raise error from None
 
 
-def _still_runs(this: Try, run: int | None) -> bool:
+def _still_runs(attempt: Try, run: int | None) -> bool:
     """Whether the run that lost its leases is active."""
-    return run == this.progress.run and run != _OFF
+    progress = attempt.progress
+    return run not in (None, _OFF, progress.another) and run == progress.run
 
 
-def _runs_again(this: Try, run: int | None) -> bool:
-    return run not in (None, _OFF, this.progress.run)
+def _runs_again(attempt: Try, run: int | None) -> bool:
+    """Whether another run is active.
+
+    Raises PassingError while its start is under way, which may still fail.
+    """
+    progress = attempt.progress
+    if run in (None, _OFF) or (run == progress.run and run != progress.another):
+        return False
+    state, reason = attempt.state()
+    if state in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
+        return False
+    if ends_by_itself(state, reason):
+        raise PassingError("start the domain", f"it is {describe(state, reason)}")
+    return True
 
 
-def _why_over(run: int | None) -> str:
-    if run is None:
+def _over(attempt: Try, run: int | None) -> str:
+    """What was verified of a run that is over, by libvirtd's word and by its process; PassingError else."""
+    attempt.verify_over()
+    attempt.progress.see(_OFF)
+    if run is None and attempt.progress.name:
         return "off, libvirt no longer knows it"
+    if run is None:
+        return "off, libvirt does not know it, and no process of this host runs it"
     return "off" if run == _OFF else "over, another run was started since"
-
-
-def state_name(state: int) -> str:
-    """virsh's word for a virDomainState."""
-    return _STATES.get(state, f"state {state}")
 
 
 ACTIONS: dict[str, Callable[[Try], Outcome]] = {"poweroff": poweroff, "restart": restart, "pause": pause}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from _queue import Empty, SimpleQueue
+from collections import deque
 from heapq import heappop, heappush
 from typing import Any, Callable
 
@@ -17,7 +18,10 @@ from .cases import Case, Cases, Running
 from .connections import Connection, Connections
 from .errors import FinalError, GivenUpError, HelperError, PassingError
 from .journal import Journal
+from .local_domains import LocalDomains
 from .notes import Notes
+from .preparation import prepare
+from .processes import is_local
 from .requests import Receipt, Request, Requests
 from .spool import DONE, TELLING, SpoolError
 from .turns import AHEAD, IN_FLIGHT, Turns
@@ -38,7 +42,11 @@ REPEAT_SECONDS = 10.0
 POLL_SECONDS = 0.008
 LINGER_SECONDS = 0.3
 
-Answers = SimpleQueue["tuple[Running | None, Outcome | HelperError | None]"]
+# Domains that are named, and their records written, at a time.
+PREPARED_AT_ONCE = 4
+
+# What a try found, by its thread; without a try, the case that is prepared.
+Answers = SimpleQueue["tuple[Running | None, Any]"]
 # No answer, but another try may start now.  A try without an answer is prepared, and waits for its turn.
 _OPENED = (None, None)
 
@@ -58,15 +66,20 @@ class Agent:
         start_thread: Callable[[Callable[..., object], tuple[Any, ...]], object] | None = None,
         answers: Answers | None = None,
         notes: Notes | None = None,
+        local: LocalDomains | None = None,
     ) -> None:
         """CONNECT opens a URI (see connection.connect); CLOCK is monotonic, WALL the time of day.
 
-        NOTES takes down what recovery needs.  START_THREAD runs a try, ANSWERS brings what it found; tests
-        replace both to do without time.
+        NOTES takes down what recovery needs; LOCAL is what the host knows of its QEMU domains.  START_THREAD
+        runs a try, ANSWERS brings what it found; tests replace both to do without time.
         """
         self._connections = Connections(connect, IN_FLIGHT + AHEAD, clock)
         self._journal = journal
         self._notes = notes
+        self._local = local
+        # Requests that wait for what the host knows of their domains; so many are seen to at a time.
+        self._unprepared: deque[Case] = deque()
+        self._preparing = 0
         self._clock = clock
         self._wall = wall
         self._start_thread = start_thread or Workers().start
@@ -88,6 +101,7 @@ class Agent:
         """Serve one REQUEST to its end; True when its goal was reached and verified."""
         case = self._cases.add(request)
         self._watch(case)
+        self._prepare(case)
         while not case.done:
             self._step()
         return case.reached
@@ -156,6 +170,38 @@ class Agent:
         case = self._cases.add(request)
         if case.request is request:
             self._watch(case)
+            if self._cases.is_first(case):
+                self._prepare(case)
+
+    def _prepare(self, case: Case) -> None:
+        """Have the domain of CASE named and its record written, by what the host knows; then it is tried."""
+        if self._local is None or not is_local(case.request.uri):
+            self._cases.ready(case)
+            return
+        if case.request.action == "pause":
+            self._unprepared.appendleft(case)
+        else:
+            self._unprepared.append(case)
+        self._start_preparing()
+
+    def _start_preparing(self) -> None:
+        while self._unprepared and self._preparing < PREPARED_AT_ONCE:
+            self._preparing += 1
+            self._start_thread(self._run_preparation, (self._unprepared.popleft(), self._local))
+
+    def _run_preparation(self, case: Case, local: LocalDomains) -> None:
+        """The thread of one preparation; its waits are bounded."""
+        try:
+            prepare(case.request, case.progress, local, self._notes)
+        except Exception as error:
+            # A defect of ours: the domain is made safe all the same.
+            self._journal.error(f"{case}: internal error before the first try: {error!r}")
+        self._answers.put((None, case))
+
+    def _prepared(self, case: Case) -> None:
+        self._preparing -= 1
+        self._start_preparing()
+        self._cases.ready(case)
 
     def _note(self, request: Request, reached: bool, level: str, line: str, tell: bool = True) -> None:
         """Note the outcome of REQUEST where it came from, then tell it."""
@@ -194,6 +240,8 @@ class Agent:
         else:
             if running is not None:
                 self._hear(running, answer)
+            elif answer is not None:
+                self._prepared(answer)
 
     def _fill(self) -> None:
         """Start what can start: pauses, then what is prepared, then further tries."""
@@ -271,17 +319,16 @@ class Agent:
                 self._answers.put(_OPENED)
             if running.given_up:
                 raise GivenUpError("connect", "took too long")
-            this = Try(
+            attempt = Try(
                 handle,
-                request.uuid,
+                request,
                 running.case.progress,
                 lambda: running.given_up,
-                request.pid,
+                self._local if is_local(request.uri) else None,
                 self._notes,
-                request.uri,
                 lambda: self._await_turn(running),
             )
-            answer = ACTIONS[request.action](this)
+            answer = ACTIONS[request.action](attempt)
         except HelperError as error:
             answer = error
             if connection.handle is None:
@@ -364,7 +411,14 @@ class Agent:
 
     def _end(self, case: Case, reached: bool, level: str, text: str) -> None:
         case.reached = reached
-        self._cases.close(case)
+        following = self._cases.close(case)
+        if following is not None:
+            # It came before this one was over, and is about the same run.
+            following.progress.follow(case.progress)
+            if following.progress.run is None:
+                self._prepare(following)
+            else:
+                self._cases.ready(following)
         self._ended_at = self._clock()
         self._ended[(*case.domain, case.request.action)] = (self._ended_at, reached)
         first, *others = case.requests

@@ -84,9 +84,11 @@ class Cases:
         case = Case(request, self._make_progress(request))
         self.open += 1
         queue.append(case)
-        if len(queue) == 1:
-            self.ready(case)
         return case
+
+    def is_first(self, case: Case) -> bool:
+        """Whether no earlier case of the same domain is open."""
+        return self._domains[case.domain][0] is case
 
     def ready(self, case: Case) -> None:
         """CASE can be tried, now or again."""
@@ -111,14 +113,14 @@ class Cases:
                     return case, connection
         return None
 
-    def close(self, case: Case) -> None:
-        """CASE is done: the next one of its domain gets ready."""
+    def close(self, case: Case) -> Case | None:
+        """CASE is done; returns the one of its domain that has waited for it."""
         case.done = True
         self.open -= 1
         queue = self._domains[case.domain]
+        was_first = queue[0] is case
         queue.remove(case)
         if queue:
-            if queue[0].tries == 0 and queue[0].running is None:
-                self.ready(queue[0])
-        else:
-            del self._domains[case.domain]
+            return queue[0] if was_first else None
+        del self._domains[case.domain]
+        return None

@@ -17,13 +17,14 @@ from xml.etree import ElementTree
 import libvirt
 
 from . import policy
-from .actions import state_name
 from .book import Book
 from .connection import failure, is_no_domain
+from .domain_state import state_name
 from .errors import FinalError, HelperError, PassingError
 from .leases import Lease, qemu_pid
 from .lockspaces import Sanlock
-from .notes import boot_id, process_start
+from .notes import boot_id
+from .processes import process_start
 from .record import Record
 
 # A run that is still there so long after its record was never powered off.

@@ -151,10 +151,11 @@ def _agent(journal: Journal) -> Agent:
     sys.path.extend(site.getsitepackages())
     from .agent import Agent
     from .connection import connect
+    from .local_domains import LocalDomains
     from .notes import Notes
     from .records import Records
 
-    return Agent(connect, journal, notes=Notes(Records(), journal))
+    return Agent(connect, journal, notes=Notes(Records(), journal), local=LocalDomains())
 
 
 def _hurry() -> None:

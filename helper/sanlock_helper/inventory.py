@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from .actions import state_name
 from .connection import failure
+from .domain_state import state_name
 from .leases import QEMU_STATE_DIR
 
 # Status files of running domains (live XML, on tmpfs), and the XML of persistent ones: stateDir and configDir

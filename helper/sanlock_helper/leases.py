@@ -26,6 +26,8 @@ BUSY_SECONDS = 0.02
 class LeasesUnknownError(Exception):
     """sanlock could not be asked; the text says why."""
 
+    absent = False
+
 
 class Lease:
     """One resource lease: names as text, the version that sanlock counts up at each acquire, its place."""

@@ -2,8 +2,10 @@
 """What the helper writes down before it touches a domain, so that recovery can bring it back.
 
 The virtual machine's safety comes first: nothing here waits for long, nothing reads a disk, and whatever
-fails is told and goes no further.  Whether the domain is to be brought back at all is not asked here: reading
-its metadata is one more call that libvirtd may not serve now.  Recovery asks, once the machine is safe.
+fails is logged and goes no further.  The record is made of what the host itself knows, before libvirtd is
+asked: a domain whose libvirtd is away for all of the time is killed by sanlock, and is to come back all the
+same.  Whether it is to be brought back at all, recovery decides, by the metadata in its definition, once the
+machine is safe.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from typing import Callable
 from . import leases
 from .bounded import bounded
 from .journal import Journal
+from .processes import Process
 from .record import Record
 from .records import Records
+from .status_files import Status
 
 # sanlock answers from memory, in a millisecond; one that was silent so often in a row is not asked again.
 SANLOCK_SECONDS = 1.0
@@ -26,6 +30,14 @@ XML_SECONDS = 3.0
 IMPATIENT_XML_SECONDS = 0.2
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+# libvirt's words for virDomainState in a status file (VIR_ENUM_IMPL(virDomainState) in libvirt
+# src/conf/domain_conf.c), and virsh's.
+_STATES = {"nostate": "no state", "blocked": "idle", "shutdown": "in shutdown", "shutoff": "shut off"}
+
+# What is not to come back: it is going off, or an administrator paused it.
+_ENDING = ("shutdown", "shutoff", "crashed")
+_ADMINISTRATORS_PAUSES = ("user", "from snapshot")
 
 
 class Notes:
@@ -52,8 +64,18 @@ class Notes:
         """Whether libvirtd gave a domain's XML in time: if it did not, the others wait for less."""
         self.xml_seconds = XML_SECONDS if came else IMPATIENT_XML_SECONDS
 
-    def write(self, record: Record, pid: int | None) -> bool:
-        """Complete RECORD with what process PID holds now, and write it; False when that failed, and told.
+    def of_status(self, status: Status, uri: str, action: str) -> Record | None:
+        """The record of a domain by its STATUS file, not yet written; None where it is not to come back."""
+        is_paused = status.state == "paused" and status.reason in _ADMINISTRATORS_PAUSES
+        if action != "restart" and (is_paused or status.state in _ENDING):
+            return None
+        found = _STATES.get(status.state, status.state)
+        record = Record(status.uuid, status.name, uri, action, found, status.id)
+        record.xml = status.xml
+        return record
+
+    def write(self, record: Record, process: Process | None) -> bool:
+        """Complete RECORD with what PROCESS holds now, and write it; False when that failed, and was logged.
 
         libvirt's embedded test driver ends with this process: there is nothing to come back to.
         """
@@ -61,11 +83,15 @@ class Notes:
             return False
         record.time = self._wall()
         self._boot = record.boot = self._boot or boot_id()
-        if pid is None:
-            record.unknown = "its process id was not known"
+        if process is None:
+            record.unknown = "its process was not found"
         else:
-            record.pid, record.pid_start = pid, process_start(pid)
-            self._note_leases(record, pid)
+            record.pid, record.pid_start = process.pid, process.start
+            self._note_leases(record, process.pid)
+        return self.rewrite(record)
+
+    def rewrite(self, record: Record) -> bool:
+        """Write a complete RECORD; False when that failed, and was logged."""
         try:
             self._records.write(record)
         except Exception as error:
@@ -75,6 +101,13 @@ class Notes:
             )
             return False
         return True
+
+    def has(self, uuid: str) -> bool:
+        """Whether the record of domain UUID is where the helper writes it."""
+        try:
+            return uuid in self._records.uuids()
+        except OSError:
+            return False
 
     def drop(self, uuid: str) -> None:
         """The domain is back: there is nothing to recover."""
@@ -105,12 +138,3 @@ def boot_id(path: str = BOOT_ID) -> str:
             return file.read(64).decode("ascii").strip()
     except (OSError, ValueError):
         return ""
-
-
-def process_start(pid: int) -> int:
-    """When process PID started, in clock ticks since boot; 0 when there is none (proc(5), field 22)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -80,10 +80,27 @@ class Processes:
         """The process that STATUS names, None when it is over or is not the domain's."""
         return prove(status.pid, status.uuid) or _ending(status)
 
+    def scan(self, uuid: str) -> list[Process]:
+        """All processes with UUID on their command line, where libvirt has no status file of the domain.
+
+        Any user may start one that looks so.  It holds no lease: only root and sanlock's group can register a
+        process with sanlock.
+        """
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return [process for pid in pids if (process := prove(pid, uuid))]
+
 
 def find(uuid: str) -> Process | None:
     """The QEMU process of domain UUID on this host: see Processes.find()."""
     return Processes().find(uuid)
+
+
+def is_local(uri: str) -> bool:
+    """Whether the domains of a libvirt URI are QEMU processes of this host."""
+    scheme, _, rest = uri.partition(":")
+    driver, _, transport = scheme.lower().partition("+")
+    server = rest[2:].partition("/")[0] if rest.startswith("//") else ""
+    return driver == "qemu" and transport in ("", "unix") and server == ""
 
 
 def prove(pid: int, uuid: str) -> Process | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
 from .leases import Lease
@@ -140,9 +141,10 @@ class Domain:
     def qemu_pid(self) -> int | None:
         """The pid of its QEMU inside the stack; None when none runs."""
         try:
-            pid = int(self._stack.path(f"/run/libvirt/qemu/{self.name}.pid").read_text())
-        except (FileNotFoundError, ValueError):
+            root = ElementTree.parse(self._stack.path(f"/run/libvirt/qemu/{self.name}.xml")).getroot()
+        except FileNotFoundError:
             return None
+        pid = int(root.get("pid", "0"))
         return pid if self._stack.is_alive(pid) else None
 
     def leases(self) -> list[Lease]:

@@ -13,11 +13,12 @@ libvirt = pytest.importorskip("libvirt")
 
 from sanlock_helper import actions, leases  # noqa: E402
 from sanlock_helper.actions import Outcome, Progress, Try  # noqa: E402
+from sanlock_helper.domain_state import describe  # noqa: E402
 from sanlock_helper.errors import FinalError, GivenUpError, PassingError  # noqa: E402
+from sanlock_helper.processes import Process  # noqa: E402
 
+from .fake_local import UUID, FakeLocal, FakeProcess, make_request  # noqa: E402
 from .libvirt_errors import libvirt_error  # noqa: E402
-
-UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 
 NO_DOMAIN = libvirt.VIR_ERR_NO_DOMAIN
 BROKEN = libvirt.VIR_ERR_INTERNAL_ERROR
@@ -29,6 +30,8 @@ class FakeHost:
     def __init__(self, mocker: MockerFixture) -> None:
         self.run: int = 7
         self.state: int = libvirt.VIR_DOMAIN_RUNNING
+        self.reason = 0
+        self.job: dict[str, int] = {"type": libvirt.VIR_DOMAIN_JOB_NONE}
         self.known = True
         self.persistent = True
         self.next_run = 8
@@ -54,6 +57,8 @@ class FakeHost:
         domain.XMLDesc.side_effect = self.xml
         domain.destroy.side_effect = lambda: self._call("destroy", self.off)
         domain.suspend.side_effect = lambda: self._call("suspend", self.pause)
+        domain.jobStats.side_effect = self.job_stats
+        domain.abortJob.side_effect = lambda: self._call("abort", self.end_job)
         domain.create.side_effect = lambda: self._call("create", self.start)
         return domain
 
@@ -61,7 +66,11 @@ class FakeHost:
         self._call("state")
         if not self.known:
             raise libvirt_error(NO_DOMAIN)
-        return [self.state, 0]
+        return [self.state, self.reason]
+
+    def job_stats(self) -> dict[str, int]:
+        self._call("job")
+        return self.job
 
     def xml(self, flags: int) -> str:
         assert flags == libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
@@ -76,10 +85,18 @@ class FakeHost:
         self.run, self.state, self.known = -1, libvirt.VIR_DOMAIN_SHUTOFF, self.persistent
 
     def pause(self) -> None:
-        self.state = libvirt.VIR_DOMAIN_PAUSED
+        self.state, self.reason = libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER
+
+    def begin_job(self, reason: int, operation: int) -> None:
+        self.state, self.reason = libvirt.VIR_DOMAIN_PAUSED, reason
+        self.job = {"type": libvirt.VIR_DOMAIN_JOB_UNBOUNDED, "operation": operation}
+
+    def end_job(self) -> None:
+        self.state, self.reason = libvirt.VIR_DOMAIN_RUNNING, 0
+        self.job = {"type": libvirt.VIR_DOMAIN_JOB_NONE}
 
     def start(self) -> None:
-        self.run, self.state, self.known = self.next_run, libvirt.VIR_DOMAIN_RUNNING, True
+        self.run, self.state, self.reason, self.known = self.next_run, libvirt.VIR_DOMAIN_RUNNING, 0, True
 
     def _call(self, name: str, effect: Any = None) -> None:
         self.calls.append(name)
@@ -97,18 +114,21 @@ def host(mocker: MockerFixture) -> FakeHost:
 
 
 @pytest.fixture
-def no_leases(mocker: MockerFixture) -> Any:
-    mocker.patch.object(leases, "qemu_pid", return_value=4711)
-    return mocker.patch.object(leases, "held_by", return_value=[])
+def local() -> FakeLocal:
+    return FakeLocal()
 
 
-def run(host: FakeHost, action: str, progress: Progress | None = None, given_up: bool = False) -> Outcome:
-    this = Try(host.connection, UUID, progress or Progress(), lambda: given_up)
-    return actions.ACTIONS[action](this)
+def attempt(host: FakeHost, action: str, progress: Progress | None = None, **options: Any) -> Try:
+    given_up = options.pop("given_up", False)
+    return Try(host.connection, make_request(action), progress or Progress(), lambda: given_up, **options)
+
+
+def run(host: FakeHost, action: str, progress: Progress | None = None, **options: Any) -> Outcome:
+    return actions.ACTIONS[action](attempt(host, action, progress, **options))
 
 
 def changes(host: FakeHost) -> list[str]:
-    return [name for name in host.calls if name not in ("lookup", "state", "xml")]
+    return [name for name in host.calls if name not in ("lookup", "state", "xml", "job")]
 
 
 # poweroff
@@ -119,7 +139,7 @@ def test_the_turn_for_a_destroy_is_waited_for_with_everything_else_done(host: Fa
         assert host.calls == ["lookup", "state"]
         return False
 
-    actions.poweroff(Try(host.connection, UUID, Progress(), lambda: False, await_turn=await_turn))
+    run(host, "poweroff", await_turn=await_turn)
     assert host.calls == ["lookup", "state", "destroy", "lookup"]
 
 
@@ -127,7 +147,7 @@ def test_after_a_long_wait_a_domain_is_looked_at_again(host: FakeHost) -> None:
     def await_turn() -> bool:
         return True
 
-    actions.poweroff(Try(host.connection, UUID, Progress(), lambda: False, await_turn=await_turn))
+    run(host, "poweroff", await_turn=await_turn)
     assert host.calls == ["lookup", "state", "lookup", "destroy", "lookup"]
 
 
@@ -136,7 +156,7 @@ def test_a_run_that_began_during_a_long_wait_is_left_alone(host: FakeHost) -> No
         host.start()
         return True
 
-    outcome = actions.poweroff(Try(host.connection, UUID, Progress(), lambda: False, await_turn=await_turn))
+    outcome = run(host, "poweroff", await_turn=await_turn)
     assert str(outcome) == "found running, it ended meanwhile, verified over, another run was started since"
     assert changes(host) == []
 
@@ -267,7 +287,7 @@ def test_a_start_whose_answer_was_lost_is_looked_at(host: FakeHost) -> None:
 
 def test_no_start_while_an_earlier_call_has_not_returned(host: FakeHost) -> None:
     progress = Progress()
-    progress.calling.add(Try(host.connection, UUID, progress, lambda: True))
+    progress.calling.add(attempt(host, "restart", progress, given_up=True))
     with pytest.raises(PassingError, match="has not returned"):
         run(host, "restart", progress)
     assert changes(host) == ["destroy"]
@@ -296,20 +316,19 @@ def test_xml_that_cannot_be_read_is_said(host: FakeHost) -> None:
 # pause
 
 
-@pytest.mark.usefixtures("no_leases")
-def test_pause(host: FakeHost) -> None:
-    assert str(run(host, "pause")) == "found running, suspended, verified paused, no lease held"
+def test_pause(host: FakeHost, local: FakeLocal) -> None:
+    outcome = run(host, "pause", local=local)
+    assert str(outcome) == "found running, suspended, verified paused, no lease held"
     assert changes(host) == ["suspend"]
 
 
-@pytest.mark.usefixtures("no_leases")
-def test_pause_of_a_paused_domain(host: FakeHost) -> None:
+def test_pause_of_a_paused_domain(host: FakeHost, local: FakeLocal) -> None:
     host.pause()
-    assert str(run(host, "pause")) == "found paused, nothing to do, verified paused, no lease held"
+    outcome = run(host, "pause", local=local)
+    assert str(outcome) == "found paused, nothing to do, verified paused, no lease held"
     assert changes(host) == []
 
 
-@pytest.mark.usefixtures("no_leases")
 def test_pause_of_a_domain_that_is_off_is_success_and_said(host: FakeHost) -> None:
     host.off()
     outcome = run(host, "pause")
@@ -318,19 +337,16 @@ def test_pause_of_a_domain_that_is_off_is_success_and_said(host: FakeHost) -> No
     assert changes(host) == []
 
 
-@pytest.mark.usefixtures("no_leases")
 def test_pause_of_a_domain_that_ends_meanwhile(host: FakeHost) -> None:
     host.pause = host.off  # type: ignore[method-assign]
     assert "nothing to pause" in run(host, "pause").note
 
 
-@pytest.mark.usefixtures("no_leases")
-def test_pause_whose_answer_was_lost(host: FakeHost) -> None:
+def test_pause_whose_answer_was_lost(host: FakeHost, local: FakeLocal) -> None:
     host.answer_lost["suspend"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
-    assert run(host, "pause").reached
+    assert run(host, "pause", local=local).reached
 
 
-@pytest.mark.usefixtures("no_leases")
 @pytest.mark.parametrize("state", [libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PMSUSPENDED, 99])
 def test_any_other_state_after_the_call_is_no_success(host: FakeHost, state: int) -> None:
     host.pause = lambda: setattr(host, "state", state)  # type: ignore[method-assign]
@@ -338,69 +354,282 @@ def test_any_other_state_after_the_call_is_no_success(host: FakeHost, state: int
         run(host, "pause")
 
 
-def test_leases_still_held_are_no_success_and_named(host: FakeHost, no_leases: Any) -> None:
-    no_leases.return_value = [leases.Lease("__LIBVIRT__DISKS__", "abc", 3)]
-    progress = Progress()
-    with pytest.raises(PassingError, match="4711 still holds __LIBVIRT__DISKS__:abc"):
-        run(host, "pause", progress)
-    assert not progress.safe
+def test_a_domain_of_another_host_is_paused_with_its_leases_unread(host: FakeHost) -> None:
+    outcome = run(host, "pause")
+    assert (outcome.reached, outcome.verified) == (True, "paused")
+    assert outcome.note == "its leases were not read: it is no QEMU process of this host"
 
+
+# pauses that end by themselves
+
+JOBS = {
+    libvirt.VIR_DOMAIN_PAUSED_SAVE: libvirt.VIR_DOMAIN_JOB_OPERATION_SAVE,
+    libvirt.VIR_DOMAIN_PAUSED_DUMP: libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP,
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: libvirt.VIR_DOMAIN_JOB_OPERATION_SNAPSHOT,
+}
+
+
+@pytest.mark.parametrize("reason", JOBS)
+def test_a_job_that_would_let_the_domain_run_on_is_aborted(
+    host: FakeHost, local: FakeLocal, reason: int
+) -> None:
+    host.begin_job(reason, JOBS[reason])
+    progress = Progress()
+    with pytest.raises(PassingError, match="that job was aborted"):
+        run(host, "pause", progress, local=local)
+    outcome = run(host, "pause", progress, local=local)
+    words = describe(libvirt.VIR_DOMAIN_PAUSED, reason)
+    assert str(outcome) == (
+        f"found {words}, aborted the job of a domain {words}, suspended, verified paused, no lease held"
+    )
+    assert changes(host) == ["abort", "suspend"]
+
+
+def test_a_job_that_cannot_be_aborted_is_waited_for(host: FakeHost, local: FakeLocal) -> None:
+    host.begin_job(libvirt.VIR_DOMAIN_PAUSED_DUMP, libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP)
+    host.raises["abort"] = libvirt_error(libvirt.VIR_ERR_OPERATION_INVALID, message="cannot be aborted")
+    with pytest.raises(PassingError, match=r"dumping.*cannot be aborted"):
+        run(host, "pause", local=local)
+    host.end_job()
+    assert run(host, "pause", local=local).reached
+
+
+@pytest.mark.parametrize("reason", JOBS)
+def test_a_reason_that_outlived_its_job_is_a_pause_that_lasts(
+    host: FakeHost, local: FakeLocal, reason: int
+) -> None:
+    host.state, host.reason = libvirt.VIR_DOMAIN_PAUSED, reason
+    assert run(host, "pause", local=local).reached
+
+
+@pytest.mark.parametrize(
+    "reason", [libvirt.VIR_DOMAIN_PAUSED_STARTING_UP, libvirt.VIR_DOMAIN_PAUSED_SHUTTING_DOWN, 99]
+)
+def test_a_pause_without_a_job_that_ends_by_itself_is_waited_for(
+    host: FakeHost, local: FakeLocal, reason: int
+) -> None:
+    host.state, host.reason = libvirt.VIR_DOMAIN_PAUSED, reason
+    with pytest.raises(PassingError, match="ends by itself"):
+        run(host, "pause", local=local)
+
+
+def test_a_job_that_cannot_be_read_is_waited_for(host: FakeHost, local: FakeLocal) -> None:
+    host.begin_job(libvirt.VIR_DOMAIN_PAUSED_SAVE, libvirt.VIR_DOMAIN_JOB_OPERATION_SAVE)
+    host.raises["job"] = libvirt_error(libvirt.VIR_ERR_NO_SUPPORT)
+    with pytest.raises(PassingError, match="its job cannot be read"):
+        run(host, "pause", local=local)
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_migration_is_left_to_end(host: FakeHost, local: FakeLocal, persistent: bool) -> None:
+    host.persistent = persistent
+    host.begin_job(libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
+    progress = Progress()
+    with pytest.raises(PassingError, match="migrated to another host, which is left to end"):
+        run(host, "pause", progress, local=local)
+    host.off()
+    host.reason = libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED
+    local.found.clear()
+    outcome = run(host, "pause", progress, local=local)
+    assert (outcome.reached, outcome.note) == (True, "it was migrated to another host")
+    assert changes(host) == []
+
+
+# leases
 
 LEFT = leases.Lease("__LIBVIRT__DISKS__", "abc", 3)
+UNKNOWN = leases.LeasesUnknownError("sanlock does not answer")
 
 
 @pytest.fixture
-def release(no_leases: Any, mocker: MockerFixture) -> Any:
-    """sanlock's release; the process holds a lease until then."""
-    no_leases.return_value = [LEFT]
-    return mocker.patch.object(
-        leases, "release", side_effect=lambda pid: setattr(no_leases, "return_value", [])
-    )
+def holding(local: FakeLocal) -> FakeLocal:
+    """The process of the domain holds a lease until that is released."""
+    assert local.process is not None
+    local.held[local.process] = [LEFT]
+    return local
 
 
-def pause_again(host: FakeHost, pid: int | None = None) -> Outcome:
+def test_leases_still_held_are_no_success_and_named(host: FakeHost, holding: FakeLocal) -> None:
+    progress = Progress()
+    with pytest.raises(PassingError, match="4711 still holds __LIBVIRT__DISKS__:abc"):
+        run(host, "pause", progress, local=holding)
+    assert not progress.safe
+
+
+def pause_again(host: FakeHost, local: FakeLocal) -> Outcome:
     """A pause whose first try found the leases still held, tried again."""
     progress = Progress()
-    tries = [Try(host.connection, UUID, progress, lambda: False, pid=pid) for _ in range(2)]
     with pytest.raises(PassingError, match="still holds"):
-        actions.pause(tries[0])
-    return actions.pause(tries[1])
+        run(host, "pause", progress, local=local)
+    return run(host, "pause", progress, local=local)
 
 
-def test_leases_that_libvirtd_left_are_given_up_at_the_second_look(host: FakeHost, release: Any) -> None:
-    outcome = pause_again(host)
-    release.assert_called_once_with(4711)
+def test_leases_that_libvirtd_left_are_given_up_at_the_second_look(
+    host: FakeHost, holding: FakeLocal
+) -> None:
+    outcome = pause_again(host, holding)
+    assert holding.released == [4711]
     assert (outcome.reached, outcome.verified) == (True, "paused, no lease held")
     assert "libvirtd had left __LIBVIRT__DISKS__:abc" in outcome.note
 
 
-def test_leases_of_a_process_that_is_not_the_domain_s_are_left_alone(host: FakeHost, release: Any) -> None:
-    with pytest.raises(PassingError, match="12 still holds"):
-        pause_again(host, pid=12)
-    release.assert_not_called()
-
-
-def test_a_release_that_sanlock_refuses_is_tried_again(host: FakeHost, release: Any) -> None:
-    release.side_effect = leases.LeasesUnknownError("sanlock does not release them: busy")
+def test_a_release_that_sanlock_refuses_is_tried_again(host: FakeHost, holding: FakeLocal) -> None:
+    holding.raises["release"] = leases.LeasesUnknownError("sanlock does not release them: busy")
     with pytest.raises(PassingError, match="abc: sanlock does not release them"):
-        pause_again(host)
+        pause_again(host, holding)
+
+
+def test_leases_that_stay_after_a_release_are_no_success(host: FakeHost, holding: FakeLocal) -> None:
+    holding.release = lambda process, uuid: None  # type: ignore[method-assign]
+    with pytest.raises(PassingError, match="release the leases"):
+        pause_again(host, holding)
 
 
 def test_a_domain_resumed_while_its_leases_were_given_up_is_paused_again(
-    host: FakeHost, release: Any
+    host: FakeHost, holding: FakeLocal
 ) -> None:
-    release.side_effect = lambda pid: setattr(host, "state", libvirt.VIR_DOMAIN_RUNNING)
-    with pytest.raises(PassingError, match="somebody resumed it meanwhile"):
-        pause_again(host)
+    def release(process: Process, uuid: str) -> None:
+        holding.held.clear()
+        host.state = libvirt.VIR_DOMAIN_RUNNING
+
+    holding.release = release  # type: ignore[method-assign]
+    with pytest.raises(PassingError, match="it was resumed meanwhile"):
+        pause_again(host, holding)
 
 
-def test_leases_that_cannot_be_looked_at_are_said(host: FakeHost, no_leases: Any) -> None:
-    no_leases.side_effect = leases.LeasesUnknownError("sanlock is down")
-    outcome = run(host, "pause")
-    assert outcome.reached
-    assert outcome.note == "its leases were not looked at: sanlock is down"
+def test_leases_that_cannot_be_read_are_no_success(host: FakeHost, local: FakeLocal) -> None:
+    local.raises["held_by"] = UNKNOWN
+    with pytest.raises(PassingError, match="it is paused, but sanlock does not answer"):
+        run(host, "pause", local=local)
 
 
-def test_the_process_id_that_sanlock_passed_is_used(host: FakeHost, no_leases: Any) -> None:
-    actions.pause(Try(host.connection, UUID, Progress(), lambda: False, pid=12))
-    no_leases.assert_called_once_with(12)
+def test_a_host_without_sanlock_holds_no_lease(host: FakeHost, local: FakeLocal) -> None:
+    absent = leases.LeasesUnknownError("the sanlock daemon does not run")
+    absent.absent = True
+    local.raises["held_by"] = absent
+    outcome = run(host, "pause", local=local)
+    assert (outcome.reached, outcome.verified) == (True, "paused")
+    assert outcome.note == "its leases were not read: the sanlock daemon does not run"
+
+
+def test_a_process_that_is_not_found_is_no_proof(host: FakeHost, local: FakeLocal) -> None:
+    local.found.clear()
+    with pytest.raises(PassingError, match="its process was not found"):
+        run(host, "pause", local=local)
+
+
+def test_the_process_of_the_run_that_lost_its_leases_counts(host: FakeHost, local: FakeLocal) -> None:
+    progress = Progress()
+    progress.process = FakeProcess(12)
+    local.held[progress.process] = [LEFT]
+    with pytest.raises(PassingError, match="12 still holds"):
+        run(host, "pause", progress, local=local)
+
+
+# what libvirtd has as off
+
+
+@pytest.mark.parametrize("action", ["poweroff", "restart", "pause"])
+@pytest.mark.parametrize("known", [True, False])
+def test_off_is_not_off_while_its_process_holds_a_lease(
+    host: FakeHost, holding: FakeLocal, action: str, known: bool
+) -> None:
+    host.off()
+    host.known = known
+    with pytest.raises(PassingError, match=r"4711 .*it holds __LIBVIRT__DISKS__:abc"):
+        run(host, action, local=holding)
+    assert changes(host) == []
+    holding.held.clear()
+    assert "off" in run(host, action, local=holding).verified or action == "restart"
+
+
+def test_off_is_not_off_while_the_leases_of_its_process_cannot_be_read(
+    host: FakeHost, local: FakeLocal
+) -> None:
+    host.off()
+    local.raises["held_by"] = UNKNOWN
+    with pytest.raises(PassingError, match="cannot be read: sanlock does not answer"):
+        run(host, "poweroff", local=local)
+    assert local.process is not None
+    local.process.over = True
+    assert run(host, "poweroff", local=local).verified == "off"
+
+
+def test_a_domain_that_libvirtd_knows_again_is_powered_off(host: FakeHost, holding: FakeLocal) -> None:
+    host.known = False
+    progress = Progress()
+    with pytest.raises(PassingError):
+        run(host, "poweroff", progress, local=holding)
+    host.known = True
+    holding.held.clear()
+    assert str(run(host, "poweroff", progress, local=holding)) == "found off, destroyed, verified off"
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+def test_a_domain_that_nobody_knows_is_off(host: FakeHost, local: FakeLocal, action: str) -> None:
+    host.known = False
+    local.found.clear()
+    verified = run(host, action, local=local).verified
+    assert verified == "off, libvirt does not know it, and no process of this host runs it"
+
+
+# another run
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+def test_a_run_that_began_after_the_request_is_left_alone(
+    host: FakeHost, local: FakeLocal, action: str
+) -> None:
+    local.another = host.run
+    local.found.clear()
+    assert run(host, action, local=local).verified == "over, another run was started since"
+    assert changes(host) == []
+
+
+def test_a_restart_of_a_domain_that_was_started_since_is_done(host: FakeHost, local: FakeLocal) -> None:
+    local.another = host.run
+    local.found.clear()
+    assert run(host, "restart", local=local).verified == "running again"
+    assert changes(host) == []
+
+
+def test_the_id_of_the_old_run_may_be_the_new_one_s(host: FakeHost, local: FakeLocal) -> None:
+    progress = Progress()
+    progress.see(host.run)
+    local.another = host.run
+    local.found.clear()
+    assert "another run" in run(host, "poweroff", progress, local=local).verified
+    assert changes(host) == []
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+def test_the_next_action_on_the_domain_is_about_the_same_run(host: FakeHost, action: str) -> None:
+    earlier, progress = Progress(), Progress()
+    run(host, "restart", earlier)
+    progress.follow(earlier)
+    assert "another run" in run(host, action, progress).verified
+    assert changes(host) == ["destroy", "create"]
+
+
+# a restart whose start is under way
+
+
+def test_a_start_under_way_is_waited_for(host: FakeHost) -> None:
+    def start() -> None:
+        FakeHost.start(host)
+        host.state, host.reason = libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP
+
+    host.start = start  # type: ignore[method-assign]
+    progress = Progress()
+    with pytest.raises(PassingError, match="starting up"):
+        run(host, "restart", progress)
+    assert progress.safe
+    # It may fail, too.
+    host.off()
+    assert not run(host, "restart", progress).reached
+
+
+def test_a_start_that_failed_after_a_while_is_no_restart(host: FakeHost) -> None:
+    host.answer_lost["create"] = libvirt_error(BROKEN, message="it failed after a while")
+    host.start = lambda: setattr(host, "run", -1)  # type: ignore[method-assign]
+    assert "it failed after a while" in run(host, "restart").note

@@ -134,7 +134,7 @@ class World:
     def act(self, this: Try) -> Outcome:
         if any(thread is threading.current_thread() for _, thread in self.clock.prepared):
             this.await_turn()
-        self.order.append(this.uuid)
+        self.order.append(this.request.uuid)
         answer = self.script.popleft() if self.script else None
         if isinstance(answer, Exception):
             raise answer

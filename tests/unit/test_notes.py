@@ -18,15 +18,18 @@ from sanlock_helper import actions, leases, notes  # noqa: E402
 from sanlock_helper.actions import Progress, Try  # noqa: E402
 from sanlock_helper.bounded import bounded  # noqa: E402
 from sanlock_helper.errors import PassingError  # noqa: E402
-from sanlock_helper.leases import Lease, Lockspace  # noqa: E402
-from sanlock_helper.notes import Notes, boot_id, process_start  # noqa: E402
+from sanlock_helper.leases import Lease, LeasesUnknownError, Lockspace  # noqa: E402
+from sanlock_helper.notes import Notes, boot_id  # noqa: E402
+from sanlock_helper.processes import Process, process_start  # noqa: E402
 from sanlock_helper.record import Record  # noqa: E402
 from sanlock_helper.records import Records  # noqa: E402
 
+from .fake_local import UUID, FakeLocal, make_request  # noqa: E402
 from .libvirt_errors import libvirt_error  # noqa: E402
 from .recovery_world import Story  # noqa: E402
-from .test_actions import UUID, FakeHost  # noqa: E402
+from .test_actions import FakeHost  # noqa: E402
 
+SELF = Process(os.getpid(), process_start(os.getpid()))
 HELD = ((Lockspace("LS", 1, "/LS", 0, 1),), (Lease("LS", "disk", 3, "/disk"),))
 
 
@@ -55,15 +58,15 @@ class Desk:
 
     def act(self, action: str, progress: Progress | None = None) -> actions.Outcome:
         progress = progress or Progress()
-        this = Try(
-            self.host.connection, UUID, progress, lambda: False, os.getpid(), self.notes, "qemu:///system"
-        )
-        return actions.ACTIONS[action](this)
+        progress.process = Process(os.getpid(), process_start(os.getpid()))
+        local, request = FakeLocal(), make_request(action)
+        # The test's own process stands for QEMU, and does not end.
+        attempt = Try(self.host.connection, request, progress, lambda: False, local, self.notes)
+        return actions.ACTIONS[action](attempt)
 
 
 @pytest.fixture
 def desk(tmp_path: Path, mocker: MockerFixture) -> Desk:
-    mocker.patch.object(leases, "held_by", return_value=[])
     return Desk(tmp_path, mocker)
 
 
@@ -89,11 +92,24 @@ def test_a_restart_whose_start_failed_says_who_starts_it(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("action", ["poweroff", "pause"])
-@pytest.mark.parametrize("state", [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTDOWN])
-def test_what_was_not_in_use_is_not_brought_back(desk: Desk, action: str, state: int) -> None:
-    desk.host.state = state
+@pytest.mark.parametrize(
+    ("state", "reason", "comes_back"),
+    [
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER, False),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT, False),
+        (libvirt.VIR_DOMAIN_SHUTDOWN, 0, False),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_UNKNOWN, True),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR, True),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_WATCHDOG, True),
+        (libvirt.VIR_DOMAIN_PMSUSPENDED, 0, True),
+    ],
+)
+def test_what_its_administrator_paused_is_not_brought_back(
+    desk: Desk, action: str, state: int, reason: int, comes_back: bool
+) -> None:
+    desk.host.state, desk.host.reason = state, reason
     desk.act(action)
-    assert desk.records.uuids() == []
+    assert (desk.records.uuids() == [UUID]) == comes_back
 
 
 def test_the_record_of_our_own_pause_stays(desk: Desk) -> None:
@@ -153,7 +169,7 @@ def test_a_sanlock_that_hangs_is_asked_three_times(desk: Desk, monkeypatch: pyte
     start = time.monotonic()
     found = []
     for _ in range(5):
-        assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), 1)
+        assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
         record = desk.records.read(UUID)
         assert record is not None
         found.append(record.unknown)
@@ -175,7 +191,7 @@ def test_a_sanlock_that_was_slow_is_asked_again(desk: Desk, monkeypatch: pytest.
 
     desk.notes = Notes(desk.records, desk.story, ask_sanlock=answer)  # type: ignore[arg-type]
     for _ in range(6):
-        assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), 1)
+        assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
     record = desk.records.read(UUID)
     assert record is not None
     assert record.unknown == ""
@@ -183,7 +199,7 @@ def test_a_sanlock_that_was_slow_is_asked_again(desk: Desk, monkeypatch: pytest.
 
 def test_a_sanlock_that_refuses_is_noted(desk: Desk) -> None:
     def refuse(pid: int) -> Any:
-        raise leases.LeasesUnknownError("sanlock is down")
+        raise LeasesUnknownError("sanlock is down")
 
     desk.notes = Notes(desk.records, desk.story, ask_sanlock=refuse)  # type: ignore[arg-type]
     assert desk.act("pause").reached
@@ -207,7 +223,7 @@ def test_xml_that_does_not_come_makes_the_others_wait_less(desk: Desk) -> None:
 
 
 def test_libvirts_embedded_test_driver_is_not_noted(desk: Desk) -> None:
-    assert not desk.notes.write(Record(UUID, "test", "test:///default", "poweroff"), 1)
+    assert not desk.notes.write(Record(UUID, "test", "test:///default", "poweroff"), SELF)
     assert desk.records.uuids() == []
 
 
@@ -215,7 +231,7 @@ def test_a_process_that_is_not_known_is_said(desk: Desk) -> None:
     assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "poweroff"), None)
     record = desk.records.read(UUID)
     assert record is not None
-    assert record.unknown == "its process id was not known"
+    assert record.unknown == "its process was not found"
 
 
 def test_a_process_that_sanlock_is_busy_with_is_asked_again(mocker: MockerFixture) -> None:

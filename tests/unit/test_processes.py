@@ -5,45 +5,18 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable
 
 import pytest
 
 from sanlock_helper import processes
-from sanlock_helper.processes import Process, Processes, process_start, prove, uuid_on
+from sanlock_helper.processes import Process, Processes, is_local, process_start, prove, uuid_on
 from sanlock_helper.status_files import StatusFiles
 
-from .test_status_files import OTHER, UUID, status_xml
+from .fake_host import OTHER, UUID, Start, status_xml
 
 pytestmark = pytest.mark.pure
-
-Start = Callable[..., "subprocess.Popen[bytes]"]
-
-# Its own command line is what a QEMU's would be; it ends with its standard input.
-PROGRAM = "import sys; print(flush=True); sys.stdin.read()"
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    started = []
-
-    def run(*words: str, program: str = PROGRAM) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-ISc", program, *words]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        started.append(process)
-        assert process.stdout is not None
-        process.stdout.readline()
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def test_a_process_with_the_uuid_is_the_domains(start: Start) -> None:
@@ -152,3 +125,32 @@ def test_a_qemu_that_is_ending_is_still_the_domains(tmp_path: Path, monkeypatch:
     assert found.find(UUID) == Process(os.getpid(), process_start(os.getpid()))
     os.utime(tmp_path / "a.xml", (0, 0))
     assert found.find(UUID) is None
+
+
+def test_without_a_status_file_all_processes_that_look_so_are_found(start: Start) -> None:
+    found = [start("-uuid", UUID), start("-uuid", UUID)]
+    start("-uuid", OTHER)
+    assert {process.pid for process in Processes().scan(UUID)} == {process.pid for process in found}
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("qemu:///system", True),
+        ("QEMU:///system", True),
+        ("qemu+unix:///system?socket=/run/x", True),
+        ("qemu:///session", True),
+        ("qemu:///embed?root=/tmp/a", True),
+        ("qemu:/system", True),
+        ("qemu+ssh://root@host/system", False),
+        ("qemu+ssh:///system", False),
+        ("qemu://localhost/system", False),
+        ("test:///default", False),
+        ("test+unix:///default", False),
+        ("xen:///system", False),
+        ("", False),
+        ("qemu", True),
+    ],
+)
+def test_whose_domains_are_processes_of_this_host(uri: str, expected: bool) -> None:
+    assert is_local(uri) == expected

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given
@@ -13,35 +12,9 @@ from hypothesis import strategies as st
 
 from sanlock_helper.status_files import Status, StatusFileError, StatusFiles, parse_status_file
 
+from .fake_host import OTHER, UUID, status_xml
+
 pytestmark = pytest.mark.pure
-
-UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
-OTHER = "11111111-2222-3333-4444-555555555555"
-
-
-def status_xml(
-    name: str = "vm1", uuid: str = UUID, pid: int = 4711, metadata: str = "", state: str = "running"
-) -> bytes:
-    """A status file as libvirt writes it, but for what nobody reads."""
-    return f"""\
-<!--
-WARNING: THIS IS AN AUTO-GENERATED FILE.
--->
-
-<domstatus state='{state}' reason='booted' pid='{pid}'>
-  <monitor path='/var/lib/libvirt/qemu/domain-3-vm/monitor.sock' type='unix'/>
-  <qemuCaps>
-    <flag name='kvm'/>
-  </qemuCaps>
-  <domain type='kvm' id='3'>
-    <name>{escape(name)}</name>
-    <uuid>{uuid}</uuid>
-    <metadata>{metadata}</metadata>
-    <memory unit='KiB'>16384</memory>
-  </domain>
-</domstatus>
-""".encode()
-
 
 NAMES = [
     "vm1",

@@ -20,8 +20,8 @@ import libvirt
 import libvirt_auth
 
 from .. import killpath
-from ..actions import state_name
 from ..connection import failure
+from ..domain_state import state_name
 from ..domains import find_domain
 from ..invocation import ACTIONS
 from ..killpath_file import our_executable

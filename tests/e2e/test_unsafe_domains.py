@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Domains that the helper left unsafe, or called safe when they were not: what real hosts have.
+
+Each test names the input that showed the fault.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from .conftest import StackFactory
+from .domains import Domain
+from .recovery import HELPER, IDENTIFIER, LOSS, POLICY, RUN_RECORDS, URI
+from .stack import Stack
+from .waiting import wait_for
+
+AWAY = 12
+GRACE = 20
+
+
+def by_hand(stack: Stack, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    return stack.run(str(HELPER), *arguments, check=False, timeout=timeout)
+
+
+def lines(stack: Stack, text: str) -> list[str]:
+    return [line.message for line in stack.journal(IDENTIFIER) if text in line.message]
+
+
+def records(stack: Stack) -> list[str]:
+    """The UUIDs of the domains that have a record on tmpfs."""
+    folder = stack.path(RUN_RECORDS)
+    return sorted(path.stem for path in folder.glob("*.record")) if folder.is_dir() else []
+
+
+@contextmanager
+def running(*domains: Domain) -> Iterator[None]:
+    """DOMAINS, started; they are destroyed and forgotten at the end."""
+    try:
+        for domain in domains:
+            domain.start()
+        yield
+    finally:
+        for domain in domains:
+            if domain.state().name in ("running", "paused"):
+                domain.destroy()
+            if domain.state().name != "absent":
+                domain.undefine()
+
+
+# A1, A2: names
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [("a&b", "a&amp;b"), ("x<y>", "x&lt;y&gt;"), ('q"q', "q&quot;q"), ("o'o", "o&apos;o"), ("n", "n.xml")],
+)
+def test_a_pause_releases_no_other_domains_lease(calm: Stack, name: str, escaped: str) -> None:
+    """A1: libvirt XML-escapes the name in the pid file's name, so `escaped` has the file of `name`."""
+    other, paused = calm.domain(name), calm.domain(escaped)
+    with running(other, paused):
+        result = by_hand(calm, URI, paused.uuid, "pause")
+        assert result.returncode == 0, result.stderr
+        assert "verified paused, no lease held" in result.stderr
+        assert "released" not in result.stderr
+        assert (paused.state().name, paused.leases()) == ("paused", [])
+        assert (other.state().name, len(other.leases())) == ("running", 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "R&D",
+        "<b>",
+        "it's",
+        'say "hi"',
+        "two words",
+        "ünï",
+        "名前",
+        "a;b",
+        "$(reboot)",
+        "-x",
+        "a\\b",
+        "%s",
+        "nl\nx",
+    ],
+)
+def test_the_leases_of_a_domain_are_read_whatever_its_name(calm: Stack, name: str) -> None:
+    """A2: `R&D` was "not looked at", and done."""
+    domain = calm.domain(name, transient="\n" in name)
+    with running(domain):
+        result = by_hand(calm, URI, domain.uuid, "pause")
+        assert result.returncode == 0, result.stderr
+        assert "found running, suspended, verified paused, no lease held" in result.stderr
+        assert domain.uuid in records(calm)
+
+
+def test_a_process_id_that_is_another_domains_is_not_used(calm: Stack) -> None:
+    """A1's kind: the process id on the command line, by hand."""
+    domain, other = calm.domain("named"), calm.domain("other")
+    with running(domain, other):
+        result = by_hand(calm, URI, domain.uuid, "pause", str(other.qemu_pid()))
+        assert result.returncode == 0, result.stderr
+        assert (domain.state().name, domain.leases()) == ("paused", [])
+        assert (other.state().name, len(other.leases())) == ("running", 1)
+
+
+# A9: pauses that end by themselves
+
+
+@pytest.mark.parametrize("verb", ["dump", "save"])
+def test_a_pause_outlasts_the_job_that_paused_the_domain(calm: Stack, verb: str) -> None:
+    """A9: paused (dumping) was "verified paused", and ran half a second later."""
+    domain = calm.domain("dumped", memory_mib=2048)
+    with running(domain):
+        pid = domain.qemu_pid()
+        # libvirt passes some on before an aborted job ends: nothing is read until then.
+        calm.run("mkfifo", f"/run/{verb}")
+        script = f"exec 3<>/run/{verb}; read go; exec cat <&3 >/dev/null"
+        reader = calm.popen("sh", "-c", script, stdin=subprocess.PIPE)
+        job = calm.popen(*calm.libvirtd.virsh(verb, domain.uuid, f"/run/{verb}"))
+        reason = {"dump": "dumping", "save": "saving"}[verb]
+        wait_for(lambda: domain.state() == ("paused", reason), 10, f"the {verb}")
+
+        call = calm.popen(str(HELPER), "--budget=20", URI, domain.uuid, "pause")
+        wait_for(lambda: lines(calm, f"{domain.uuid}: try 1 failed"), 10, "the first try")
+        assert reader.stdin is not None
+        reader.stdin.write("go\n")
+        reader.stdin.flush()
+        _, errors = call.communicate(timeout=30)
+
+        assert call.returncode == 0, errors
+        assert "verified paused, no lease held" in errors
+        assert "suspended" in errors
+        job.wait(30)
+        reader.kill()
+        time.sleep(2)
+        assert (domain.state().name, domain.leases(), domain.qemu_pid()) == ("paused", [], pid)
+        assert domain.uuid in records(calm)
+        calm.run("rm", f"/run/{verb}")
+
+
+def test_a_start_under_way_is_paused_when_it_has_ended(stack: Stack) -> None:
+    """A9: paused (starting up)."""
+    stack.write("/etc/libvirt/hooks/qemu", '#!/bin/sh\n[ "$2" != start ] || sleep 3\n', 0o755)
+    stack.libvirtd.restart()
+    domain = stack.domain("slow").define()
+    start = stack.popen(*stack.libvirtd.virsh("start", domain.uuid))
+    wait_for(lambda: domain.state() == ("paused", "starting up"), 10, "the start")
+    result = by_hand(stack, "--budget=20", URI, domain.uuid, "pause")
+    assert result.returncode == 0, result.stderr
+    start.wait(30)
+    assert (domain.state(), domain.leases()) == (("paused", "user"), [])
+
+
+# A10: leases that libvirt cannot release
+
+# A11: a domain that libvirtd has forgotten
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+@pytest.mark.parametrize("transient", [False, True], ids=["persistent", "transient"])
+@pytest.mark.parametrize("is_passed", [False, True], ids=["", "pid"])
+def test_a_process_that_libvirtd_has_forgotten_is_not_off(
+    calm: Stack, action: str, transient: bool, is_passed: bool
+) -> None:
+    """A11: "found off, verified off", and its QEMU runs with its leases."""
+    domain = calm.domain("forgotten", transient=transient).start()
+    pid = domain.qemu_pid()
+    calm.libvirtd.stop()
+    calm.path("/run/libvirt/qemu/forgotten.xml").unlink()
+    calm.libvirtd.start()
+    try:
+        assert domain.state().name == ("absent" if transient else "shut off")
+        words = [str(pid)] if is_passed else []
+        result = by_hand(calm, "--budget=2", URI, domain.uuid, action, *words)
+        assert result.returncode == 1, result.stderr
+        assert "FAILED" in result.stderr
+        assert f"process {pid}" in result.stderr
+        assert "SIGKILL" in result.stderr
+        assert "verified off" not in result.stderr
+    finally:
+        assert pid is not None
+        calm.signal(pid, signal.SIGKILL)
+        wait_for(lambda: not calm.is_alive(pid), 10, "its end")
+    result = by_hand(calm, "--budget=2", URI, domain.uuid, action)
+    assert result.returncode == 0, result.stderr
+    assert "verified off" in result.stderr
+    if not transient:
+        domain.undefine()
+
+
+# A12: another run
+
+
+def test_a_run_that_began_after_the_request_is_left_alone(stack: Stack) -> None:
+    """A12: libvirtd was away, and the domain was started anew before the first look."""
+    domain = stack.domain("anew").start()
+    old = domain.qemu_pid()
+    assert old is not None
+    stack.libvirtd.stop()
+    call = stack.popen(str(HELPER), URI, domain.uuid, "poweroff")
+    wait_for(lambda: lines(stack, "trying again"), 10, "the first try")
+    (helper,) = [process.pid for process in stack.processes() if str(HELPER) in process.cmdline]
+    stack.signal(helper, signal.SIGSTOP)
+    stack.signal(old, signal.SIGKILL)
+    stack.libvirtd.start()
+    domain.start()
+    new = domain.qemu_pid()
+    # nsenter stops with its child, and continues it.
+    call.send_signal(signal.SIGCONT)
+    _, errors = call.communicate(timeout=30)
+    assert (domain.state().name, domain.qemu_pid()) == ("running", new)
+    assert "another run was started since" in errors
+
+
+def test_a_poweroff_right_after_a_restart_spares_the_new_run(stack: Stack) -> None:
+    """A12: restart, and 0.2 s later poweroff: both are about the run that lost its leases."""
+    domain = stack.domain("twice").start()
+    old = domain.qemu_pid()
+    restart = stack.popen(str(HELPER), URI, domain.uuid, "restart")
+    time.sleep(0.1)
+    poweroff = stack.popen(str(HELPER), URI, domain.uuid, "poweroff")
+    for call in (restart, poweroff):
+        call.communicate(timeout=30)
+    wait_for(lambda: lines(stack, f"poweroff twice {domain.uuid}: done"), 10, "the poweroff")
+    assert domain.state().name == "running"
+    assert domain.qemu_pid() not in (None, old)
+    assert len(domain.leases()) == 1
+
+
+# A14: what is paused already
+
+
+def test_a_poweroff_notes_what_its_administrator_did_not_pause(calm: Stack) -> None:
+    """A14: paused, but not by `virsh suspend`: no record, and so never brought back."""
+    stopped, paused = calm.domain("stopped"), calm.domain("suspended")
+    with running(stopped, paused):
+        # libvirt takes it for a pause of unknown reason, as it does an I/O error of which it knows no more.
+        calm.virsh("qemu-monitor-command", stopped.uuid, '{"execute": "stop"}')
+        wait_for(lambda: stopped.state().name == "paused", 10, "the stop")
+        paused.suspend()
+        for domain in (stopped, paused):
+            assert by_hand(calm, URI, domain.uuid, "poweroff").returncode == 0
+        assert stopped.uuid in records(calm)
+        assert paused.uuid not in records(calm)
+
+
+# A15: no libvirtd at all
+
+
+def test_the_host_knows_its_domains_without_libvirtd(stacks: StackFactory) -> None:
+    """A15: libvirtd away for the whole budget: no name in the journal, no record, never brought back."""
+    stack = stacks(grace=GRACE)
+    stack.install_helper(HELPER)
+    domains = [
+        stack.domain("R&D", on_lockfailure="poweroff", metadata=POLICY),
+        stack.domain("held", on_lockfailure="pause", metadata=POLICY),
+        stack.domain("passing", on_lockfailure="pause", metadata=POLICY, transient=True),
+    ]
+    stack.start_all(domains)
+    pids = [domain.qemu_pid() for domain in domains]
+    stack.libvirtd.stop()
+    stack.storage.fail()
+    wait_for(lambda: len(stack.helper_calls()) == 3, LOSS, "the loss")
+    wait_for(lambda: len(lines(stack, "trying again")) >= 3, 5, "the first tries")
+    for domain in domains:
+        (first, *_) = lines(stack, domain.uuid)
+        assert f"{domain.on_lockfailure} {domain.name} {domain.uuid}: " in first
+    assert records(stack) == sorted(domain.uuid for domain in domains)
+    for domain in domains:
+        text = stack.path(f"{RUN_RECORDS}/{domain.uuid}.record").read_text()
+        assert 'recover="yes"' in text.replace("\\x20", " ").replace("'", '"')
+        assert "\nlease __LIBVIRT__DISKS__ " in text
+    wait_for(lambda: len(stack.sigkills()) == 3, 40, "sanlock's SIGKILL")
+    assert {kill.pid for kill in stack.sigkills()} == set(pids)
+    wait_for(lambda: len(lines(stack, "FAILED")) == 3, 10, "the verdicts")
+
+
+# B7: gone before the first look
+
+
+@pytest.mark.parametrize("action", ["poweroff", "restart", "pause"])
+def test_a_transient_domain_that_is_gone_is_off(calm: Stack, action: str) -> None:
+    """B7: off is the goal; it was told as crit."""
+    domain = calm.domain("gone", transient=True).start()
+    domain.destroy()
+    result = by_hand(calm, URI, domain.uuid, action)
+    assert "verified off" in result.stderr
+    assert "crit" not in [line.level for line in calm.journal(IDENTIFIER) if domain.uuid in line.message]
+    assert result.returncode == (1 if action == "restart" else 0), result.stderr

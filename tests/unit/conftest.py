@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Fixtures of the unit tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from .fake_host import Start
+
+# Its own command line is what a QEMU's would be; it ends with its standard input.
+PROGRAM = "import sys; print(flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    started = []
+
+    def run(*words: str, program: str = PROGRAM) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-ISc", program, *words]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
