@@ -25,6 +25,9 @@ EXIT_USAGE = 2
 # What a shell gives for a program that SIGINT ended.
 EXIT_INTERRUPTED = 130
 
+# The modules that another package has, and which.
+_PACKAGES = {"libvirt": "python3-libvirt", "libvirtmod": "python3-libvirt", "sanlock": "python3-sanlock"}
+
 
 class Parser(argparse.ArgumentParser):
     """Tells what is wrong in one line, as all errors are told."""
@@ -34,18 +37,23 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{plain(f'{self.prog}: {message} (see {self.prog} --help)')}\n")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser with all verbs."""
+def make_parser(wanted: str | None = None) -> argparse.ArgumentParser:
+    """The parser with all verbs; the verb WANTED alone has its options, or each one where it is None.
+
+    Raises ImportError when the module of such a verb needs one that is not here.
+    """
     parser = Parser(
         prog=PROGRAM, description="Virtual machines that lose their sanlock leases, for their administrator."
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in VERBS:
-        module = importlib.import_module(f".verbs.{verb.replace('-', '_')}", __package__)
-        verb_parser = verbs.add_parser(verb, help=module.SUMMARY, description=module.__doc__)
-        module.add_arguments(verb_parser)
-        verb_parser.set_defaults(run=module.run)
+    for verb, summary in VERBS.items():
+        verb_parser = verbs.add_parser(verb, help=summary)
+        if wanted in (None, verb):
+            module = importlib.import_module(f".verbs.{verb.replace('-', '_')}", __package__)
+            verb_parser.description = module.__doc__
+            module.add_arguments(verb_parser)
+            verb_parser.set_defaults(run=module.run)
     return parser
 
 
@@ -80,15 +88,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        parsed = make_parser().parse_args(arguments)
+        # No option before the verb has a value.
+        verb = next((word for word in arguments if not word.startswith("-")), "")
+        parsed = make_parser(verb).parse_args(arguments)
+        status: int = parsed.run(parsed)
     except SystemExit as end:
         # --help, --version and usage errors; returned, so that their output is flushed like any other.
         return EXIT_DONE if end.code is None else int(end.code)
-    try:
-        status: int = parsed.run(parsed)
     except HelperError as error:
         print(f"{PROGRAM}: {plain(str(error))}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    except ImportError as error:
+        if error.name not in _PACKAGES:
+            raise
+        hint = f"install {_PACKAGES[error.name]}"
+        print(f"{PROGRAM}: load {error.name}: {plain(str(error))} ({hint})", file=sys.stderr)
+        return EXIT_FAILED
     return status
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,9 @@ pytest.importorskip("libvirt")
 
 from sanlock_helper import cli
 from sanlock_helper.errors import FinalError
-from sanlock_helper.verbs import history
+from sanlock_helper.verbs import VERBS, history
+
+HELPER = Path(__file__).parents[2] / "helper"
 
 
 def fail(_arguments: argparse.Namespace) -> int:
@@ -51,6 +55,80 @@ def test_any_text_can_be_written_to_any_stdout(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(history, "run", run)
     assert cli.main(["history"]) == 0
     assert written.getvalue() == b"\\u65e5 \\udcff\n"
+
+
+# A host without libvirt-python, sanlock-python and what they need.
+WITHOUT = """
+import sys
+for name in ("libvirt", "libvirtmod", "sanlock"):
+    sys.modules[name] = None
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/../auth"]
+from sanlock_helper.cli import main
+status = main(sys.argv[2:])
+if "loaded" in sys.argv:
+    print(*sys.modules)
+sys.exit(status)
+"""
+
+
+def without_libvirt(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-IBc", WITHOUT, str(HELPER), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["--help"],
+        ["history", "--help"],
+        ["history", "--journal", "/dev/null"],
+        ["history", "--journal", "/dev/null", "--domain", "vm1", "--json"],
+        ["auth", "check", "test:///default"],
+        ["install-check", "--help"],
+        ["activate", "--help"],
+    ],
+)
+def test_a_verb_that_needs_no_libvirt_works_without(arguments: list[str]) -> None:
+    result = without_libvirt(*arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout
+
+
+def test_install_check_says_that_libvirt_python_is_missing() -> None:
+    result = without_libvirt("install-check")
+    assert "internal error" not in result.stderr
+    # On a host with libvirt's sanlock plugin it comes as far as the modules.
+    assert "install python3-libvirt" in result.stdout or "libvirt" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status"],
+        ["run", "pause", "vm1"],
+        ["policy", "vm1"],
+        ["recover"],
+        ["history", "--journal", "/dev/null", "--domain", "7"],
+    ],
+)
+def test_a_verb_that_needs_libvirt_says_what_to_install(arguments: list[str]) -> None:
+    result = without_libvirt(*arguments)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("virt-sanlock-helper: load libvirt: ")
+    assert result.stderr.endswith("(install python3-libvirt)\n")
+
+
+def test_only_the_verb_that_was_asked_for_is_loaded() -> None:
+    loaded = without_libvirt("history", "--journal", "/dev/null", "--domain", "loaded").stdout.split()
+    verbs = {name.rpartition(".")[2] for name in loaded if name.startswith("sanlock_helper.verbs.")}
+    assert verbs == {"history", "connecting"}
+
+
+def test_each_verb_has_a_module_and_no_module_is_forgotten() -> None:
+    modules = {path.stem.replace("_", "-") for path in (HELPER / "sanlock_helper/verbs").glob("*.py")}
+    assert modules - {"--init--", "connecting"} == set(VERBS)
 
 
 def test_streams_that_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,6 @@ _WHAT = """\
 virt-sanlock-helper activate --undo takes it back.
 """
 
-SUMMARY = "replace libvirt's helper on the host at once, without a restart of sanlock"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--undo", action="store_true", help="put libvirt's own helper back")

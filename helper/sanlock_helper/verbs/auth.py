@@ -21,7 +21,6 @@ from ..errors import HelperError
 from ..terminal import paint, plain, print_json
 from .connecting import DEFAULT_URI, connect_within, uri_argument
 
-SUMMARY = "explain or try the credentials of libvirt's auth.conf"
 SCHEMA = 1
 
 CONNECT_SECONDS = 30.0

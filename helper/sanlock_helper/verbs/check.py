@@ -17,7 +17,6 @@ from ..checks.plan import make_checks, run_checks
 from ..terminal import paint, plain, print_json
 from .connecting import add_connect
 
-SUMMARY = "is this host ready to lose its storage?"
 SCHEMA = 1
 
 _COLOURS = {PASS: "green", WARN: "yellow", FAIL: "red"}

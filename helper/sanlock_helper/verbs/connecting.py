@@ -9,7 +9,6 @@ from typing import Any
 
 from libvirt_auth.uri import URI
 
-from ..connection import connect
 from ..errors import PassingError
 from ..patience import within
 from ..terminal import plain
@@ -33,6 +32,9 @@ def uri_argument(text: str) -> str:
 
 def connect_within(uri: str, seconds: float = CONNECT_SECONDS) -> Any:
     """A connection to URI.  Raises FinalError, or PassingError when there is none within SECONDS."""
+    # Not every use of a verb with this option connects, and not every host has libvirt-python.
+    from ..connection import connect
+
     try:
         return within(seconds, f"connect to {uri}", lambda: connect(uri))
     except PassingError as error:

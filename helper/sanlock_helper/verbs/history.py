@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from ..domains import find_domain
 from ..journal_entries import parse_since
 from ..outages import ON_RECORD, Event, Outage, Story, make_outages
 from ..patience import within
@@ -21,7 +20,6 @@ from ..terminal import iso, moment, paint, plain, print_json, warn
 from ..told import gather
 from .connecting import add_connect, connect_within
 
-SUMMARY = "show the outages, and what was done to each domain"
 SCHEMA = 1
 
 LIBVIRT_SECONDS = 10.0
@@ -90,6 +88,8 @@ def _of_domain(events: list[Event], text: str, uri: str) -> list[Event]:
     """EVENTS of one domain, and of the host."""
     uuids = {event.uuid for event in events if event.uuid and text in (event.name, event.uuid)}
     if not uuids and text.isascii() and text.isdigit():
+        from ..domains import find_domain  # with libvirt-python, which nothing else here needs
+
         connection = connect_within(uri)
         domain = within(LIBVIRT_SECONDS, f"look up domain {text}", lambda: find_domain(connection, text))
         uuids = {domain.UUIDString()}

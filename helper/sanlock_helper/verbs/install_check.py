@@ -9,8 +9,6 @@ from ..host import Host
 from ..installation import look
 from ..terminal import print_json
 
-SUMMARY = "is ours the helper that sanlock runs on this host?"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")

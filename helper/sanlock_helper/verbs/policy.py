@@ -18,8 +18,6 @@ from ..domains import find_domain
 from ..terminal import print_json
 from .connecting import add_connect, connect_within
 
-SUMMARY = "show or set whether a virtual machine is brought back"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to PARSER."""

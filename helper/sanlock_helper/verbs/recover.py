@@ -27,8 +27,6 @@ from ..recovery import Recovery
 from ..screen import Screen
 from ..terminal import print_json
 
-SUMMARY = "bring back the virtual machines that lost their leases"
-
 # How long --resume-anyway waits for a lockspace that it joined.
 JOIN_SECONDS = 30.0
 

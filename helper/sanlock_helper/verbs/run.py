@@ -30,7 +30,6 @@ from ..patience import within
 from ..terminal import ask, plain, print_json
 from .connecting import add_connect, connect_within
 
-SUMMARY = "do by hand what sanlock would cause"
 SCHEMA = 1
 
 LIBVIRT_SECONDS = 10.0

@@ -21,7 +21,6 @@ from ..terminal import iso, moment, paint, print_json, table, warn
 from ..told import gather
 from .connecting import add_connect, connect_within
 
-SUMMARY = "show all domains, and what would happen to them"
 SCHEMA = 1
 
 LIBVIRT_SECONDS = 10.0
