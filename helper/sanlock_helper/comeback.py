@@ -30,6 +30,9 @@ from .record import Record
 # A run that is still there so long after its record was never powered off.
 STILL_RUNS_SECONDS = 120.0
 
+# Marks of a record whose domain recovery has already touched.
+_BEGUN = ("starting", "resuming")
+
 _OFF = -1
 _RUNNING = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
 
@@ -107,7 +110,7 @@ class Comeback:
                     connection.close()
         except DropError as error:
             return Finding(Verdict.DROPPED, str(error))
-        except RefusalError as error:
+        except (RefusalError, policy.PolicyError) as error:
             return Finding(Verdict.REFUSED, str(error))
         except libvirt.libvirtError as error:
             return Finding(Verdict.AGAIN, str(failure("look at the domain", error)))
@@ -187,7 +190,7 @@ class Comeback:
             return Finding(Verdict.WAIT, "to be started", _own_lockspaces(domain, record))
         for lease in record.leases:
             self._refuse_other_holders(lease, before_start=True)
-            if record.action != "restart" and not record.mark:
+            if record.action != "restart" and record.mark not in _BEGUN:
                 self._drop_if_run_since(lease)
         if not self._book.mark(record, "starting"):
             raise DropError("its record was removed or replaced")
@@ -238,7 +241,7 @@ class Comeback:
             return self._resumed(domain, record, "resumed by an earlier recovery")
         if state != libvirt.VIR_DOMAIN_PAUSED:
             return Finding(Verdict.AGAIN, f"it is {state_name(state)}")
-        if record.mark == "refused" and not anyway:
+        if record.mark == "refused" and not anyway and not policy.is_malformed(record.why):
             raise RefusalError(record.why)
         left = None if anyway else self._why_left(domain, record)
         if left:
@@ -337,7 +340,7 @@ class Comeback:
         named = {lockspace.name for lockspace in record.lockspaces}
         return (
             bool(record.leases)
-            and not record.mark
+            and record.mark not in _BEGUN
             and named >= {lease.lockspace for lease in record.leases}
             and record.boot == self._boot()
             and all(self._sanlock.kept(lockspace) for lockspace in record.lockspaces)

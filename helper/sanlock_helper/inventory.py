@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
+from . import policy
 from .connection import failure
 from .domain_state import state_name
 from .leases import QEMU_STATE_DIR
@@ -22,8 +23,6 @@ from .leases import QEMU_STATE_DIR
 # Status files of running domains (live XML, on tmpfs), and the XML of persistent ones: stateDir and configDir
 # of libvirt src/qemu/qemu_conf.c.
 QEMU_CONFIG_DIR = "/etc/libvirt/qemu"
-
-METADATA = "{urn:virt-sanlock-helper:1}lockfailure"
 
 # Calls where libvirt has no domain statistics: one for each kind of state.
 _LISTS = (
@@ -48,15 +47,17 @@ class Disk:
 class DomainConfig:
     """What a domain's XML says.
 
-    `on_lockfailure` is "default" where the XML has none; `leases` are explicit ones, (lockspace, key); `pid`
-    is that of its QEMU where the XML is a status file.
+    `on_lockfailure` is "default" where the XML has none; `recover` is None where the policy in the metadata
+    is malformed, which `recover_error` says; `leases` are explicit ones, (lockspace, key); `pid` is that of
+    its QEMU where the XML is a status file.
     """
 
     on_lockfailure: str
-    recover: bool
+    recover: bool | None
     disks: tuple[Disk, ...]
     leases: tuple[tuple[str, str], ...]
     pid: int | None
+    recover_error: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class KnownDomain:
     def is_active(self) -> bool:
         """Whether it has a process."""
         return self.id is not None
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be read of it."""
+        return [text for text in (self.config_error, self.config and self.config.recover_error) if text]
 
 
 def take_inventory(
@@ -136,18 +142,27 @@ def parse_domain(xml: str | bytes) -> DomainConfig:
     domain = root if root.tag == "domain" else root.find("domain")
     if domain is None:
         raise ValueError("no <domain> in it")
-    element = domain.find(f"metadata/{METADATA}")
+    recover, recover_error = _recover(domain)
     pid = root.get("pid", "")
     return DomainConfig(
         on_lockfailure=domain.findtext("on_lockfailure", "default"),
-        recover=element is not None and element.get("recover") == "yes",
+        recover=recover,
         disks=tuple(disk for disk in map(_disk, domain.iterfind("devices/disk")) if disk is not None),
         leases=tuple(
             (lease.findtext("lockspace", ""), lease.findtext("key", ""))
             for lease in domain.iterfind("devices/lease")
         ),
         pid=int(pid) if pid.isdigit() else None,
+        recover_error=recover_error,
     )
+
+
+def _recover(domain: ElementTree.Element) -> tuple[bool | None, str]:
+    """The policy in the XML of DOMAIN as recovery reads it, and what is wrong with it."""
+    try:
+        return policy.in_element(domain), ""
+    except policy.PolicyError as error:
+        return None, str(error)
 
 
 def _disk(element: ElementTree.Element) -> Disk | None:

@@ -5,12 +5,13 @@
       <lockfailure xmlns="urn:virt-sanlock-helper:1" recover="yes"/>
     </metadata>
 
-It refines on_lockfailure: what was powered off is started again, what was paused is resumed.
+It refines on_lockfailure: what was powered off is started again, what was paused is resumed.  Every reader
+of it is here, so that they all read the same.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 from xml.etree import ElementTree
 
 import libvirt
@@ -21,6 +22,20 @@ from .errors import FinalError
 NAMESPACE = "urn:virt-sanlock-helper:1"
 PREFIX = "lockfailure"
 _TAG = f"{{{NAMESPACE}}}lockfailure"
+
+_WHAT = "the recovery policy in its metadata"
+
+
+class PolicyError(FinalError):
+    """The element of domain UUID is malformed: whether to bring the domain back is not known."""
+
+    def __init__(self, why: str, uuid: str) -> None:
+        super().__init__(_WHAT, why, f"virt-sanlock-helper policy {uuid} --recover, or --no-recover")
+
+
+def is_malformed(why: str) -> bool:
+    """Whether WHY is a PolicyError's text: the refusal of a record that ends when the policy is set anew."""
+    return why.startswith(f"{_WHAT}: ")
 
 
 def recovers(domain: Any) -> bool:
@@ -36,12 +51,25 @@ def recovers(domain: Any) -> bool:
 
 
 def in_xml(xml: str) -> bool:
-    """Whether the metadata in a domain's XML asks for recovery; FinalError when it is malformed."""
+    """Whether the metadata in a domain's XML asks for recovery.
+
+    Raises PolicyError when the element is malformed, FinalError when the XML is.
+    """
     try:
-        element = ElementTree.fromstring(xml).find(f"metadata/{_TAG}")
+        root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
         raise FinalError("the domain's XML", str(error)) from error
-    return element is not None and _value(element)
+    return in_element(root)
+
+
+def in_element(domain: ElementTree.Element) -> bool:
+    """The same for the element of a DOMAIN."""
+    for element in domain.iterfind("metadata/*"):
+        # As libvirt finds it: by the namespace alone, the first one (virXMLFindChildNodeByNs() in libvirt
+        # src/util/virxml.c).
+        if element.tag.startswith(f"{{{NAMESPACE}}}"):
+            return _value(element, lambda: domain.findtext("uuid", "DOMAIN"))
+    return False
 
 
 def settings(domain: Any) -> dict[str, bool]:
@@ -83,13 +111,18 @@ def _read(domain: Any, flags: int) -> bool:
             return False
         raise
     try:
-        return _value(ElementTree.fromstring(text))
+        element = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise FinalError("the domain's metadata", str(error)) from error
+        raise PolicyError(str(error), domain.UUIDString()) from error
+    return _value(element, lambda: str(domain.UUIDString()))
 
 
-def _value(element: ElementTree.Element) -> bool:
+def _value(element: ElementTree.Element, uuid: Callable[[], str]) -> bool:
+    # What libvirt gives out of the metadata may be without the namespace that it was found by.
+    if element.tag not in (_TAG, PREFIX):
+        name = element.tag.rpartition("}")[2]
+        raise PolicyError(f"<{name}> is not <{PREFIX}>", uuid())
     value = element.get("recover", "no")
     if value not in ("yes", "no"):
-        raise FinalError("the domain's metadata", f"recover is {value!r}", "it is yes or no")
+        raise PolicyError(f"recover is {value!r}, neither yes nor no", uuid())
     return value == "yes"

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import _thread
+import shlex
 import time
 from _queue import Empty, SimpleQueue
 from typing import Any, Callable
 
+from . import policy
 from .book import Book
 from .comeback import Comeback, Finding, Verdict
 from .errors import FinalError, HelperError
@@ -80,6 +82,20 @@ class Door:
         self.text = ""
         self.told = ""
         self.told_at = 0.0
+
+
+def _stays(record: Record) -> str:
+    return "paused" if record.todo == "resume" else "off"
+
+
+def _remedy(record: Record, why: str) -> str:
+    """What the administrator can do for the domain of RECORD, which is refused for the reason WHY."""
+    if policy.is_malformed(why):
+        return "then virt-sanlock-helper recover"
+    # As a shell takes it: a name may have blanks, or begin as an option does.
+    name = record.name
+    domain = name if shlex.quote(name) == name and not name.startswith("-") else record.uuid
+    return f"virt-sanlock-helper recover --resume-anyway {domain}, or destroy and start it"
 
 
 class Recovery:
@@ -340,9 +356,8 @@ class Recovery:
         if case.record.mark == "refused" and case.record.why == finding.text:
             return
         self._journal.error(
-            f"recover {case.record}: NOT DONE after {now - case.since:.2f} s: it stays paused: "
-            f"{finding.text} "
-            f"(virt-sanlock-helper recover --resume-anyway {case.record.name}, or destroy and start it)",
+            f"recover {case.record}: NOT DONE after {now - case.since:.2f} s: "
+            f"it stays {_stays(case.record)}: {finding.text} ({_remedy(case.record, finding.text)})",
         )
         try:
             self._book.mark(case.record, "refused", finding.text)

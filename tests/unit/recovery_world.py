@@ -51,7 +51,8 @@ class World:
         # libvirt
         self.known = True
         self.persistent = True
-        self.policy = True
+        # Whether it asks for recovery, or the value of its attribute.
+        self.policy: bool | str = True
         self.vm = RUNNING
         self.reason = 0
         self.run = 7
@@ -234,6 +235,9 @@ class Domain:
     def name(self) -> str:
         return "vm1"
 
+    def UUIDString(self) -> str:
+        return UUID
+
     def isActive(self) -> int:
         return int(self._world.vm != OFF)
 
@@ -249,9 +253,10 @@ class Domain:
 
     def metadata(self, kind: int, uri: str, flags: int) -> str:
         self._world._called("metadata")
-        if not self._world.policy:
+        if self._world.policy is False:
             raise libvirt_error(libvirt.VIR_ERR_NO_DOMAIN_METADATA)
-        return '<lockfailure recover="yes"/>'
+        value = self._world.policy if isinstance(self._world.policy, str) else "yes"
+        return f'<lockfailure recover="{value}"/>'
 
     def create(self) -> None:
         self._world._called("create")

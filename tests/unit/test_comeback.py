@@ -306,7 +306,7 @@ def definition(recover: str) -> str:
         ("<domain/>", Verdict.LEFT),
         ("", Verdict.DROPPED),
         ("<domain", Verdict.AGAIN),
-        (definition("1"), Verdict.AGAIN),
+        (definition("1"), Verdict.REFUSED),
     ],
 )  # fmt: skip
 def test_a_transient_domain(tmp_path: Path, xml: str, verdict: Verdict) -> None:
@@ -314,6 +314,33 @@ def test_a_transient_domain(tmp_path: Path, xml: str, verdict: Verdict) -> None:
     scene.world.known = False
     assert scene.visit().verdict is verdict
     assert scene.world.started == (verdict is Verdict.DONE)
+
+
+@pytest.mark.parametrize("action", ["pause", "poweroff"])
+@pytest.mark.parametrize("value", ["true", "", "YES"])
+def test_a_malformed_policy_is_left_to_the_administrator(tmp_path: Path, action: str, value: str) -> None:
+    scene = Scene(tmp_path, action)
+    scene.world.policy = value
+    finding = scene.visit()
+    assert finding.verdict is Verdict.REFUSED
+    assert f"recover is {value!r}, neither yes nor no" in finding.text
+    # What recovery notes of a refusal.
+    scene.book.mark(scene.book.gather()[UUID], "refused", finding.text)
+    assert scene.visit() == finding
+    assert (scene.world.started, scene.world.resumed) == (0, 0)
+    # Once the policy is set, the record is as good as any.
+    scene.world.policy = True
+    assert scene.visit().verdict is Verdict.DONE
+    assert scene.world.started + scene.world.resumed == 1
+
+
+def test_what_ran_since_its_policy_was_malformed(off: Scene) -> None:
+    off.world.policy = "true"
+    off.book.mark(off.book.gather()[UUID], "refused", off.visit().text)
+    off.world.policy = True
+    off.world.start()
+    off.world.destroy()
+    assert off.visit().verdict is Verdict.DROPPED
 
 
 def test_it_ran_since(off: Scene) -> None:

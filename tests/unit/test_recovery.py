@@ -19,6 +19,7 @@ from sanlock_helper.book import Book
 from sanlock_helper.comeback import Finding, Verdict
 from sanlock_helper.leases import Lease, Lockspace
 from sanlock_helper.lockspaces import FAILING, JOINED, LEAVING, SanlockFailure
+from sanlock_helper.policy import PolicyError
 from sanlock_helper.record import Record
 from sanlock_helper.records import Records
 from sanlock_helper.recovery import LAST_DELAY, Recovery, delay
@@ -210,6 +211,19 @@ def test_a_failure_is_tried_again_and_stops_nobody(host: Host) -> None:
     assert 5 < len(tries) < 40
     assert [line for _, line in host.story.lines if "recover good good: done" in line]
     assert len([level for level, line in host.story.lines if level == "warning"]) == 1
+
+
+@pytest.mark.parametrize(("action", "stays"), [("poweroff", "off"), ("pause", "paused")])
+def test_a_malformed_policy_is_one_line_and_not_waited_for(host: Host, action: str, stays: str) -> None:
+    host.add("vm1", action)
+    why = str(PolicyError("recover is 'true', neither yes nor no", "vm1"))
+    host.endings["vm1"] = lambda: Finding(Verdict.REFUSED, why)
+    assert not host.recover()
+    assert host.left() == {"vm1"}
+    assert not host.recover()
+    (line,) = [line for level, line in host.story.lines if level != "notice"]
+    assert f"it stays {stays}: {why} (then virt-sanlock-helper recover)" in line
+    assert "--resume-anyway" not in line
 
 
 def test_a_defect_of_ours_stops_nobody(host: Host) -> None:

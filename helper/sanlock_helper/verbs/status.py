@@ -31,6 +31,8 @@ JOURNAL_SECONDS = 2.0
 WATCH_SECONDS = 2.0
 
 HEAD = ("NAME", "STATE", "ON_LOCKFAILURE", "RECOVER", "LEASES", "AT A LOSS", "LAST")
+# By DomainConfig.recover.
+_RECOVER = {True: "yes", False: "-", None: "malformed"}
 CLEAR = "\033[H\033[2J"
 
 _kept: list[Any] = []
@@ -90,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _look(connection: Any, arguments: argparse.Namespace) -> tuple[list[Row], list[str]]:
     domains = within(LIBVIRT_SECONDS, "list the domains", lambda: take_inventory(connection))
-    problems = [f"{domain.name}: {domain.config_error}" for domain in domains if domain.config_error]
+    problems = [f"{domain.name}: {problem}" for domain in domains for problem in domain.problems]
     sanlock: SanlockStatus | None = None
     try:
         sanlock = ask_sanlock()
@@ -135,10 +137,10 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.domain.name,
         row.domain.state,
         config.on_lockfailure if config else "?",
-        ("yes" if config.recover else "-") if config else "?",
+        _RECOVER[config.recover] if config else "?",
         f"{leases} LOST" if row.lost else leases,
         row.at_loss.text,
-        f"{row.last.action} {row.last.kind}, {moment(row.last.time)}" if row.last else "-",
+        f"{row.last.action} {row.last.kind}, {moment(row.last.time)}".strip() if row.last else "-",
     )
 
 
