@@ -13,6 +13,7 @@ from typing import Callable
 
 from .actions import Progress
 from .connections import Connection
+from .escapes import quoted
 from .requests import Request
 
 
@@ -43,7 +44,8 @@ class Case:
         return self.request.uri, self.request.uuid
 
     def __str__(self) -> str:
-        return f"{self.request.action} {self.progress.name or '-'} {self.request.uuid}"
+        name = quoted(self.progress.name) if self.progress.name else "-"
+        return f"{self.request.action} {name} {self.request.uuid}"
 
 
 class Running:

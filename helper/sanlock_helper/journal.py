@@ -11,6 +11,7 @@ import _thread
 import posix
 
 from . import IDENTIFIER
+from .escapes import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,14 +43,27 @@ def write_stderr(line: str) -> None:
 
 def write_syslog(priority: int, line: str) -> None:
     """Send LINE to syslog under the program's identifier."""
-    # A NUL or a lone surrogate would make the syslog module raise.
     import syslog  # loaded by prepare()
 
-    syslog.syslog(priority, line.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0"))
+    syslog.syslog(priority, line)
 
 
 # The priorities of syslog(3).
 LEVELS = {"notice": 5, "warning": 4, "error": 3, "crit": 2}
+
+# journalctl -o json gives a field of more than 4096 bytes, its name and "=" among them, as null unless it is
+# asked for --all (systemd src/shared/logs-show.c).
+MAX_BYTES = 4000
+CUT = " [...]"
+
+
+def one_line(line: str) -> str:
+    """LINE as it is written: without control characters, and at most MAX_BYTES long in UTF-8."""
+    text = printable(line)
+    data = text.encode()
+    if len(data) <= MAX_BYTES:
+        return text
+    return data[: MAX_BYTES - len(CUT)].decode("utf-8", "ignore") + CUT
 
 
 class Journal:
@@ -101,7 +115,11 @@ class Journal:
         self.tell("crit", line)
 
     def tell(self, level: str, line: str, receipt: Receipt | None = None) -> None:
-        """Tell LINE at one of the LEVELS; RECEIPT is asked before, and hears when it was told."""
+        """Tell LINE at one of the LEVELS; RECEIPT is asked before, and hears when it was told.
+
+        Any text may be told: names and the messages of other programs are escaped here.  A level that is not
+        known is an error.
+        """
         self.prepare()
         self._lines.put((level, line, receipt))
 
@@ -125,10 +143,27 @@ class Journal:
             if not isinstance(item, tuple):
                 item.put(None)
                 continue
-            level, line, receipt = item
-            if receipt is not None and not receipt.telling():
-                continue
-            self._to_terminal(f"{IDENTIFIER}: {line}")
-            self._to_syslog(LEVELS[level], line)
+            try:
+                self._write_line(*item)
+            except Exception as error:
+                # One line, or the note that it was written, is lost; those that follow it are not.
+                write_stderr(f"{IDENTIFIER}: write the log: {one_line(repr(error))}")
+
+    def _write_line(self, level: str, line: str, receipt: Receipt | None) -> None:
+        try:
+            wanted = receipt is None or receipt.telling()
+        except Exception:
+            # Whether another process logs it is not known: twice is better than never.
+            wanted = True
+        if not wanted:
+            return
+        text = one_line(line)
+        try:
+            try:
+                self._to_terminal(f"{IDENTIFIER}: {text}")
+            finally:
+                self._to_syslog(LEVELS.get(level, LEVELS["error"]), text)
+        finally:
+            # Also when it could not be written: a process may be waiting for this.
             if receipt is not None:
                 receipt.told()

@@ -13,6 +13,7 @@ from _codecs import unicode_escape_decode, unicode_escape_encode
 from binascii import crc32
 from typing import Any
 
+from .escapes import quoted
 from .leases import Lease, Lockspace
 
 FORMAT = "virt-sanlock-helper-record"
@@ -86,7 +87,7 @@ class Record:
         return "resume" if self.action == "pause" else "start"
 
     def __str__(self) -> str:
-        return f"{self.name} {self.uuid}"
+        return f"{quoted(self.name)} {self.uuid}"
 
     def encode(self) -> bytes:
         """The record as the bytes of its file."""

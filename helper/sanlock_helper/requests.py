@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import posix
 
+from .escapes import printable
 from .grace import Deadline
 from .invocation import ACTIONS, Invocation
 from .spool import DONE, FORMAT, TELLING, Spool, SpoolError, started
@@ -141,7 +142,8 @@ class Requests:
 
     def finish(self, name: str, level: str, line: str) -> str:
         """Note the outcome of request NAME: nobody serves it again.  Returns the file's new name."""
-        self._append(name, f"{level}\t{line}\n")
+        # A line of the file each: nothing in it may end it, or be taken for a note of its own.
+        self._append(name, f"{level}\t{printable(line)}\n")
         try:
             self._spool.rename(name, name + DONE)
         except OSError:

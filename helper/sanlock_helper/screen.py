@@ -7,6 +7,7 @@ import shutil
 import threading
 from typing import Callable
 
+from .escapes import printable
 from .journal import write_stderr
 
 
@@ -34,7 +35,7 @@ class Screen:
     def show(self, lines: list[str]) -> None:
         """Replace what was shown before by LINES, each cut to the terminal's width."""
         width = self._columns() - 1
-        cut = [line[:width] for line in lines]
+        cut = [printable(line)[:width] for line in lines]
         with self._lock:
             if self._is_terminal and cut != self._shown:
                 text = "\n".join(cut)

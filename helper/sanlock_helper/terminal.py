@@ -11,9 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from .errors import UsageError
+from .escapes import printable
 
 # As it was at the start: `check` replaces it.
 _ENVIRON = dict(os.environ)
+
+# The end of the year 9998 in UTC, and so of the years of four digits in any time zone.
+LAST_TIME = 253370764799.0
+
+# Names and messages of other programs, as what is printed here has them.
+plain = printable
 
 _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
 
@@ -30,11 +37,6 @@ def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
     return f"\033[{_CODES[colour]}m{text}\033[0m"
 
 
-def plain(text: str) -> str:
-    """TEXT without what would move the cursor or break a line."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
 def warn(problem: str) -> None:
     """Tell a PROBLEM that keeps nothing else from being told."""
     print(f"{paint('warning', 'yellow', sys.stderr)}: {plain(problem)}", file=sys.stderr, flush=True)
@@ -44,7 +46,7 @@ def ask(what: str, explanation: str = "") -> bool:
     """Ask the person at the terminal whether to do WHAT; UsageError when nobody is there."""
     if not sys.stdin.isatty():
         raise UsageError(what, "there is no terminal to ask at", "use --yes")
-    print(f"{explanation}{what}? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"{explanation}{plain(what)}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -57,12 +59,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def moment(seconds: float) -> str:
     """SECONDS since the epoch as local date and time of day."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(_on_calendar(seconds)))
 
 
 def iso(seconds: float) -> str:
     """SECONDS since the epoch as ISO 8601 in UTC, with milliseconds, for programs."""
+    seconds = _on_calendar(seconds)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds * 1000) % 1000:03d}Z"
+
+
+def _on_calendar(seconds: float) -> float:
+    """SECONDS, or the nearest time that both calendars above have; 0 for what is no number."""
+    return min(max(0.0, seconds), LAST_TIME)
 
 
 def print_json(verb: str, version: int, data: Mapping[str, Any], indent: int | None = 2) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -35,6 +36,27 @@ def book(tmp_path: Path) -> Book:
 def test_list(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
     assert recover._list(book, as_json=False) == 0
     assert re.fullmatch(rf"vm1 {UUID} resume since 2001-09-\d\d [\d:]+: waiting\n", capsys.readouterr().out)
+
+
+def test_no_name_and_no_reason_moves_the_cursor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a\nb\x9b2J\u202e: x"
+    record = Record(UUID, name, "qemu:///system", "pause", mark="refused", why="x\x1b[2J\ny", time=1e300)
+    Records(f"{tmp_path}/run").write(record)
+    recover._list(Book(Story(), f"{tmp_path}/run", f"{tmp_path}/state"), as_json=False)  # type: ignore[arg-type]
+    first, why = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"a\\nb\\x9b2J\\u202e: x {UUID} resume since ")
+    assert why == "    x\\x1b[2J\\ny"
+    monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
+    with pytest.raises(FinalError, match="not confirmed"):
+        recover._ask(record)
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "a\\nb\\x9b2J\\u202e: x was paused when its leases were lost: x\\x1b[2J\\ny"
+    )
+    written: list[str] = []
+    Screen(True, written.append, lambda: 80).show([f"{name}: start: y\n"])
+    assert written == ["a\\nb\\x9b2J\\u202e: x: start: y\\n"]
 
 
 def test_list_json(book: Book, capsys: pytest.CaptureFixture[str]) -> None:

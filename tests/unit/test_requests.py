@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sanlock_helper.escapes import printable
 from sanlock_helper.grace import Deadline
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.requests import Receipt, Request, Requests
@@ -102,6 +103,14 @@ def test_an_outcome_is_told_by_one(spool: Spool, requests: Requests) -> None:
     assert not second.telling()
     second.told()
     assert spool.names() == [done[: -len(DONE)] + TELLING]
+
+
+@pytest.mark.parametrize("line", ["a\nrun\t7\n", "a\tb", "\n\n", "crit\tb\n\nnotice\tc", "x\x00\udcff\u2028"])
+def test_any_text_is_one_note(spool: Spool, requests: Requests, line: str) -> None:
+    spool.write(wanted(), 1000.0)
+    read = requests.read(requests.finish(spool.names()[0], "error", line))
+    assert read is not None
+    assert (read.run, read.outcome) == (None, ("error", printable(line)))
 
 
 def test_the_run_is_noted_for_the_next_agent(spool: Spool, requests: Requests) -> None:

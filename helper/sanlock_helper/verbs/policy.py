@@ -15,7 +15,7 @@ import argparse
 
 from .. import policy
 from ..domains import find_domain
-from ..terminal import print_json
+from ..terminal import plain, print_json
 from .connecting import add_connect, connect_within
 
 
@@ -40,5 +40,5 @@ def run(arguments: argparse.Namespace) -> int:
         print_json("policy", 1, {"uuid": domain.UUIDString(), "name": domain.name(), **values})
         return 0
     for name, recover in found.items():
-        print(f"{domain.name()} ({name}): {'recover' if recover else 'no recover'}")
+        print(plain(f"{domain.name()} ({name}): {'recover' if recover else 'no recover'}"))
     return 0

@@ -25,7 +25,7 @@ from ..lockspaces import JOINED, Sanlock
 from ..record import Record
 from ..recovery import Recovery
 from ..screen import Screen
-from ..terminal import print_json
+from ..terminal import moment, plain, print_json
 
 # How long --resume-anyway waits for a lockspace that it joined.
 JOIN_SECONDS = 30.0
@@ -116,10 +116,10 @@ def _list(book: Book, as_json: bool) -> int:
         print_json("recover-list", 1, {"records": [_as_dict(record) for record in records]})
         return 0
     for record in records:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.time))
-        print(f"{record.name} {record.uuid} {record.todo} since {since}: {_state(record)}")
+        since = moment(record.time)
+        print(plain(f"{record.name} {record.uuid} {record.todo} since {since}: {_state(record)}"))
         if record.why:
-            print(f"    {record.why}")
+            print(f"    {plain(record.why)}")
     return 0
 
 
@@ -154,7 +154,7 @@ def _resume_anyway(book: Book, journal: Journal, text: str, yes: bool) -> int:
 def _ask(record: Record) -> None:
     why = f": {record.why}" if record.why else ""
     print(
-        f"{record.name} was paused when its leases were lost{why}\n"
+        f"{plain(f'{record.name} was paused when its leases were lost{why}')}\n"
         "If anything wrote to its disks since, resuming it destroys their content. Resume it? [yes/no] ",
         end="",
         flush=True,

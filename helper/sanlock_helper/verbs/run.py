@@ -157,7 +157,7 @@ def _print_plan(found: Found, action: str, call: list[str]) -> None:
         leases = ", ".join(map(str, found.leases)) or "none"
     print(f"domain:  {plain(found.name)}, {found.uuid}")
     print(f"state:   {state_name(found.state)}")
-    print(f"leases:  {leases}")
+    print(f"leases:  {plain(leases)}")
     print(f"will:    {_WORDS[action]}")
     print(f"call:    {shlex.join(call)}")
 
