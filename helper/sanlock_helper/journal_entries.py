@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the journal has: our own lines and sanlock's, read back with journalctl or from an exported file."""
+"""What the journal has: our own lines and sanlock's, read back with journalctl or from an exported file.
+
+Any user can log under any name.  So a line counts only for what journald itself has noted of its sender, in
+the fields with a leading underscore, which no client can set (systemd.journal-fields(7)): see is_trusted().
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,12 +19,16 @@ from . import IDENTIFIER
 from .errors import FinalError, UsageError
 
 SANLOCK = "sanlock"
+SANLOCK_UNIT = "sanlock.service"
 
 # journalctl reads from disk: a large journal on a slow one takes its time.
 SECONDS = 20.0
 
-# journalctl -o json leaves out what is longer than 4096 bytes, field by field.  A longer line is no export.
+# A longer line is no export: without --all, a field of more than 4096 bytes is null in it.
 MAX_LINE = 16 * 1024 * 1024
+
+# The end of the year 9998: a later time is no time, and could not be printed in each time zone.
+_LAST_TIME = 253370764799.0
 
 HINT = "journalctl -o json on the host that has it, then --journal FILE"
 
@@ -42,8 +50,10 @@ def read_journal(since: float, seconds: float = SECONDS, program: str = "journal
 
     Raises FinalError when there is no journal to be read, or reading takes longer than SECONDS.
     """
-    wanted = ["-o", "json", "--no-pager", "-t", IDENTIFIER, "-t", SANLOCK, f"--since=@{since:.0f}"]
-    text = _journalctl(program, wanted, seconds)
+    named = ["-t", IDENTIFIER, "-t", SANLOCK, f"--since=@{max(0.0, since):.0f}"]
+    # Lines of others would be dropped by parse_entries(), after they had been read and printed.
+    senders = ["_UID=0", "+", f"_SYSTEMD_UNIT={SANLOCK_UNIT}"]
+    text = _journalctl(program, ["-o", "json", "--all", "--no-pager", *named, *senders], seconds)
     # Where there are no files at all, journalctl -o json says nothing, with status 0: no message is no outage
     # only where messages are kept.  systemd 252 tells with --header.
     if not text and not _journalctl(program, ["--header"], seconds):
@@ -78,24 +88,53 @@ def read_file(path: str, since: float) -> list[Entry]:
 
 
 def parse_entries(lines: Iterable[bytes], since: float = 0.0) -> list[Entry]:
-    """Read `journalctl -o json`, one object a line; what is not of interest is skipped."""
+    """Read `journalctl -o json`, one object a line; what is not of interest is skipped.
+
+    So is what cannot be read, and what another user has logged under one of the names: see is_trusted().
+    """
     found = (_entry(line) for line in lines)
     return sorted((entry for entry in found if entry and entry.time >= since), key=lambda entry: entry.time)
+
+
+def is_trusted(identifier: str, fields: Mapping[str, Any]) -> bool:
+    """Whether journald vouches for the sender of an entry with these FIELDS under IDENTIFIER.
+
+    This program's lines are root's.  sanlock's are of its service, whose daemon runs as user sanlock on
+    Fedora and RHEL, or root's: a daemon may be started without its unit, and root can log anything anyway.
+    """
+    is_roots = _is_always(fields.get("_UID"), "0")
+    return is_roots or (identifier == SANLOCK and _is_always(fields.get("_SYSTEMD_UNIT"), SANLOCK_UNIT))
 
 
 def _entry(line: bytes) -> Entry | None:
     try:
         fields = json.loads(line)
-        time = int(fields["__REALTIME_TIMESTAMP"]) / 1e6
         identifier = fields["SYSLOG_IDENTIFIER"]
-        message = _text(fields["MESSAGE"])
-    except (ValueError, KeyError, TypeError):
+        if identifier not in (IDENTIFIER, SANLOCK) or not is_trusted(identifier, fields):
+            return None
+        return Entry(_time(fields["__REALTIME_TIMESTAMP"]), identifier, _text(fields["MESSAGE"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return Entry(time, identifier, message) if identifier in (IDENTIFIER, SANLOCK) else None
+
+
+def _is_always(value: Any, wanted: str) -> bool:
+    """Whether a field's VALUE, or each of them where the field is repeated, is WANTED."""
+    values = value if isinstance(value, list) else [value]
+    return bool(values) and all(each == wanted for each in values)
+
+
+def _time(text: Any) -> float:
+    """Seconds since the epoch for a time in microseconds.  Raises ValueError when it is none."""
+    if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 20):
+        raise ValueError("no time")
+    seconds = int(text) / 1e6
+    if seconds > _LAST_TIME:
+        raise ValueError("not a time of this era")
+    return seconds
 
 
 def _text(value: Any) -> str:
-    # What is not UTF-8 comes as a list of bytes.
+    # What is not UTF-8 comes as a list of bytes; what is longer than 4096 bytes as null.
     return bytes(value).decode("utf-8", "backslashreplace") if isinstance(value, list) else str(value)
 
 

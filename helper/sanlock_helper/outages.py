@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import IDENTIFIER
+from .escapes import unquoted
 from .invocation import ACTIONS
 from .journal_entries import SANLOCK, Entry
 from .record import Record
@@ -26,33 +27,45 @@ RECORD_EARLY = 1.0
 # The kind of an event that is known from a record alone.
 ON_RECORD = "on record"
 
-_LINE = re.compile(
-    r"(?P<action>[a-z][a-z-]*) (?:(?P<name>.*) )?"
-    r"(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}): (?P<text>.*)",
-    re.DOTALL,
-)
+# Each expression below is linear in the line's length: no two of its parts can match the same text, and none
+# but the last is without a bound.  Numbers are bounded, as int() and float() take no text of any length.
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ACTION = re.compile(r"[a-z][a-z-]{0,31}")
 _VERDICT = re.compile(
-    r"(?P<verdict>done|NOT DONE|FAILED)(?: after (?P<seconds>[0-9.]+) s)?"
-    r"(?: at try (?P<tries>\d+))?: (?P<rest>.*)",
-    re.DOTALL,
+    r"(?P<verdict>done|NOT DONE|FAILED)(?: after (?P<seconds>[0-9]{1,9}(?:\.[0-9]{1,9})?) s)?"
+    r"(?: at try (?P<tries>[0-9]{1,9}))?: "
 )
-_OUTCOME = re.compile(
-    r"found (?P<found>.*?), (?P<did>.*), verified (?P<verified>[^;]*)(?:; (?P<note>.*))?", re.DOTALL
+_REQUESTS = re.compile(r" \([0-9]{1,9} requests\)\Z")
+_TRY = re.compile(r"try (?P<tries>[0-9]{1,9}) failed: ")
+# Our own words for a domain's process, in the reason of a try: see actions.py.
+_HOLDER = re.compile(r"\bprocess (?P<pid>[0-9]{1,10}) still holds ")
+# sanlock's lines begin with the time of day, sanlock's own clock, a thread and a lockspace (src/log.c,
+# log_level()), the same in 2.4 to 5.1: "2026-11-22 20:30:23 2912 [5]: s1 ".  A process that holds leases of
+# several lockspaces appears under each of them; what one resource logs has "s1:r2 " there.
+_SANLOCKS = (
+    r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2} )?(?:[0-9]{1,20} \[[0-9]{1,10}\]: )?"
+    r"s[0-9]{1,10}(?::r[0-9]{1,10})? "
 )
-_REQUESTS = re.compile(r" \(\d+ requests\)\Z")
-_TRY = re.compile(r"try (?P<tries>\d+) failed: ")
-# sanlock src/lockspace.c, check_our_lease(), and src/main.c, send_helper_kill().
-_LOST = re.compile(r"\bs\d+ check_our_lease (?:failed|corrupt) -?\d+")
-_KILL = re.compile(r"\bs\d+ kill (?P<pid>\d+) sig 9 count 1\b")
+# src/lockspace.c, check_our_lease(): 5.x appends why it failed.
+_LOST = re.compile(_SANLOCKS + r"check_our_lease (?:failed|corrupt) -?[0-9]{1,10}\b")
+# src/main.c, kill_pids() and send_helper_kill(): once a second for each process that has a lease.  The signal
+# is 15 within kill_grace_seconds for a process without a killpath, and for ever for one that has asked for no
+# SIGKILL; 9 otherwise; 100 runs the killpath.  The count goes on when the signal changes.
+_KILL = re.compile(
+    _SANLOCKS + r"kill (?P<pid>[0-9]{1,10}) sig (?P<signal>9|15) count (?P<count>[0-9]{1,10})\b"
+)
+_SIGNALS = {"9": "sigkill", "15": "sigterm"}
+_KILLS = ("sigkill", "sigterm")
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that was told.
 
-    `kind` is done, not done, failed, try, ignored, note or on record for a domain; lost or sigkill for the
-    host.
-    `text` is the line without the domain; what does not apply is "" or None.  `seconds` is how long it took.
+    `kind` is done, not done, failed, try, ignored, note or on record for a domain; lost, sigterm or sigkill
+    for what sanlock did: the domain of a process that it killed is known only after name_kills().
+    `text` is the line without the domain; what does not apply is "" or None.  `seconds` is how long it took,
+    `tries` sanlock's count for a process that it kills.
     """
 
     time: float
@@ -103,12 +116,16 @@ class Story:
 
 @dataclass
 class Outage:
-    """Events that belong together; `lost` are the times (seconds since the epoch) of lockspaces lost."""
+    """Events that belong together; `lost` are the times (seconds since the epoch) of lockspaces lost.
+
+    `sigkills` and `sigterms` have the first such signal for each process: sanlock repeats them each second.
+    """
 
     began: float
     ended: float
     lost: list[float] = field(default_factory=list)
     sigkills: list[Event] = field(default_factory=list)
+    sigterms: list[Event] = field(default_factory=list)
     stories: dict[str, Story] = field(default_factory=dict)
 
 
@@ -120,33 +137,58 @@ def events_of(entries: Iterable[Entry]) -> list[Event]:
 
 def parse_line(entry: Entry) -> Event | None:
     """Read a line of our own journal; agent.py and killpath.py write them."""
-    line = _LINE.fullmatch(entry.message)
-    if entry.identifier != IDENTIFIER or line is None:
+    head = _head(entry.message) if entry.identifier == IDENTIFIER else None
+    if head is None:
         return None
-    text = line["text"]
-    verdict, again = _VERDICT.fullmatch(text), _TRY.match(text)
+    action, name, uuid, text = head
+    verdict, again = _VERDICT.match(text), _TRY.match(text)
+    rest = text[verdict.end() :] if verdict else ""
     # One try may serve several requests, and says so at the end.
-    outcome = _OUTCOME.fullmatch(_REQUESTS.sub("", verdict["rest"])) if verdict else None
-    kind = "ignored" if line["action"] == "ignore" else "note"
+    outcome = _outcome(_REQUESTS.sub("", rest))
+    kind = "ignored" if action == "ignore" else "note"
     if again:
         kind = "try"
     if verdict:
         kind = verdict["verdict"].lower()
+    holder = _HOLDER.search(text)
     return Event(
         entry.time,
         kind,
-        action=line["action"],
-        # The agent's word for a domain whose name it never learned is "-".
-        name="" if line["name"] in (None, "-") else line["name"],
-        uuid=line["uuid"],
+        action=action,
+        name=name,
+        uuid=uuid,
         text=text,
-        found=outcome["found"] if outcome else "",
-        did=outcome["did"] if outcome else "",
-        verified=outcome["verified"] if outcome else "",
-        note=(outcome["note"] or "") if outcome else (verdict["rest"] if verdict else ""),
+        found=outcome[0] if outcome else "",
+        did=outcome[1] if outcome else "",
+        verified=outcome[2] if outcome else "",
+        note=outcome[3] if outcome else rest,
         seconds=float(verdict["seconds"]) if verdict and verdict["seconds"] else None,
         tries=_number((verdict and verdict["tries"]) or (again and again["tries"])),
+        pid=_number(holder and holder["pid"]),
     )
+
+
+def _head(message: str) -> tuple[str, str, str, str] | None:
+    """The action, the domain's name ("" when it is not known) and UUID, and the text; None without these.
+
+    Only the text may hold a ": ": see escapes.quoted().
+    """
+    head, colon, text = message.partition(": ")
+    action, _, domain = head.partition(" ")
+    name, _, uuid = domain.rpartition(" ")
+    if not (colon and _ACTION.fullmatch(action) and _UUID.fullmatch(uuid)):
+        return None
+    return action, "" if name == "-" else unquoted(name), uuid, text
+
+
+def _outcome(text: str) -> tuple[str, str, str, str] | None:
+    """What actions.Outcome has written: found, did, verified, note.  None when it is another text."""
+    before, comma, after = text.partition(", verified ")
+    found, also_comma, did = before.partition(", ")
+    if not (comma and also_comma and found.startswith("found ")):
+        return None
+    verified, _, note = after.partition("; ")
+    return found[len("found ") :], did, verified, note
 
 
 def _number(text: str | None) -> int | None:
@@ -154,10 +196,13 @@ def _number(text: str | None) -> int | None:
 
 
 def _sanlocks(entry: Entry) -> Event | None:
-    if _LOST.search(entry.message):
+    if _LOST.match(entry.message):
         return Event(entry.time, "lost", text=entry.message)
-    kill = _KILL.search(entry.message)
-    return Event(entry.time, "sigkill", text=entry.message, pid=int(kill["pid"])) if kill else None
+    kill = _KILL.match(entry.message)
+    if kill is None:
+        return None
+    kind, pid, count = _SIGNALS[kill["signal"]], int(kill["pid"]), int(kill["count"])
+    return Event(entry.time, kind, text=entry.message, pid=pid, tries=count)
 
 
 def add_records(events: Iterable[Event], records: Iterable[Record]) -> list[Event]:
@@ -195,6 +240,27 @@ def _from_record(record: Record) -> Event:
     )
 
 
+def name_kills(events: Iterable[Event], records: Iterable[Record]) -> list[Event]:
+    """EVENTS, where each kill has the name and UUID of its process's domain, as far as these are known.
+
+    A reason for another try names the process, and so do RECORDS.  A process id may be another process's
+    later: what is QUIET_SECONDS older than the kill says nothing.
+    """
+    events = list(events)
+    known = [(event.time, event.pid, event.name, event.uuid) for event in events if event.pid and event.uuid]
+    known += [(record.time - RECORD_EARLY, record.pid, record.name, record.uuid) for record in records]
+    domains: dict[int | None, list[tuple[float, str, str]]] = {}
+    for time, pid, name, uuid in sorted(known, key=lambda known: known[0]):
+        domains.setdefault(pid, []).append((time, name, uuid))
+    return [_named(event, domains.get(event.pid, [])) if event.kind in _KILLS else event for event in events]
+
+
+def _named(kill: Event, domains: list[tuple[float, str, str]]) -> Event:
+    """KILL with the name and UUID of the last of DOMAINS that had its process then."""
+    found = [domain for domain in domains if 0 <= kill.time - domain[0] <= QUIET_SECONDS]
+    return replace(kill, name=found[-1][1], uuid=found[-1][2]) if found else kill
+
+
 def make_outages(
     events: Iterable[Event], waiting: Mapping[str, Record] | None = None, quiet: float = QUIET_SECONDS
 ) -> list[Outage]:
@@ -210,24 +276,36 @@ def make_outages(
 
 def _grouped(events: Iterable[Event], quiet: float) -> list[Outage]:
     outages: list[Outage] = []
+    killed: set[tuple[int, str, int | None]] = set()
     for event in sorted(events, key=lambda event: event.time):
         outage = _outage_of(event, outages, quiet)
         if outage is None:
             outage = Outage(event.time, event.time)
             outages.append(outage)
-        if event.action in ACTIONS or not event.uuid:
-            outage.ended = event.time
-        if event.kind == "lost":
-            outage.lost.append(event.time)
-        elif event.kind == "sigkill":
-            outage.sigkills.append(event)
-        else:
-            outage.stories.setdefault(event.uuid, Story(event.uuid)).events.append(event)
+        if event.kind in _KILLS:
+            process = (len(outages), event.kind, event.pid)
+            if process in killed:
+                continue
+            killed.add(process)
+        _add(event, outage)
     return outages
 
 
+def _add(event: Event, outage: Outage) -> None:
+    if event.action in ACTIONS or not event.action:
+        outage.ended = event.time
+    if event.kind == "lost":
+        outage.lost.append(event.time)
+    elif event.kind == "sigkill":
+        outage.sigkills.append(event)
+    elif event.kind == "sigterm":
+        outage.sigterms.append(event)
+    else:
+        outage.stories.setdefault(event.uuid, Story(event.uuid)).events.append(event)
+
+
 def _outage_of(event: Event, outages: list[Outage], quiet: float) -> Outage | None:
-    if event.uuid and event.action not in ACTIONS:
+    if event.action and event.action not in ACTIONS:
         for outage in reversed(outages):
             if event.uuid in outage.stories:
                 return outage
@@ -244,4 +322,4 @@ def last_events(events: Iterable[Event]) -> dict[str, Event]:
 
 
 def _is_aside(event: Event) -> bool:
-    return event.kind == "try" or (event.kind == "note" and event.action in ACTIONS)
+    return event.kind in ("try", "sigterm") or (event.kind == "note" and event.action in ACTIONS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from . import kept_records
 from .errors import HelperError
 from .journal_entries import SECONDS, read_file, read_journal
-from .outages import Event, add_records, events_of
+from .outages import Event, add_records, events_of, name_kills
 from .record import Record
 
 
@@ -39,8 +39,9 @@ def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -
         error = failure
     problems = [str(error)] if error else []
     if journal is not None:
-        return Told(events, {}, problems, error)
+        return Told(name_kills(events, ()), {}, problems, error)
     kept = kept_records.look()
     records = [record for record in kept.records if record.time >= since]
     waiting = {uuid: record for uuid, record in kept.newest.items() if record.time >= since}
-    return Told(add_records(events, records), waiting, [*problems, *kept.problems], error)
+    events = name_kills(add_records(events, records), records)
+    return Told(events, waiting, [*problems, *kept.problems], error)

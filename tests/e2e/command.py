@@ -50,6 +50,8 @@ def export_journal(stack: Stack) -> str:
                 "__REALTIME_TIMESTAMP": str(int(line.time * 1e6)),
                 "SYSLOG_IDENTIFIER": line.ident,
                 "MESSAGE": line.message,
+                # All that runs in a stack is root's.
+                "_UID": "0",
             }
         )
         for line in stack.journal()

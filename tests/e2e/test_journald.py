@@ -12,25 +12,85 @@ from .command import COMMAND, HELPER
 from .preconditions import need, need_programs, require_machine
 
 JOURNALD = ("/usr/lib/systemd/systemd-journald", "/lib/systemd/systemd-journald")
+FORKED = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
+ODD = "00000000-0ee7-4e8f-8b5c-a2c619edc268"
 UUID = "defc17ee-2773-427c-8210-136921a454d3"
 
 # journald needs nothing but its folders; it takes syslog(3)'s datagrams at dev-log.
-SCRIPT = """\
+START = """\
 set -e
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /var/log
 mount -t tmpfs tmpfs /var/lib
 mkdir -p /run/systemd/journal /run/log/journal
 {journald} 2>/dev/null &
+# A /dev with its own /dev/log.
+mkdir /run/dev
+mount --rbind /dev /run/dev
+mount -t tmpfs tmpfs /dev
+for node in null zero full random urandom; do touch /dev/$node; mount --bind /run/dev/$node /dev/$node; done
+ln -s /run/systemd/journal/dev-log /dev/log
 while ! [ -S /run/systemd/journal/dev-log ]; do sleep 0.05; done
 tell() {{ logger -u /run/systemd/journal/dev-log -t "$@"; }}
+"""
+
+SCRIPT = """\
 tell sanlock '2026-11-22 20:30:23 2912 [5]: s1 check_our_lease failed 8'
 /usr/bin/python3 -IBc '{write}' {uuid} {unheard}
 tell virt-sanlock-helper 'pause vm1 {uuid}: done after 0.07 s: found running, suspended, verified paused'
+tell sanlock '2026-11-22 20:31:03 2952 [5]: s1 kill 79 sig 9 count 41'
+tell sanlock '2026-11-22 20:31:04 2953 [5]: s1 kill 79 sig 9 count 42'
 tell sshd 'pause vm2 {uuid}: done after 0.07 s: found running, suspended, verified paused'
 printf 'poweroff b\\374ro %s: FAILED after 35.00 s at try 9: no answer' {other} | tell virt-sanlock-helper
 journalctl --sync
 exec {command} history --json --since 1h
+"""
+
+# Another user, by every way into the journal: syslog(3), a service's output, journald's own protocol.
+FORGE = """\
+forge() {{ setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }}
+line='pause forged {uuid}: FAILED after . s at try 9: found running, suspended, verified paused'
+chmod 755 /run /run/systemd /run/systemd/journal
+forge logger -u /run/systemd/journal/dev-log -t virt-sanlock-helper "$line"
+forge logger -u /run/systemd/journal/dev-log -t sanlock 's1 check_our_lease failed 8'
+forge logger -u /run/systemd/journal/dev-log -t sanlock 's1 kill 79 sig 9 count 41'
+echo "$line" | forge systemd-cat -t virt-sanlock-helper
+forge /usr/bin/python3 -ISBc '{native}' "$line"
+# root may log what it likes, and spoils nothing.
+tell virt-sanlock-helper 'after . s'
+tell virt-sanlock-helper 'pause vm1 {uuid}: FAILED after . s at try 9: x'
+tell virt-sanlock-helper "pause vm1 {uuid}: done: $(head -c 60000 /dev/zero | tr '\\0' ',')"
+/usr/bin/python3 -IBc '{ours}'
+journalctl --sync
+journalctl -o json > /run/exported
+{command} history --json --since 1h
+{command} history --json --since 1h --journal /run/exported
+"""
+
+# Fields that only journald may set are among them.
+NATIVE = """
+import socket, sys
+fields = ["SYSLOG_IDENTIFIER=virt-sanlock-helper", "MESSAGE=" + sys.argv[1], "_UID=0", "UID=0", ""]
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+sock.sendto("\\n".join(fields).encode(), "/run/systemd/journal/socket")
+"""
+
+# What this program itself logs, in a forked child as well, reaches the journal as one line each.
+OURS = """
+import os, sys
+sys.path[:0] = ["{helper}"]
+from sanlock_helper.journal import Journal
+from sanlock_helper.record import Record
+for uuid in ("{forked}", "{odd}"):
+    pid = os.fork()
+    if pid == 0:
+        journal = Journal()
+        name = "a\\nb: c\\u202e " + "{uuid}: done"
+        record = Record(uuid, name, "x", "pause")
+        journal.notice(f"recover {{record}}: done after 3.00 s: resumed\\nx")
+        journal.flush()
+        os._exit(0)
+    os.waitpid(pid, 0)
 """
 
 
@@ -41,31 +101,35 @@ sys.path[:0] = ["{helper}"]
 from sanlock_helper.record import Record
 from sanlock_helper.records import Records
 for uuid in sys.argv[1:]:
-    Records().write(Record(uuid, "rec", "qemu:///system", "pause", time=time.time()))
+    # sanlock has to kill the second one.
+    pid = 79 if uuid == sys.argv[2] else 80
+    Records().write(Record(uuid, "rec", "qemu:///system", "pause", pid=pid, time=time.time()))
 """
 
 
-def test_history_from_a_real_journald() -> None:
+def run(script: str, **words: str) -> str:
+    """What SCRIPT prints beside a journald of its own."""
     require_machine()
     journald = next((path for path in JOURNALD if os.access(path, os.X_OK)), None)
-    need_programs("journalctl", "logger")
+    need_programs("journalctl", "logger", "setpriv", "systemd-cat")
     if journald is None:
         need(("systemd-journald",), "there is no journal")
-    script = SCRIPT.format(
-        journald=journald,
-        uuid=UUID,
-        other=UUID[:-1] + "0",
-        unheard=UUID[:-1] + "1",
-        write=WRITE.format(helper=HELPER),
-        command=COMMAND,
-    )
-    unshare = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", script]
+    text = (START + script).format(journald=journald, uuid=UUID, command=COMMAND, **words)
+    unshare = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", text]
     result = subprocess.run(unshare, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
-    told = validated(result.stdout, "history")
+    return result.stdout
+
+
+def test_history_from_a_real_journald() -> None:
+    script = SCRIPT
+    printed = run(script, other=UUID[:-1] + "0", unheard=UUID[:-1] + "1", write=WRITE.format(helper=HELPER))
+    told = validated(printed, "history")
     assert told["problems"] == []
     (outage,) = told["outages"]
     assert len(outage["lost"]) == 1
+    kills = [(kill["pid"], kill["name"], kill["uuid"]) for kill in outage["sigkills"]]
+    assert kills == [(79, "rec", UUID[:-1] + "1")]
     stories = {story["name"]: story for story in outage["domains"]}
     assert {name: (story["outcome"], bool(story["waiting"])) for name, story in stories.items()} == {
         "vm1": ("done", True),
@@ -74,3 +138,19 @@ def test_history_from_a_real_journald() -> None:
     }
     # Told once: the journal's own word, and no event for the record beside it.
     assert [event["kind"] for event in stories["vm1"]["events"]] == ["done"]
+
+
+def test_only_what_journald_vouches_for_is_history() -> None:
+    printed = run(FORGE, native=NATIVE, ours=OURS.format(helper=HELPER, uuid=UUID, forked=FORKED, odd=ODD))
+    here, exported = printed.split("\n}\n")[:2]
+    for document in (here, exported):
+        told = validated(f"{document}\n}}", "history")
+        assert told["problems"] == []
+        (outage,) = told["outages"]
+        assert (outage["lost"], outage["sigkills"]) == ([], [])
+        stories = {story["uuid"]: story for story in outage["domains"]}
+        assert set(stories) == {UUID, FORKED, ODD}
+        assert "forged" not in document
+        for uuid in (FORKED, ODD):
+            assert stories[uuid]["name"] == f"a\nb: c\u202e {UUID}: done"
+            assert [event["text"] for event in stories[uuid]["events"]] == ["done after 3.00 s: resumed\\nx"]

@@ -45,6 +45,7 @@ def exported(tmp_path: Path) -> str:
         for number, (identifier, message) in enumerate(LINES):
             stamp = str(int((time.time() - 60 + number) * 1e6))
             fields = {"__REALTIME_TIMESTAMP": stamp, "SYSLOG_IDENTIFIER": identifier, "MESSAGE": message}
+            fields["_UID"] = "0"
             file.write(json.dumps(fields) + "\n")
     return str(path)
 

@@ -86,7 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _of_domain(events: list[Event], text: str, uri: str) -> list[Event]:
     """EVENTS of one domain, and of the host."""
-    uuids = {event.uuid for event in events if event.uuid and text in (event.name, event.uuid)}
+    # A name may be given as it is shown.
+    uuids = {
+        event.uuid for event in events if event.uuid and text in (event.name, plain(event.name), event.uuid)
+    }
     if not uuids and text.isascii() and text.isdigit():
         from ..domains import find_domain  # with libvirt-python, which nothing else here needs
 
@@ -105,10 +108,21 @@ def _print(outage: Outage, apart: bool) -> None:
         else f"{moment(outage.began)}, no loss on record"
     )
     count = len(outage.stories)
-    kills = f", {len(outage.sigkills)} SIGKILL by sanlock" if outage.sigkills else ""
-    print(paint(f"{lost}: {count} domain{'' if count == 1 else 's'}{kills}", "bold"))
+    kills = [("SIGTERM", outage.sigterms), ("SIGKILL", outage.sigkills)]
+    sent = "".join(f", {len(events)} {signal} by sanlock" for signal, events in kills if events)
+    print(paint(f"{lost}: {count} domain{'' if count == 1 else 's'}{sent}", "bold"))
     for story in outage.stories.values():
         _print_story(story)
+    for signal, events in kills:
+        for event in events:
+            _print_kill(signal, event)
+
+
+def _print_kill(signal: str, event: Event) -> None:
+    """The first such signal to a process; which domain's it was, where that is known."""
+    whose = f"{plain(event.name or event.uuid)}: " if event.uuid else ""
+    what = paint(f"sanlock sent {signal} to process {event.pid}", "red" if signal == "SIGKILL" else "yellow")
+    print(f"  {moment(event.time).split()[1]}  {whose}{what}")
 
 
 def _print_story(story: Story) -> None:
@@ -142,9 +156,14 @@ def _json(outage: Outage) -> dict[str, Any]:
         "began": iso(outage.began),
         "ended": iso(outage.ended),
         "lost": [iso(time) for time in outage.lost],
-        "sigkills": [{"time": iso(event.time), "pid": event.pid} for event in outage.sigkills],
+        "sigkills": [_kill_json(event) for event in outage.sigkills],
+        "sigterms": [_kill_json(event) for event in outage.sigterms],
         "domains": [_story_json(story) for story in outage.stories.values()],
     }
+
+
+def _kill_json(event: Event) -> dict[str, Any]:
+    return {"time": iso(event.time), "pid": event.pid, "name": event.name, "uuid": event.uuid or None}
 
 
 def _story_json(story: Story) -> dict[str, Any]:
