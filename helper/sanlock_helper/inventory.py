@@ -3,7 +3,8 @@
 
 The number of calls does not grow with the number of domains: names, UUIDs, ids and states come in one
 (virConnectGetAllDomainStats), and the XML of the host's own QEMU domains is read from libvirt's files, as
-libvirt has no bulk call for it.  Elsewhere each domain's XML is asked for.
+libvirt has no bulk call for it.  Elsewhere each domain's XML is asked for.  Without libvirtd the host itself
+knows the domains that run.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import libvirt
 from . import policy
 from .connection import failure
 from .domain_state import state_name
-from .leases import QEMU_STATE_DIR
+from .processes import Processes
+from .status_files import STATE_WORDS, Status
 
-# Status files of running domains (live XML, on tmpfs), and the XML of persistent ones: stateDir and configDir
-# of libvirt src/qemu/qemu_conf.c.
+# The XML of persistent domains: configDir of libvirt src/qemu/qemu_conf.c.
 QEMU_CONFIG_DIR = "/etc/libvirt/qemu"
 
 # Calls where libvirt has no domain statistics: one for each kind of state.
@@ -48,21 +49,22 @@ class DomainConfig:
     """What a domain's XML says.
 
     `on_lockfailure` is "default" where the XML has none; `recover` is None where the policy in the metadata
-    is malformed, which `recover_error` says; `leases` are explicit ones, (lockspace, key); `pid` is that of
-    its QEMU where the XML is a status file.
+    is malformed, which `recover_error` says; `leases` are explicit ones, (lockspace, key).
     """
 
     on_lockfailure: str
     recover: bool | None
     disks: tuple[Disk, ...]
     leases: tuple[tuple[str, str], ...]
-    pid: int | None
     recover_error: str = ""
 
 
 @dataclass(frozen=True)
 class KnownDomain:
-    """One domain; `id` is None when it is not active, `config` when its XML could not be had."""
+    """One domain; `id` is None when it is not active, `config` when its XML could not be had.
+
+    `pid` is its QEMU process, where it is one of this host's and proven.
+    """
 
     name: str
     uuid: str
@@ -70,6 +72,7 @@ class KnownDomain:
     state: str
     config: DomainConfig | None
     config_error: str = ""
+    pid: int | None = None
 
     @property
     def is_active(self) -> bool:
@@ -83,17 +86,63 @@ class KnownDomain:
 
 
 def take_inventory(
-    connection: Any, state_dir: str = QEMU_STATE_DIR, config_dir: str = QEMU_CONFIG_DIR
+    connection: Any, processes: Processes | None = None, config_dir: str = QEMU_CONFIG_DIR
 ) -> list[KnownDomain]:
-    """All domains of CONNECTION by name.  Raises PassingError or FinalError when libvirtd does not say."""
+    """All domains of CONNECTION by name.  Raises PassingError or FinalError when libvirtd does not say.
+
+    PROCESSES and CONFIG_DIR are the host's, for a connection to its own qemu:///system.
+    """
     try:
         local = connection.getURI() == "qemu:///system"
         found = _states(connection)
     except libvirt.libvirtError as error:
         raise failure("list the domains", error) from error
-    folders = (state_dir, config_dir) if local else ()
-    domains = [_known(domain, state, folders) for domain, state in found]
+    files = _Files(processes or Processes(), config_dir) if local else None
+    domains = [_known(domain, state, files) for domain, state in found]
     return sorted(domains, key=lambda domain: domain.name)
+
+
+def running_domains(processes: Processes | None = None) -> list[KnownDomain]:
+    """The QEMU domains that run on this host, by name, from libvirt's status files: without libvirtd."""
+    processes = processes or Processes()
+    found = []
+    for status in processes.files.all():
+        process = processes.of(status)
+        if process is None:
+            continue  # it has ended, and libvirtd was not there to notice
+        config, problem = _parsed(status.xml)
+        state = STATE_WORDS.get(status.state, status.state)
+        found.append(KnownDomain(status.name, status.uuid, status.id, state, config, problem, process.pid))
+    return found
+
+
+class _Files:
+    """libvirt's own files on the domains of this host."""
+
+    def __init__(self, processes: Processes, config_dir: str) -> None:
+        self._processes = processes
+        self._config_dir = config_dir
+        # Two files about one domain: the newer one counts.
+        statuses = sorted(processes.files.all(), key=lambda status: status.written)
+        self._running = {status.uuid: status for status in statuses}
+
+    def status(self, uuid: str) -> Status | None:
+        """The status file of a running domain."""
+        return self._running.get(uuid)
+
+    def pid(self, status: Status) -> int | None:
+        """The process of a running domain, None where it is not proven."""
+        process = self._processes.of(status)
+        return process.pid if process else None
+
+    def defined(self, name: str, uuid: str) -> str | None:
+        """The XML of a persistent domain, None where its file cannot be read or is another domain's."""
+        try:
+            with open(os.path.join(self._config_dir, f"{name}.xml"), encoding="utf-8") as file:
+                text = file.read()
+            return text if ElementTree.fromstring(text).findtext("uuid") == uuid else None
+        except (OSError, ValueError, ElementTree.ParseError):
+            return None
 
 
 def _states(connection: Any) -> list[tuple[Any, int]]:
@@ -106,44 +155,35 @@ def _states(connection: Any) -> list[tuple[Any, int]]:
     return [(domain, state) for flag, state in _LISTS for domain in connection.listAllDomains(flag)]
 
 
-def _known(domain: Any, state: int, folders: tuple[str, ...]) -> KnownDomain:
-    number = domain.ID()
+def _known(domain: Any, state: int, files: _Files | None) -> KnownDomain:
+    number, name, uuid = domain.ID(), domain.name(), domain.UUIDString()
     active = number != -1
+    status = files.status(uuid) if files and active else None
+    pid = files.pid(status) if files and status else None
+    xml = status.xml if status else None
+    if xml is None and files is not None and not active:
+        xml = files.defined(name, uuid)
     config, problem = None, ""
     try:
-        config = _from_files(domain.name(), domain.UUIDString(), folders if active else folders[1:])
-        if config is None:
-            config = parse_domain(domain.XMLDesc(0))
+        config, problem = _parsed(domain.XMLDesc(0) if xml is None else xml)
     except libvirt.libvirtError as error:
         problem = str(failure("read the domain's XML", error))
+    return KnownDomain(name, uuid, number if active else None, state_name(state), config, problem, pid)
+
+
+def _parsed(xml: str) -> tuple[DomainConfig | None, str]:
+    try:
+        return parse_domain(xml), ""
     except (ElementTree.ParseError, ValueError) as error:
-        problem = f"its XML cannot be read: {error}"
-    return KnownDomain(
-        domain.name(), domain.UUIDString(), number if active else None, state_name(state), config, problem
-    )
-
-
-def _from_files(name: str, uuid: str, folders: tuple[str, ...]) -> DomainConfig | None:
-    """The first file of libvirt's that is about this very domain; None when there is none to be read."""
-    for folder in folders:
-        try:
-            with open(os.path.join(folder, f"{name}.xml"), "rb") as file:
-                text = file.read()
-        except OSError:
-            continue
-        if f"<uuid>{uuid}</uuid>".encode() in text:
-            return parse_domain(text)
-    return None
+        return None, f"its XML cannot be read: {error}"
 
 
 def parse_domain(xml: str | bytes) -> DomainConfig:
-    """Read a domain's XML or libvirt's status file of it.  Raises ParseError or ValueError."""
-    root = ElementTree.fromstring(xml)
-    domain = root if root.tag == "domain" else root.find("domain")
-    if domain is None:
-        raise ValueError("no <domain> in it")
+    """Read a domain's XML.  Raises ParseError or ValueError."""
+    domain = ElementTree.fromstring(xml)
+    if domain.tag != "domain":
+        raise ValueError("its root is no <domain>")
     recover, recover_error = _recover(domain)
-    pid = root.get("pid", "")
     return DomainConfig(
         on_lockfailure=domain.findtext("on_lockfailure", "default"),
         recover=recover,
@@ -152,7 +192,6 @@ def parse_domain(xml: str | bytes) -> DomainConfig:
             (lease.findtext("lockspace", ""), lease.findtext("key", ""))
             for lease in domain.iterfind("devices/lease")
         ),
-        pid=int(pid) if pid.isdigit() else None,
         recover_error=recover_error,
     )
 

@@ -19,7 +19,7 @@ from .journal import Journal
 from .processes import Process
 from .record import Record
 from .records import Records
-from .status_files import Status
+from .status_files import STATE_WORDS, Status
 
 # sanlock answers from memory, in a millisecond; one that was silent so often in a row is not asked again.
 SANLOCK_SECONDS = 1.0
@@ -30,10 +30,6 @@ XML_SECONDS = 3.0
 IMPATIENT_XML_SECONDS = 0.2
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
-
-# libvirt's words for virDomainState in a status file (VIR_ENUM_IMPL(virDomainState) in libvirt
-# src/conf/domain_conf.c), and virsh's.
-_STATES = {"nostate": "no state", "blocked": "idle", "shutdown": "in shutdown", "shutoff": "shut off"}
 
 # What is not to come back: it is going off, or an administrator paused it.
 _ENDING = ("shutdown", "shutoff", "crashed")
@@ -69,7 +65,7 @@ class Notes:
         is_paused = status.state == "paused" and status.reason in _ADMINISTRATORS_PAUSES
         if action != "restart" and (is_paused or status.state in _ENDING):
             return None
-        found = _STATES.get(status.state, status.state)
+        found = STATE_WORDS.get(status.state, status.state)
         record = Record(status.uuid, status.name, uri, action, found, status.id)
         record.xml = status.xml
         return record

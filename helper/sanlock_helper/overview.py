@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from .clock import DEFAULT_IO_TIMEOUT, Clock
 from .grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
 from .inventory import DomainConfig, KnownDomain
-from .leases import qemu_pid
 from .outages import Event
 from .sanlock_status import SanlockStatus
 
@@ -30,7 +29,7 @@ class AtLoss:
 
 @dataclass(frozen=True)
 class Row:
-    """One domain.  `leases` counts those held by lockspace, and is None when sanlock could not be asked."""
+    """One domain.  `leases` counts those held by lockspace, and is None when they could not be read."""
 
     domain: KnownDomain
     leases: dict[str, int] | None
@@ -51,11 +50,12 @@ def make_rows(
     return rows
 
 
-def _leases(domain: KnownDomain, sanlock: SanlockStatus) -> dict[str, int]:
+def _leases(domain: KnownDomain, sanlock: SanlockStatus) -> dict[str, int] | None:
     if not domain.is_active:
         return {}
-    pid = (domain.config and domain.config.pid) or qemu_pid(domain.name)
-    return dict(Counter(lease.lockspace for lease in sanlock.held_by(pid))) if pid else {}
+    if domain.pid is None:
+        return None
+    return dict(Counter(lease.lockspace for lease in sanlock.held_by(domain.pid)))
 
 
 def _is_lost(name: str, sanlock: SanlockStatus | None) -> bool:
@@ -79,8 +79,10 @@ def at_loss(domain: KnownDomain, held: Mapping[str, int] | None, sanlock: Sanloc
     """What would happen to DOMAIN if the leases it HELD were lost."""
     if not domain.is_active:
         return AtLoss("nothing, it is off")
-    if held is None or sanlock is None:
+    if sanlock is None:
         return AtLoss("not known, sanlock does not answer")
+    if held is None:
+        return AtLoss("not known, it is no process of this host that could be found")
     if not held:
         return AtLoss("nothing, it holds no lease")
     if domain.config is None:

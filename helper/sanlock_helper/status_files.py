@@ -24,6 +24,10 @@ SUFFIX = ".xml"
 # A domain's XML is at most 4 MiB (libvirt src/remote/remote_protocol.x); the rest of the file is some 10 KiB.
 MAX_BYTES = 8 * 1024 * 1024
 
+# virsh's words where libvirt's own in these files are others (VIR_ENUM_IMPL(virDomainState) in libvirt
+# src/conf/domain_conf.c).
+STATE_WORDS = {"nostate": "no state", "blocked": "idle", "shutdown": "in shutdown", "shutoff": "shut off"}
+
 _ROOT, _DOMAIN = "domstatus", "domain"
 _END = b"</domain>"
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 import uuid
+from typing import Any
 
 import pexpect.fdpexpect
 import pytest
@@ -242,20 +243,29 @@ def test_a_user_who_is_not_root_is_told_so(calm: Stack) -> None:
 
 
 def test_a_watch_outlives_libvirtd(calm: Stack) -> None:
+    domain = calm.domain("watched").start()
     process = calm.popen(COMMAND, "status", "--watch", "0.2", "--json")
     assert process.stdout is not None
-    assert process.stderr is not None
-    validated(process.stdout.readline(), "status")
+
+    def shown(is_away: bool) -> dict[str, Any]:
+        """The first document that was written with libvirtd away, or not."""
+        for line in process.stdout or ():
+            data = validated(line, "status")
+            if any("Failed to connect socket" in problem for problem in data["problems"]) == is_away:
+                return data
+        raise AssertionError("the watch has ended")
+
+    with_libvirtd = shown(is_away=False)
     calm.libvirtd.stop()
-    while "Failed to connect socket" not in process.stderr.readline():
-        pass
+    without = shown(is_away=True)
+    assert without["domains"] == with_libvirtd["domains"]
     calm.libvirtd.start()
-    # What was printed before is in the pipe as well; this many were not.
-    for _ in range(20):
-        validated(process.stdout.readline(), "status")
+    shown(is_away=False)
     assert process.poll() is None
     process.kill()
     process.communicate()
+    domain.destroy()
+    domain.undefine()
 
 
 def by_record_alone(stack: Stack) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from .command import document
 from .conftest import StackFactory
 from .domains import Domain
 from .recovery import HELPER, IDENTIFIER, LOSS, POLICY, RUN_RECORDS, URI
@@ -277,6 +278,12 @@ def test_the_host_knows_its_domains_without_libvirtd(stacks: StackFactory) -> No
         text = stack.path(f"{RUN_RECORDS}/{domain.uuid}.record").read_text()
         assert 'recover="yes"' in text.replace("\\x20", " ").replace("'", '"')
         assert "\nlease __LIBVIRT__DISKS__ " in text
+    shown = document(stack, "status", "status")
+    assert {row["name"]: row["at_loss"]["text"].split()[0] for row in shown["domains"]} == {
+        "R&D": "powered", "held": "paused", "passing": "paused",
+    }  # fmt: skip
+    assert {row["name"]: row["lost"] for row in shown["domains"]}["held"] == ["__LIBVIRT__DISKS__"]
+    assert any("libvirt's status files" in problem for problem in shown["problems"])
     wait_for(lambda: len(stack.sigkills()) == 3, 40, "sanlock's SIGKILL")
     assert {kill.pid for kill in stack.sigkills()} == set(pids)
     wait_for(lambda: len(lines(stack, "FAILED")) == 3, 10, "the verdicts")

@@ -12,14 +12,24 @@ pytest.importorskip("libvirt")
 import libvirt
 
 from sanlock_helper.errors import FinalError
-from sanlock_helper.inventory import Disk, DomainConfig, KnownDomain, parse_domain, take_inventory
+from sanlock_helper.inventory import (
+    Disk,
+    DomainConfig,
+    KnownDomain,
+    parse_domain,
+    running_domains,
+    take_inventory,
+)
 from sanlock_helper.outages import Event
 from sanlock_helper.overview import make_rows
+from sanlock_helper.processes import Processes
 from sanlock_helper.sanlock_status import HeldLease, Lockspace, SanlockStatus
+from sanlock_helper.status_files import StatusFiles
 
+from .fake_host import Start
 from .libvirt_errors import libvirt_error
 
-XML = """<domain type='kvm'>
+XML = """<domain type='kvm' id='1'>
   <name>vm1</name><uuid>{uuid}</uuid>
   <metadata><lockfailure xmlns="urn:virt-sanlock-helper:1" recover="{recover}"/></metadata>
   {on_lockfailure}
@@ -35,12 +45,10 @@ UUID = "defc17ee-2773-427c-8210-136921a454d3"
 ACTION = "<on_lockfailure>pause</on_lockfailure>"
 
 
-def test_the_xml_of_a_domain_and_libvirts_status_file() -> None:
+def test_the_xml_of_a_domain() -> None:
     xml = XML.format(uuid=UUID, recover="yes", on_lockfailure=ACTION)
     disks = (Disk("/a.img", "file", False, True), Disk("/dev/sr0", "block", True, False))
-    assert parse_domain(xml) == DomainConfig("pause", True, disks, (("space", "k"),), None)
-    status = f"<!-- WARNING --><domstatus state='running' pid='60'>{xml}</domstatus>"
-    assert parse_domain(status.encode()).pid == 60
+    assert parse_domain(xml) == DomainConfig("pause", True, disks, (("space", "k"),))
     other = parse_domain(XML.format(uuid=UUID, recover="no", on_lockfailure=""))
     assert (other.on_lockfailure, other.recover) == ("default", False)
     assert not parse_domain(XML.format(uuid=UUID, recover="maybe", on_lockfailure="")).recover
@@ -89,35 +97,53 @@ class FakeConnection:
         return list(self.domains) if flag == libvirt.VIR_CONNECT_LIST_DOMAINS_PAUSED else []
 
 
-def test_xml_comes_from_libvirts_files_and_only_of_the_very_domain(tmp_path: Path) -> None:
+def test_xml_comes_from_libvirts_files_and_only_of_the_very_domain(tmp_path: Path, start: Start) -> None:
     running, defined = tmp_path / "run", tmp_path / "etc"
     running.mkdir()
     defined.mkdir()
     live = XML.format(uuid=UUID, recover="yes", on_lockfailure=ACTION)
-    (running / "vm1.xml").write_text(f"<domstatus pid='60'>{live}</domstatus>")
+    qemu = start("-uuid", UUID)
+    processes = Processes(StatusFiles(str(running)))
+    status = f"<domstatus state='running' reason='booted' pid='{qemu.pid}'>{live}</domstatus>"
+    (running / "vm1.xml").write_text(status)
     (defined / "vm1.xml").write_text(XML.format(uuid=UUID, recover="no", on_lockfailure=""))
     domain = FakeDomain("vm1", 1, "")
 
     def take(**options: bool | str) -> KnownDomain:
         connection = FakeConnection(domain, **options)  # type: ignore[arg-type]
-        (known,) = take_inventory(connection, str(running), str(defined))
+        (known,) = take_inventory(connection, processes, str(defined))
         return known
 
     known = take()
     assert known.config is not None
-    assert (known.config.pid, known.config.recover, known.state, domain.asked) == (60, True, "running", 0)
+    assert (known.pid, known.config.recover, known.state, domain.asked) == (qemu.pid, True, "running", 0)
+    (same,) = running_domains(processes)
+    assert (same.name, same.uuid, same.id, same.state, same.pid) == ("vm1", UUID, 1, "running", qemu.pid)
+    assert same.config == known.config
     # A status file of a domain that is off is what a libvirtd that was killed left behind.
     off = FakeConnection(FakeDomain("vm1", -1, ""))
     assert [
-        known.config and known.config.recover for known in take_inventory(off, str(running), str(defined))
+        known.config and known.config.recover for known in take_inventory(off, processes, str(defined))
     ] == [False]
     # Another domain of that name, whose file is gone: libvirt is asked, and what it says is told.
-    for folder in (running, defined):
-        (folder / "vm1.xml").write_text(live.replace(UUID, UUID.replace("d", "e")))
+    for folder, text in ((running, status), (defined, live)):
+        (folder / "vm1.xml").write_text(text.replace(UUID, UUID.replace("d", "e")))
+    assert running_domains(processes) == []
     assert (take().config, domain.asked) == (None, 1)
     assert "it did not work" in take().config_error
     assert take(has_stats=False).state == "paused"
     assert take(uri="qemu+ssh://other/system").config is None
+
+
+def test_what_stands_in_the_metadata_is_about_no_other_domain(tmp_path: Path) -> None:
+    other = UUID.replace("d", "e")
+    text = XML.format(uuid=other, recover="yes", on_lockfailure=ACTION)
+    text = text.replace("<metadata>", f"<metadata><a:b xmlns:a='urn:a'><uuid>{UUID}</uuid></a:b>")
+    assert f"<uuid>{UUID}</uuid>" in text
+    (tmp_path / "vm1.xml").write_text(text)
+    processes = Processes(StatusFiles(f"{tmp_path}/none"))
+    (known,) = take_inventory(FakeConnection(FakeDomain("vm1", -1, "")), processes, str(tmp_path))
+    assert known.config is None
 
 
 def test_a_libvirtd_that_says_no() -> None:
@@ -130,7 +156,7 @@ def test_a_libvirtd_that_says_no() -> None:
 
 
 def known(action: str = "pause", recover: bool = False, number: int | None = 1) -> KnownDomain:
-    return KnownDomain("vm1", UUID, number, "running", DomainConfig(action, recover, (), (), 60))
+    return KnownDomain("vm1", UUID, number, "running", DomainConfig(action, recover, (), ()), "", 60)
 
 
 def status(grace: int = 40, killing: int = 0) -> SanlockStatus:
@@ -158,6 +184,11 @@ def status(grace: int = 40, killing: int = 0) -> SanlockStatus:
         (known(), SanlockStatus({}, (), ()), "nothing, it holds no lease"),
         (known(), None, "not known, sanlock does not answer"),
         (KnownDomain("vm1", UUID, 1, "running", None), None, "not known, sanlock does not answer"),
+        (
+            KnownDomain("vm1", UUID, 1, "running", DomainConfig("pause", False, (), ())),
+            status(),
+            "not known, it is no process of this host that could be found",
+        ),
     ],
 )
 def test_what_would_happen(domain: KnownDomain, sanlock: SanlockStatus | None, text: str) -> None:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 
 from ..inventory import Disk, KnownDomain
-from ..leases import qemu_pid
 from ..qemu_sanlock_conf import LOCKSPACE, LockConf
 from ..sanlock_status import SanlockStatus
 from .finding import FAIL, PASS, WARN, Finding
@@ -44,8 +43,7 @@ def check_leases(
     there = set(present)
     problems, number = [], 0
     for domain in running:
-        pid = (domain.config and domain.config.pid) or qemu_pid(domain.name)
-        held = {(lease.lockspace, lease.resource) for lease in status.held_by(pid)} if pid else set()
+        held = {(lease.lockspace, lease.resource) for lease in status.held_by(domain.pid)}
         for lockspace, resource, what in expected_leases(domain, conf):
             number += 1
             if lockspace == LOCKSPACE and resource not in there:

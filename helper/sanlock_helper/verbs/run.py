@@ -19,13 +19,13 @@ import libvirt
 
 import libvirt_auth
 
-from .. import killpath
+from .. import killpath, processes
 from ..connection import failure
 from ..domain_state import state_name
 from ..domains import find_domain
 from ..invocation import ACTIONS
 from ..killpath_file import our_executable
-from ..leases import Lease, LeasesUnknownError, held_by, qemu_pid
+from ..leases import Lease, LeasesUnknownError, held_by
 from ..patience import within
 from ..terminal import ask, plain, print_json
 from .connecting import add_connect, connect_within
@@ -120,17 +120,17 @@ def look(connection: Any, text: str) -> Found:
         raise failure("read the domain's state", error) from error
     finally:
         connection.close()
-    return Found(name, uuid, state, *_leases(name, state))
+    return Found(name, uuid, state, *_leases(uuid, state))
 
 
-def _leases(name: str, state: int) -> tuple[list[Lease] | None, str]:
+def _leases(uuid: str, state: int) -> tuple[list[Lease] | None, str]:
     if state == libvirt.VIR_DOMAIN_SHUTOFF:
         return [], ""
-    pid = qemu_pid(name)
-    if pid is None:
-        return None, "no process id of it is known"
+    process = processes.find(uuid)
+    if process is None:
+        return None, "its process was not found"
     try:
-        return held_by(pid), ""
+        return held_by(process.pid), ""
     except LeasesUnknownError as error:
         return None, str(error)
 

@@ -2,20 +2,24 @@
 """Show all domains: state, on_lockfailure, leases held, what would happen at a loss, and what happened last.
 
 Nothing is changed and no lease is taken.  Times are seconds after the host's last good renewal.
+
+Without libvirtd the domains that run on this host are shown, by libvirt's own files and sanlock.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from typing import Any
 
 from ..errors import FinalError, PassingError
-from ..inventory import take_inventory
+from ..inventory import KnownDomain, running_domains, take_inventory
 from ..outages import last_events
 from ..overview import Row, make_rows
 from ..patience import within
+from ..processes import is_local
 from ..sanlock_status import SanlockStatus, SanlockUnknownError, ask_sanlock
 from ..terminal import iso, moment, paint, print_json, table, warn
 from ..told import gather
@@ -69,30 +73,46 @@ def _seconds(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print once, or until Ctrl-C; 1 when libvirtd does not answer or a domain is not there."""
+    """Print once, or until Ctrl-C; 1 when the domains cannot be listed or a domain is not there."""
     show = _print_json if arguments.json else _print
     connections: list[Any] = []
     while True:
         try:
-            if not connections:
-                connections.append(connect_within(arguments.connect))
-            show(*_look(connections[-1], arguments), arguments)
+            show(*_read(connections, arguments), arguments)
         except PassingError as error:
             if arguments.watch is None:
                 raise
-            # An outage is what a watch is for: libvirtd may be back at the next look.  A connection that
-            # hangs would do so in its destructor, too, and is kept.
+            # An outage is what a watch is for: libvirtd may answer the next time.
             warn(str(error))
-            _kept.extend(connections)
-            connections.clear()
         if arguments.watch is None:
             return 0
         time.sleep(arguments.watch)
 
 
-def _look(connection: Any, arguments: argparse.Namespace) -> tuple[list[Row], list[str]]:
-    domains = within(LIBVIRT_SECONDS, "list the domains", lambda: take_inventory(connection))
-    problems = [f"{domain.name}: {problem}" for domain in domains for problem in domain.problems]
+def _read(connections: list[Any], arguments: argparse.Namespace) -> tuple[list[Row], list[str]]:
+    """The rows, and what could not be read; the last of CONNECTIONS is used, or one is opened."""
+    try:
+        if not connections:
+            connections.append(connect_within(arguments.connect))
+        connection = connections[-1]
+        domains = within(LIBVIRT_SECONDS, "list the domains", lambda: take_inventory(connection))
+        return _rows(domains, [], arguments)
+    except PassingError as error:
+        # A connection that hangs would do so in its destructor, too, and is kept.
+        _kept.extend(connections)
+        connections.clear()
+        # libvirt's status files are for root alone.
+        if not is_local(arguments.connect) or os.geteuid() != 0:
+            raise
+        domains = within(LIBVIRT_SECONDS, "read libvirt's status files", running_domains)
+        why = f"{error}; shown is what runs on this host, by libvirt's status files"
+        return _rows(domains, [why], arguments)
+
+
+def _rows(
+    domains: list[KnownDomain], problems: list[str], arguments: argparse.Namespace
+) -> tuple[list[Row], list[str]]:
+    problems += [f"{domain.name}: {problem}" for domain in domains for problem in domain.problems]
     sanlock: SanlockStatus | None = None
     try:
         sanlock = ask_sanlock()

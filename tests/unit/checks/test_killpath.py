@@ -83,7 +83,7 @@ def test_modules_are_imported_with_the_scripts_own_interpreter(tmp_path: Path) -
 
 
 def domain(name: str = "vm1") -> KnownDomain:
-    return KnownDomain(name, str(uuid.uuid4()), 1, "running", DomainConfig("poweroff", False, (), (), None))
+    return KnownDomain(name, str(uuid.uuid4()), 1, "running", DomainConfig("poweroff", False, (), ()))
 
 
 def test_arguments_are_counted_as_libvirt_writes_them() -> None:

@@ -115,7 +115,7 @@ def test_root_squash() -> None:
 
 def vm(*paths: str, kind: str = "file", state: str = "running", readonly: bool = False) -> KnownDomain:
     disks = tuple(Disk(path, kind, readonly, False) for path in paths)
-    return KnownDomain("vm1", "uuid", 1, state, DomainConfig("pause", False, disks, (), 77))
+    return KnownDomain("vm1", "uuid", 1, state, DomainConfig("pause", False, disks, ()), "", 77)
 
 
 def held(*names: str) -> SanlockStatus:
@@ -140,8 +140,8 @@ def test_leases() -> None:
 
 
 def test_explicit_leases_are_expected_as_well() -> None:
-    config = DomainConfig("pause", False, (), (("space", "key"),), 77)
-    domain = KnownDomain("vm1", "uuid", 1, "running", config)
+    config = DomainConfig("pause", False, (), (("space", "key"),))
+    domain = KnownDomain("vm1", "uuid", 1, "running", config, "", 77)
     assert "key of lease key is not held" in check_leases([domain], CONF, held(), []).found
     status = SanlockStatus({}, (), (HeldLease("space", "key", "/x", 0, 77),))
     assert check_leases([domain], CONF, status, []).verdict == "pass"
