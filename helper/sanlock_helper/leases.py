@@ -6,14 +6,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import Any
+from typing import Any, Callable
 
-from .errors import PassingError
-
-try:
-    import sanlock
-except ImportError:
-    sanlock = None
+from .errors import FinalError, PassingError
 
 # libvirt's QEMU driver keeps a pid file per running domain there (src/qemu/qemu_process.c, stateDir).
 QEMU_STATE_DIR = "/run/libvirt/qemu"
@@ -22,9 +17,19 @@ SANLOCK_RUN_DIR = "/run/sanlock"
 BUSY_TRIES = 25
 BUSY_SECONDS = 0.02
 
+# What a lease is called whose names could not be learned.
+UNKNOWN = "?"
+
+# The module libsanlock from load() on, or why there is none.
+_loaded: list[Any] = []
+
 
 class LeasesUnknownError(Exception):
-    """sanlock could not be asked; the text says why."""
+    """sanlock could not be asked; the text says why, ABSENT whether that is because no daemon runs."""
+
+    def __init__(self, why: str, absent: bool = False) -> None:
+        super().__init__(why)
+        self.absent = absent
 
     absent = False
 
@@ -51,7 +56,7 @@ class Lease:
         self.shared = shared
 
     def __str__(self) -> str:
-        return f"{self.lockspace}:{self.resource}"
+        return _printable(f"{self.lockspace}:{self.resource}")
 
 
 class Lockspace:
@@ -74,7 +79,7 @@ class Lockspace:
         self.generation = generation
 
     def __str__(self) -> str:
-        return self.name
+        return _printable(self.name)
 
 
 def qemu_pid(name: str, state_dir: str = QEMU_STATE_DIR) -> int | None:
@@ -87,18 +92,37 @@ def qemu_pid(name: str, state_dir: str = QEMU_STATE_DIR) -> int | None:
         return None
 
 
+def load() -> Any:
+    """The module libsanlock, with sanlock's library in memory; the second time it costs nothing.
+
+    It is not imported with this module: a process that has no domain with leases need not pay for it.  Call
+    this before the first action on one, so that nothing waits for a disk then.  Raises LeasesUnknownError,
+    with what to install, where the library is missing.
+    """
+    if not _loaded:
+        try:
+            from . import libsanlock
+
+            _loaded.append(libsanlock)
+        except FinalError as error:
+            _loaded.append(error)
+    if isinstance(_loaded[0], FinalError):
+        raise LeasesUnknownError(str(_loaded[0])) from _loaded[0]
+    return _loaded[0]
+
+
 def held_by(pid: int) -> list[Lease]:
     """The leases that process PID holds now, from the sanlock daemon's memory: no storage is read.
 
-    A process that sanlock does not know holds none.  Raises LeasesUnknownError when sanlock cannot be asked,
-    PassingError when it has no time for this now.
+    A process that sanlock does not know holds none.  A lease whose names cannot be learned is held all the
+    same, under the name UNKNOWN.  Raises LeasesUnknownError when sanlock cannot be asked, PassingError when
+    it has no time for this now.
     """
-    if sanlock is None:
-        raise LeasesUnknownError("the module sanlock is missing, install python3-sanlock")
+    binding = load()
     join_sanlock_group()
     try:
         resources = inquire(pid)
-    except sanlock.SanlockException as error:
+    except binding.SanlockException as error:
         # No client of that process is registered: sanlock src/main.c, process_cmd_thread_registered().
         if error.errno == errno.ESRCH:
             return []
@@ -107,36 +131,66 @@ def held_by(pid: int) -> list[Lease]:
             raise PassingError(
                 f"ask sanlock for the leases of process {pid}", "it is busy with it"
             ) from error
-        raise LeasesUnknownError(f"sanlock does not answer: {error}") from error
+        raise _no_answer(error) from error
     return [_lease(found) for found in resources]
 
 
-def inquire(pid: int) -> Any:
-    """sanlock.inquire() of process PID; asked again for a moment while somebody else's command for it runs.
+def inquire(pid: int) -> list[dict[str, Any]]:
+    """libsanlock.inquire() of process PID; asked again for a moment while another command for it runs.
+
+    Raises SanlockException.
+    """
+    binding = load()
+    found: list[dict[str, Any]] = _while_busy(lambda: binding.inquire(pid=pid))
+    return found
+
+
+def _while_busy(call: Callable[[], Any]) -> Any:
+    """What CALL returns or raises once sanlock is not busy with the process any more, within half a second.
 
     sanlock does one command for a process at a time and refuses others with EBUSY (sanlock src/main.c,
     process_cmd_thread_registered()).
     """
     for _ in range(BUSY_TRIES):
         try:
-            return sanlock.inquire(pid=pid)
-        except sanlock.SanlockException as error:
+            return call()
+        except load().SanlockException as error:
             if error.errno != errno.EBUSY:
                 raise
         time.sleep(BUSY_SECONDS)
-    return sanlock.inquire(pid=pid)
+    return call()
 
 
 def release(pid: int) -> None:
     """Give up all leases that process PID holds; needs root, as libvirt's own release does.
 
-    Raises LeasesUnknownError when sanlock does not do it.
+    By their names, one after the other: sanlock needs no path for that, so this serves where libvirt's own
+    release fails because of the path.  (SANLK_REL_ALL needs no names either, but cmd_release() in sanlock
+    src/cmd.c puts what it finds into an array of 8, and a process may hold more.)  A lease that sanlock did
+    not want to release and that is gone all the same is released.  Raises LeasesUnknownError when sanlock
+    does not do it.
     """
+    binding = load()
+    join_sanlock_group()
+    first: Exception | None = None
     try:
         for found in inquire(pid):
-            sanlock.release(found["lockspace"], found["resource"], found["disks"], pid=pid)
-    except sanlock.SanlockException as error:
-        raise LeasesUnknownError(f"sanlock does not release them: {error}") from error
+            try:
+                _release(pid, found)
+            except binding.SanlockException as error:
+                first = first or error
+        if not first or not inquire(pid):
+            return
+    except binding.SanlockException as error:
+        if error.errno == errno.ESRCH:
+            return
+        first = first or error
+    raise LeasesUnknownError(f"sanlock does not release them: {first}", _is_absent(first)) from first
+
+
+def _release(pid: int, found: dict[str, Any]) -> None:
+    binding = load()
+    _while_busy(lambda: binding.release(found["lockspace"], found["resource"], [], pid=pid))
 
 
 def noted(pid: int) -> tuple[tuple[Lockspace, ...], tuple[Lease, ...]]:
@@ -146,26 +200,40 @@ def noted(pid: int) -> tuple[tuple[Lockspace, ...], tuple[Lease, ...]]:
     """
     held = held_by(pid)
     names = {lease.lockspace for lease in held}
+    binding = load()
     try:
-        found = sanlock.get_lockspaces()
-    except sanlock.SanlockException as error:
-        raise LeasesUnknownError(f"sanlock does not answer: {error}") from error
-    lockspaces = (_lockspace(lockspace) for lockspace in found)
-    return tuple(lockspace for lockspace in lockspaces if lockspace.name in names), tuple(held)
+        found = binding.get_lockspaces()
+    except binding.SanlockException as error:
+        raise _no_answer(error) from error
+    return tuple(_lockspace(entry) for entry in found if text(entry["lockspace"]) in names), tuple(held)
+
+
+def _no_answer(error: Any) -> LeasesUnknownError:
+    return LeasesUnknownError(f"sanlock does not answer: {error}", _is_absent(error))
+
+
+def _is_absent(error: Any) -> bool:
+    """Whether ERROR, of a call to sanlock, is that no daemon runs: no socket, or one that was left behind."""
+    return error.errno == errno.ECONNREFUSED or (
+        error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.exists(_socket())
+    )
 
 
 def _lease(found: dict[str, Any]) -> Lease:
+    if not found["resource"]:
+        return Lease(UNKNOWN, UNKNOWN, 0)
     # libvirt's leases have one disk each (SANLK_MAX_DISK is 4).
     path, offset = found["disks"][0] if found["disks"] else ("", 0)
-    shared = bool(found["flags"] & sanlock.RES_SHARED)
+    shared = bool(found["flags"] & load().RES_SHARED)
     return Lease(text(found["lockspace"]), text(found["resource"]), found["version"], path, offset, shared)
 
 
 def _lockspace(found: dict[str, Any]) -> Lockspace:
+    binding = load()
     name, host_id = found["lockspace"], found["host_id"]
     try:
-        hosts = sanlock.get_hosts(name, host_id)
-    except sanlock.SanlockException:
+        hosts = binding.get_hosts(name, host_id)
+    except binding.SanlockException:
         hosts = []  # joined or lost a moment ago
     lockspace = Lockspace(text(name), host_id, found["path"], found["offset"])
     if hosts:
@@ -188,7 +256,21 @@ def is_renewed(host: dict[str, Any], now: float) -> bool:
 
 
 def text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
+    """NAME as text; raw() makes the same bytes of it again, whatever they are."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def raw(name: str) -> bytes:
+    """The bytes that text() was given."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _socket() -> str:
+    return f"{os.environ.get('SANLOCK_RUN_DIR', SANLOCK_RUN_DIR)}/sanlock.sock"
 
 
 def join_sanlock_group() -> None:
@@ -196,9 +278,8 @@ def join_sanlock_group() -> None:
 
     sanlock starts its killpath without supplementary groups, and SELinux gives sanlock_t no dac_override.
     """
-    run_dir = os.environ.get("SANLOCK_RUN_DIR", SANLOCK_RUN_DIR)
     try:
-        group = os.stat(f"{run_dir}/sanlock.sock").st_gid
+        group = os.stat(_socket()).st_gid
     except OSError:
         return  # no socket: the inquiry says so
     if os.geteuid() == 0 and group != os.getegid() and group not in os.getgroups():

@@ -14,6 +14,7 @@ from .sanlock_errors import explain
 from .sanlock_status import SanlockStatus, ask_sanlock
 
 try:
+    # Where it is there it does what answers with no more than an error: see libsanlock.py for the rest.
     import sanlock
 except ImportError:
     sanlock = None
@@ -40,22 +41,28 @@ class Sanlock:
     ) -> None:
         """CLOCK is CLOCK_MONOTONIC, which sanlock's timestamps are of; STATUS asks for all that it says.
 
-        Raises FinalError where python3-sanlock is not installed.
+        Raises FinalError where sanlock's client library is not installed.
         """
-        if sanlock is None:
-            raise FinalError("sanlock", "the Python module sanlock is missing", "install python3-sanlock")
+        try:
+            self._binding = leases.load()
+        except leases.LeasesUnknownError as error:
+            cause = error.__cause__
+            raise (cause if isinstance(cause, FinalError) else FinalError("sanlock", str(error))) from None
+        self._errors: Any = (self._binding.SanlockException,)
+        if sanlock is not None:
+            self._errors = (self._binding.SanlockException, sanlock.SanlockException)
         self._clock = clock
         self._status = status
 
     def lockspaces(self) -> dict[str, tuple[Lockspace, str]]:
         """What sanlock knows, by name: each lockspace with its state."""
         found = {}
-        for entry in _ask("list sanlock's lockspaces", sanlock.get_lockspaces):
+        for entry in self._ask("list sanlock's lockspaces", self._binding.get_lockspaces):
             name = entry["lockspace"]
             lockspace = Lockspace(leases.text(name), entry["host_id"], entry["path"], entry["offset"])
-            if entry["flags"] & sanlock.LSFLAG_ADD:
+            if entry["flags"] & self._binding.LSFLAG_ADD:
                 state = JOINING
-            elif entry["flags"] & sanlock.LSFLAG_REM:
+            elif entry["flags"] & self._binding.LSFLAG_REM:
                 state = LEAVING
             else:
                 state = self._health(lockspace)
@@ -65,9 +72,9 @@ class Sanlock:
     def _health(self, lockspace: Lockspace) -> str:
         """Whether a lockspace that sanlock has joined is being renewed."""
         try:
-            hosts = _ask(
+            hosts = self._ask(
                 "look at a lockspace",
-                lambda: sanlock.get_hosts(lockspace.name.encode(), lockspace.host_id),
+                lambda: self._binding.get_hosts(leases.raw(lockspace.name), lockspace.host_id),
             )
         except SanlockFailure as error:
             if error.number == -errno.EAGAIN:
@@ -106,10 +113,10 @@ class Sanlock:
     def join(self, lockspace: Lockspace) -> None:
         """Join LOCKSPACE, and wait until that has ended; joined already is success."""
         try:
-            _ask(
+            self._ask(
                 f"join lockspace {lockspace.name}",
-                lambda: sanlock.add_lockspace(
-                    lockspace.name.encode(),
+                lambda: (sanlock or self._binding).add_lockspace(
+                    leases.raw(lockspace.name),
                     lockspace.host_id,
                     lockspace.path,
                     lockspace.offset,
@@ -123,7 +130,7 @@ class Sanlock:
     def is_registered(self, pid: int) -> bool:
         """Whether sanlock knows process PID, as it must before libvirt can take leases for it."""
         try:
-            _ask(f"ask for process {pid}", lambda: leases.inquire(pid))
+            self._ask(f"ask for process {pid}", lambda: leases.inquire(pid))
         except SanlockFailure as error:
             if error.number == -errno.ESRCH:
                 return False
@@ -140,7 +147,7 @@ class Sanlock:
     def version(self, lease: Lease) -> int:
         """The version of LEASE on storage now."""
         what = f"read lease {lease}"
-        found = _ask(what, lambda: sanlock.read_resource(lease.path, lease.offset))
+        found = self._ask(what, lambda: self._binding.read_resource(lease.path, lease.offset))
         if (leases.text(found["lockspace"]), leases.text(found["resource"])) != (
             lease.lockspace,
             lease.resource,
@@ -154,10 +161,10 @@ class Sanlock:
 
         HOST_ID is our own.  "unknown" is what sanlock says of a host until it has watched it for a while.
         """
-        owners = _ask(
+        owners = self._ask(
             f"read the holders of lease {lease}",
-            lambda: sanlock.read_resource_owners(
-                lease.lockspace.encode(), lease.resource.encode(), [(lease.path, lease.offset)]
+            lambda: self._binding.read_resource_owners(
+                leases.raw(lease.lockspace), leases.raw(lease.resource), [(lease.path, lease.offset)]
             ),
         )
         others = [owner["host_id"] for owner in owners if owner["host_id"] != host_id]
@@ -165,18 +172,19 @@ class Sanlock:
 
     def _host_state(self, lockspace: str, host_id: int) -> str:
         try:
-            hosts = _ask("look at a host", lambda: sanlock.get_hosts(lockspace.encode(), host_id))
+            hosts = self._ask(
+                "look at a host", lambda: self._binding.get_hosts(leases.raw(lockspace), host_id)
+            )
         except SanlockFailure:
             return "unknown"
-        state = hosts[0]["flags"] & 0xF if hosts else sanlock.HOST_UNKNOWN  # SANLK_HOST_MASK
-        if state in (sanlock.HOST_LIVE, sanlock.HOST_FAIL):
+        state = hosts[0]["flags"] & 0xF if hosts else self._binding.HOST_UNKNOWN  # SANLK_HOST_MASK
+        if state in (self._binding.HOST_LIVE, self._binding.HOST_FAIL):
             return "live"
-        return "dead" if state in (sanlock.HOST_DEAD, sanlock.HOST_FREE) else "unknown"
+        return "dead" if state in (self._binding.HOST_DEAD, self._binding.HOST_FREE) else "unknown"
 
-
-def _ask(what: str, call: Callable[[], Any]) -> Any:
-    leases.join_sanlock_group()
-    try:
-        return call()
-    except sanlock.SanlockException as error:
-        raise SanlockFailure(what, error.errno) from error
+    def _ask(self, what: str, call: Callable[[], Any]) -> Any:
+        leases.join_sanlock_group()
+        try:
+            return call()
+        except self._errors as error:
+            raise SanlockFailure(what, error.errno) from error

@@ -20,6 +20,11 @@ _KILL = re.compile(
     r"kill (?P<pid>\d+) sig (?P<signal>\d+) count (?P<count>\d+)"
 )
 
+# Paths are escaped (sanlock_path_export() in sanlock src/client.c), names are not.
+_PATH = r"(?:[^:\\]|\\.)*"
+_SPACE = re.compile(rf"s (.*):(\d+):({_PATH}):(\d+)(?: (\w+))?")
+_LEASE = re.compile(rf"r ([^:]*):(.*):({_PATH}):(\d+):(\d+|SH) p (\d+)(?: (\w+))?")
+
 
 class Lockspace(NamedTuple):
     """A lockspace that a sanlock has joined; state is "" or ADD, REM, ORPHAN."""
@@ -45,7 +50,8 @@ class Lease(NamedTuple):
     @property
     def where(self) -> str:
         """LOCKSPACE:RESOURCE:PATH:OFFSET, as sanlock's commands take it."""
-        return f"{self.lockspace}:{self.resource}:{self.path}:{self.offset}"
+        path = re.sub(r"([ :])", r"\\\1", self.path)
+        return f"{self.lockspace}:{self.resource}:{path}:{self.offset}"
 
 
 class Kill(NamedTuple):
@@ -70,10 +76,9 @@ def parse_lockspaces(lines: list[str]) -> list[Lockspace]:
     """The joined lockspaces: `s NAME:HOST_ID:PATH:OFFSET [STATE]`."""
     found = []
     for line in lines:
-        if line.startswith("s "):
-            where, _, state = line[2:].partition(" ")
-            name, host_id, path, offset = where.split(":")
-            found.append(Lockspace(name, int(host_id), path, int(offset), state))
+        if match := _SPACE.fullmatch(line):
+            name, host_id, path, offset, state = match.groups("")
+            found.append(Lockspace(name, int(host_id), _plain(path), int(offset), state))
     return found
 
 
@@ -81,13 +86,15 @@ def parse_leases(lines: list[str]) -> list[Lease]:
     """The leases held: `r LOCKSPACE:RESOURCE:PATH:OFFSET:VERSION p PID [STATE]`."""
     found = []
     for line in lines:
-        if line.startswith("r "):
-            where, _, rest = line[2:].partition(" p ")
-            lockspace, resource, path, offset, version = where.split(":")
-            pid, _, state = rest.partition(" ")
+        if match := _LEASE.fullmatch(line):
+            lockspace, resource, path, offset, version, pid, state = match.groups("")
             number = -1 if version == "SH" else int(version)
-            found.append(Lease(lockspace, resource, path, int(offset), number, int(pid), state))
+            found.append(Lease(lockspace, resource, _plain(path), int(offset), number, int(pid), state))
     return found
+
+
+def _plain(path: str) -> str:
+    return re.sub(r"\\([ :])", r"\1", path)
 
 
 def parse_kills(log: str) -> list[Kill]:

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
-pytest.importorskip("sanlock")
-
 from sanlock_helper import leases
+from sanlock_helper.errors import FinalError
 from sanlock_helper.leases import Lockspace
 from sanlock_helper.lockspaces import Sanlock
 from sanlock_helper.sanlock_status import SanlockUnknownError, parse_status
+
+try:
+    from sanlock_helper import libsanlock
+except FinalError as error:
+    pytest.skip(str(error), allow_module_level=True)
 
 NOTED = Lockspace("LS", 1, "/LS", 0, 1, generation=4)
 
@@ -83,9 +87,9 @@ def test_the_generation_is_noted_of_a_healthy_lockspace_only(
     mocker: MockerFixture, age: float, generation: int
 ) -> None:
     """At a loss 80 s have passed since the last renewal, with an io_timeout of 10 s."""
-    fake = mocker.patch.object(leases, "sanlock")
+    get_hosts = mocker.patch.object(libsanlock, "get_hosts")
     host = {"io_timeout": 10, "timestamp": time.monotonic() - age, "generation": 9}
-    fake.get_hosts.return_value = [host]
+    get_hosts.return_value = [host]
     entry = {"lockspace": b"LS", "host_id": 1, "path": "/LS", "offset": 0}
     found = leases._lockspace(entry)
     assert (found.name, found.io_timeout, found.generation) == ("LS", 10, generation)

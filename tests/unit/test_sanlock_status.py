@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sanlock_helper.sanlock_status import SanlockUnknownError, ask_sanlock, parse_status
 
@@ -71,3 +73,96 @@ def test_a_daemon_that_does_not_answer(tmp_path: Path, text: str, words: str) ->
 def test_sanlock_is_not_installed(tmp_path: Path) -> None:
     with pytest.raises(SanlockUnknownError, match="install sanlock"):
         ask_sanlock((str(tmp_path / "missing"),))
+
+
+SPACES = """\
+s LS:1:/LS:0
+    list=spaces
+s LS:a:1:/LSa:0
+    list=spaces
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "names", "path", "offset"),
+    [
+        (r"r LS:plain:/p:0:1 p 60", ("LS", "plain"), "/p", 0),
+        (r"r LS:pool:vm:/p:1048576:12 p 60", ("LS", "pool:vm"), "/p", 1048576),
+        (r"r LS::lead:/p:0:1 p 60", ("LS", ":lead"), "/p", 0),
+        (r"r LS:trail::/p:0:1 p 60", ("LS", "trail:"), "/p", 0),
+        (r"r LS:a:b:/p:0:1 p 60", ("LS:a", "b"), "/p", 0),
+        (r"r LS:ab:b:/p:0:1 p 60", ("LS", "ab:b"), "/p", 0),
+        (r"r other:a:b:/p:0:1 p 60", ("other", "a:b"), "/p", 0),
+        (r"r LS:a blank p 7:/p:0:1 p 60", ("LS", "a blank p 7"), "/p", 0),
+        (r"r LS:1:2:/p:0:SH p 60", ("LS", "1:2"), "/p", 0),
+        (r"r LS:back\:/p:0:1 p 60", ("LS", "back\\"), "/p", 0),
+        (r"r LS:x:/a\ b\:c:5:1 p 60", ("LS", "x"), "/a b:c", 5),
+        (r"r LS:x:/a\b:5:1 p 60", ("LS", "x"), r"/a\b", 5),
+        (r"r LS:po:ol:/a:0:/b\ c:1:3 p 60 ADD", ("LS", "po:ol"), "/a", 0),
+        ("r LS:line\nbreak:/p:0:1 p 60", ("LS", "line\nbreak"), "/p", 0),
+        ("r LS:two\n\nbreaks:/p:0:1 p 60", ("LS", "two\n\nbreaks"), "/p", 0),
+        ("r LS:\x85\u2028:/p:0:1 p 60", ("LS", "\x85\u2028"), "/p", 0),
+        # Not read, and held all the same.
+        (r"r LS:x:nothing p 60", ("?", "?"), "", 0),
+        (r"r  p 60", ("?", "?"), "", 0),
+        (r"r LS:x:/end\:0:1 p 60", ("?", "?"), "", 0),
+    ],
+)
+def test_a_lease_is_read_from_its_end(line: str, names: tuple[str, str], path: str, offset: int) -> None:
+    after = "r LS:next:/next:0:1 p 61\n    flags=0\n"
+    status = parse_status(f"{SPACES}{line}\n    list=held\n{after}")
+    (lease,) = status.held_by(60)
+    assert ((lease.lockspace, lease.resource), lease.path, lease.offset) == (names, path, offset)
+    # Whatever it is, it spoils nothing.
+    assert [lease.resource for lease in status.held_by(61)] == ["next"]
+    assert [space.name for space in status.lockspaces] == ["LS", "LS:a"]
+
+
+@pytest.mark.parametrize(
+    "line", ["r nothing", "s nothing", "s :::", "r", "s", "x LS:1:/p:0", "", "r LS:a:/p:0:1 p", "r LS:\nx"]
+)
+def test_a_line_that_is_none_spoils_nothing(line: str) -> None:
+    status = parse_status(f"daemon host1\n    kill_grace_seconds=40\n{line}\n{SPACES}r LS:b:/p:0:1 p 60\n")
+    assert [space.name for space in status.lockspaces] == ["LS", "LS:a"]
+    assert [lease.resource for lease in status.leases] == ["b"]
+    assert status.number("kill_grace_seconds") == 40
+
+
+def test_lockspaces_with_odd_names() -> None:
+    text = "s a:b:2:/p:0\ns 1:2:3:/p\\ q:4 REM\ns line\nbreak:1:/p:0 ADD\ns x:1:/y:2:/z:0\n"
+    found = [(space.name, space.host_id, space.path, space.state) for space in parse_status(text).lockspaces]
+    assert found == [
+        ("a:b", 2, "/p", ""),
+        ("1:2", 3, "/p q", "REM"),
+        ("line\nbreak", 1, "/p", "ADD"),
+        ("x:1:/y", 2, "/z", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "joined"),
+    [
+        ("s LS:1:/LS:0\n    list=spaces\n", True),
+        ("s LS:1:/LS:0\n", True),
+        ("s LS:1:/LS:0 ADD\n    list=add\n", False),
+        ("s LS:1:/LS:0\n    list=add\n", False),
+        ("s LS:1:/LS:0 REM\n    list=rem\n", False),
+    ],
+)
+def test_a_lockspace_on_its_way_is_not_joined(text: str, joined: bool) -> None:
+    (space,) = parse_status(text).lockspaces
+    assert space.joined == joined
+
+
+def test_what_a_process_has_given_up_is_not_held() -> None:
+    lines = [f"r LS:{state}:/p:0:1 p 60 {state}".rstrip() for state in ("", "ADD", "REM", "ORPHAN")]
+    held = parse_status("\n".join(lines)).held_by(60)
+    assert [lease.state for lease in held] == ["", "ADD"]
+
+
+@given(st.binary(max_size=300))
+def test_no_answer_makes_it_fail(data: bytes) -> None:
+    text = data.decode("utf-8", "surrogateescape")
+    for before in ("", "r ", "s ", "r LS:", "daemon "):
+        parse_status(f"{before}{text}")
+        parse_status(f"{SPACES}{before}{text}\n{SPACES}")

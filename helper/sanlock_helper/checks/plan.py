@@ -207,9 +207,10 @@ def _readable(name: str, facts: Facts) -> Finding | None:
 
 def _joined(facts: Facts) -> Lockspace | None:
     try:
-        return facts.sanlock.lockspace(LOCKSPACE)
+        space = facts.sanlock.lockspace(LOCKSPACE)
     except HelperError:
         return None
+    return space if space and space.joined else None
 
 
 def _grace(facts: Facts) -> int:

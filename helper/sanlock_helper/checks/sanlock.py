@@ -130,6 +130,12 @@ def check_lockspace(status: SanlockStatus, conf: LockConf, daemon: str) -> Findi
         return Finding(
             name, FAIL, f"{found}; LOST: {', '.join(lost)}", wanted, "see virt-sanlock-helper status"
         )
+    coming = [space.name for space in spaces if not space.joined]
+    if coming:
+        # sanlock src/delta_lease.c: it waits for as long as another live host has the host_id.
+        found = f"{found}; not joined (yet): {', '.join(coming)}"
+        hint = "sanlock client status; if it stays so, another live host has this host_id: see host_id unique"
+        return Finding(name, FAIL, found, wanted, hint)
     failing = [space.name for space in spaces if space.values.get("renewal_last_result", "1") != "1"]
     if failing:
         found = f"{found}; the last renewal failed: {', '.join(failing)}"
@@ -184,18 +190,21 @@ def check_unique(
     READ the place twice, with one renewal (2 * io_timeout) in between: who is alive counts up.
     """
     name, wanted = "host_id unique", "no other live host has this host_id"
-    joined = status.lockspace(LOCKSPACE)
+    space = status.lockspace(LOCKSPACE)
     if not conf.auto_disk_leases:
         return Finding(name, PASS, "not used: auto_disk_leases is off", wanted)
-    if joined is not None:
-        return Finding(name, PASS, f"the lockspace is joined as {joined.host_id}: sanlock saw to it", wanted)
+    if space is not None and space.joined:
+        return Finding(name, PASS, f"the lockspace is joined as {space.host_id}: sanlock saw to it", wanted)
     before = read().get(conf.host_id)
     if before is None or before.timestamp == 0:
         return Finding(name, PASS, f"nobody has {conf.host_id}", wanted)
     ours = status.daemon.get("our_host_name", "")
     remedy = "another host_id in /etc/libvirt/qemu-sanlock.conf of one of the two"
     sleep(2 * (conf.io_timeout or DEFAULT_IO_TIMEOUT) + 1)
-    if read().get(conf.host_id) != before:
+    after = read().get(conf.host_id)
+    if after != before and after is not None and after.owner == ours:
+        return Finding(name, PASS, f"{conf.host_id} is this host's own", wanted)
+    if after != before:
         return Finding(name, FAIL, f"{before.owner} has {conf.host_id} and is alive", wanted, remedy)
     if before.owner != ours:
         return Finding(name, WARN, f"{before.owner} had {conf.host_id}, and is silent now", wanted, remedy)
