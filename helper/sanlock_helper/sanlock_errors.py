@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """sanlock's errors in words, each with what to do about it.
 
-The numbers below -200 are those of sanlock ``src/sanlock_rv.h``; the rest are errnos.
+The numbers below -200 are those of sanlock ``src/sanlock_rv.h``; the rest are errnos.  sanlock 5 has new
+ones, and has moved two: what was -250 and -251 up to 3.9 is -252 and -253 there, and -250 and -251 are free.
+So no number means one thing to an older daemon and another to a newer one, and the daemon's version does not
+matter.
 """
 
 from __future__ import annotations
@@ -12,6 +15,10 @@ import os
 _STORAGE = "see whether the storage of the leases is there: sanlock client log_dump"
 _ELSEWHERE = "the virtual machine runs there, or another host is taking the lease"
 _AGAIN = "it may pass by itself"
+_VERSIONS = (
+    "run one version of sanlock on all hosts of the lockspace; virt-sanlock-helper check has its format"
+)
+_CAW = "see caw in sanlock.conf, the same on all hosts, and whether the disk has compare-and-write"
 _LAYOUT = "the lease on storage is damaged or belongs to something else: see sanlock direct dump PATH"
 
 # number: (what it means, what to do)
@@ -19,6 +26,7 @@ ERRORS = {
     -201: ("general error", "see sanlock client log_dump"),
     -202: ("input or output timed out", _STORAGE),
     -203: ("the watchdog cannot be used", "see systemctl status wdmd, or sanlock's option -w"),
+    -204: ("the lockspace or the lease has the format of another version of sanlock", _VERSIONS),
     -210: ("a block of the lease cannot be read", _STORAGE),
     -211: ("a block of the lease cannot be written", _STORAGE),
     -212: ("another host acquired the lease in a new ballot", _ELSEWHERE),
@@ -28,10 +36,7 @@ ERRORS = {
     -221: ("the lease cannot be written", _STORAGE),
     -222: ("the lease changed while it was read", _AGAIN),
     -223: ("there is no lease on storage", _LAYOUT),
-    -224: (
-        "the lease has a format that this sanlock does not know",
-        "run one version of sanlock on all hosts",
-    ),
+    -224: ("the lockspace or the lease has a format that this sanlock does not know", _VERSIONS),
     -225: ("the lease has another sector size", _LAYOUT),
     -226: ("the lease belongs to another lockspace", _LAYOUT),
     -227: ("the lease belongs to another resource", _LAYOUT),
@@ -47,23 +52,40 @@ ERRORS = {
     -245: ("another host acquired the lease at the last moment", _ELSEWHERE),
     -246: ("the lease is held by another host, not shared", _ELSEWHERE),
     -247: ("the lease is owned by another host", _ELSEWHERE),
+    -248: ("the owner's generation on storage went back", "see sanlock client log_dump"),
+    -249: (
+        "the lease is owned by another host, whose lockspace has no timeout",
+        "make sure that host is off, then see no_timeout in sanlock's manual page",
+    ),
     -250: ("the lease to release has another version", "see sanlock client log_dump"),
     -251: ("the lease to release has another owner", "see sanlock client log_dump"),
+    -252: ("the lease to release has another version", "see sanlock client log_dump"),
+    -253: ("the lease to release has another owner", "see sanlock client log_dump"),
     -260: ("the host's lease was taken by another owner", "two hosts may have the same host_id"),
     -261: ("the host's lease was changed by somebody", "two hosts may have the same host_id"),
     -262: (
         "the host_id is used by another host",
         "give each host a host_id of its own, in qemu-sanlock.conf",
     ),
+    -263: ("another host has marked this one as dead", "see sanlock client log_dump of the other hosts"),
     -270: ("the request block is damaged", _LAYOUT),
-    -271: ("the request block has an unknown version", "run one version of sanlock on all hosts"),
+    -271: ("the request block has an unknown version", _VERSIONS),
     -272: ("the request is for an older version of the lease", _AGAIN),
     -273: ("the request is for a newer version of the lease", _AGAIN),
     -274: ("the resource index is damaged", _LAYOUT),
-    -275: ("the resource index has an unknown version", "run one version of sanlock on all hosts"),
+    -275: ("the resource index has an unknown version", _VERSIONS),
     -276: ("the resource index belongs to another lockspace", _LAYOUT),
     -277: ("the resource index has another offset", _LAYOUT),
     -278: ("the resource index changed while it was read", _AGAIN),
+    -280: ("the lease belongs to another generation of the host", _AGAIN),
+    -281: ("compare-and-write is on for the lease and off here, or the other way round", _CAW),
+    -282: ("the configuration of compare-and-write does not fit", _CAW),
+    -283: ("the disk cannot be opened for compare-and-write", _CAW),
+    -284: ("the disk refuses compare-and-write", _CAW),
+    -285: ("another host wrote the lease at the same time", _ELSEWHERE),
+    -286: ("compare-and-write failed", _CAW),
+    -287: ("the lease has another way of input and output", _CAW),
+    -288: ("compare-and-write is not allowed by the disk", _CAW),
     -errno.ENOSPC: ("the lockspace is not joined", "virt-sanlock-helper recover joins it again"),
     -errno.EAGAIN: ("sanlock still leaves the lockspace", "it is over when no process uses it any more"),
     -errno.EINPROGRESS: ("sanlock is joining the lockspace already", "wait"),

@@ -40,6 +40,9 @@ _DISK = re.compile(rf"(?P<names>.*?:.*?):(?P<path>/{_PATH}):(?P<offset>\d+)", re
 # Each line of an answer begins with one of these, unless it is the rest of a name with a line break.
 _BEGINNINGS = ("daemon ", "p ", "s ", "r ", "    ")
 
+# SANLK_NAME_LEN in sanlock src/sanlock.h.
+NAME_LEN = 48
+
 # How a lease is called whose line cannot be read.
 UNKNOWN = "?"
 
@@ -200,12 +203,13 @@ def _lease(text: str, lockspaces: list[Lockspace]) -> HeldLease | None:
         unread = _UNREAD.fullmatch(text)
         return unread and HeldLease(UNKNOWN, UNKNOWN, "", 0, int(unread["pid"]), unread["state"] or "")
     names, path, offset, pid, state = match.groups("")
-    while disk := _DISK.fullmatch(names):
-        names, path, offset = disk.groups()
     # The longest of those that it can be in.
     spaces = sorted((space.name for space in lockspaces), key=len, reverse=True)
     found = next((space for space in spaces if names.startswith(f"{space}:")), None)
     lockspace = names.partition(":")[0] if found is None else found
+    # libvirt's leases have one disk each, so what may be a name is one.
+    while len(names) - len(lockspace) > NAME_LEN + 1 and (disk := _DISK.fullmatch(names)):
+        names, path, offset = disk.groups()
     return HeldLease(lockspace, names[len(lockspace) + 1 :], _path(path), int(offset), int(pid), state)
 
 

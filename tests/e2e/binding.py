@@ -9,10 +9,13 @@ with "hold" it then sleeps until it is killed, and holds what it has acquired.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import os
+import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +62,32 @@ class Holder:
     def __exit__(self, *error: object) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+@contextlib.contextmanager
+def hidden(stack: Stack, *paths: str) -> Iterator[None]:
+    """Let these files be no Python module and no library inside."""
+    for path in paths:
+        stack.run("mount", "--bind", "/dev/null", path)
+    try:
+        yield
+    finally:
+        for path in paths:
+            stack.run("umount", path)
+
+
+def sanlock_python(stack: Stack) -> str:
+    """The file of the module sanlock."""
+    program = ("/usr/bin/python3", "-Ic", "import sanlock; print(sanlock.__file__)")
+    return stack.run(*program).stdout.strip()
+
+
+def libraries(stack: Stack) -> list[str]:
+    """The files of sanlock's client libraries, in the order in which they are tried."""
+    lines = stack.run("ldconfig", "-p").stdout.splitlines()
+    found = (re.fullmatch(r"\s*(libsanlock(?:_client)?\.so\.1) .* => (.*)", line) for line in lines)
+    paths = {match[1]: os.path.realpath(match[2]) for match in found if match}
+    return [paths[name] for name in ("libsanlock_client.so.1", "libsanlock.so.1") if name in paths]
 
 
 def _do(module: Any, calls: list[Call]) -> list[Any]:

@@ -107,6 +107,8 @@ class Sanlock(Daemon):
     def __init__(self, space: Namespace, grace: int) -> None:
         super().__init__(space)
         self.grace = grace
+        # Another one than this machine's own, for the tests of what that does not have.
+        self.program = "sanlock"
 
     def environment(self) -> Mapping[str, str]:
         # Skips raising the resource limits, which a container may not.
@@ -114,7 +116,7 @@ class Sanlock(Daemon):
 
     def command(self) -> list[str]:
         return [
-            "sanlock", "daemon", *sanlock_flags(),
+            self.program, "daemon", *sanlock_flags(),
             # All to the log file: sanlock_kills() reads it.
             "-L", "7",
             # A name that lasts: with a new one at each start, sanlock waits until the host that it

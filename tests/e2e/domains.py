@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree
@@ -26,6 +27,7 @@ _XML = """\
   <on_lockfailure>{on_lockfailure}</on_lockfailure>
   <devices>
     {disks}
+    {leases}
     <controller type='usb' model='none'/>
     <memballoon model='none'/>
   </devices>
@@ -38,6 +40,13 @@ _DISK = """\
       <source file={path}/>
       <target dev='vd{letter}' bus='virtio'/>
     </disk>"""
+
+_LEASE = """\
+<lease>
+      <lockspace>{lockspace}</lockspace>
+      <key>{key}</key>
+      <target path={path} offset='{offset}'/>
+    </lease>"""
 
 # So that the names in a stack's logs tell its machines apart.
 _LETTERS = "abcdefghijklmnop"
@@ -70,6 +79,7 @@ class Domain:
         memory_mib: int,
         disks: int,
         metadata: str | None,
+        leases: Sequence[Lease],
     ) -> None:
         self._stack = stack
         self.name = name
@@ -86,6 +96,15 @@ class Domain:
             disks="\n    ".join(
                 _DISK.format(path=quoteattr(path), letter=letter)
                 for path, letter in zip(self.disks, _LETTERS)
+            ),
+            leases="\n    ".join(
+                _LEASE.format(
+                    lockspace=escape(lease.lockspace),
+                    key=escape(lease.resource),
+                    path=quoteattr(lease.path),
+                    offset=lease.offset,
+                )
+                for lease in leases
             ),
         )
         self.xml_path = f"/run/stack/{name}.xml"

@@ -14,8 +14,11 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 
-import sanlock
+sys.path.insert(0, str(Path(__file__).parents[2] / "helper"))
+
+from sanlock_helper import libsanlock as sanlock  # noqa: E402
 
 
 def main() -> None:
@@ -26,7 +29,7 @@ def main() -> None:
     if killpath:
         sanlock.killpath(killpath[0], killpath[1:], slkfd=connection)
     disks = [(path, int(offset))]
-    sanlock.acquire(lockspace.encode(), resource.encode(), disks, slkfd=connection)
+    sanlock.acquire(os.fsencode(lockspace), os.fsencode(resource), disks, slkfd=connection)
     print("ready", os.getpid(), flush=True)
     while True:
         time.sleep(3600)

@@ -28,7 +28,7 @@ PROGRAMS = (
     "nsenter",
     "setpriv",
 )
-MODULES = ("libvirt", "sanlock")
+MODULES = ("libvirt",)
 
 NEWER_SANLOCK = Path(__file__).parents[2] / ".venv" / "sanlock" / "sanlock"
 
@@ -46,6 +46,11 @@ def need(found_missing: tuple[str, ...], what: str) -> None:
 def need_programs(*names: str) -> None:
     """The same for programs on PATH."""
     need(tuple(name for name in names if shutil.which(name) is None), "programs are missing")
+
+
+def need_module(name: str) -> None:
+    """The same for a module of the distribution's Python."""
+    need(() if _imports(name) else (f"{PYTHON}: module {name}",), "a module is missing")
 
 
 def need_fire_timeout() -> str:

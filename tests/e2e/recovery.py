@@ -7,9 +7,9 @@ import subprocess
 import time
 from pathlib import Path
 
+from .binding import OURS, answers, call
 from .domains import Domain
 from .leases import LOCKSPACE, Lease
-from .namespace import PYTHON
 from .stack import Stack
 from .waiting import wait_for
 
@@ -64,15 +64,13 @@ def wait_for_state(domain: Domain, state: str, timeout: float = 25) -> None:
 
 def wait_for_live(stack: Stack, host_id: int) -> None:
     """Wait until sanlock says that a host lives: it has watched it renew."""
-    code = (
-        "import sanlock, sys; print(sanlock.get_hosts(b'__LIBVIRT__DISKS__', int(sys.argv[1]))[0]['flags'])"
-    )
-    live = "3\n"  # SANLK_HOST_LIVE
-    wait_for(
-        lambda: stack.run(PYTHON, "-c", code, str(host_id), check=False).stdout == live,
-        15,
-        f"host {host_id} to be seen alive",
-    )
+
+    def flags() -> int:
+        (found,) = answers(stack, OURS, call("get_hosts", LOCKSPACE.encode(), host_id))
+        return int(found[0]["flags"]) if isinstance(found, list) and found else 0
+
+    live = 3  # SANLK_HOST_LIVE
+    wait_for(lambda: flags() == live, 15, f"host {host_id} to be seen alive")
 
 
 def wait_for_renewal(stack: Stack) -> None:
@@ -109,8 +107,8 @@ def records(stack: Stack) -> set[str]:
 
 def read_version(stack: Stack, lease: Lease) -> int:
     """The lease's version on storage."""
-    code = "import sanlock, sys; print(sanlock.read_resource(sys.argv[1], int(sys.argv[2]))['version'])"
-    return int(stack.run("/usr/bin/python3", "-c", code, lease.path, str(lease.offset)).stdout)
+    (found,) = answers(stack, OURS, call("read_resource", lease.path, lease.offset))
+    return int(found["version"])
 
 
 def seconds_since(start: float | None) -> float:

@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 
 import libvirt
-import sanlock
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "helper"))
+
+from sanlock_helper import libsanlock as sanlock  # noqa: E402
 
 INTERVAL = 0.05
 

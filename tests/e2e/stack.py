@@ -13,14 +13,16 @@ that made it. Several may run at once. Paths and pids are those of the inside.
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Callable, TypeVar
 
 from . import journal as syslog
 from . import sasl, waiting
+from .binding import OURS, answers, call
 from .daemons import Libvirtd, Sanlock, Virtlogd
 from .domains import Domain, start_all
 from .helper import STOCK, Helper, HelperCall
@@ -37,7 +39,7 @@ from .leases import (
     parse_lockspaces,
 )
 from .namespace import CommandError, Namespace, Process
-from .storage import LEASES, Storage
+from .storage import Storage
 
 __all__ = ["CommandError", "Stack", "StackError"]
 
@@ -165,7 +167,9 @@ class Stack:
         self.write("/etc/libvirt/qemu.conf", QEMU_CONF)
         self.write(
             "/etc/libvirt/qemu-sanlock.conf",
-            QEMU_SANLOCK_CONF.format(host_id=self.host_id, io_timeout=self.io_timeout, leases=LEASES),
+            QEMU_SANLOCK_CONF.format(
+                host_id=self.host_id, io_timeout=self.io_timeout, leases=self.storage.leases
+            ),
         )
         self._configure_libvirtd()
 
@@ -245,8 +249,11 @@ class Stack:
         memory_mib: int = 16,
         disks: int = 1,
         metadata: str | None = None,
+        leases: Sequence[Lease] = (),
     ) -> Domain:
         """A virtual machine with disks made for it; metadata is the XML inside <metadata>.
+
+        leases: what it has <lease> elements for, beside the leases of its disks.
 
         libvirt knows it after define() or start().
         """
@@ -258,6 +265,7 @@ class Stack:
             memory_mib=memory_mib,
             disks=disks,
             metadata=metadata,
+            leases=leases,
         )
 
     def start_all(self, domains: list[Domain]) -> None:
@@ -294,13 +302,25 @@ class Stack:
         """The SIGKILLs among them: empty when the helper did its work."""
         return [kill for kill in self.sanlock_kills() if kill.signal == 9]
 
-    def make_resource(self, name: str) -> Lease:
+    def make_resource(self, name: str, file: str | None = None) -> Lease:
         """Make a lease of the disks' lockspace that no domain has. Returns where it is."""
-        path = f"{LEASES}/{name}"
+        path = f"{self.storage.leases}/{name if file is None else file}"
         self.path(path).touch(0o600)
         lease = Lease(LOCKSPACE, name, path, 0, 0, 0, "")
-        self.run("sanlock", "client", "init", "-r", lease.where)
+        # Not by sanlock's own command, which takes no name with a colon.
+        make = call("write_resource", LOCKSPACE.encode(), os.fsencode(name), [(path, 0)])
+        assert answers(self, OURS, make) == [None]
         return lease
+
+    def move_leases(self, folder: str) -> None:
+        """Make FOLDER the disks' lease directory, in a new lockspace; only while nobody holds a lease."""
+        self.path(folder).mkdir(exist_ok=True)
+        self.libvirtd.stop()
+        leave = call("rem_lockspace", LOCKSPACE.encode(), self.host_id, self.storage.lockspace_path)
+        assert answers(self, OURS, leave) == [None]
+        self.storage.leases = folder
+        self._configure()
+        self.libvirtd.start()
 
     def leaseholder(self, lease: Lease, *killpath: str) -> LeaseHolder:
         """Start a program that is no VM, holds the lease and asks sanlock for this killpath."""

@@ -22,7 +22,7 @@ class Storage:
     it. Every renewal in between gets a short read, an I/O error to sanlock.
     """
 
-    lockspace_path = f"{LEASES}/{LOCKSPACE}"
+    leases = LEASES
 
     def __init__(self, space: Namespace) -> None:
         self._space = space
@@ -30,6 +30,11 @@ class Storage:
         # time.time() of the last failure and of the last return.
         self.failed_at: float | None = None
         self.restored_at: float | None = None
+
+    @property
+    def lockspace_path(self) -> str:
+        """The file of the disks' lockspace."""
+        return f"{self.leases}/{LOCKSPACE}"
 
     def is_failed(self) -> bool:
         """True between fail() and restore()."""
@@ -43,8 +48,8 @@ class Storage:
         """
         if self._saved:
             raise RuntimeError("the storage has failed already")
-        folder = self._space.path(LEASES)
-        paths = list(folder.iterdir()) if resources else [folder / LOCKSPACE]
+        folder = self._space.path(self.leases)
+        paths = [path for path in folder.iterdir() if path.is_file()] if resources else [folder / LOCKSPACE]
         for path in paths:
             # Read and emptied back to back: a renewal in between would be missing from the copy,
             # and sanlock takes a timestamp it has not written for another host's.

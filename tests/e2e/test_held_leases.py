@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from .binding import HELPER, OURS, SELF, THEIRS, Call, Holder, answers, call
-from .preconditions import require_machine
+from .conftest import StackFactory
+from .preconditions import need_fire_timeout, need_module, require_machine
 from .stack import Stack
 from .waiting import wait_for
 
@@ -246,7 +247,30 @@ def test_no_daemon_is_not_an_answer(odd: Stack) -> None:
 
 
 def test_both_bindings_answer_the_same(odd: Stack) -> None:
+    need_module("sanlock")
     compare(odd)
+
+
+def test_both_bindings_answer_the_same_of_a_newer_sanlock(stacks: StackFactory) -> None:
+    need_module("sanlock")
+    program = need_fire_timeout()
+    stack = stacks()
+    stack.libvirtd.stop()
+    stack.sanlock.stop()
+    stack.sanlock.program = program
+    stack.sanlock.start()
+    compare(stack)
+    # The status that names are asked of, too.
+    for name in (b"pool:vm", b"a blank", b"x" * 48):
+        stack.run("touch", "/run/odd/own")
+        own = [("/run/odd/own", 0)]
+        join = (
+            call("write_lockspace", b"o:wn", "/run/odd/samespace", 0, 0, 1),
+            call("add_lockspace", b"o:wn", 1, "/run/odd/samespace", 0, 1),
+        )
+        assert answers(stack, OURS, *join) == [None, None]
+        check(stack, b"o:wn", name, own)
+        assert answers(stack, OURS, call("rem_lockspace", b"o:wn", 1, "/run/odd/samespace")) == [None]
 
 
 def compare(stack: Stack) -> None:

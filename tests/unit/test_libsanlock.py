@@ -200,7 +200,7 @@ UNKNOWN = ("?", "?")
         ([inquired(b"\0", 0, -errno.ELIBBAD), header() + resource(7, b"x", disks=5)], [UNKNOWN]),
         ([inquired(b"\0", 1 << 30, -errno.ELIBSCN), NO_STATUS], [UNKNOWN] * 64),
         ([inquired(PLAIN, 5), NO_STATUS], [("LS", "plain"), *[UNKNOWN] * 4]),
-        ([inquired(b"", 3), NO_STATUS], [UNKNOWN] * 3),
+        ([inquired(b"\0", 3), NO_STATUS], [UNKNOWN] * 3),
         ([inquired(b"nonsense\0", 1), NO_STATUS], [UNKNOWN]),
     ],
 )

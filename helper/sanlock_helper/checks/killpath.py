@@ -21,13 +21,25 @@ LONGEST = 127
 _PROBE = """\
 import sys, site
 sys.path.extend(site.getsitepackages())
-missing = []
-for module in ("libvirt", "sanlock"):
+def find():
     try:
-        __import__(module)
+        import libvirt
     except ImportError as error:
-        missing.append(f"{module}: {error}")
-print("; ".join(missing))
+        yield f"libvirt: {error}"
+    try:
+        from ctypes import CDLL
+    except ImportError as error:
+        yield f"sanlock: {error}"
+        return
+    missing = []
+    for name in ("libsanlock_client.so.1", "libsanlock.so.1"):
+        try:
+            CDLL(name)
+            return
+        except OSError as error:
+            missing.append(str(error))
+    yield f"sanlock: {missing[0]}"
+print("; ".join(find()))
 """
 
 _ACTIVATE = "virt-sanlock-helper install-check says the next step; activate puts ours there at once"
@@ -70,8 +82,11 @@ def _check_version(path: str, seen: str, environ: Mapping[str, str], version: st
 
 
 def check_modules(seen: str, environ: Mapping[str, str]) -> Finding:
-    """Import libvirt-python and sanlock-python with the interpreter of SEEN, in the ENVIRON of sanlock."""
-    name, wanted = "python", "libvirt-python and sanlock-python for the killpath's interpreter"
+    """Import libvirt-python and load sanlock's library with SEEN's interpreter, in the ENVIRON of sanlock.
+
+    sanlock-python is not needed: see libsanlock.py.
+    """
+    name, wanted = "python", "libvirt-python and sanlock's client library for the killpath's interpreter"
     python = _interpreter(seen)
     status, output = _run([python, "-ISB", "-c", _PROBE], environ)
     if status != 0:
@@ -79,9 +94,9 @@ def check_modules(seen: str, environ: Mapping[str, str]) -> Finding:
     if "libvirt:" in output:
         return Finding(name, FAIL, f"{python}: {output}", wanted, "install python3-libvirt")
     if output:
-        remedy = "install python3-sanlock (Fedora: sanlock-python3): leases are not looked at without it"
+        remedy = "install sanlock-lib (Debian: libsanlock-client1): leases are not looked at without it"
         return Finding(name, WARN, f"{python}: {output}", wanted, remedy)
-    return Finding(name, PASS, f"{python} imports libvirt and sanlock", wanted)
+    return Finding(name, PASS, f"{python} imports libvirt and loads sanlock's library", wanted)
 
 
 def _interpreter(script: str) -> str:

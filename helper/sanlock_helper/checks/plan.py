@@ -132,6 +132,12 @@ def _sanlock(facts: Facts) -> Iterator[Check]:
         "lockspace", lambda: sanlock.check_lockspace(facts.sanlock, facts.lock_conf, facts.host.daemon)
     )
     yield Check(
+        "lockspace format",
+        lambda: sanlock.check_format(
+            facts.sanlock, facts.lock_conf, lambda: sanlock.read_format(str(_lockspace_path(facts)))
+        ),
+    )
+    yield Check(
         "host_id unique",
         lambda: sanlock.check_unique(
             facts.sanlock, facts.lock_conf, lambda: sanlock.read_slots(str(_lockspace_path(facts)))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ from ..sanlock_status import SanlockStatus
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 
 DUMP_SECONDS = 10.0
+
+# Of every sanlock before 5.
+OLD_FORMAT = 3
 
 # Less than this leaves no second try after a restart of libvirtd.
 SHORT_GRACE = 20
@@ -143,6 +147,47 @@ def check_lockspace(status: SanlockStatus, conf: LockConf, daemon: str) -> Findi
     return Finding(name, PASS, found, wanted)
 
 
+def check_format(status: SanlockStatus, conf: LockConf, read: Callable[[], str]) -> Finding:
+    """Whether the disk format of libvirt's lockspace is one that this host's sanlock knows.
+
+    sanlock 5 makes lockspaces in a format that older ones refuse (-204, -224), and joins older ones.  This
+    host sees its own version and the format; what the other hosts run is on no storage.  READ has the format
+    from storage, for a daemon that does not say it of a lockspace that it has joined.
+    """
+    name, wanted = "lockspace format", "one that every host's sanlock knows"
+    if not conf.auto_disk_leases:
+        return Finding(name, PASS, "not used: auto_disk_leases is off", wanted)
+    space = status.lockspace(LOCKSPACE)
+    text = (space.values.get("version") if space else None) or read()
+    version = status.daemon.get("version_str", "")
+    ours = version.partition(".")[0]
+    if not ours.isdigit() or not re.fullmatch(r"0x[0-9a-fA-F]{1,8}", text):
+        return not_looked_at(name, f"sanlock has version {version or 'none'}, the lockspace format {text}")
+    major = int(text, 16) >> 16
+    found = f"format {major} ({text}), sanlock {version}"
+    if major > max(int(ours), OLD_FORMAT):
+        remedy = f"run one version of sanlock on all hosts of the lockspace: here, sanlock {major}"
+        return Finding(name, FAIL, f"{found}: this host cannot join it", wanted, remedy)
+    if major > OLD_FORMAT:
+        return Finding(name, PASS, f"{found}: a host with an older sanlock cannot join it", wanted)
+    return Finding(name, PASS, found, wanted)
+
+
+def read_format(path: str) -> str:
+    """The disk format of the lockspace at PATH as sanlock writes it, 0x30004.  Reads storage.
+
+    Raises FinalError.
+    """
+    where = re.sub(r"([ :])", r"\\\1", path)
+    command = ("sanlock", "direct", "read_leader", "-s", f"{LOCKSPACE}:1:{where}:0")
+    answer = _direct(path, command, check=False)
+    # A format that this sanlock does not know is an error to it, and printed.
+    values = dict(line.split(" ", 1) for line in answer.splitlines() if " " in line)
+    if values.get("space_name") != LOCKSPACE or "version" not in values:
+        raise FinalError(f"read {path}", values.get("read_leader", "no answer"), "sanlock direct dump PATH")
+    return values["version"]
+
+
 @dataclass(frozen=True)
 class Slot:
     """A host's own place in a lockspace, as on storage; timestamp 0 is a free one."""
@@ -153,7 +198,10 @@ class Slot:
 
 def read_slots(path: str) -> dict[int, Slot]:
     """All taken places of the lockspace at PATH by host_id.  Reads storage.  Raises FinalError."""
-    command = ("sanlock", "direct", "dump", path)
+    return parse_dump(_direct(path, ("sanlock", "direct", "dump", path), check=True))
+
+
+def _direct(path: str, command: tuple[str, ...], check: bool) -> str:
     try:
         answer = subprocess.run(
             command,
@@ -161,11 +209,11 @@ def read_slots(path: str) -> dict[int, Slot]:
             text=True,
             errors="backslashreplace",
             timeout=DUMP_SECONDS,
-            check=True,
+            check=check,
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise FinalError(f"read {path}", str(error)) from error
-    return parse_dump(answer.stdout)
+    return answer.stdout
 
 
 def parse_dump(text: str) -> dict[int, Slot]:
@@ -202,10 +250,8 @@ def check_unique(
     remedy = "another host_id in /etc/libvirt/qemu-sanlock.conf of one of the two"
     sleep(2 * (conf.io_timeout or DEFAULT_IO_TIMEOUT) + 1)
     after = read().get(conf.host_id)
-    if after != before and after is not None and after.owner == ours:
-        return Finding(name, PASS, f"{conf.host_id} is this host's own", wanted)
-    if after != before:
+    if after != before and (after is None or after.owner != ours):
         return Finding(name, FAIL, f"{before.owner} has {conf.host_id} and is alive", wanted, remedy)
-    if before.owner != ours:
+    if after == before and before.owner != ours:
         return Finding(name, WARN, f"{before.owner} had {conf.host_id}, and is silent now", wanted, remedy)
     return Finding(name, PASS, f"{conf.host_id} was this host's own before", wanted)
