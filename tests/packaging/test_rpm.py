@@ -120,7 +120,10 @@ def test_what_it_needs(ours: Built) -> None:
     requires = rpm("-qp", "--requires", str(ours.main)).splitlines()
     assert "(libvirt-daemon-plugin-sanlock or libvirt-lock-sanlock)" in requires
     assert f"(virt-sanlock-helper-selinux = {__version__}-1 if selinux-policy-targeted)" in requires
-    assert {"python3-libvirt", "python3-sanlock", "sanlock", "/usr/bin/python3"} <= set(requires)
+    assert {"python3-libvirt", "sanlock-lib", "sanlock", "/usr/bin/python3"} <= set(requires)
+    # Newer distributions have none: it must not be needed.
+    assert "python3-sanlock" not in requires
+    assert "python3-sanlock" in rpm("-qp", "--recommends", str(ours.main)).splitlines()
     # Independent of Python's minor version.
     assert not any(name.startswith("python(abi)") for name in requires)
     triggers = rpm("-qp", "--triggers", str(ours.main))

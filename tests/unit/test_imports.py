@@ -49,6 +49,40 @@ def test_the_agent_imports_nothing_that_only_recovery_needs() -> None:
     modules = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert "sanlock_helper.notes" in modules
     assert not modules & {"argparse", "dataclasses", "inspect", "json", "pathlib", "uuid", "xml"}
+    # A connection without leases, test:///default, must not pay for these.
+    assert not modules & {"ctypes", "sanlock", "sanlock_helper.libsanlock"}
+
+
+LOAD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from sanlock_helper import leases
+print(*sys.modules)
+leases.load()
+print(*sys.modules)
+before = set(sys.modules)
+leases.load()
+for call in (leases.held_by, leases.release, leases.noted):
+    try:
+        call(1)
+    except leases.LeasesUnknownError:
+        pass
+print(*set(sys.modules) - before)
+"""
+
+
+def test_nothing_is_imported_after_the_binding_is_loaded(tmp_path: Path) -> None:
+    command = ["/usr/bin/python3", "-IB", "-c", LOAD, str(HELPER)]
+    answer = subprocess.run(
+        command, env={"SANLOCK_RUN_DIR": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    if "install sanlock-lib" in answer.stderr:
+        pytest.skip("no sanlock library is installed")
+    before, after, later = (set(line.split()) for line in answer.stdout.split("\n")[:3])
+    assert after - before <= {
+        "ctypes", "_ctypes", "ctypes._endian", "struct", "_struct", "sanlock_helper.libsanlock",
+    }  # fmt: skip
+    assert later == set()
 
 
 def test_parsing_the_arguments_imports_c_modules_only() -> None:
