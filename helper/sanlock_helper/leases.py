@@ -165,10 +165,11 @@ def release(pid: int) -> None:
     """Give up all leases that process PID holds; needs root, as libvirt's own release does.
 
     By their names, one after the other: sanlock needs no path for that, so this serves where libvirt's own
-    release fails because of the path.  (SANLK_REL_ALL needs no names either, but cmd_release() in sanlock
-    src/cmd.c puts what it finds into an array of 8, and a process may hold more.)  A lease that sanlock did
-    not want to release and that is gone all the same is released.  Raises LeasesUnknownError when sanlock
-    does not do it.
+    release fails because of the path.  SANLK_REL_ALL needs no names either, but cmd_release() in sanlock
+    src/cmd.c puts what it finds into an array of 8: the daemon of 3.8.5 died of a process with 64 leases.  A
+    lease that sanlock did not want to release and that is gone all the same is released.
+
+    Raises LeasesUnknownError when sanlock does not do it.
     """
     binding = load()
     join_sanlock_group()

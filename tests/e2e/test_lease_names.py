@@ -76,7 +76,9 @@ def test_any_lease_directory_is_made_safe(stack: Stack, folder: str) -> None:
     pid = domain.qemu_pid()
     (held,) = answers(stack, OURS, call("inquire", pid=pid))
     assert [lease["disks"][0][0].rpartition("/")[0] for lease in held] == [f"{LEASES}/{folder}"]
-    assert checks(stack)["leases"]["verdict"] == "pass"
+    found = checks(stack)
+    assert found["leases"]["verdict"] == "pass"
+    assert found["lease path"]["verdict"] == ("pass" if FOLDERS[folder] else "fail")
     domain.suspend()
     (held,) = answers(stack, OURS, call("inquire", pid=pid))
     assert (held == []) == FOLDERS[folder]

@@ -80,6 +80,22 @@ def check_shared(path: str, exists: bool, mount: Mount) -> Finding:
     return Finding(name, PASS, found, wanted)
 
 
+def check_path(path: str) -> Finding:
+    """Whether libvirt can release a lease in the directory PATH.
+
+    It asks sanlock for a process's leases first, and sanlock makes no text of a path with a blank: -ELIBSCN,
+    cmd_inquire() in sanlock src/cmd.c.
+    """
+    name, wanted = "lease path", "no blank in it"
+    if " " not in path:
+        return Finding(name, PASS, path, wanted)
+    found = f"{path!r}: libvirt cannot release a lease there, and sanlock kills each VM that is paused by it"
+    remedy = (
+        "power all VMs off, then set disk_lease_dir in /etc/libvirt/qemu-sanlock.conf and restart libvirt"
+    )
+    return Finding(name, FAIL, found, wanted, remedy)
+
+
 def check_room(path: str, free: int, missing: int, align: int) -> Finding:
     """FREE bytes at PATH against the MISSING leases (of disks that have none yet), of ALIGN bytes each."""
     name = "lease room"

@@ -155,6 +155,7 @@ def _storage(facts: Facts) -> Iterator[Check]:
             facts.lock_conf.disk_lease_dir, os.path.isdir(facts.lock_conf.disk_lease_dir), mount()
         ),
     )
+    yield Check("lease path", lambda: lease_dir.check_path(facts.lock_conf.disk_lease_dir))
     yield Check("lease room", lambda: _room(facts))
     yield Check(
         "lease owner",
