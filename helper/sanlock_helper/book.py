@@ -35,7 +35,7 @@ class Book:
         # In the order in which recovery moves them: none is missed on its way.
         for records in (self._new, self._taken, self._kept):
             for uuid in self._uuids(records):
-                with contextlib.suppress(RecordError):
+                with contextlib.suppress(RecordError, OSError):
                     record = records.read(uuid)
                     if record is not None:
                         found.setdefault(uuid, record)
@@ -43,19 +43,38 @@ class Book:
 
     def gather(self) -> dict[str, Record]:
         """Take what is new, copy it to disk, and return all by UUID; what is no record is set aside."""
+        found: dict[str, Record] = {}
         with self._locked():
-            for uuid in self._new.uuids():
-                if self._read(self._new, uuid):
-                    # The helper may have taken it back: a restart that succeeded.
-                    with contextlib.suppress(FileNotFoundError):
-                        os.rename(self._new.file(uuid), self._taken.file(uuid))
-            for uuid in self._taken.uuids():
+            for uuid in self._uuids(self._new):
+                self._take(uuid)
+            for uuid in self._uuids(self._taken):
                 record = self._read(self._taken, uuid)
                 if record and self._keep(record):
-                    self._taken.remove(uuid)
-            found = {uuid: self._read(self._kept, uuid) for uuid in self._uuids(self._kept)}
-            found.update({uuid: self._read(self._taken, uuid) for uuid in self._taken.uuids()})
-        return {uuid: record for uuid, record in found.items() if record}
+                    self._drop_taken(uuid)
+            for records in (self._kept, self._taken):
+                for uuid in self._uuids(records):
+                    record = self._read(records, uuid)
+                    if record:
+                        found[uuid] = record
+        return found
+
+    def _take(self, uuid: str) -> None:
+        """Take what the helper wrote of domain UUID; what cannot be taken stays, and is reported once."""
+        if not self._read(self._new, uuid):
+            return
+        try:
+            os.rename(self._new.file(uuid), self._taken.file(uuid))
+        except FileNotFoundError:
+            pass  # the helper has taken it back: a restart that succeeded
+        except OSError as error:
+            file = self._new.file(uuid)
+            self._tell(f"recover {uuid}: {file} cannot be taken, the domain is not brought back: {error}")
+
+    def _drop_taken(self, uuid: str) -> None:
+        try:
+            self._taken.remove(uuid)
+        except OSError as error:
+            self._tell(f"recover {uuid}: {self._taken.file(uuid)} cannot be removed: {error}")
 
     def mark(self, record: Record, mark: str, why: str = "") -> bool:
         """Write down on disk what is about to be done with RECORD; False when the record is gone, or newer.
@@ -104,23 +123,30 @@ class Book:
             self._tell(f"recover: the records in {records.path} cannot be read: {error}")
             return []
 
-    def _tell(self, line: str) -> None:
-        """Tell LINE once, though it is met again and again."""
+    def _tell(self, line: str, level: str = "warning") -> None:
+        """Report LINE once, though it is met again and again."""
         if line not in self._told:
             self._told.add(line)
-            self._journal.warning(line)
+            getattr(self._journal, level)(line)
 
     def _read(self, records: Records, uuid: str) -> Record | None:
+        """The record of domain UUID in RECORDS; what is none is set aside, what cannot be read is left."""
         try:
             return records.read(uuid)
         except RecordError as error:
             why = str(error)
+        except OSError as error:
+            self._tell(f"recover {uuid}: {records.file(uuid)} cannot be read: {error}")
+            return None
+        self._set_aside(records, uuid, why)
+        return None
+
+    def _set_aside(self, records: Records, uuid: str, why: str) -> None:
         try:
             now = f"set aside as {records.set_aside(uuid)}"
         except OSError as error:
             now = f"and cannot be set aside: {error}"
-        self._journal.error(f"recover {uuid}: {records.file(uuid)} is not used: {why}; {now}")
-        return None
+        self._tell(f"recover {uuid}: {records.file(uuid)} is not used: {why}; {now}", "error")
 
     def _keep(self, record: Record) -> bool:
         try:
@@ -134,6 +160,10 @@ class Book:
     def _locked(self) -> Iterator[None]:
         """One process changes records at a time; held for moments only."""
         os.makedirs(os.path.dirname(self._lock_path), 0o700, exist_ok=True)
-        with open(self._lock_path, "ab") as lock:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        lock = os.open(self._lock_path, flags, 0o600)
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)

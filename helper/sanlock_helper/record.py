@@ -22,6 +22,14 @@ VERSION = 2
 # the program, which an update may have replaced during an outage.
 VERSIONS = ("1", "2")
 
+# 31 December 9999: no later time has a date (localtime(3)).
+_LAST_TIME = 253402300799.0
+
+# The lengths that sanlock takes (SANLK_NAME_LEN and SANLK_PATH_LEN of its src/sanlock.h), and the ranges of
+# its and libvirt's C types.
+_NAME_BYTES, _PATH_BYTES = 48, 1024
+_INT, _UINT, _LONG, _ULONG = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
+
 # What recovery was about to do when it wrote the record last, or that it will not do it.
 MARKS = ("", "starting", "resuming", "refused")
 
@@ -163,12 +171,51 @@ def _record(lines: list[list[str]], has_generations: bool) -> Record:
     for key in _NUMBERS:
         setattr(record, key, int(fields.pop(key)))
     record.time = float(fields.pop("time"))
+    # Not a number is equal to nothing, itself included: such a record would be a new one at each look.
+    if not 0 <= record.time <= _LAST_TIME:
+        raise ValueError(f"time {record.time!r}")
     record.lockspaces, record.leases = tuple(lockspaces), tuple(leases)
     if fields:
         raise ValueError(f"unknown {', '.join(fields)}")
     if record.action not in ("poweroff", "pause", "restart") or record.mark not in MARKS:
         raise ValueError(f"action {record.action!r}, mark {record.mark!r}")
     return record
+
+
+def check(record: Record) -> None:
+    """Refuse a RECORD with a value that libvirt's and sanlock's calls do not take: RecordError names it.
+
+    decode() has checked what the format itself says.
+    """
+    _check_number("run", record.run, -1, _INT)
+    _check_number("pid", record.pid, 0, _INT)
+    _check_number("pid_start", record.pid_start, 0, _LONG)
+    if ":" not in record.uri or "\0" in record.uri:
+        raise RecordError(f"its uri is {record.uri[:60]!r}, which names no libvirtd")
+    for lockspace in record.lockspaces:
+        _check_text("lockspace name", lockspace.name, _NAME_BYTES)
+        _check_text("lockspace path", lockspace.path, _PATH_BYTES)
+        _check_number("host_id", lockspace.host_id, 0, _ULONG)
+        _check_number("lockspace offset", lockspace.offset, 0, _LONG)
+        _check_number("io_timeout", lockspace.io_timeout, 0, _UINT)
+        _check_number("generation", lockspace.generation, 0, _ULONG)
+    for lease in record.leases:
+        _check_text("lockspace", lease.lockspace, _NAME_BYTES)
+        _check_text("resource", lease.resource, _NAME_BYTES)
+        if lease.path:
+            _check_text("lease path", lease.path, _PATH_BYTES)
+        _check_number("lease offset", lease.offset, 0, _LONG)
+        _check_number("version", lease.version, 0, _ULONG)
+
+
+def _check_number(what: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise RecordError(f"its {what} is {str(value)[:40]}, which is not from {least} to {most}")
+
+
+def _check_text(what: str, text: str, most: int) -> None:
+    if not text or "\0" in text or len(text.encode("utf-8", "surrogateescape")) > most:
+        raise RecordError(f"its {what} is {text[:60]!r}, which is not 1 to {most} bytes long")
 
 
 def _line(*words: object) -> str:

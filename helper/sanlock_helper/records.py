@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
-from .record import Record, RecordError, decode
+from .record import Record, RecordError, check, decode
 
 # On tmpfs: written by the helper, before a virtual machine is touched.
 RUN_DIR = "/run/virt-sanlock-helper/records"
@@ -77,22 +78,32 @@ class Records:
     def read(self, uuid: str) -> Record | None:
         """The record of domain UUID, None when there is none.
 
-        Raises RecordError when the file is not a record, or not one that this user alone can have written.
+        Raises RecordError when what is there is no record, or not one that this user alone can have written;
+        OSError when it cannot be read now, which says nothing about it.
         """
+        path = self.file(uuid)
         try:
-            descriptor = os.open(self.file(uuid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            # Before it is opened: to open a device or a FIFO has effects of its own.
+            if not _may_be_opened(os.lstat(path)):
+                raise RecordError("it is no regular file")
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                raise
             raise RecordError(f"it cannot be opened: {error.strerror}") from error
-        with open(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise RecordError("it is no regular file")
             if status.st_uid != os.geteuid() or status.st_mode & 0o022 or status.st_nlink > 1:
                 mode = stat.S_IMODE(status.st_mode)
                 raise RecordError(f"it is owned by user {status.st_uid}, mode {mode:o}: not ours alone")
-            record = decode(file.read(_MAX_BYTES))
+            record = decode(_read_all(descriptor))
+        finally:
+            os.close(descriptor)
+        check(record)
         if record.uuid != uuid:
             raise RecordError(f"it is the record of {record.uuid[:60]!r}")
         return record
@@ -139,3 +150,19 @@ class Records:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _may_be_opened(status: os.stat_result) -> bool:
+    """Whether it is a file, or a symbolic link, which os.open() refuses with a reason of its own."""
+    return stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
+
+
+def _read_all(descriptor: int) -> bytes:
+    """The content of a file, of which what no record can hold is left out."""
+    data = b""
+    while len(data) < _MAX_BYTES:
+        more = os.read(descriptor, 65536)
+        if not more:
+            break
+        data += more
+    return data
