@@ -13,6 +13,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 
+from . import kept_records
 from .journal import Journal
 from .record import Record, RecordError
 from .records import RUN_DIR, STATE_DIR, TAKEN, Records
@@ -30,16 +31,21 @@ class Book:
         self._told: set[str] = set()
 
     def look(self) -> dict[str, Record]:
-        """The records by UUID, the newest of each domain, read only."""
+        """The records by UUID, the newest of each domain, read only; what cannot be read is left out."""
+        return self.look_at_all()[0]
+
+    def look_at_all(self) -> tuple[dict[str, Record], list[str]]:
+        """What look() returns, and what could not be read, in words."""
         found: dict[str, Record] = {}
+        unread: list[str] = []
         # In the order in which recovery moves them: none is missed on its way.
         for records in (self._new, self._taken, self._kept):
-            for uuid in self._uuids(records):
-                with contextlib.suppress(RecordError, OSError):
-                    record = records.read(uuid)
-                    if record is not None:
-                        found.setdefault(uuid, record)
-        return found
+            here, problems = kept_records.read_all(records)
+            unread += problems
+            for record in here:
+                found.setdefault(record.uuid, record)
+        # One directory is looked at under two names.
+        return found, list(dict.fromkeys(unread))
 
     def gather(self) -> dict[str, Record]:
         """Take what is new, copy it to disk, and return all by UUID; what is no record is set aside."""

@@ -8,7 +8,7 @@ as it is, and what cannot be used is said.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .record import Record, RecordError
 from .records import RUN_DIR, SET_ASIDE, STATE_DIR, TAKEN, Records
@@ -16,10 +16,16 @@ from .records import RUN_DIR, SET_ASIDE, STATE_DIR, TAKEN, Records
 
 @dataclass(frozen=True)
 class KeptRecords:
-    """The records that there are, oldest first, and what could not be read."""
+    """The records that there are, oldest first, what could not be read, and what recovery had set aside."""
 
     records: list[Record]
-    problems: list[str]
+    unread: list[str]
+    set_aside: list[str] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """All that keeps this from being the whole story, in words."""
+        return [*self.unread, *self.set_aside]
 
     @property
     def newest(self) -> dict[str, Record]:
@@ -30,21 +36,21 @@ class KeptRecords:
 def look(run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> KeptRecords:
     """All records.  Raises nothing: a directory that is not there has none."""
     found: dict[tuple[str, float], Record] = {}
-    problems: list[str] = []
+    unread: list[str] = []
     # In the order in which recovery moves them: none is missed on its way.
-    looks = [_read_all(place) for place in (Records(run_dir), Records(run_dir, TAKEN), Records(state_dir))]
+    looks = [read_all(place) for place in (Records(run_dir), Records(run_dir, TAKEN), Records(state_dir))]
     for records, why in reversed(looks):
         # A copy on disk and the one on tmpfs that it was made from are one.
         found.update({(record.uuid, record.time): record for record in records})
-        problems += why
-    for path in (state_dir, run_dir):
-        problems += _set_aside(f"{path}/{SET_ASIDE}")
+        unread += why
+    set_aside = [line for path in (state_dir, run_dir) for line in _set_aside(f"{path}/{SET_ASIDE}")]
+    records_found = sorted(found.values(), key=lambda record: record.time)
     # One directory is looked at under two names.
-    return KeptRecords(sorted(found.values(), key=lambda record: record.time), list(dict.fromkeys(problems)))
+    return KeptRecords(records_found, list(dict.fromkeys(unread)), set_aside)
 
 
-def _read_all(records: Records) -> tuple[list[Record], list[str]]:
-    """The RECORDS, and what could not be read."""
+def read_all(records: Records) -> tuple[list[Record], list[str]]:
+    """All that is in RECORDS, and what could not be read, in words."""
     try:
         uuids = records.uuids()
     except OSError as error:

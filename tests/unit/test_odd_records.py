@@ -57,6 +57,11 @@ def write(path: bytes, data: bytes, mode: int = 0o600) -> None:
     os.chmod(path, mode)
 
 
+def make_hard_link(path: bytes) -> None:
+    write(path, make_record(BAD).encode())
+    os.link(path, path + b".2")
+
+
 ENTRIES: dict[str, Callable[[bytes], None]] = {
     "directory": make_directory,
     "FIFO": lambda path: os.mkfifo(path, 0o600),
@@ -68,7 +73,7 @@ ENTRIES: dict[str, Callable[[bytes], None]] = {
     "empty": lambda path: write(path, b""),
     "zeros": lambda path: write(path, bytes(4096)),
     "writable by others": lambda path: write(path, make_record(BAD).encode(), 0o666),
-    "hard link": lambda path: (write(path, make_record(BAD).encode()), os.link(path, path + b".2"))[0],
+    "hard link": make_hard_link,
     "of another domain": lambda path: write(path, make_record(GOOD).encode()),
     "time nan": lambda path: write(path, make_record(BAD, time=math.nan).encode()),
     "run absurd": lambda path: write(path, make_record(BAD, run=10**30).encode()),

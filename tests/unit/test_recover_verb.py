@@ -3,9 +3,16 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import io
+import os
 import re
+import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,15 +21,18 @@ pytest.importorskip("libvirt")
 
 from sanlock_helper import qemu_sanlock_conf, sanlock_errors
 from sanlock_helper.book import Book
-from sanlock_helper.errors import FinalError
+from sanlock_helper.errors import FinalError, PassingError
 from sanlock_helper.instance import only_instance
 from sanlock_helper.leases import Lease
+from sanlock_helper.patience import within
 from sanlock_helper.record import Record
 from sanlock_helper.records import Records
 from sanlock_helper.screen import Screen
-from sanlock_helper.verbs import recover
+from sanlock_helper.verbs import policy, recover
 
 from .recovery_world import SPACE, UUID, Story
+
+OTHER = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
 
 
 @pytest.fixture
@@ -108,6 +118,153 @@ def test_forget(book: Book, text: str, gathered: bool) -> None:
         book.gather()
     assert recover._forget(book, Story(), text) == 0  # type: ignore[arg-type]
     assert book.look() == {}
+
+
+# What cannot be read
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be another user than root, as far as files are concerned."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def hidden(book: Book, tmp_path: Path) -> Book:
+    """Directories as they are on a host: for root alone."""
+    book.gather()
+    write_another(tmp_path)
+    for path in (tmp_path / "run", tmp_path / "state"):
+        path.chmod(0o700)
+    # pytest's own directories are for root alone, too.
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o711)
+    return book
+
+
+def write_another(tmp_path: Path) -> None:
+    Records(f"{tmp_path}/run").write(Record(OTHER, "vm2", "qemu:///system", "poweroff", time=1e9))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
+@pytest.mark.parametrize("as_json", [False, True])
+def test_list_as_another_user_is_an_error(
+    hidden: Book, as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with unprivileged():
+        assert recover._list(hidden, as_json) == 1
+    printed = capsys.readouterr()
+    assert "run: Permission denied (run this as root)" in printed.err
+    assert "state: Permission denied (run this as root)" in printed.err
+    assert UUID not in printed.out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
+@pytest.mark.parametrize("verb", ["forget", "resume"])
+def test_what_cannot_be_read_is_not_said_to_be_missing(hidden: Book, verb: str) -> None:
+    story: Any = Story()
+    calls = {
+        "forget": lambda: recover._forget(hidden, story, "vm1"),
+        "resume": lambda: recover._resume_anyway(hidden, story, "vm1", yes=True),
+    }
+    with unprivileged(), pytest.raises(FinalError) as caught:
+        calls[verb]()
+    assert "Permission denied (run this as root)" in caught.value.why
+    assert "no record" not in caught.value.why
+    assert set(hidden.look()) == {UUID, OTHER}
+
+
+@pytest.mark.parametrize("broken", ["run", "state"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_list_prints_what_can_be_read(
+    book: Book, tmp_path: Path, broken: str, as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.gather()
+    write_another(tmp_path)
+    shutil.rmtree(tmp_path / broken)
+    (tmp_path / broken).write_text("no directory")
+    left = {"run": UUID, "state": OTHER}[broken]
+    assert recover._list(book, as_json) == 1
+    printed = capsys.readouterr()
+    assert left in printed.out
+    assert "Not a directory" in printed.err
+    if as_json:
+        found = pytest.importorskip("tests.schemas").validated(printed.out, "recover-list")
+        assert [problem for problem in found["problems"] if "Not a directory" in problem]
+
+
+def test_list_prints_the_records_beside_a_bad_one(
+    book: Book, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run" / f"{OTHER}.record").write_text("no record")
+    assert recover._list(book, as_json=False) == 1
+    printed = capsys.readouterr()
+    assert f"{OTHER}.record: its checksum is wrong" in printed.err
+    assert UUID in printed.out
+
+
+def test_no_directories_are_no_records(tmp_path: Path) -> None:
+    nothing = Book(Story(), f"{tmp_path}/a", f"{tmp_path}/b")  # type: ignore[arg-type]
+    assert recover._list(nothing, as_json=False) == 0
+
+
+def test_a_name_that_two_records_have(book: Book, tmp_path: Path) -> None:
+    Records(f"{tmp_path}/run").write(Record(OTHER, "vm1", "qemu:///system", "poweroff", time=1e9))
+    with pytest.raises(FinalError, match="2 records have this name"):
+        recover._forget(book, Story(), "vm1")  # type: ignore[arg-type]
+    assert set(book.look()) == {UUID, OTHER}
+
+
+# A libvirtd that does not answer
+
+
+@pytest.fixture
+def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """libvirtd hangs; the URIs that were asked for."""
+    asked: list[str] = []
+    end = threading.Event()
+
+    def connect(uri: str, seconds: float = 0.2) -> Any:
+        asked.append(uri)
+        return within(seconds, f"connect to {uri}", end.wait)
+
+    monkeypatch.setattr(recover, "connect_within", connect)
+    monkeypatch.setattr(policy, "connect_within", connect)
+    yield asked
+    end.set()
+
+
+def test_forget_does_not_wait_for_libvirtd_without_end(book: Book, tmp_path: Path, hang: list[str]) -> None:
+    Records(f"{tmp_path}/run").write(Record(OTHER, "vm2", "qemu:///session", "poweroff", time=1e9))
+    with pytest.raises(FinalError, match=r"no record of it; .*no answer within"):
+        recover._forget(book, Story(), "another name")  # type: ignore[arg-type]
+    # By the records' own URIs; and not at all where a record has the name.
+    assert hang == ["qemu:///session", "qemu:///system"]
+    assert recover._forget(book, Story(), "vm1") == 0  # type: ignore[arg-type]
+    assert len(hang) == 2
+
+
+def test_policy_does_not_wait_for_libvirtd_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = threading.Event()
+
+    class Connection:
+        def lookupByName(self, name: str) -> None:
+            end.wait()
+
+    monkeypatch.setattr(policy, "connect_within", lambda uri: Connection())
+    monkeypatch.setattr(policy, "LIBVIRT_SECONDS", 0.2)
+    parser = argparse.ArgumentParser()
+    policy.add_arguments(parser)
+    with pytest.raises(PassingError, match="no answer within"):
+        policy.run(parser.parse_args(["vm1"]))
+    end.set()
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

@@ -12,11 +12,16 @@ where the domain has no such definition).
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from .. import policy
 from ..domains import find_domain
+from ..patience import within
 from ..terminal import plain, print_json
 from .connecting import add_connect, connect_within
+
+# How long libvirtd may take to answer.
+LIBVIRT_SECONDS = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,14 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it; returns the exit status.  Raises HelperError."""
-    domain = find_domain(connect_within(arguments.connect), arguments.domain)
-    if arguments.recover is not None:
-        policy.set_policy(domain, arguments.recover)
-    found = policy.settings(domain)
+    connection = connect_within(arguments.connect)
+    what = f"the policy of domain {arguments.domain!r}"
+    uuid, name, found = within(LIBVIRT_SECONDS, what, lambda: _apply(connection, arguments))
     if arguments.json:
         values = {name: found.get(name) for name in ("live", "persistent")}
-        print_json("policy", 1, {"uuid": domain.UUIDString(), "name": domain.name(), **values})
+        print_json("policy", 1, {"uuid": uuid, "name": name, **values})
         return 0
-    for name, recover in found.items():
-        print(plain(f"{domain.name()} ({name}): {'recover' if recover else 'no recover'}"))
+    for definition, recover in found.items():
+        print(plain(f"{name} ({definition}): {'recover' if recover else 'no recover'}"))
     return 0
+
+
+def _apply(connection: Any, arguments: argparse.Namespace) -> tuple[str, str, dict[str, bool]]:
+    """Set the policy, if that is asked for; returns the domain's UUID and name, and what it says then."""
+    domain = find_domain(connection, arguments.domain)
+    if arguments.recover is not None:
+        policy.set_policy(domain, arguments.recover)
+    return domain.UUIDString(), domain.name(), policy.settings(domain)

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from .. import qemu_sanlock_conf
+from .. import IDENTIFIER, qemu_sanlock_conf
 from ..book import Book
 from ..comeback import Comeback, Verdict
 from ..connection import connect
@@ -22,13 +22,18 @@ from ..errors import FinalError, HelperError, UsageError
 from ..instance import only_instance
 from ..journal import Journal
 from ..lockspaces import JOINED, Sanlock
+from ..patience import within
 from ..record import Record
 from ..recovery import Recovery
 from ..screen import Screen
 from ..terminal import moment, plain, print_json
+from .connecting import connect_within
 
-# How long --resume-anyway waits for a lockspace that it joined.
+# How long --resume-anyway waits for a lockspace that it joined, and for the domain itself.
 JOIN_SECONDS = 30.0
+RESUME_SECONDS = 60.0
+# How long --forget waits for libvirtd to say which domain is meant.
+LIBVIRT_SECONDS = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,18 +114,35 @@ def _list(book: Book, as_json: bool) -> int:
     (poweroff, restart, pause), todo (start, resume), time (seconds since the epoch), state (waiting,
     starting, resuming, refused), why (text, for refused), lockspaces (name, host_id, path, offset, io_timeout
     in seconds, 0 for sanlock's default), leases (lockspace, resource, version, path, offset, shared) and
-    unknown (why the leases are not known, else "").
+    unknown (why the leases are not known, else "").  Where something could not be read there is also
+    problems, a list of texts.
+
+    Returns 1, after it has printed what could be read, when there may be other records.
     """
-    records = sorted(book.look().values(), key=lambda record: record.time)
+    found, problems = book.look_at_all()
+    records = sorted(found.values(), key=lambda record: record.time)
     if as_json:
-        print_json("recover-list", 1, {"records": [_as_dict(record) for record in records]})
-        return 0
+        more = {"problems": problems} if problems else {}
+        print_json("recover-list", 1, {"records": [_as_dict(record) for record in records], **more})
+    else:
+        _print_list(records)
+    if problems:
+        print(f"{IDENTIFIER}: {plain(str(_unread(problems)))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _print_list(records: list[Record]) -> None:
     for record in records:
         since = moment(record.time)
         print(plain(f"{record.name} {record.uuid} {record.todo} since {since}: {_state(record)}"))
         if record.why:
             print(f"    {plain(record.why)}")
-    return 0
+
+
+def _unread(problems: list[str]) -> FinalError:
+    """What is wrong when PROBLEMS, each with its remedy, kept records from being read."""
+    return FinalError("recover: not all records could be read", "; ".join(problems))
 
 
 def _forget(book: Book, journal: Journal, text: str) -> int:
@@ -138,10 +160,14 @@ def _resume_anyway(book: Book, journal: Journal, text: str, yes: bool) -> int:
         _ask(record)
     sanlock = Sanlock()
     comeback = Comeback(connect, sanlock, book)
-    _join_all(sanlock, record)
+    within(2 * JOIN_SECONDS, "join the lockspaces", lambda: _join_all(sanlock, record))
     # Taken from the helper's directory, if it still is there, so that it can be marked.
     record = book.gather().get(record.uuid, record)
-    finding = comeback.visit(record, ready=True, anyway=True)
+    finding = within(
+        RESUME_SECONDS,
+        f"resume {record.name}",
+        lambda: comeback.visit(record, ready=True, anyway=True),
+    )
     if finding.verdict is Verdict.DONE:
         book.remove(record)
         journal.notice(f"recover {record}: done, as the administrator asked: {finding.text}")
@@ -175,18 +201,38 @@ def _join_all(sanlock: Sanlock, record: Record) -> None:
 
 
 def _find(book: Book, text: str) -> Record:
-    """The record of the domain that TEXT names: by name or UUID as recorded, else as libvirt knows it."""
-    records = book.look()
+    """The record of the domain that TEXT names: by name or UUID as recorded, else as libvirt knows it.
+
+    Raises FinalError when there is none or more than one, or when not all could be read.
+    """
+    records, problems = book.look_at_all()
     found = [record for record in records.values() if text in (record.uuid, record.name)]
     if len(found) == 1:
         return found[0]
+    what = f"domain {text!r}"
+    if found:
+        raise FinalError(what, f"{len(found)} records have this name", "give a UUID of recover --list")
+    if problems:
+        raise _unread(problems)
+    unknown = ""
+    for uri in sorted({record.uri for record in records.values()}):
+        try:
+            uuid = within(LIBVIRT_SECONDS, f"look up {what}", lambda uri=uri: _uuid_of(uri, text))  # type: ignore[misc]
+        except HelperError as error:
+            unknown = f"; {error}"
+            continue
+        if uuid in records:
+            return records[uuid]
+    raise FinalError(what, f"there is no record of it{unknown}", "see recover --list")
+
+
+def _uuid_of(uri: str, text: str) -> str:
+    connection = connect_within(uri)
     try:
-        uuid = find_domain(connect("qemu:///system"), text).UUIDString()
-    except HelperError:
-        uuid = ""
-    if uuid not in records:
-        raise FinalError(f"domain {text!r}", "there is no record of it", "see recover --list")
-    return records[uuid]
+        uuid: str = find_domain(connection, text).UUIDString()
+        return uuid
+    finally:
+        connection.close()
 
 
 def _state(record: Record) -> str:
