@@ -53,6 +53,16 @@ class World:
         self.persistent = True
         # Whether it asks for recovery, or the value of its attribute.
         self.policy: bool | str = True
+        self.name = "vm1"
+        self.xml = "<domain><devices><lease><lockspace>LS</lockspace></lease></devices></domain>"
+        # The type of the job that is under way (virDomainJobType).
+        self.job = 0
+        self.is_process_known = True
+        # Where the lease is, when it is not everywhere; and the errors of other places.
+        self.lease_path = ""
+        self.path_errors: dict[str, int] = {}
+        # libvirt's log of the domain.
+        self.log = ""
         self.vm = RUNNING
         self.reason = 0
         self.run = 7
@@ -205,12 +215,18 @@ class World:
         self._ask("version")
         if not self.storage:
             raise SanlockFailure("read", errno.EIO)
+        self._look_at(lease)
         return self.version
+
+    def _look_at(self, lease: Lease) -> None:
+        if self.lease_path not in ("", lease.path):
+            raise SanlockFailure("read", self.path_errors.get(lease.path, errno.ENOENT))
 
     def holders(self, lease: Lease, host_id: int) -> dict[int, str]:
         self._ask("holders")
         if not self.storage:
             raise SanlockFailure("read", errno.EIO)
+        self._look_at(lease)
         others = [self.owner] if self.owner not in (None, host_id) else []
         return {other: self.host_states[other] for other in others if other is not None}
 
@@ -233,7 +249,7 @@ class Domain:
         return self._world.run
 
     def name(self) -> str:
-        return "vm1"
+        return self._world.name
 
     def UUIDString(self) -> str:
         return UUID
@@ -249,7 +265,10 @@ class Domain:
         return [self._world.vm, self._world.reason]
 
     def XMLDesc(self, flags: int) -> str:
-        return "<domain><devices><lease><lockspace>LS</lockspace></lease></devices></domain>"
+        return self._world.xml
+
+    def jobInfo(self) -> list[int]:
+        return [self._world.job]
 
     def metadata(self, kind: int, uri: str, flags: int) -> str:
         self._world._called("metadata")

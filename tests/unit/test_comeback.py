@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,9 @@ class Scene:
             self.book,
             boot=lambda: "boot",
             process_started=lambda pid: 99 if pid == world.pid else 0,
-            pid_of=lambda name: world.pid if world.vm != OFF else None,
+            pid_of=lambda uuid: world.pid if world.vm != OFF and world.is_process_known else None,
+            default_lockspace=lambda: None,
+            ended=lambda name, since: world.log,
         )
 
     def visit(self, ready: bool = True, **options: Any) -> Finding:
@@ -467,6 +471,320 @@ def test_whatever_fails_is_tried_again(off: Scene, name: str) -> None:
 def test_the_lockspaces_of_a_domain_whose_leases_are_not_known(tmp_path: Path) -> None:
     scene = Scene(tmp_path, "restart", leases=())
     assert scene.visit(ready=False).lockspaces == {"LS"}
+
+
+# A domain's process
+
+
+@pytest.mark.parametrize("action", ["pause", "poweroff"])
+def test_a_process_is_looked_for_by_uuid(tmp_path: Path, action: str) -> None:
+    scene = Scene(tmp_path, action)
+    asked: list[str] = []
+    comeback = Comeback(
+        scene.world.connect,
+        FakeSanlock(scene.world),  # type: ignore[arg-type]
+        scene.book,
+        boot=lambda: "boot",
+        process_started=lambda pid: 99,
+        pid_of=lambda uuid: (asked.append(uuid), scene.world.pid)[1],  # type: ignore[func-returns-value]
+        default_lockspace=lambda: None,
+    )
+    assert comeback.visit(scene.record, ready=True).verdict is Verdict.DONE
+    assert set(asked) == {UUID}
+
+
+def test_a_process_that_is_not_found_is_no_restart_of_sanlock(paused: Scene) -> None:
+    paused.world.is_process_known = False
+    finding = paused.visit()
+    assert finding.verdict is Verdict.AGAIN
+    assert "its process could not be found" in finding.text
+    assert "sanlock was restarted" not in finding.text
+    # Not without end; and what is proven later counts.
+    refused = paused.visit(age=121)
+    assert (refused.verdict, "its process could not be found" in refused.text) == (Verdict.REFUSED, True)
+    assert paused.world.resumed == 0
+    paused.world.is_process_known = True
+    assert paused.visit(age=121).verdict is Verdict.DONE
+
+
+def test_a_started_domain_whose_process_is_not_found_is_not_asked_about_without_end(off: Scene) -> None:
+    off.world.is_process_known = False
+    finding = off.visit()
+    assert (finding.verdict, "its process could not be found" in finding.text) == (Verdict.AGAIN, True)
+    finding = off.visit(age=121)
+    assert finding.verdict is Verdict.DONE
+    assert "started by an earlier recovery, verified running; its process could not be found" in finding.text
+    assert off.world.started == 1
+
+
+def test_processes_that_cannot_be_read_are_tried_again(paused: Scene) -> None:
+    def fail(uuid: str) -> int:
+        raise OSError(24, "Too many open files")
+
+    comeback = Comeback(paused.world.connect, FakeSanlock(paused.world), paused.book, pid_of=fail)  # type: ignore[arg-type]
+    finding = comeback.visit(paused.record, ready=True)
+    assert (finding.verdict, "look for its process: " in finding.text) == (Verdict.AGAIN, True)
+    assert "Too many open files" in finding.text
+
+
+# States that end by themselves
+
+PASSING = {
+    "migrating": libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
+    "saving": libvirt.VIR_DOMAIN_PAUSED_SAVE,
+    "dumping": libvirt.VIR_DOMAIN_PAUSED_DUMP,
+    "shutting down": libvirt.VIR_DOMAIN_PAUSED_SHUTTING_DOWN,
+    "creating snapshot": libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT,
+    "starting up": libvirt.VIR_DOMAIN_PAUSED_STARTING_UP,
+}
+
+
+@pytest.mark.parametrize("words", PASSING)
+def test_a_start_that_is_under_way_is_not_the_end(off: Scene, words: str) -> None:
+    """Somebody starts it, or an earlier recovery did; it may yet fail."""
+    for mark in ("", "starting"):
+        off.book.mark(off.record, mark)
+        off.world.vm, off.world.run, off.world.reason = PAUSED, 8, PASSING[words]
+        finding = off.visit()
+        assert finding.verdict is Verdict.AGAIN
+        assert f"paused ({words})" in finding.text
+    off.world.destroy()
+    assert off.visit().verdict is Verdict.DONE
+    assert off.world.started == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "verdict", "words"),
+    [
+        (libvirt.VIR_DOMAIN_PAUSED_USER, Verdict.DONE, "somebody paused it since"),
+        (libvirt.VIR_DOMAIN_PAUSED_IOERROR, Verdict.DROPPED, "it is paused (I/O error) now"),
+        (libvirt.VIR_DOMAIN_PAUSED_WATCHDOG, Verdict.DROPPED, "it is paused (watchdog) now"),
+        (14, Verdict.DROPPED, "it is paused (api error) now"),
+    ],
+)
+def test_a_start_that_ends_in_a_pause(off: Scene, reason: int, verdict: Verdict, words: str) -> None:
+    def pause(name: str) -> None:
+        if name == "created":
+            off.world.vm, off.world.reason = PAUSED, reason
+
+    off.world.before_call = pause
+    finding = off.visit()
+    assert (finding.verdict, words in finding.text) == (verdict, True), finding.text
+
+
+@pytest.mark.parametrize("words", PASSING)
+def test_a_pause_of_a_job_is_not_resumed_while_the_job_runs(paused: Scene, words: str) -> None:
+    paused.world.reason, paused.world.job = PASSING[words], libvirt.VIR_DOMAIN_JOB_UNBOUNDED
+    finding = paused.visit()
+    assert (finding.verdict, f"paused ({words})" in finding.text) == (Verdict.AGAIN, True)
+    assert paused.world.resumed == 0
+    # The job's end could not resume it, for its lockspace was gone: libvirt keeps the reason.
+    paused.world.job = libvirt.VIR_DOMAIN_JOB_NONE
+    assert paused.visit().verdict is Verdict.DONE
+
+
+# What ended a paused run
+
+
+@pytest.mark.parametrize("transient", [False, True])
+@pytest.mark.parametrize(
+    ("log", "verdict"),
+    [
+        ("crashed", Verdict.DONE),
+        ("daemon", Verdict.DONE),
+        ("failed", Verdict.DONE),
+        ("", Verdict.DONE),
+        ("destroyed", Verdict.DROPPED),
+        ("shutdown", Verdict.DROPPED),
+        ("saved", Verdict.DROPPED),
+        ("migrated", Verdict.DROPPED),
+    ],
+)
+def test_why_it_ended_is_in_libvirts_log(tmp_path: Path, transient: bool, log: str, verdict: Verdict) -> None:
+    """Of a transient domain, and once libvirtd was restarted, libvirtd itself does not know any more."""
+    scene = Scene(tmp_path, "pause", xml=definition("yes") if transient else "")
+    scene.world.persistent = not transient
+    scene.world.destroy()
+    scene.world.reason = libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN
+    scene.world.log = log
+    assert scene.visit().verdict is verdict
+    assert scene.world.started == (verdict is Verdict.DONE)
+
+
+@pytest.mark.parametrize(
+    ("reason", "verdict"),
+    [
+        (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, Verdict.DONE),
+        (libvirt.VIR_DOMAIN_SHUTOFF_DAEMON, Verdict.DONE),
+        (libvirt.VIR_DOMAIN_SHUTOFF_FAILED, Verdict.DONE),
+        (libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED, Verdict.DROPPED),
+        (libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN, Verdict.DROPPED),
+        (libvirt.VIR_DOMAIN_SHUTOFF_SAVED, Verdict.DROPPED),
+        (libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED, Verdict.DROPPED),
+        (libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT, Verdict.DROPPED),
+    ],
+)
+def test_why_it_ended_as_libvirtd_says(paused: Scene, reason: int, verdict: Verdict) -> None:
+    paused.world.destroy()
+    paused.world.reason = reason
+    paused.world.log = "destroyed" if verdict is Verdict.DONE else "crashed"
+    assert paused.visit().verdict is verdict
+
+
+def test_a_start_of_ours_that_failed_after_a_crash_is_tried_again(paused: Scene) -> None:
+    paused.world.destroy()
+    paused.world.reason = libvirt.VIR_DOMAIN_SHUTOFF_CRASHED
+    paused.world.refuses["create"] = libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR, message="not now")
+    assert paused.visit().verdict is Verdict.AGAIN
+    paused.world.refuses.clear()
+    paused.world.reason = libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED
+    assert paused.visit().verdict is Verdict.DONE
+
+
+# The XML that the helper noted without libvirtd
+
+
+@pytest.mark.parametrize("action", ["pause", "poweroff", "restart"])
+def test_the_definition_of_a_persistent_domain_is_libvirts(tmp_path: Path, action: str) -> None:
+    scene = Scene(tmp_path, action, xml=definition("yes"))
+    assert scene.visit(ready=False).verdict is Verdict.WAIT
+    assert scene.book.gather()[UUID].xml == ""
+    # Undefined since: that counts.
+    scene.world.vm, scene.world.known = OFF, False
+    scene.world.run = -1
+    assert scene.visit().verdict is Verdict.DROPPED
+    assert scene.world.started == 0
+
+
+def test_the_definition_of_a_transient_domain_is_kept(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "pause", xml=definition("yes"))
+    scene.world.persistent = False
+    scene.visit(ready=False)
+    assert scene.book.gather()[UUID].xml == definition("yes")
+
+
+# Another machine with the same UUID
+
+
+def machine(*disks: str, lease: str = "") -> str:
+    parts = [f"<disk type='file'><source file='{disk}'/></disk>" for disk in disks]
+    if lease:
+        parts.append(f"<lease><lockspace>LS</lockspace><key>{lease}</key></lease>")
+    return f"<domain>{RECOVER}<devices>{''.join(parts)}</devices></domain>"
+
+
+RECOVER = '<metadata><lockfailure xmlns="urn:virt-sanlock-helper:1" recover="yes"/></metadata>'
+AUTO = Lease("__LIBVIRT__DISKS__", hashlib.md5(b"/images/a.img").hexdigest(), 1, "/leases/a", 0)
+OWN = Lease("LS", "disk", 1, "/storage/disk", 0)
+
+
+@pytest.mark.parametrize(
+    ("leases", "noted", "name", "now", "same"),
+    [
+        ((OWN,), "", "vm1", machine(lease="disk"), True),
+        ((OWN,), "", "renamed", machine(lease="disk"), True),
+        ((OWN,), "", "vm1", machine("/images/new.img", lease="disk"), True),
+        ((OWN,), "", "vm1", machine(), True),
+        ((AUTO,), "", "vm1", machine("/images/a.img"), True),
+        ((AUTO,), "", "renamed", machine("/images/b.img", "/images/a.img"), True),
+        ((), machine("/a.img", "/b.img"), "renamed", machine("/b.img", "/c.img"), True),
+        ((AUTO,), machine("/images/a.img"), "vm1", machine("/mounted/elsewhere/a.img"), True),
+        ((), "", "vm1", machine("/images/x.img"), True),
+        ((OWN,), "", "other", machine(lease="another"), False),
+        ((OWN,), "", "other", machine("/images/x.img"), False),
+        ((OWN,), "", "other", machine(), False),
+        ((AUTO,), "", "other", machine("/images/x.img"), False),
+        ((AUTO,), "", "vm1", machine("/images/x.img"), False),
+        ((AUTO,), machine("/one/disk.img"), "other", machine("/two/disk.img"), False),
+        ((), machine("/a.img"), "other", machine("/b.img"), False),
+        ((), "", "other", machine("/images/x.img"), False),
+    ],
+)
+@pytest.mark.parametrize("action", ["poweroff", "restart"])
+def test_a_uuid_that_another_machine_has_now(
+    tmp_path: Path, action: str, leases: Any, noted: str, name: str, now: str, same: bool
+) -> None:
+    scene = Scene(tmp_path, action, leases=leases, xml=noted)
+    # As the helper notes it of any domain; recovery has not seen it yet.
+    scene.world.name, scene.world.xml = name, now
+    scene.world.persistent = not noted
+    scene.world.known = True
+    finding = scene.visit(ready=False)
+    assert finding.verdict is (Verdict.WAIT if same else Verdict.DROPPED), finding.text
+    if not same:
+        assert "UUID" in finding.text
+        assert f"virsh start {name}" in finding.text
+    assert scene.world.started == 0
+
+
+# A lease that has moved
+
+
+def conf(path: str, name: str = "LS") -> Lockspace:
+    return Lockspace(name, 1, path, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("default", "xml", "now"),
+    [
+        (conf("/new/LS"), "", "/new/disk"),
+        (None, "<lease><lockspace>LS</lockspace><key>disk</key><target path='/x/y'/></lease>", "/x/y"),
+        (None, "", "/joined/disk"),
+    ],
+)
+def test_a_lease_is_found_again(tmp_path: Path, default: Any, xml: str, now: str) -> None:
+    scene = Scene(tmp_path, "poweroff")
+    scene.world.lease_path = now
+    scene.world.xml = f"<domain><devices>{xml}</devices></domain>"
+    joined = conf("/joined/LS")
+    scene.world.lockspaces = lambda: {"LS": (joined, JOINED)}  # type: ignore[method-assign]
+    comeback = scene.comeback()
+    comeback._default_lockspace = lambda: default
+    assert comeback.visit(scene.record, ready=True).verdict is Verdict.DONE
+
+
+def test_a_lease_that_is_nowhere_is_reported_with_a_remedy(off: Scene) -> None:
+    off.world.lease_path = "/gone"
+    finding = off.visit()
+    assert finding.verdict is Verdict.AGAIN
+    assert "/storage/disk (there is no such file" in finding.text
+    assert (
+        "bring its storage back to /storage/disk, or start the domain by hand: virsh start vm1"
+        in finding.text
+    )
+    assert off.world.started == 0
+
+
+def test_a_place_that_does_not_answer_is_not_passed_over(off: Scene) -> None:
+    """Where libvirt has the lease now there is an error: an old copy elsewhere says nothing."""
+    off.world.lease_path = "/storage/disk"
+    off.world.path_errors["/new/disk"] = errno.EIO
+    comeback = off.comeback()
+    comeback._default_lockspace = lambda: conf("/new/LS")
+    finding = comeback.visit(off.record, ready=True)
+    assert (finding.verdict, "input or output error" in finding.text) == (Verdict.AGAIN, True)
+    assert off.world.started == 0
+
+
+def test_a_paused_domain_whose_lease_has_moved(paused: Scene) -> None:
+    """libvirt takes it where it was: see lease_places."""
+    paused.world.lease_path = "/new/disk"
+    comeback = paused.comeback()
+    comeback._default_lockspace = lambda: conf("/new/LS")
+    finding = comeback.visit(paused.record, ready=True)
+    assert finding.verdict is Verdict.AGAIN
+    assert "is at /new/disk now, and libvirt takes it at /storage/disk" in finding.text
+    assert "make /storage/disk lead to it again, or destroy and start the domain" in finding.text
+    assert paused.world.resumed == 0
+
+
+@pytest.mark.parametrize(
+    "uuid", ["vm1", "", UUID.replace("-", ""), f"{{{UUID}}}", f"urn:uuid:{UUID}", "\udcff"]
+)
+def test_a_uuid_that_is_none(off: Scene, uuid: str) -> None:
+    off.record.uuid = uuid
+    finding = off.comeback().visit(off.record, ready=True)
+    assert (finding.verdict, "is no UUID" in finding.text) == (Verdict.UNUSABLE, True)
 
 
 # By hand, or at another host's request
