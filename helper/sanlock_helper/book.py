@@ -106,6 +106,13 @@ class Book:
             place = self._place(record)
             return place is not None and place.remove(record.uuid)
 
+    def set_aside(self, record: Record, why: str) -> None:
+        """Move RECORD out of the way, for WHY, and report that; one that is gone, or newer, stays."""
+        with self._locked():
+            place = self._place(record)
+            if place is not None:
+                self._set_aside(place, record.uuid, why)
+
     def forget(self, uuid: str) -> bool:
         """Remove whatever there is of domain UUID; False when there was nothing."""
         with self._locked():

@@ -10,7 +10,6 @@ more after the resume.  Changed, unknown or unreadable is no.
 from __future__ import annotations
 
 import contextlib
-import errno
 import uuid
 from enum import Enum
 from typing import Any, Callable, NamedTuple
@@ -25,7 +24,7 @@ from .domain_log import last_end
 from .domain_state import RUNNING_STATES, describe, ends_by_itself, is_administrators_pause, state_name
 from .errors import FinalError, HelperError, PassingError
 from .leases import Lease, Lockspace
-from .lockspaces import Sanlock, SanlockFailure
+from .lockspaces import NOT_THERE, Sanlock, SanlockFailure
 from .notes import boot_id
 from .qemu_sanlock_conf import auto_lockspace
 from .record import Record
@@ -39,15 +38,6 @@ PROCESS_SECONDS = 120.0
 _BEGUN = ("starting", "resuming")
 
 _OFF = -1
-
-# sanlock's errors for a place where the lease is not: no such file or device, something else is there, or
-# nothing.
-_NOT_THERE = frozenset(
-    (
-        -errno.ENOENT, -errno.ENOTDIR, -errno.ENODEV, -errno.ENXIO, -errno.ELOOP, -errno.EISDIR,
-        -223, -226, -227,
-    )
-)  # fmt: skip
 
 # libvirt's words for the end of a run that nobody wished for.  "failed" is a start that was wanted, and
 # refused.
@@ -297,7 +287,7 @@ class Comeback:
                 return there, self._sanlock.version(there)
             except SanlockFailure as error:
                 # Where storage is that does not answer, no other place counts.
-                if error.number not in _NOT_THERE:
+                if error.number not in NOT_THERE:
                     raise
                 tried.append(f"{there.path} ({error.why})")
         raise PassingError(
@@ -401,7 +391,7 @@ class Comeback:
 
         libvirt takes the leases of a paused domain where they were when it was paused.
         """
-        if error.number in _NOT_THERE:
+        if error.number in NOT_THERE:
             for lease in record.leases:
                 with contextlib.suppress(HelperError):
                     there, _ = self._find(lease, record, domain.XMLDesc(0))

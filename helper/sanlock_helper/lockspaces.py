@@ -21,6 +21,15 @@ except ImportError:
 
 JOINED, JOINING, LEAVING, FAILING, ABSENT = "joined", "joining", "leaving", "failing", "absent"
 
+# sanlock's errors for a place where no such lease or lockspace is: no file or device, or something else is
+# there.
+NOT_THERE = frozenset(
+    (
+        -errno.ENOENT, -errno.ENOTDIR, -errno.ENODEV, -errno.ENXIO, -errno.ELOOP, -errno.EISDIR,
+        -223, -226, -227,
+    )
+)  # fmt: skip
+
 
 class SanlockFailure(PassingError):
     """sanlock refused; number is its error, negative, 0 when it could not be asked at all."""

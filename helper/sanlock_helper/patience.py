@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import threading
 from _queue import Empty, SimpleQueue
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, Generic, TypeVar
 
 from .errors import PassingError
 
 T = TypeVar("T")
+
+_SANLOCK_HANGS = "see sanlock client status, and journalctl -u sanlock"
 
 
 def within(seconds: float, what: str, call: Callable[[], T]) -> T:
@@ -35,3 +37,26 @@ def within(seconds: float, what: str, call: Callable[[], T]) -> T:
         raise value
     answer: T = value
     return answer
+
+
+class OneAtATime(Generic[T]):
+    """A call that is made again and again, and never again while an earlier one has not returned."""
+
+    def __init__(self, call: Callable[[], T], seconds: float) -> None:
+        """Each CALL is waited for SECONDS at most."""
+        self._call = call
+        self._seconds = seconds
+        self._hangs = threading.Event()
+
+    def __call__(self) -> T:
+        """What the call returns or raises; PassingError when it does not, or an earlier one still has not."""
+        if self._hangs.is_set():
+            raise PassingError("ask sanlock", "it has not answered the last question yet", _SANLOCK_HANGS)
+        self._hangs.set()
+        return within(self._seconds, "ask sanlock", self._run)
+
+    def _run(self) -> T:
+        try:
+            return self._call()
+        finally:
+            self._hangs.clear()

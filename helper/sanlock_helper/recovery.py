@@ -15,7 +15,9 @@ from .comeback import Comeback, Finding, Verdict
 from .errors import FinalError, HelperError
 from .journal import Journal
 from .leases import Lockspace
-from .lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, Sanlock
+from .lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, NOT_THERE, Sanlock, SanlockFailure
+from .patience import OneAtATime
+from .qemu_sanlock_conf import LOCKSPACE
 from .record import Record
 
 FIRST_DELAY = 1.0
@@ -30,8 +32,15 @@ LOOK_SECONDS = 10.0
 TICK = 0.5
 # The same reason is told again after so many seconds.
 REPEAT_SECONDS = 600.0
-# How long one pass waits for sanlock to leave a lost lockspace, or to renew a failing one.
+# How long one pass waits for sanlock to leave a lost lockspace, or to renew a failing one; and, when nothing
+# is answered any more, for the next answer.
 PASS_SECONDS = 30.0
+# A visit or a look that takes longer hangs: it goes on by itself, and the others no longer wait for it.
+HANG_SECONDS = 30.0
+SANLOCK_SECONDS = 10.0
+# sanlock takes so long at most to join a lockspace that another host may still use (io_timeout 10 s): 14 of
+# them.
+JOIN_SECONDS = 180.0
 
 # sanlock's transitions in words; it takes part in them by itself, and joining waits for their end.
 _STATES = {
@@ -77,6 +86,7 @@ class Door:
         self.next_try = now
         self.tries = 0
         self.joining = False
+        self.join_began = now
         self.failures = 0
         self.state = ABSENT
         self.text = ""
@@ -112,10 +122,12 @@ class Recovery:
         clock: Callable[[], float] = time.monotonic,
         start_thread: StartThread = _thread.start_new_thread,
         answers: Any = None,
+        before_join: Callable[[Lockspace], None] = lambda lockspace: None,
     ) -> None:
         """DEFAULT_LOCKSPACE is what libvirt's configuration says.  SHOW gets what is waited for, each tick.
 
         CLOCK is monotonic; START_THREAD runs what may block, and its results come through ANSWERS.
+        BEFORE_JOIN does what must be done before a lockspace is joined; it raises HelperError when it cannot.
         """
         self._book = book
         self._comeback = comeback
@@ -126,31 +138,40 @@ class Recovery:
         self._clock = clock
         self._start_thread = start_thread
         self._answers = answers or SimpleQueue()
+        self._before_join = before_join
+        self._look_at_sanlock = OneAtATime(sanlock.lockspaces, SANLOCK_SECONDS)
         self._cases: dict[str, Case] = {}
         self._doors: dict[str, Door] = {}
         # The names of those that stay as they are, by the reason.
         self._left: dict[str, list[str]] = {}
-        self._visiting = 0
+        # Of whom a visit is under way and waited for: not those that hang.
+        self._visits: set[Case] = set()
+        self._answered_at = 0.0
 
     def run(self, wait: bool) -> bool:
         """Work until nothing is left, or without WAIT until all was tried once; True when nothing is left.
 
         A record that was refused is left to the administrator, and not waited for.
         """
-        start = self._clock()
+        self._answered_at = self._clock()
+        start = self._answered_at
         while True:
             self._gather()
             self._look_at_doors()
+            self._count_out_hanging()
             self._visit_due()
             self._tell_left()
             self._show(self.lines())
             waiting = [case for case in self._cases.values() if case.record.mark != "refused"]
-            visiting = any(case.visiting for case in self._cases.values())
-            if not visiting and not waiting:
+            if not waiting and not any(case in self._visits for case in self._cases.values()):
                 return not self._cases
             if not wait and self._tried_all(waiting, start):
                 return False
             self._collect()
+
+    @property
+    def _visiting(self) -> int:
+        return len(self._visits)
 
     def lines(self) -> list[str]:
         """What is waited for, a line each, for a person."""
@@ -199,16 +220,22 @@ class Recovery:
             names = {default.name} if default else set()
         return names
 
-    def _definition(self, name: str) -> Lockspace | None:
-        """How lockspace NAME is joined: as libvirt is configured now, else as it was."""
+    def _definitions(self, name: str) -> list[Lockspace]:
+        """How lockspace NAME may be joined: as libvirt is configured now, else as the newest records have it.
+
+        libvirt's own is never joined elsewhere: an old copy of it would be no protection against other hosts.
+        """
         default = self._default_lockspace()
         if default is not None and default.name == name:
-            return default
-        for case in self._cases.values():
-            for lockspace in case.record.lockspaces:
-                if lockspace.name == name:
-                    return lockspace
-        return None
+            return [default]
+        records = sorted((case.record for case in self._cases.values()), key=lambda record: -record.time)
+        found = {
+            (lockspace.host_id, lockspace.path, lockspace.offset): lockspace
+            for record in records
+            for lockspace in record.lockspaces
+            if lockspace.name == name
+        }
+        return list(found.values())
 
     def _look_at_doors(self) -> None:
         wanted = {
@@ -220,7 +247,7 @@ class Recovery:
         if not wanted:
             return
         try:
-            found = self._sanlock.lockspaces()
+            found = self._look_at_sanlock()
             why = ""
         except HelperError as error:
             found, why = {}, str(error)
@@ -239,11 +266,14 @@ class Recovery:
                 self._join(name, door)
 
     def _join(self, name: str, door: Door) -> None:
-        lockspace = self._definition(name)
-        if lockspace is None:
-            self._door_failed(name, door, "nobody knows where it is; join it by hand: sanlock add_lockspace")
+        definitions = self._definitions(name)
+        if not definitions:
+            self._door_failed(name, door, f"nobody knows where it is; {_by_hand(name)}")
             return
+        # Records that disagree, as after a LUN got another path: each has its turn.
+        lockspace = definitions[door.tries % len(definitions)]
         door.joining = True
+        door.join_began = self._clock()
         door.tries += 1
         self._start_thread(self._run_join, (name, lockspace))
 
@@ -251,7 +281,10 @@ class Recovery:
         """The thread that joins; it waits as long as sanlock does."""
         why = ""
         try:
+            self._before_join(lockspace)
             self._sanlock.join(lockspace)
+        except SanlockFailure as error:
+            why = f"{error}{_moved(lockspace) if error.number in NOT_THERE else ''}"
         except HelperError as error:
             why = str(error)
         except Exception as error:
@@ -259,6 +292,7 @@ class Recovery:
         self._answers.put(lambda: self._joined(name, why))
 
     def _joined(self, name: str, why: str) -> None:
+        self._answered_at = self._clock()
         door = self._doors[name]
         door.joining = False
         if why:
@@ -297,18 +331,29 @@ class Recovery:
                     continue
                 case.visiting = True
                 case.visit_began = now
-                self._visiting += 1
+                self._visits.add(case)
                 self._start_thread(self._run_visit, (case, now))
+
+    def _count_out_hanging(self) -> None:
+        """Go on without the visits that do not return: a domain that libvirtd hangs for costs that one."""
+        now = self._clock()
+        for case in list(self._visits):
+            if now - case.visit_began >= HANG_SECONDS:
+                self._visits.remove(case)
+                case.text = f"no answer from libvirtd or sanlock for {now - case.visit_began:.0f} s"
+                self._journal.warning(
+                    f"recover {case.record}: {case.text}; it is still waited for, the others are brought back"
+                )
 
     def _is_open(self, case: Case) -> bool:
         """Whether all lockspaces that the domain needs are joined."""
         return all(name in self._doors and self._doors[name].state == JOINED for name in self._needs(case))
 
     def _is_looking(self, now: float) -> bool:
-        return any(
-            case.visiting and not case.ready and now - case.visit_began < LOOK_SECONDS
-            for case in self._cases.values()
-        )
+        """Whether a look is under way that is waited for: less long, once one has hung."""
+        looks = [now - case.visit_began for case in self._cases.values() if case.visiting and not case.ready]
+        seconds = FIRST_DELAY if looks and max(looks) >= LOOK_SECONDS else LOOK_SECONDS
+        return any(look < seconds for look in looks)
 
     def _run_visit(self, case: Case, now: float) -> None:
         """The thread that visits one domain; it waits as long as libvirtd does."""
@@ -321,7 +366,8 @@ class Recovery:
 
     def _visited(self, case: Case, finding: Finding) -> None:
         case.visiting = False
-        self._visiting -= 1
+        self._visits.discard(case)
+        self._answered_at = self._clock()
         case.text = finding.text
         case.waits = finding.verdict is Verdict.WAIT
         case.lockspaces = case.lockspaces | finding.lockspaces
@@ -334,6 +380,9 @@ class Recovery:
             self._again(case, finding, now)
         elif finding.verdict is Verdict.REFUSED:
             self._refuse(case, finding, now)
+        elif finding.verdict is Verdict.UNUSABLE:
+            self._book.set_aside(case.record, finding.text)
+            del self._cases[case.record.uuid]
         else:
             self._finish(case, finding, now)
 
@@ -404,13 +453,19 @@ class Recovery:
             timeout = 0
 
     def _tried_all(self, waiting: list[Case], start: float) -> bool:
-        """Whether every case was tried once, and every lockspace that is needed as well."""
-        if self._visiting or any(door.joining for door in self._doors.values()):
+        """Whether every case was tried once, and every lockspace that is needed; or nothing answers."""
+        now = self._clock()
+        if any(door.joining and now - door.join_began < JOIN_SECONDS for door in self._doors.values()):
             return False
-        if self._clock() - start > PASS_SECONDS:
+        if now - self._answered_at > PASS_SECONDS:
+            return True
+        if self._visiting:
+            return False
+        if now - start > PASS_SECONDS:
             return True
         return all(
-            case.failed_since is not None
+            (case.visiting and case not in self._visits)
+            or case.failed_since is not None
             or (case.waits and any(self._door_was_tried(name) for name in self._needs(case)))
             for case in waiting
         )
@@ -418,3 +473,16 @@ class Recovery:
     def _door_was_tried(self, name: str) -> bool:
         door = self._doors.get(name)
         return door is not None and door.state != JOINED and door.failures > 0
+
+
+def _moved(lockspace: Lockspace) -> str:
+    """What to do about a lockspace that is not at its path."""
+    configured = " or set disk_lease_dir in qemu-sanlock.conf," if lockspace.name == LOCKSPACE else ""
+    return (
+        f"; it is looked for at {lockspace.path}: bring its storage back there,{configured} or "
+        f"{_by_hand(lockspace.name, str(lockspace.host_id), lockspace.offset)}"
+    )
+
+
+def _by_hand(name: str, host_id: str = "HOST_ID", offset: int = 0) -> str:
+    return f"join it by hand: sanlock client add_lockspace -s {name}:{host_id}:PATH:{offset}"

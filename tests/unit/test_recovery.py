@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import threading
 from _queue import Empty
 from collections import deque
 from pathlib import Path
@@ -15,8 +16,10 @@ import pytest
 
 pytest.importorskip("libvirt")
 
+from sanlock_helper import recovery
 from sanlock_helper.book import Book
 from sanlock_helper.comeback import Finding, Verdict
+from sanlock_helper.errors import PassingError
 from sanlock_helper.leases import Lease, Lockspace
 from sanlock_helper.lockspaces import FAILING, JOINED, LEAVING, SanlockFailure
 from sanlock_helper.policy import PolicyError
@@ -52,6 +55,7 @@ class Host:
         self.most = self.most_looks = 0
         self.shown: list[list[str]] = []
         self.default: Lockspace | None = None
+        self.before_join: Callable[[Lockspace], None] = lambda lockspace: None
 
     def add(self, name: str, action: str = "poweroff", **changes: Any) -> Record:
         record = Record(name, name, "qemu:///system", action, time=self.now)
@@ -116,6 +120,7 @@ class Host:
             self,
             self.start,
             self,
+            self.before_join,
         )
         return self.recovery.run(wait)
 
@@ -254,6 +259,145 @@ def test_a_look_that_hangs_stops_nobody(host: Host) -> None:
     assert host.recover()
     assert any(line.startswith("recover b b: done after 1") for _, line in host.story.lines)
     assert 50 <= host.now < 52
+
+
+def test_many_that_hang_cost_themselves_alone(host: Host) -> None:
+    for number in range(20):
+        host.add(f"a{number:02}")
+    host.hung = {f"a{number:02}" for number in range(20)}
+    host.add("z")
+    host.at = [(400.0, lambda: [host.book.forget(name) for name in host.hung])]
+    assert host.recover()
+    (line,) = [line for _, line in host.story.lines if line.startswith("recover z z: done after")]
+    # Eight at a time hang, each for half a minute; the first looks one after the other.
+    assert float(line.split()[5]) <= 91
+    hanging = [line for level, line in host.story.lines if level == "warning"]
+    assert len(hanging) == len(
+        [line for line in hanging if "no answer from libvirtd or sanlock for 30 s" in line]
+    )
+    assert len(hanging) == 20
+
+
+@pytest.mark.parametrize("domains", [1, 30])
+def test_without_wait_a_libvirtd_that_hangs_is_no_reason_to_stay(host: Host, domains: int) -> None:
+    host.hung = {f"vm{number}" for number in range(domains)}
+    for name in host.hung:
+        host.add(name)
+    assert not host.recover(wait=False)
+    assert host.now <= 61
+    assert host.left() == host.hung
+
+
+def test_one_that_hangs_and_is_forgotten_is_not_waited_for(host: Host) -> None:
+    host.add("a")
+    host.hung = {"a"}
+    host.at = [(5.0, lambda: host.book.forget("a"))]
+    assert host.recover()
+    assert host.now < 7
+
+
+def test_a_visit_that_returns_after_all(host: Host) -> None:
+    host.add("a")
+    host.hung = {"a"}
+
+    def answer() -> None:
+        (case,) = host.recovery._cases.values()
+        host.put(lambda: host.recovery._visited(case, DONE))
+
+    host.at = [(100.0, answer)]
+    assert host.recover()
+    assert 100 <= host.now < 102
+    assert host.left() == set()
+
+
+def test_a_sanlock_that_hangs_is_no_reason_to_stay(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "SANLOCK_SECONDS", 0.1)
+    end = threading.Event()
+    monkeypatch.setattr(host, "lockspaces", end.wait)
+    host.add("vm1")
+    try:
+        assert not host.recover(wait=False)
+    finally:
+        end.set()
+    assert "no answer within 0.1 s" in host.story.text()
+    assert host.now <= 61
+
+
+def test_a_record_that_no_domain_can_have_is_set_aside(host: Host) -> None:
+    host.add("vm1")
+    host.add("vm2")
+    host.endings["vm1"] = lambda: Finding(Verdict.UNUSABLE, "'vm1' is no UUID")
+    assert host.recover()
+    assert host.left() == set()
+    (line,) = [line for level, line in host.story.lines if level == "error"]
+    assert "vm1.record is not used: 'vm1' is no UUID; set aside as " in line
+
+
+def test_a_lockspace_that_is_not_at_its_path(host: Host) -> None:
+    host.add("vm1")
+    host.state = None
+    monkey = SanlockFailure("join lockspace LS", errno.ENOENT)
+
+    def join(lockspace: Lockspace) -> None:
+        host.joins.append(host.now)
+        raise monkey
+
+    host.join = join  # type: ignore[method-assign]
+    assert not host.recover(wait=False)
+    assert "there is no such file" in host.story.text()
+    assert (
+        "it is looked for at /storage/LS: bring its storage back there, or join it by hand"
+        in host.story.text()
+    )
+    assert "sanlock client add_lockspace -s LS:1:PATH:0" in host.story.text()
+
+
+def test_records_that_disagree_about_a_lockspace(host: Host) -> None:
+    """A LUN got another path: the newest record first, then the others."""
+    places = [Lockspace("LS", 1, path, 0, 1) for path in ("/old", "/new", "/older")]
+    for number, (lockspace, time) in enumerate(zip(places, (20.0, 30.0, 10.0))):
+        host.add(f"vm{number}", lockspaces=(lockspace,), time=time)
+    host.state = None
+    tried: list[str] = []
+
+    def join(lockspace: Lockspace) -> None:
+        tried.append(lockspace.path)
+        if lockspace.path != "/older":
+            raise SanlockFailure("join", errno.ENOENT)
+        host.state = JOINED
+
+    host.join = join  # type: ignore[method-assign]
+    assert host.recover()
+    assert tried == ["/new", "/old", "/older"]
+
+
+def test_libvirts_own_lockspace_is_joined_where_it_is_configured(host: Host) -> None:
+    host.add("vm1", lockspaces=(Lockspace("LS", 1, "/an/old/copy", 0, 1),))
+    host.state, host.default = None, Lockspace("LS", 1, "/configured", 0, 1)
+    tried: list[str] = []
+
+    def join(lockspace: Lockspace) -> None:
+        tried.append(lockspace.path)
+        raise SanlockFailure("join", errno.ENOENT)
+
+    host.join = join  # type: ignore[method-assign]
+    host.at = [(60.0, lambda: host.book.forget("vm1"))]
+    assert host.recover()
+    assert set(tried) == {"/configured"}
+
+
+def test_what_must_be_done_before_a_lockspace_is_joined(host: Host) -> None:
+    host.add("vm1")
+    host.state = None
+
+    def before_join(lockspace: Lockspace) -> None:
+        if host.now < 20:
+            raise PassingError("look for paused jobs", "a dump is under way")
+
+    host.before_join = before_join
+    assert host.recover()
+    assert min(host.joins) >= 20
+    assert "a dump is under way; trying again" in host.story.text()
 
 
 def test_a_domain_that_the_helper_still_works_on_is_not_told(host: Host) -> None:
