@@ -82,6 +82,17 @@ class Book:
         except OSError as error:
             self._tell(f"recover {uuid}: {self._taken.file(uuid)} cannot be removed: {error}")
 
+    def add(self, record: Record) -> bool:
+        """Add a RECORD of recovery's own; False when its domain has one.
+
+        Raises OSError when it cannot be written.
+        """
+        with self._locked():
+            if record.uuid in self.look():
+                return False
+            self._taken.write(record)
+        return True
+
     def mark(self, record: Record, mark: str, why: str = "") -> bool:
         """Write down on disk what is about to be done with RECORD; False when the record is gone, or newer.
 

@@ -23,6 +23,7 @@ from ..instance import only_instance
 from ..journal import Journal
 from ..lockspaces import JOINED, Sanlock
 from ..patience import within
+from ..paused_jobs import PausedJobs
 from ..record import Record
 from ..recovery import Recovery
 from ..screen import Screen
@@ -101,6 +102,7 @@ def _recover(book: Book, journal: Journal, screen: Screen, wait: bool) -> int:
             journal,
             qemu_sanlock_conf.auto_lockspace,
             screen.show,
+            before_join=PausedJobs(connect, book, journal).settle,
         )
         done = recovery.run(wait)
         screen.show([])
@@ -160,7 +162,8 @@ def _resume_anyway(book: Book, journal: Journal, text: str, yes: bool) -> int:
         _ask(record)
     sanlock = Sanlock()
     comeback = Comeback(connect, sanlock, book)
-    within(2 * JOIN_SECONDS, "join the lockspaces", lambda: _join_all(sanlock, record))
+    jobs = PausedJobs(connect, book, journal)
+    within(2 * JOIN_SECONDS, "join the lockspaces", lambda: _join_all(sanlock, record, jobs))
     # Taken from the helper's directory, if it still is there, so that it can be marked.
     record = book.gather().get(record.uuid, record)
     finding = within(
@@ -189,13 +192,14 @@ def _ask(record: Record) -> None:
         raise FinalError(f"resume {record.name}", "not confirmed", "answer yes, or give --yes")
 
 
-def _join_all(sanlock: Sanlock, record: Record) -> None:
+def _join_all(sanlock: Sanlock, record: Record, jobs: PausedJobs) -> None:
     for lockspace in record.lockspaces:
         end = time.monotonic() + JOIN_SECONDS
         while sanlock.lockspaces().get(lockspace.name, (lockspace, ""))[1] != JOINED:
             if time.monotonic() > end:
                 raise FinalError(f"join lockspace {lockspace}", f"not joined within {JOIN_SECONDS:.0f} s")
             if lockspace.name not in sanlock.lockspaces():
+                jobs.settle(lockspace)
                 sanlock.join(lockspace)
             time.sleep(0.2)
 

@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The way back of domains in odd states: jobs under way, libvirtd away, other machines, moved leases."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+
+import pytest
+
+from sanlock_helper.leases import Lease, Lockspace
+from sanlock_helper.record import Record
+from sanlock_helper.records import Records
+from sanlock_helper.status_files import StatusFiles
+from tests.schemas import validated
+
+from .domains import Domain
+from .namespace import PYTHON
+from .recovery import (
+    COMMAND,
+    HELPER,
+    POLICY,
+    RUN_RECORDS,
+    URI,
+    command,
+    leave_lockspace,
+    lose,
+    lose_by_hand,
+    make_safe,
+    path_unit,
+    records,
+    recover,
+    wait_for_line,
+    wait_for_state,
+)
+from .stack import Stack
+from .storage import LEASES
+from .waiting import wait_for
+
+# Jobs that pause a domain
+
+
+SLOW_READER = """
+import sys, time
+with open(sys.argv[1], "rb", buffering=0) as fifo:
+    while fifo.read(int(sys.argv[2])):
+        time.sleep(0.1)
+"""
+
+HAS_JOB = """
+import libvirt, sys
+domain = libvirt.open(None).lookupByUUIDString(sys.argv[1])
+print(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+"""
+
+
+def has_job(stack: Stack, domain: Domain) -> bool:
+    return stack.run(PYTHON, "-c", HAS_JOB, domain.uuid).stdout == "True\n"
+
+
+def begin_slow_job(stack: Stack, domain: Domain, rate: int, *arguments: str) -> subprocess.Popen[str]:
+    """Begin the job of virsh's ARGUMENTS, with a target that takes RATE bytes in 0.1 s."""
+    target = f"/run/stack/{domain.name}.fifo"
+    stack.run("mkfifo", target)
+    stack.popen(PYTHON, "-c", SLOW_READER, target, str(rate))
+    job = stack.popen("virsh", *arguments, domain.uuid, target)
+    wait_for(lambda: domain.state().name == "paused", 10, "the job to pause the domain")
+    assert not domain.leases()
+    return job
+
+
+def test_a_dump_under_way_at_the_loss_does_not_let_its_domain_run_on(stack: Stack) -> None:
+    stack.install_helper(HELPER)
+    busy = stack.domain("busy", "pause", metadata=POLICY, memory_mib=256)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    stack.start_all([busy, held])
+    pid = busy.qemu_pid()
+    # Some 600 KB: longer than the loss takes.
+    begin_slow_job(stack, busy, 2500, "dump")
+    path_unit(stack)
+    lose(stack, 1)
+    assert (busy.state(), records(stack)) == (("paused", "dumping"), {held.uuid})
+    stack.storage.restore()
+    wait_for_state(held, "running", 60)
+    line = wait_for_line(
+        stack, f"recover busy {busy.uuid}: NOT DONE: it stays paused: it was paused (dumping)"
+    )
+    assert "virt-sanlock-helper recover --resume-anyway busy" in line
+    wait_for(lambda: not has_job(stack, busy), 10, "the end of the job")
+    time.sleep(2)
+    assert (busy.state().name, busy.qemu_pid()) == ("paused", pid)
+    assert records(stack) == {busy.uuid}
+    listed = validated(command(stack, "recover", "--list", "--json").stdout, "recover-list")
+    assert [(found["name"], found["state"]) for found in listed["records"]] == [("busy", "refused")]
+    result = command(stack, "recover", "--resume-anyway", "busy", "--yes")
+    assert (result.returncode, busy.state().name) == (0, "running"), result.stderr
+    assert len(busy.leases()) == 1
+    assert records(stack) == set()
+
+
+def test_a_save_under_way_at_the_loss_is_waited_for(stack: Stack) -> None:
+    """QEMU has written all of it when the abort comes, so that it ends as it was meant to."""
+    busy = stack.domain("busy", "pause", metadata=POLICY, memory_mib=256)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    stack.start_all([busy, held])
+    begin_slow_job(stack, busy, 5000, "save")
+    make_safe(stack, held)
+    leave_lockspace(stack)
+    waiting = recover(stack)
+    wait_for_state(held, "running", 60)
+    assert busy.state() == ("shut off", "saved")
+    assert waiting.wait(10) == 0
+
+
+def test_a_job_that_does_not_end_keeps_the_lockspace_out(stack: Stack) -> None:
+    """Its target hangs, and so does the abort; the others come back when the administrator has decided."""
+    busy = stack.domain("busy", "pause", metadata=POLICY)
+    off = stack.domain("off", "poweroff", metadata=POLICY)
+    stack.start_all([busy, off])
+    stack.run("mkfifo", "/run/stack/fifo")
+    stack.popen("sh", "-c", "exec 3</run/stack/fifo; sleep 1000")
+    stack.popen("virsh", "dump", "--memory-only", busy.uuid, "/run/stack/fifo")
+    wait_for(lambda: busy.state().reason == "dumping", 10, "the job to pause the domain")
+    make_safe(stack, off)
+    leave_lockspace(stack)
+    result = command(stack, "recover")
+    assert result.returncode == 1
+    assert "domain busy: it is paused (dumping), which does not end" in result.stderr
+    assert "virsh destroy busy lets the others come back" in result.stderr
+    assert stack.lockspaces() == []
+    busy.destroy()
+    result = command(stack, "recover")
+    assert (result.returncode, off.state().name) == (0, "running"), result.stderr
+
+
+# libvirtd away
+
+
+def note(stack: Stack, domain: Domain, action: str) -> None:
+    """Write the record that the helper writes without libvirtd: from the status file and from sanlock."""
+    status = StatusFiles(str(stack.path("/run/libvirt/qemu"))).find(domain.uuid)
+    assert status is not None
+    (lockspace,) = stack.lockspaces()
+    start = int(stack.run("cat", f"/proc/{status.pid}/stat").stdout.rpartition(")")[2].split()[19])
+    record = Record(status.uuid, status.name, URI, action, run=status.id, pid=status.pid, pid_start=start)
+    record.boot = stack.run("cat", "/proc/sys/kernel/random/boot_id").stdout.strip()
+    record.time = time.time()
+    record.lockspaces = (
+        Lockspace(lockspace.name, lockspace.host_id, lockspace.path, lockspace.offset, stack.io_timeout),
+    )
+    record.leases = tuple(
+        Lease(lease.lockspace, lease.resource, lease.version, lease.path, lease.offset)
+        for lease in stack.leases()
+        if lease.pid == status.pid
+    )
+    assert record.leases
+    record.xml = status.xml
+    Records(str(stack.path(RUN_RECORDS))).write(record)
+
+
+def test_what_sanlock_killed_while_libvirtd_was_away(stack: Stack) -> None:
+    off = stack.domain("off", "poweroff", metadata=POLICY)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    passing = stack.domain("passing", "pause", transient=True, metadata=POLICY)
+    unwanted = stack.domain("unwanted", "pause", transient=True)
+    killed = [off, held, passing, unwanted]
+    destroyed = stack.domain("destroyed", "pause", metadata=POLICY)
+    ended = stack.domain("ended", "pause", transient=True, metadata=POLICY)
+    stack.start_all([*killed, destroyed, ended])
+    for domain in (*killed, destroyed, ended):
+        note(stack, domain, domain.on_lockfailure)
+    # Paused by the helper, and ended by the administrator since.
+    for domain in (destroyed, ended):
+        domain.suspend()
+        domain.destroy()
+    stack.libvirtd.stop()
+    for domain in killed:
+        pid = domain.qemu_pid()
+        assert pid is not None
+        stack.signal(pid, signal.SIGKILL)
+    wait_for(lambda: not stack.leases(), 10, "sanlock to see the processes end")
+    leave_lockspace(stack)
+    stack.libvirtd.start()
+    result = command(stack, "recover")
+    assert result.returncode == 0, result.stderr
+    states = {domain.name: domain.state().name for domain in (*killed, destroyed, ended)}
+    assert states == {
+        "off": "running",
+        "held": "running",
+        "passing": "running",
+        "unwanted": "absent",
+        "destroyed": "shut off",
+        "ended": "absent",
+    }, result.stderr
+    for domain in (off, held, passing):
+        assert len(domain.leases()) == 1
+    for name in ("destroyed", "ended"):
+        wait_for_line(stack, f"recover {name} ", "dropped: it was paused, and was powered off since")
+    assert records(stack) == set()
+
+
+def test_a_persistent_domain_that_is_undefined_later_stays_undefined(stack: Stack) -> None:
+    held = stack.domain("held", "pause", metadata=POLICY).start()
+    note(stack, held, "pause")
+    make = held.qemu_pid()
+    held.suspend()
+    leave_lockspace(stack)
+    stack.storage.fail()
+    # Seen once as a persistent one, while its lockspace cannot be joined.
+    assert command(stack, "recover").returncode == 1
+    assert held.qemu_pid() == make
+    held.destroy()
+    held.undefine()
+    stack.storage.restore()
+    command(stack, "recover")
+    assert held.state().name == "absent"
+    assert records(stack) == set()
+
+
+def test_a_libvirtd_that_hangs_is_not_waited_for_without_end(stack: Stack) -> None:
+    held = stack.domain("held", "pause", metadata=POLICY).start()
+    make_safe(stack, held)
+    leave_lockspace(stack)
+    pid = stack.libvirtd.pid()
+    stack.signal(pid, signal.SIGSTOP)
+    try:
+        start = time.monotonic()
+        result = command(stack, "recover")
+        assert result.returncode == 1
+        assert time.monotonic() - start < 50
+        result = command(stack, "recover", "--forget", "another")
+        assert (result.returncode, "no answer within 10 s" in result.stderr) == (1, True)
+        result = command(stack, "policy", "held")
+        assert (result.returncode, "no answer within 10 s" in result.stderr) == (1, True)
+    finally:
+        stack.signal(pid, signal.SIGCONT)
+    result = command(stack, "recover")
+    assert (result.returncode, held.state().name) == (0, "running"), result.stderr
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["R&D", "a b", "x&amp;y", 'q"<'])
+def test_a_name_that_libvirt_escapes(stack: Stack, name: str) -> None:
+    off = stack.domain(name, "poweroff", metadata=POLICY)
+    held = stack.domain(f"{name}2", "pause", metadata=POLICY)
+    for number, domain in enumerate((off, held)):
+        path = f"/run/stack/{number}"
+        stack.path(path).write_text(domain.xml)
+        stack.run("virsh", "define", path)
+        domain.start()
+        note(stack, domain, domain.on_lockfailure)
+    # The helper has tests of its own.
+    off.destroy()
+    held.suspend()
+    leave_lockspace(stack)
+    result = command(stack, "recover")
+    assert (off.state().name, held.state().name) == ("running", "running"), result.stderr
+    assert "sanlock was restarted" not in result.stderr
+    assert result.stderr.count("verified running, 1 lease held") == 2
+
+
+# Another machine
+
+
+def test_a_uuid_that_another_machine_has_now(stack: Stack) -> None:
+    old = stack.domain("old", "poweroff", metadata=POLICY)
+    renamed = stack.domain("renamed", "poweroff", metadata=POLICY)
+    plugged = stack.domain("plugged", "poweroff", metadata=POLICY)
+    domains = [old, renamed, plugged]
+    stack.start_all(domains)
+    lose_by_hand(stack, domains)
+    old.undefine()
+    other = stack.domain("other", "poweroff", metadata=POLICY)
+    other.xml = other.xml.replace(other.uuid, old.uuid)
+    stack.path(other.xml_path).write_text(other.xml)
+    other.define()
+    stack.virsh("domrename", "renamed", "newname")
+    stack.virsh("attach-disk", "plugged", stack.storage.disk("more.img"), "vdb", "--config")
+    result = command(stack, "recover")
+    assert result.returncode == 0, result.stderr
+    states = {uuid: stack.virsh("domstate", uuid).strip() for uuid in (old.uuid, renamed.uuid, plugged.uuid)}
+    assert states == {old.uuid: "shut off", renamed.uuid: "running", plugged.uuid: "running"}
+    line = wait_for_line(
+        stack, f"recover old {old.uuid}: dropped: not started: its name was 'old' and is 'other'"
+    )
+    assert "another machine may have its UUID" in line
+
+
+# Leases that have moved
+
+
+def test_leases_that_have_moved(stack: Stack) -> None:
+    off = stack.domain("off", "poweroff", metadata=POLICY)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    stack.start_all([off, held])
+    for domain in (off, held):
+        make_safe(stack, domain)
+    leave_lockspace(stack)
+    # The storage is mounted elsewhere, and libvirt is configured for it.
+    new = f"{LEASES}-new"
+    stack.run("mkdir", new)
+    stack.run("sh", "-c", f"mv {LEASES}/* {new}/")
+    conf = stack.path("/etc/libvirt/qemu-sanlock.conf")
+    conf.write_text(conf.read_text().replace(f'"{LEASES}"', f'"{new}"'))
+    # What libvirtd goes by is what it read when it started.
+    stack.libvirtd.restart()
+    result = command(stack, "recover")
+    assert result.returncode == 1
+    lease = wait_for_line(stack, f"recover held {held.uuid}: ", "it stays paused")
+    assert f" is at {new}/" in lease
+    assert f"libvirt takes it at {LEASES}/" in lease
+    assert (off.state().name, held.state().name) == ("running", "paused"), result.stderr
+    # What the line says helps.
+    stack.run("sh", "-c", f"rmdir {LEASES} && ln -s {new} {LEASES}")
+    result = command(stack, "recover")
+    assert (result.returncode, held.state().name) == (0, "running"), result.stderr
+
+
+# Another user
+
+
+def test_list_as_another_user(stack: Stack) -> None:
+    held = stack.domain("held", "pause", metadata=POLICY).start()
+    make_safe(stack, held)
+    # Where the checkout is for root alone, its copy is not.
+    top = COMMAND.parents[1]
+    stack.run("sh", "-c", f"cp -r {top}/helper {top}/auth /tmp/ && chmod -R a+rX /tmp/helper /tmp/auth")
+    for arguments in (["--list"], ["--list", "--json"], ["--forget", "held"], ["--resume-anyway", "held"]):
+        result = stack.run(
+            "setpriv", "--reuid", "65534", "--clear-groups", "/tmp/helper/virt-sanlock-helper", "recover",
+            *arguments, check=False,
+        )  # fmt: skip
+        assert result.returncode == 1
+        assert "Permission denied (run this as root)" in result.stderr
+    assert records(stack) == {held.uuid}
