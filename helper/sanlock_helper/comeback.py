@@ -269,15 +269,14 @@ class Comeback:
 
     def _check_before_start(self, lease: Lease, domain: Any, record: Record) -> None:
         """Drop a domain that runs on another host, or ran since it was made safe."""
-        there = lease
-        if record.action != "restart" and record.mark not in _BEGUN:
-            xml = record.xml if domain is None else domain.XMLDesc(0)
-            there, now = self._find(lease, record, xml)
-            if now != lease.version:
-                raise DropError(
-                    f"it ran since: its lease {lease} was version {lease.version} and is {now} now"
-                )
+        if record.action == "restart" or record.mark in _BEGUN:
+            self._refuse_other_holders(lease, before_start=True)
+            return
+        xml = record.xml if domain is None else domain.XMLDesc(0)
+        there, now = self._find(lease, record, xml)
         self._refuse_other_holders(there, before_start=True)
+        if now != lease.version:
+            raise DropError(f"it ran since: its lease {lease} was version {lease.version} and is {now} now")
 
     def _find(self, lease: Lease, record: Record, xml: str) -> tuple[Lease, int]:
         """LEASE where it is on storage now, and its version there; PassingError when it cannot be read."""
