@@ -22,12 +22,10 @@ VERSION = 2
 # the program, which an update may have replaced during an outage.
 VERSIONS = ("1", "2")
 
-# 31 December 9999: no later time has a date (localtime(3)).
-_LAST_TIME = 253402300799.0
-
 # The lengths that sanlock takes (SANLK_NAME_LEN and SANLK_PATH_LEN of its src/sanlock.h), and the ranges of
 # its and libvirt's C types.
 _NAME_BYTES, _PATH_BYTES = 48, 1024
+_INFINITE = float("inf")
 _INT, _UINT, _LONG, _ULONG = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
 
 # What recovery was about to do when it wrote the record last, or that it will not do it.
@@ -172,7 +170,7 @@ def _record(lines: list[list[str]], has_generations: bool) -> Record:
         setattr(record, key, int(fields.pop(key)))
     record.time = float(fields.pop("time"))
     # Not a number is equal to nothing, itself included: such a record would be a new one at each look.
-    if not 0 <= record.time <= _LAST_TIME:
+    if not 0 <= record.time < _INFINITE:
         raise ValueError(f"time {record.time!r}")
     record.lockspaces, record.leases = tuple(lockspaces), tuple(leases)
     if fields:
