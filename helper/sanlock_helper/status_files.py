@@ -81,16 +81,23 @@ class StatusFiles:
 
         A file that is none of libvirt's, or that cannot be read, is about no domain.
         """
-        names = [name for name, (_, known) in list(self._known.items()) if known == uuid]
-        found = [status for name in names if (status := self._read(name)) and status.uuid == uuid]
+        found = self._known_of(uuid)
         if not found:
             found = [status for status in self._changed() if status.uuid == uuid]
+        if not found:
+            # Another thread may have read it meanwhile: then it has not changed since.
+            found = self._known_of(uuid)
         return max(found, key=lambda status: status.written, default=None)
 
     def all(self) -> list[Status]:
         """The status of every running domain, by name."""
         found = [status for name in self._names() if (status := self._read(name))]
         return sorted(found, key=lambda status: status.name)
+
+    def _known_of(self, uuid: str) -> list[Status]:
+        """The files that were about domain UUID when they were read last, and still are."""
+        names = [name for name, (_, known) in list(self._known.items()) if known == uuid]
+        return [status for name in names if (status := self._read(name)) and status.uuid == uuid]
 
     def _changed(self) -> list[Status]:
         """The files that are new, or were written again since they were read."""

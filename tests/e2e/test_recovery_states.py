@@ -15,6 +15,7 @@ from sanlock_helper.records import Records
 from sanlock_helper.status_files import StatusFiles
 from tests.schemas import validated
 
+from .conftest import StackFactory
 from .domains import Domain
 from .namespace import PYTHON
 from .recovery import (
@@ -198,6 +199,34 @@ def test_what_sanlock_killed_while_libvirtd_was_away(stack: Stack) -> None:
     for name in ("destroyed", "ended"):
         wait_for_line(stack, f"recover {name} ", "dropped: it was paused, and was powered off since")
     assert records(stack) == set()
+
+
+def test_an_outage_without_libvirtd(stacks: StackFactory) -> None:
+    """All of it for real: the helper finds no libvirtd, sanlock kills, recovery starts."""
+    stack = stacks(grace=15)
+    stack.install_helper(HELPER)
+    off = stack.domain("off", "poweroff", metadata=POLICY)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    passing = stack.domain("passing", "pause", transient=True, metadata=POLICY)
+    unwanted = stack.domain("unwanted", "pause")
+    domains = [off, held, passing, unwanted]
+    stack.start_all(domains)
+    pids = {domain.qemu_pid() for domain in domains}
+    stack.libvirtd.stop()
+    stack.storage.fail()
+    wait_for(lambda: len(stack.sigkills()) == 4, 45, "sanlock to kill all four")
+    wait_for(lambda: not stack.lockspaces(), 20, "sanlock to leave the lockspace")
+    assert records(stack) == {domain.uuid for domain in domains}
+    path_unit(stack)
+    stack.storage.restore()
+    # libvirtd joins its lockspace when it starts; without one it does not start.
+    stack.libvirtd.start()
+    for domain in (off, held, passing):
+        wait_for_state(domain, "running", 40)
+        assert len(domain.leases()) == 1
+        assert domain.qemu_pid() not in pids
+    wait_for(lambda: not records(stack), 20, "the end of all records")
+    assert unwanted.state() == ("shut off", "crashed")
 
 
 def test_a_persistent_domain_that_is_undefined_later_stays_undefined(stack: Stack) -> None:

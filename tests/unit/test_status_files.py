@@ -132,6 +132,22 @@ def test_the_newest_of_two_files_counts(tmp_path: Path) -> None:
     assert status.pid == 2
 
 
+def test_a_file_that_another_thread_reads_at_the_same_time_is_found(tmp_path: Path) -> None:
+    """Between the look at what is known and the look for what has changed."""
+    for name, uuid in (("a", UUID), ("b", OTHER)):
+        (tmp_path / f"{name}.xml").write_bytes(status_xml(name, uuid))
+    files = StatusFiles(str(tmp_path))
+    real = files._names
+
+    def interleave() -> list[str]:
+        files._names = real  # type: ignore[method-assign]
+        assert files.find(OTHER) is not None
+        return real()
+
+    files._names = interleave  # type: ignore[method-assign]
+    assert files.find(UUID) is not None
+
+
 def test_300_files_are_not_all_read_for_each_domain(tmp_path: Path) -> None:
     uuids = [f"00000000-0000-0000-0000-{number:012d}" for number in range(300)]
     for uuid in uuids:
