@@ -10,8 +10,6 @@ from typing import Any, Callable
 
 from .errors import FinalError, PassingError
 
-# libvirt's QEMU driver keeps a pid file per running domain there (src/qemu/qemu_process.c, stateDir).
-QEMU_STATE_DIR = "/run/libvirt/qemu"
 SANLOCK_RUN_DIR = "/run/sanlock"
 
 BUSY_TRIES = 25
@@ -30,8 +28,6 @@ class LeasesUnknownError(Exception):
     def __init__(self, why: str, absent: bool = False) -> None:
         super().__init__(why)
         self.absent = absent
-
-    absent = False
 
 
 class Lease:
@@ -80,16 +76,6 @@ class Lockspace:
 
     def __str__(self) -> str:
         return _printable(self.name)
-
-
-def qemu_pid(name: str, state_dir: str = QEMU_STATE_DIR) -> int | None:
-    """The process id of the running domain NAME, or None when libvirt keeps no pid file of it."""
-    try:
-        # Bytes: a codec would be looked up on the disk.
-        with open(f"{state_dir}/{name}.pid", "rb") as pid_file:
-            return int(pid_file.read(16))
-    except (OSError, ValueError):
-        return None
 
 
 def load() -> Any:
