@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from _queue import Empty, SimpleQueue
 from collections import deque
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any, Callable
 
 from .actions import ACTIONS, Outcome, Progress, Try
@@ -20,10 +20,11 @@ from .errors import FinalError, GivenUpError, HelperError, PassingError
 from .journal import Journal
 from .local_domains import LocalDomains
 from .notes import Notes
+from .odd_files import OddFiles
 from .preparation import prepare
 from .processes import is_local
 from .requests import Receipt, Request, Requests
-from .spool import DONE, TELLING, SpoolError
+from .spool import DONE, RUNTIME_DIR, TELLING, SpoolError, is_request
 from .turns import AHEAD, IN_FLIGHT, Turns
 from .workers import Workers
 
@@ -44,6 +45,18 @@ LINGER_SECONDS = 0.3
 
 # Domains that are named, and their records written, at a time.
 PREPARED_AT_ONCE = 4
+
+# A wait that takes so much longer than asked for was no wait: the process was stopped.
+OVERSLEPT_SECONDS = 1.0
+
+# How long an answer may take that came while the process was stopped.
+MOMENT_SECONDS = 0.5
+
+# So many files that are no requests are moved out of the spool at a time.
+ODD_AT_ONCE = 100
+
+# A START that is further in the future is no reading of the clock, and would never come to its end.
+AHEAD_SECONDS = 10.0
 
 # What a try found, by its thread; without a try, the case that is prepared.
 Answers = SimpleQueue["tuple[Running | None, Any]"]
@@ -91,6 +104,8 @@ class Agent:
         self._requests: Requests | None = None
         # Files of the spool that were seen, and when the spool was looked at last.
         self._known: set[str] = set()
+        self._odd_files = OddFiles(journal, clock)
+        self._obstacle = ""
         self._looked_at = float("-inf")
         # When each domain's last action was over, and how.
         self._ended: dict[tuple[str, str, str], tuple[float, bool]] = {}
@@ -112,10 +127,14 @@ class Agent:
         The caller holds the spool's lock.
         """
         self._requests = requests
+        self._known.update(requests.ignored)
         requests.sweep(self._clock())
-        while self._fetch() or self._lingers():
+        while requests.show_life():
+            if not self._fetch() and not self._lingers():
+                self._journal.flush()
+                return
             self._step(POLL_SECONDS)
-        self._journal.flush()
+        self._withdraw()
 
     def reached(self, request: Request) -> bool | None:
         """Whether the goal of REQUEST was reached, None when this agent did not serve it."""
@@ -130,12 +149,34 @@ class Agent:
     def _fetch(self) -> bool:
         """Take what is new in the spool; True while there is something to do."""
         now = self._clock()
-        if self._requests is not None and now - self._looked_at >= POLL_SECONDS:
+        requests = self._requests
+        if requests is not None and now - self._looked_at >= POLL_SECONDS:
             self._looked_at = now
-            for name in self._requests.names(self._known):
+            names = requests.names(self._known)
+            odd = [name for name in names if not is_request(name)]
+            for name in names:
+                if is_request(name):
+                    self._known.add(name)
+                    self._read(requests, name)
+            # Last, and a few at a time: no virtual machine is behind them.
+            for name in odd[:ODD_AT_ONCE]:
                 self._known.add(name)
-                self._read(self._requests, name)
+                self._odd_files.move(requests, name, "its name is none")
+            if odd[ODD_AT_ONCE:] or self._odd_files.are_there(names):
+                return True
+            self._odd_files.report()
         return bool(self._cases.open)
+
+    def _withdraw(self) -> None:
+        """Leave all to the agent that took this one's place while this process was stopped, or hung."""
+        for case in self._cases.all():
+            if case.running is not None:
+                case.running.given_up = True
+        self._journal.warning(
+            "this process showed no sign of life for long, and another one serves in its place: "
+            f"it leaves its {self._cases.open} requests to that"
+        )
+        self._journal.flush()
 
     def _lingers(self) -> bool:
         return len(self._ended) > 1 and self._clock() - self._ended_at < LINGER_SECONDS
@@ -143,13 +184,25 @@ class Agent:
     def _read(self, requests: Requests, name: str) -> None:
         try:
             request = requests.read(name)
+            if request is not None and request.deadline.start > self._clock() + AHEAD_SECONDS:
+                raise SpoolError("it is not one of this program's: its START is in the future")
         except SpoolError as error:
-            self._journal.warning(f"{error}; it is removed")
-            requests.remove(name)
+            self._odd_files.move(requests, name, str(error))
             return
+        except OSError as error:
+            if self._odd_files.later(name, error):
+                self._known.discard(name)
+            return
+        self._odd_files.was_read(name)
         if request is None:
             return
-        if name.endswith((DONE, TELLING)):
+        if request.outcome is not None and not name.endswith((DONE, TELLING)):
+            # Its agent died, or could not rename it, right after it had noted the outcome.
+            done = requests.mark_done(name)
+            if done is None and name not in requests.ignored:
+                return  # it was logged, and is gone
+            name = done or name
+        if request.outcome is not None or name.endswith((DONE, TELLING)):
             self._tell_for_another(requests, name, request)
         else:
             self._take(request)
@@ -209,12 +262,24 @@ class Agent:
         receipt = None
         if self._requests is not None:
             done = self._requests.finish(request.name, level, line)
-            self._known.update((done, done[: -len(DONE)] + TELLING))
-            if not tell:
+            self._known.update((request.name + DONE, request.name + TELLING))
+            if done is not None and not tell:
                 self._requests.remove(done)
-            receipt = Receipt(self._requests, done)
+            elif done is not None:
+                receipt = Receipt(self._requests, done)
+            elif not self._requests.serves():
+                return  # it is another agent's by now
+            self._report_obstacle(self._requests.obstacle)
         if tell:
             self._journal.tell(level, line, receipt)
+
+    def _report_obstacle(self, why: str) -> None:
+        if why != self._obstacle:
+            self._obstacle = why
+            self._journal.warning(
+                f"{RUNTIME_DIR}/requests cannot be changed: {why}; what was served stays there, and may be "
+                f"served again (see lsattr -d {RUNTIME_DIR}/requests; findmnt -T {RUNTIME_DIR})"
+            )
 
     def _progress(self, request: Request) -> Progress:
         requests, name = self._requests, request.name
@@ -230,18 +295,42 @@ class Agent:
         """Start what can start, then wait for the next answer or timer, LONGEST seconds at most."""
         self._fill()
         waits = [] if longest is None else [longest]
+        now = self._clock()
         if self._timers:
-            waits.append(max(0.0, self._timers[0][0] - self._clock()))
+            waits.append(max(0.0, self._timers[0][0] - now))
+        timeout = min(waits, default=None)
         try:
-            running, answer = self._answers.get(timeout=min(waits, default=None))
+            running, answer = self._answers.get(timeout=timeout)
         except Empty:
+            self._overslept(self._clock() - now - (timeout or 0.0))
             while self._timers and self._timers[0][0] <= self._clock():
                 heappop(self._timers)[2]()
         else:
+            if self._requests is not None and not self._requests.show_life():
+                return
             if running is not None:
                 self._hear(running, answer)
             elif answer is not None:
                 self._prepared(answer)
+
+    def _overslept(self, seconds: float) -> None:
+        """A wait took so much longer than it should have: this process was stopped, or had no processor.
+
+        The threads of its tries were as well, so libvirtd's answers have not been waited for: each try gets
+        its time again, and one whose time is up a moment for an answer that is there already.
+        """
+        if seconds < OVERSLEPT_SECONDS:
+            return
+        now = self._clock()
+        for case in self._cases.all():
+            case.slept += seconds
+            if case.running is not None and case.running.timed_from < float("inf"):
+                self._time(case.running)
+        timers = []
+        for when, number, call in self._timers:
+            timers.append((max(when, now + MOMENT_SECONDS), number, call))
+        heapify(timers)
+        self._timers = timers
 
     def _fill(self) -> None:
         """Start what can start: pauses, then what is prepared, then further tries."""
@@ -323,7 +412,7 @@ class Agent:
                 handle,
                 request,
                 running.case.progress,
-                lambda: running.given_up,
+                lambda: running.given_up or not self._may_act(),
                 self._local if is_local(request.uri) else None,
                 self._notes,
                 lambda: self._await_turn(running),
@@ -340,6 +429,9 @@ class Agent:
             answer = PassingError("internal error", repr(error))
         self._connections.give_back(connection)
         self._answers.put((running, answer))
+
+    def _may_act(self) -> bool:
+        return self._requests is None or self._requests.may_act()
 
     def _await_turn(self, running: Running) -> bool:
         """The thread of a try that is prepared: return when it is its turn; whether that took long."""
@@ -403,6 +495,8 @@ class Agent:
 
     def _fail(self, case: Case, why: str) -> None:
         after = f"after {self._seconds(case)} at try {case.tries}"
+        if case.slept:
+            why += f" (this process was stopped, or had no processor, for {case.slept:.1f} s of that time)"
         if case.progress.safe:
             self._end(case, False, "error", f"NOT DONE {after}: the VM is safe (off), but: {why}")
         else:

@@ -20,7 +20,7 @@ from .requests import Request
 class Case:
     """One action on one domain, and the requests that asked for it."""
 
-    __slots__ = ("done", "progress", "reached", "requests", "running", "told", "told_at", "tries")
+    __slots__ = ("done", "progress", "reached", "requests", "running", "slept", "told", "told_at", "tries")
 
     def __init__(self, request: Request, progress: Progress) -> None:
         self.requests = [request]
@@ -30,6 +30,8 @@ class Case:
         # The last reason for another try, and when the journal heard of it.
         self.told = ""
         self.told_at = 0.0
+        # For how many seconds this process was not running when it should have been.
+        self.slept = 0.0
         self.done = False
         self.reached = False
 
@@ -114,6 +116,10 @@ class Cases:
                 if case is not None and connection is not None:
                     return case, connection
         return None
+
+    def all(self) -> list[Case]:
+        """All that are open."""
+        return [case for queue in self._domains.values() for case in queue]
 
     def close(self, case: Case) -> Case | None:
         """CASE is done; returns the one of its domain that has waited for it."""

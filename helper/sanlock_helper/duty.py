@@ -12,7 +12,8 @@ from .grace import Deadline, kill_grace_seconds
 from .invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, USAGE, Invocation
 from .journal import Journal, write_stderr
 from .requests import Request, Requests
-from .spool import Spool
+from .spool import Spool, SpoolError
+from .stand_by import StandBy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,12 +61,24 @@ def perform(invocation: Invocation, start: float, spool: Spool | None, name: str
             journal.warning(f"{request}: acting without other processes: {problem}")
             status = serve_alone(request, lambda: _agent(journal))
         else:
-            status = _Service(request, spool, Requests(spool, grace), journal).perform()
+            status = _serve_spool(request, spool, grace, journal)
     except KeyboardInterrupt:
         journal.warning(f"{request}: interrupted, the outcome is not known")
         status = EXIT_INTERRUPTED
     journal.flush()
     return status
+
+
+def _serve_spool(request: Request, spool: Spool, grace: int, journal: Journal) -> int:
+    """Serve what is in SPOOL, REQUEST among it, or see to it that another process does."""
+    requests = Requests(spool, grace, StandBy(spool, time.monotonic, journal.warning))
+    try:
+        return _Service(request, spool, requests, journal).perform()
+    except SpoolError as error:
+        # Neither this process nor another can serve the spool: each serves its own request.
+        requests.remove(request.name)
+        journal.warning(f"{request}: acting without other processes: {error}")
+        return serve_alone(request, lambda: _agent(journal))
 
 
 def ignore(request: Request, journal: Journal) -> None:

@@ -3,18 +3,28 @@
 
 from __future__ import annotations
 
+import errno
 import posix
+import time
 
 from .escapes import printable
 from .grace import Deadline
 from .invocation import ACTIONS, Invocation
-from .spool import DONE, FORMAT, TELLING, Spool, SpoolError, started
+from .spool import DONE, FORMAT, RUNTIME_DIR, TELLING, Spool, SpoolError, started
+from .stand_by import POLL_SECONDS, StandBy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
 _RUN = "run"
+_DIED = "died"
+
+# The folder beside the spool for what is in there and is no request.
+ASIDE = "not-requests"
+# What open(2) says of files that are no request's: a symbolic link, a socket or a device without a driver.
+_NO_REQUEST = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
+
 # Leftovers of a process that died while writing are removed after so many seconds.
 _STALE = 60.0
 
@@ -22,7 +32,7 @@ _STALE = 60.0
 class Request:
     """What has to be done to which domain, and until when."""
 
-    __slots__ = ("action", "deadline", "name", "outcome", "pid", "run", "uri", "uuid")
+    __slots__ = ("action", "deadline", "died", "name", "outcome", "pid", "run", "uri", "uuid")
 
     def __init__(
         self, uri: str, uuid: str, action: str, deadline: Deadline, pid: int | None = None, name: str = ""
@@ -36,6 +46,8 @@ class Request:
         self.name = name
         # The domain's id when an agent that died since saw it first.
         self.run: int | None = None
+        # The agents that died, or hung, while they had this request in hand.
+        self.died: set[str] = set()
         # The level and the line of the outcome, once there is one.
         self.outcome: tuple[str, str] | None = None
 
@@ -56,36 +68,75 @@ class Request:
         try:
             uuid, action, _ = name.split(".", 2)
             form, start, budget, pid, uri, *notes = text.split("\n")
-            if form != FORMAT or action not in ACTIONS or not uri:
-                raise ValueError(f"format {form!r}")
-            deadline = Deadline(float(start), grace, float(budget) if budget else None)
-            request = cls(uri, uuid, action, deadline, int(pid) if pid else None, name)
+            if form != FORMAT or action not in ACTIONS or action == "ignore":
+                raise ValueError(f"format {form!r}, action {action!r}")
+            # As strict as with sanlock's own arguments: no budget or process id that they may not have.
+            options = [f"--budget={budget}"] if budget else []
+            wanted = Invocation.parse([*options, "--", uri, uuid, action, *([pid] if pid else [])])
+            if wanted.uuid != uuid:
+                raise ValueError(f"UUID {uuid!r}")
+            deadline = Deadline(_start(start), grace, wanted.budget)
+            request = cls.of(wanted, deadline, name)
             for note in notes:
-                key, _, value = note.partition("\t")
-                if key == _RUN:
-                    request.run = int(value)
-                elif key:
-                    request.outcome = (key, value)
+                request._read_note(*note.partition("\t")[::2])
         except ValueError as error:
-            raise SpoolError(f"request {name!r} is not one of this program's: {error}") from error
+            raise SpoolError(f"it is not one of this program's: {error}") from error
         return request
+
+    def _read_note(self, key: str, value: str) -> None:
+        if key == _RUN:
+            self.run = int(value)
+        elif key == _DIED:
+            self.died.add(value)
+        elif key:
+            self.outcome = (key, value)
+
+
+def _start(text: str) -> float:
+    start = float(text)
+    if not -float("inf") < start < float("inf"):  # also false for nan
+        raise ValueError(f"START is {text!r}")
+    return start
 
 
 class Requests:
     """All requests of a spool."""
 
-    def __init__(self, spool: Spool, grace: int) -> None:
-        """GRACE, sanlock's kill_grace_seconds, is every request's."""
+    def __init__(
+        self,
+        spool: Spool,
+        grace: int,
+        stand_by: StandBy | None = None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """GRACE, sanlock's kill_grace_seconds, is every request's.
+
+        STAND_BY observes the agent, for a process that attends; PAUSE sleeps for so many seconds.
+        """
         self._spool = spool
         self._grace = grace
+        self._stand_by = stand_by or StandBy(spool, time.monotonic, lambda line: None)
+        self._pause = pause
+        # What is in the spool and is not to be served by this process: it is no request and cannot be moved,
+        # or it was served and cannot be renamed.
+        self.ignored: set[str] = set()
+        # Why the spool cannot be changed, once that was met.
+        self.obstacle = ""
+        self._aside = 0
 
     def attend(self, serve: Callable[[], None]) -> None:
-        """After Spool.enlist(): see to it that somebody serves, this process by calling SERVE, or another.
+        """After Spool.enlist(): see to it that the spool is served, by calling SERVE, or by another process.
 
         SERVE returns when nothing is left to serve.  What was in the spool before enlist() is served even if
-        the process that does so dies, as long as one of the others lives.
+        the process that does so dies or hangs, as long as one of the others lives.  Raises SpoolError when
+        neither is possible.
         """
-        self._spool.await_lock()
+        spool, stand_by = self._spool, self._stand_by
+        while not spool.has_lock and not self._try_serve():
+            if not spool.has_place and stand_by.is_relieved() and not spool.take_place():
+                return
+            self._pause(POLL_SECONDS)
+        spool.leave_place()
         self._work(serve)
 
     def attend_until(
@@ -96,25 +147,46 @@ class Requests:
         PAUSE waits a moment.
         """
         while not over():
-            if self._spool.try_lock():
+            if self._try_serve():
                 self._work(serve)
             else:
                 pause()
 
     def _work(self, serve: Callable[[], None]) -> None:
         """Serve, holding the lock, until nothing is left."""
-        if self.names():
+        if self.names(self.ignored):
             serve()
         while True:
             self._spool.unlock()
             # Who wrote a request while the lock was held has gone away, relying on this look.
-            if not self._spool.unserved() or not self._spool.try_lock():
+            unserved = [name for name in self._spool.unserved() if name not in self.ignored]
+            if not unserved or not self._try_serve():
                 return
             serve()
+
+    def _try_serve(self) -> bool:
+        try:
+            return self._stand_by.try_serve()
+        except OSError as error:
+            raise SpoolError(f"the agent's lock cannot be used: {error.strerror}") from error
 
     def names(self, known: Container[str] = ()) -> list[str]:
         """The files of all requests, whatever their step, oldest first; but for those that are KNOWN."""
         return self._spool.names(known)
+
+    # The agent
+
+    def show_life(self) -> bool:
+        """Show that the agent lives; False when another one serves in its place: see Spool.show_life()."""
+        return self._spool.show_life()
+
+    def may_act(self) -> bool:
+        """Whether no other agent can serve in this one's place: see Spool.may_act()."""
+        return self._spool.may_act()
+
+    def serves(self) -> bool:
+        """Whether this process is the agent still: see Spool.serves()."""
+        return self._spool.serves()
 
     def sweep(self, now: float) -> None:
         """Remove what processes left that died while they wrote; NOW is on the requests' clock."""
@@ -126,29 +198,63 @@ class Requests:
     def read(self, name: str) -> Request | None:
         """The request in file NAME; None when the file is gone.
 
-        Raises SpoolError for a file that this program did not write.
+        Raises SpoolError for a file that this program did not write, OSError when it cannot be read now.
         """
         try:
-            text = self._spool.text(name)
+            return Request.parse(name, self._spool.text(name), self._grace)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise SpoolError(f"request {name!r}: {error.strerror}") from error
-        return Request.parse(name, text, self._grace)
+            if error.errno in _NO_REQUEST:
+                raise SpoolError(f"it cannot be opened: {error.strerror}") from error
+            raise
+
+    def put_aside(self, name: str) -> str:
+        """Move NAME, which is no request, out of the spool; returns where it is now.
+
+        Raises OSError when it cannot be moved: then it is ignored.
+        """
+        spool = self._spool
+        self._aside += 1
+        new = f"../{ASIDE}/{time.monotonic_ns()}-{self._aside}"
+        try:
+            try:
+                spool.kernel.mkdir(f"../{ASIDE}", 0o700, dir_fd=spool.directory)
+            except FileExistsError:
+                pass
+            spool.rename(name, new)
+        except OSError:
+            self.ignored.add(name)
+            raise
+        return f"{RUNTIME_DIR}/{new[3:]}"
 
     def note_run(self, name: str, run: int) -> None:
         """Note in request NAME the id that its domain has before anything is done to it."""
         self._append(name, f"{_RUN}\t{run}\n")
 
-    def finish(self, name: str, level: str, line: str) -> str:
-        """Note the outcome of request NAME: nobody serves it again.  Returns the file's new name."""
+    def finish(self, name: str, level: str, line: str) -> str | None:
+        """Note the outcome of request NAME: no process serves it again.  Returns the file's new name.
+
+        None when there is no file to be renamed: it was removed by hand, or the spool cannot be changed.
+        """
         # A line of the file each: nothing in it may end it, or be taken for a note of its own.
         self._append(name, f"{level}\t{printable(line)}\n")
+        return self.mark_done(name)
+
+    def mark_done(self, name: str) -> str | None:
+        """Give request NAME, whose outcome is noted, the name that says so; returns as finish() does."""
         try:
             self._spool.rename(name, name + DONE)
-        except OSError:
-            pass  # somebody removed it by hand
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._meet_obstacle(name, error)
+            return None
         return name + DONE
+
+    def _meet_obstacle(self, name: str, error: OSError) -> None:
+        self.obstacle = error.strerror or repr(error)
+        self.ignored.add(name)
 
     def telling(self, name: str) -> str | None:
         """Claim the telling of a finished request's outcome.
@@ -159,8 +265,19 @@ class Requests:
         try:
             self._spool.rename(name, new)
         except FileNotFoundError:
-            return None
+            # Removed by hand, unless another agent claimed it.
+            return name if self._spool.serves() and not self._is_there(new) else None
+        except OSError as error:
+            self._meet_obstacle(name, error)
+            return name
         return new
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self._spool.kernel.stat(name, dir_fd=self._spool.directory, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def remove(self, name: str) -> None:
         """Remove a request whose outcome was told, or a file that is none."""
@@ -176,12 +293,16 @@ class Requests:
             return None
         kernel.lseek(kept, 0, 0)
         outcome = Request.parse(request.name, self._spool.text_of(kept), self._grace).outcome
-        return outcome or ("error", f"{request}: served, but its outcome was not noted")
+        return outcome or (
+            "error",
+            f"{request}: its request was removed; what became of it is in the journal",
+        )
 
     def _append(self, name: str, text: str) -> None:
         spool = self._spool
         try:
-            descriptor = spool.kernel.open(name, posix.O_WRONLY | posix.O_APPEND, dir_fd=spool.directory)
+            flags = posix.O_WRONLY | posix.O_APPEND | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
+            descriptor = spool.kernel.open(name, flags, dir_fd=spool.directory)
         except OSError:
             return
         try:

@@ -2,8 +2,8 @@
 """The spool of requests, the agent's lock and the stand-bys.
 
 sanlock starts one process per virtual machine, all within seconds.  Each writes its request into a directory
-on tmpfs and tries to take one lock.  Who gets it is the agent and serves all requests; a few others sleep on
-the lock and take over if the agent dies; the rest is done.
+on tmpfs and tries to take one lock.  The one that gets it is the agent and serves all requests; a few others
+stand by and take over if the agent dies or shows no sign of life (see stand_by.py); the rest is done.
 
 A request is a file whose name says how far it has come:
 
@@ -12,12 +12,22 @@ A request is a file whose name says how far it has come:
     UUID.ACTION.START-PID.telling the line is on its way to syslog
 
 Each step is one rename, so a process that dies at any instruction leaves one of the three.  The kernel drops
-a dead process's lock.  What is here is what every process needs, and needs nothing but C modules of the
-standard library; what is done with a request after it was written is in requests.py.
+a dead process's lock.
+
+The lock's file says more: its content names the process that has the lock, and its modification time is the
+CLOCK_MONOTONIC at which that process last showed that it lives.  An agent that neither shows life nor can be
+killed keeps its lock; another one then serves beside it, with the second lock.  A process that takes a lock,
+or wakes up after a long silence, first shows life and then checks the other lock; one that serves beside an
+agent takes the second lock and then checks that the first one's file has shown no life since.  So at least
+one of two such processes sees the other, and withdraws.
+
+What is here is what every process needs, and needs nothing but C modules of the standard library; what is
+done with a request after it was written is in requests.py.
 """
 
 import fcntl
 import posix
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,12 +46,36 @@ TELLING = ".telling"
 # Of the content of a request's file.
 FORMAT = "2"
 
+# The agent's lock, and that of an agent which serves beside one that does not answer and cannot be killed.
+FIRST, SECOND = 0, 1
+
+# What an attempt to take the first lock finds: it is taken now; another process has it; it was free, but an
+# agent serves beside it.
+TAKEN, HELD, BESIDE = 0, 1, 2
+
+# An agent shows life so often, while it has anything to do.
+LIFE_SECONDS = 0.25
+
+# After so long without a sign of life the agent is late: a process that would hand over stays to observe it.
+LATE_SECONDS = 1.0
+
+# An agent that has shown no life for so long does not act before it has checked that it still serves.  Less
+# than what another process waits for (stand_by.SILENT_SECONDS).
+ACT_SECONDS = 2.0
+
+# The part of a lock's file that names its holder.
+HOLDER_SIZE = 128
+
 _SPOOL = "requests"
-_LOCK = "agent.lock"
+_LOCKS = ("agent.lock", "agent-beside.lock")
 _MAX_SIZE = 64 * 1024
 
 # The file type in st_mode (inode(7)): the module that names them is one more to load.
-_S_IFMT, _S_IFDIR = 0o170000, 0o040000
+_S_IFMT, _S_IFDIR, _S_IFREG = 0o170000, 0o040000, 0o100000
+
+# How long a request waits for a process that can be started for it, in steps: see leave_to_stock().
+_FORK_SECONDS = 2.0
+_FORK_STEP = 0.05
 
 
 class SpoolError(Exception):
@@ -57,19 +91,30 @@ class Spool:
         pid: int,
         kernel: "Any" = posix,
         flock: "Callable[[int, int], None]" = fcntl.flock,
+        clock: "Callable[[], float]" = time.monotonic,
+        identify: "Callable[[], str] | None" = None,
     ) -> None:
         """DIRECTORY is a descriptor of it, PID the process's own id; see open().
 
-        KERNEL has the system calls, FLOCK is one more: a test of all interleavings puts its own there.
+        KERNEL has the system calls, FLOCK is one more, CLOCK is monotonic, IDENTIFY gives what identity()
+        does: a test of all interleavings puts its own there.
         """
         self.directory = directory
         self.kernel = kernel
         self._flock = flock
+        self._clock = clock
+        self._identify = identify or identity
         # The file of this process's own request, held open by who waits for the outcome.
         self.kept = -1
         self._pid = pid
-        self._lock = -1
+        # The files of the two locks, -1 while they are not open, and which of them this process has.
+        self._locks = [-1, -1]
+        self._held = -1
         self._place = -1
+        # Whether another process serves in this one's place, which was silent for long.
+        self._replaced = False
+        # When this process showed life last, as the agent.
+        self.shown_at = 0.0
 
     @classmethod
     def open(cls, path: str = RUNTIME_DIR, owner: int = 0) -> "Spool":
@@ -89,7 +134,7 @@ class Spool:
 
     def descriptors(self) -> "tuple[int, ...]":
         """What this process holds open here."""
-        return self.directory, self.kept, self._lock, self._place
+        return self.directory, self.kept, *self._locks, self._place
 
     # Requests
 
@@ -145,8 +190,18 @@ class Spool:
             pass
 
     def text(self, name: str) -> str:
-        """What is in the file NAME.  Raises OSError when it is gone, or a symbolic link."""
-        descriptor = self.kernel.open(name, posix.O_RDONLY | posix.O_NOFOLLOW, dir_fd=self.directory)
+        """What is in the file NAME.
+
+        Raises OSError when it cannot be read now, or is gone; SpoolError when it is no request's: not a
+        regular file (opening a device, or waiting for a FIFO's other end, may do anything), or too large.
+        """
+        status = self.kernel.stat(name, dir_fd=self.directory, follow_symlinks=False)
+        if status.st_mode & _S_IFMT != _S_IFREG:
+            raise SpoolError("it is not a regular file")
+        if status.st_size > _MAX_SIZE:
+            raise SpoolError(f"it has {status.st_size} bytes")
+        flags = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
+        descriptor = self.kernel.open(name, flags, dir_fd=self.directory)
         try:
             return self.text_of(descriptor)
         finally:
@@ -160,57 +215,175 @@ class Spool:
     # The agent's lock
 
     def enlist(self) -> bool:
-        """Whether this process is needed: it got the agent's lock, or one of the places of the stand-bys.
+        """Whether this process is needed: it is the agent, or stands by, or the agent is late.
 
         If not, others see to what is in the spool by now.  Raises SpoolError when that cannot be found out.
         """
         try:
-            return self.try_lock() or self._take_place()
+            found = self.take_first()
+            return found == TAKEN or self.is_late(SECOND if found == BESIDE else FIRST) or self.take_place()
         except OSError as error:
-            raise _unusable(f"{RUNTIME_DIR}/{_LOCK}", error) from error
-
-    def await_lock(self) -> None:
-        """Sleep in the place of a stand-by until the agent's lock is free, and take it."""
-        if self._lock < 0:
-            self._lock = self._open_lock(_LOCK)
-            self._flock(self._lock, fcntl.LOCK_EX)
-            self.kernel.close(self._place)
-            self._place = -1
-
-    def try_lock(self) -> bool:
-        """Take the agent's lock, unless another process has it."""
-        self._lock = self._try(_LOCK)
-        return self._lock >= 0
+            raise _unusable(f"{RUNTIME_DIR}/{_LOCKS[FIRST]}", error) from error
 
     def is_agent(self) -> bool:
-        """Whether this process has the agent's lock, which it takes if that is free."""
-        return self._lock >= 0 or self.try_lock()
+        """Whether this process has an agent's lock, which it takes if the first is free."""
+        return self._held >= 0 or self.take_first() == TAKEN
+
+    @property
+    def has_lock(self) -> bool:
+        """Whether this process has an agent's lock."""
+        return self._held >= 0
+
+    def take_first(self) -> int:
+        """Try to take the first lock: TAKEN, HELD by another process, or free BESIDE another agent."""
+        if not self._take(FIRST):
+            return HELD
+        if not self.is_held(SECOND):
+            return TAKEN
+        self.unlock()
+        return BESIDE
+
+    def take_second(self) -> bool:
+        """Take the second lock, unless another process has it."""
+        return self._take(SECOND)
 
     def unlock(self) -> None:
         """Give the agent's lock up."""
-        self.kernel.close(self._lock)
-        self._lock = -1
+        descriptor = self._locks[self._held]
+        # From here on this process is not the one to be killed for its silence.  The time of this, its last
+        # sign of life, says to one that it served beside that it did.
+        self._write_holder("")
+        self._stamp(descriptor, self._clock())
+        self.kernel.close(descriptor)
+        self._locks[self._held] = -1
+        self._held = -1
 
-    def _take_place(self) -> bool:
-        for number in range(STAND_BYS):
-            self._place = self._try(f"stand-by-{number}.lock")
-            if self._place >= 0:
-                return True
-        return False
-
-    def _try(self, name: str) -> int:
-        """A descriptor of the file NAME, locked; -1 when another process has locked it."""
-        descriptor = self._open_lock(name)
+    def is_held(self, which: int) -> bool:
+        """Whether another process has that lock."""
+        try:
+            descriptor = self._open_lock(_LOCKS[which], 0)
+        except FileNotFoundError:
+            return False
         try:
             self._flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            return True
+        finally:
             self.kernel.close(descriptor)
-            return -1
-        return descriptor
+        return False
 
-    def _open_lock(self, name: str) -> int:
+    # Signs of life
+
+    def show_life(self) -> bool:
+        """As the agent, show that this process lives; False when another one serves in its place by now.
+
+        That can be only after a silence, as when this process was stopped.
+        """
+        if self._held < 0:
+            return True  # nothing to be taken over
+        now, before = self._clock(), self.shown_at
+        if now - before >= LIFE_SECONDS:
+            self._stamp(self._locks[self._held], now)
+        self._replaced = self._replaced or not self._serves(now, before)
+        return not self._replaced
+
+    def serves(self) -> bool:
+        """Whether no other process serves, or has served, in this one's place.
+
+        It may have when this one has given the lock up, or was silent for long.
+        """
+        if self._held < 0:
+            return self.shown_at == 0.0
+        return not self._replaced and self._serves(self._clock(), self.shown_at)
+
+    def _serves(self, now: float, shown_at: float) -> bool:
+        return now - shown_at < LATE_SECONDS or self._held == SECOND or not self._was_served_beside(shown_at)
+
+    def _was_served_beside(self, since: float) -> bool:
+        """Whether another agent has, or had, the second lock SINCE then."""
+        return self.is_held(SECOND) or since < self.life(SECOND) <= self._clock()
+
+    def may_act(self) -> bool:
+        """Whether the agent showed life so lately that no other process can serve in its place."""
+        return self._held < 0 or self._clock() - self.shown_at < ACT_SECONDS
+
+    def life(self, which: int) -> float:
+        """When that lock's holder showed life last, in seconds of CLOCK_MONOTONIC.
+
+        A time of day, and so far in the future, while the holder has not shown any.
+        """
+        nanoseconds: int = self.kernel.fstat(self._file(which)).st_mtime_ns
+        return nanoseconds / 1e9
+
+    def is_late(self, which: int) -> bool:
+        """Whether that lock's holder, another process, has shown no life lately."""
+        return not 0 <= self._clock() - self.life(which) < LATE_SECONDS
+
+    def holder(self, which: int) -> str:
+        """The process that has that lock, as identity() gives it; "" when it has not said so."""
+        data: bytes = self.kernel.pread(self._file(which), HOLDER_SIZE, 0)
+        return data.partition(b"\n")[0].decode("ascii", "replace")
+
+    def _stamp(self, descriptor: int, now: float) -> None:
+        nanoseconds = int(now * 1e9)
+        self.kernel.utime(descriptor, ns=(nanoseconds, nanoseconds))
+        self.shown_at = now
+
+    def _write_holder(self, text: str) -> None:
+        try:
+            self.kernel.pwrite(self._locks[self._held], f"{text}\n".encode(), 0)
+        except OSError:
+            pass  # no room: a holder that is not known cannot be killed, but can be served beside
+
+    # The files
+
+    def take_place(self) -> bool:
+        """Take the place of a stand-by; False when all are taken."""
+        for number in range(STAND_BYS):
+            descriptor = self._open_lock(f"stand-by-{number}.lock")
+            if self._lock(descriptor):
+                self._place = descriptor
+                return True
+            self.kernel.close(descriptor)
+        return False
+
+    @property
+    def has_place(self) -> bool:
+        """Whether this process has the place of a stand-by."""
+        return self._place >= 0
+
+    def leave_place(self) -> None:
+        """Give the place of a stand-by up, if this process has one."""
+        if self._place >= 0:
+            self.kernel.close(self._place)
+            self._place = -1
+
+    def _take(self, which: int) -> bool:
+        """Take that lock, name this process as its holder, and show life."""
+        descriptor = self._file(which)
+        if not self._lock(descriptor):
+            return False
+        self._held = which
+        self._replaced = False
+        self._write_holder(self._identify())
+        self._stamp(descriptor, self._clock())
+        return True
+
+    def _lock(self, descriptor: int) -> bool:
+        try:
+            self._flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _file(self, which: int) -> int:
+        if self._locks[which] < 0:
+            self._locks[which] = self._open_lock(_LOCKS[which])
+        return self._locks[which]
+
+    def _open_lock(self, name: str, create: int = posix.O_CREAT) -> int:
         # Beside the spool, so that no lock is taken for a request.
-        flags = posix.O_RDWR | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC
+        flags = posix.O_RDWR | create | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
         descriptor: int = self.kernel.open(f"../{name}", flags, 0o600, dir_fd=self.directory)
         return descriptor
 
@@ -220,27 +393,49 @@ class Spool:
         """Have libvirt's own helper serve what nobody has served yet, each request in a process of its own.
 
         MINE is the file of this process's request, which is its own business: returns whether that was still
-        there.  What came before OLDEST (seconds of CLOCK_MONOTONIC) is over.  WHY is logged.  Who wrote the
-        others has gone, relying on this process.  In their processes this raises, out of killpath.main(), and
-        the executable becomes libvirt's helper for the arguments that the exception holds.
+        there.  What came before OLDEST (seconds of CLOCK_MONOTONIC) is over.  WHY is logged.  The processes
+        that wrote the others have gone, relying on this one.  In their processes this raises, out of
+        killpath.main(), and the executable becomes libvirt's helper for the arguments that the exception
+        holds.  A request goes only once it has its process: one that gets none stays for the next agent.
         """
-        names = self.unserved()
+        names = [name for name in self.unserved() if is_request(name)]
         for name in names:
-            try:
-                uri = self.text(name).split("\n")[4]
-                uuid, action, _ = name.split(".", 2)
-            except (OSError, ValueError, IndexError):
-                uri = ""
-            self.remove(name)
-            if not uri or name == mine or started(name) < f"{int(oldest * 1e6):016d}":
+            arguments = self._arguments_of(name)
+            if arguments is None or name == mine:
                 continue
-            try:
-                child = posix.fork()
-            except OSError:
-                continue  # no more processes: there is nothing left to do this with
-            if child == 0:
-                raise _cannot_serve([uri, uuid, action], why)
+            if started(name) >= f"{int(oldest * 1e6):016d}":
+                child = _fork(self._clock)
+                if child == 0:
+                    raise _cannot_serve(arguments, why)
+                if child < 0:
+                    continue
+            self.remove(name)
+        self.remove(mine)
         return mine in names
+
+    def _arguments_of(self, name: str) -> "list[str] | None":
+        """What libvirt's helper is run with for request NAME; None when it cannot be read, or is none."""
+        try:
+            uuid, action, _ = name.split(".")
+            form, _, _, _, uri, *_ = self.text(name).split("\n")
+        except (OSError, ValueError, SpoolError):
+            return None
+        return [uri, uuid, action] if form == FORMAT and uri else None
+
+
+def _fork(clock: "Callable[[], float]") -> int:
+    """fork(2): 0 in the child, -1 when there is still no room for a process after a while.
+
+    The processes that hand their requests over end meanwhile, and make room.
+    """
+    end = clock() + _FORK_SECONDS
+    while True:
+        try:
+            return posix.fork()
+        except OSError:
+            if clock() >= end:
+                return -1
+            time.sleep(_FORK_STEP)
 
 
 def _cannot_serve(arguments: "list[str]", why: BaseException) -> Exception:
@@ -248,6 +443,39 @@ def _cannot_serve(arguments: "list[str]", why: BaseException) -> Exception:
     # This name is read by the executable, which never changes.
     error.killpath_arguments = arguments  # type: ignore[attr-defined]
     return error
+
+
+def identity() -> str:
+    """What names this process among all that ever were: its id, its start (proc(5), field 22), and the
+    namespace in which the id counts."""
+    return f"{posix.getpid()} {process_start(posix.getpid())} {pid_namespace()}"
+
+
+def process_start(pid: int) -> int:
+    """When process PID started, in clock ticks since boot; 0 when that cannot be read (proc(5), field 22)."""
+    try:
+        descriptor = posix.open(f"/proc/{pid}/stat", posix.O_RDONLY | posix.O_CLOEXEC)
+        try:
+            return int(posix.read(descriptor, 4096).rpartition(b")")[2].split()[19])
+        finally:
+            posix.close(descriptor)
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def pid_namespace() -> int:
+    """The inode number that names this process's pid namespace; 0 when it cannot be read."""
+    try:
+        return posix.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def is_request(name: str) -> bool:
+    """Whether the file NAME may be a request, whatever its step."""
+    parts = name.split(".")
+    form = len(parts) == 3 or (len(parts) == 4 and f".{parts[3]}" in (DONE, TELLING))
+    return form and len(parts[0]) == 36 and parts[2].replace("-", "").isdigit()
 
 
 def started(name: str) -> str:

@@ -286,3 +286,60 @@ def test_a_libvirtd_that_refused_for_good_is_not_asked_again(monkeypatch: pytest
     assert not world.serve()
     assert not world.serve()
     assert len(tried) == 1
+
+
+def oversleep(world: World, seconds: float) -> None:
+    """Have the next wait of the agent take so much longer, as if the process was stopped."""
+    get = world.clock.get
+
+    def late(timeout: float | None) -> Any:
+        world.clock.get = get  # type: ignore[method-assign]
+        try:
+            return get(timeout)
+        finally:
+            world.clock.now += seconds
+
+    world.clock.get = late  # type: ignore[method-assign]
+
+
+def test_a_try_gets_its_time_again_when_this_process_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, "hang")
+    step = world.agent._step
+
+    def stopped_once(longest: float | None = None) -> None:
+        if world.waited == 0:
+            oversleep(world, 12.0)
+            step(0.1)
+            # The answer was there all the time.
+            world.hanging[0]()
+        else:
+            step(longest)
+
+    monkeypatch.setattr(world.agent, "_step", stopped_once)
+    assert world.serve()
+    assert world.story.levels() == ["notice"]
+
+
+def test_a_budget_that_ended_while_this_process_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, "hang")
+    oversleep(world, 60.0)
+    assert not world.serve()
+    ((level, line),) = world.story.lines
+    assert level == "crit"
+    assert "this process was stopped, or had no processor, for 60.0 s of that time" in line
+
+
+def test_an_answer_that_came_when_the_budget_had_ended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, "hang")
+    oversleep(world, 60.0)
+    world.agent._at(START + 0.1, lambda: None)
+    fill = world.agent._fill
+
+    def answered() -> None:
+        fill()
+        if world.waited > 60 and world.hanging:
+            world.hanging.pop()()
+
+    monkeypatch.setattr(world.agent, "_fill", answered)
+    assert world.serve()
+    assert world.story.levels() == ["notice"]

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The agent dies over a request, is stopped, hangs, or has no processes left: no other VM may pay for it.
+
+Issue 13: rows A4, A5, A7, A13, B6.  Real processes and real signals, on libvirtd's test driver.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from .stack import Stack
+from .test_lease_loss import HELPER, story
+from .test_storm import RUNTIME_DIR, outcomes
+from .testdriver import URI, TestDomains
+from .waiting import wait_for
+
+SPOOL = f"{RUNTIME_DIR}/requests"
+COMM = "libvirt_sanlock"
+
+Maker = Callable[[int], TestDomains]
+
+
+@pytest.fixture
+def domains(stack: Stack) -> Iterator[Maker]:
+    """A function that makes so many running domains."""
+    made: list[TestDomains] = []
+
+    def make(number: int) -> TestDomains:
+        made.append(TestDomains(stack, number))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def call(stack: Stack, uuid: str, action: str = "pause", helper: Path = HELPER, uri: str = URI) -> None:
+    """Start the helper as sanlock does, and do not wait for it."""
+    script = f'"{helper}" {uri} {uuid} {action} </dev/null >/dev/null 2>&1 &'
+    stack.run("sh", "-c", script)
+
+
+def storm(
+    stack: Stack, uuids: list[str], action: str = "pause", helper: Path = HELPER, prefix: str = ""
+) -> None:
+    """Start a helper for each of UUIDS at once, and do not wait for them."""
+    script = f'{prefix} while read uuid; do "{helper}" {URI} $uuid {action} </dev/null >/dev/null 2>&1 & done'
+    stack.run("sh", "-c", script, input="".join(f"{uuid}\n" for uuid in uuids))
+
+
+def helpers(stack: Stack) -> list[int]:
+    return [process.pid for process in stack.processes(COMM)]
+
+
+def said(stack: Stack) -> str:
+    return "\n".join(line.message for line in story(stack))
+
+
+# A5: an agent that is stopped
+
+
+def stopped_agent(stack: Stack, uuid: str) -> int:
+    """An agent that waits for a libvirtd that is stopped, and is then stopped itself."""
+    libvirtd = stack.libvirtd.pid()
+    stack.signal(libvirtd, signal.SIGSTOP)
+    call(stack, uuid)
+    (pid,) = wait_for(lambda: helpers(stack), 10, "the agent")
+    time.sleep(0.5)
+    stack.signal(pid, signal.SIGSTOP)
+    stack.signal(libvirtd, signal.SIGCONT)
+    return int(pid)
+
+
+def test_a_stopped_agent_is_replaced(stack: Stack, domains: Maker) -> None:
+    vms = domains(12)
+    stopped_agent(stack, vms.uuids[0])
+    start = time.monotonic()
+    storm(stack, vms.uuids[1:])
+    wait_for(vms.safe, 10, "12 of 12 VMs to be safe")
+    assert time.monotonic() - start < 6
+    wait_for(lambda: set(outcomes(stack)) == set(vms.uuids), 10, "all outcomes")
+    assert all(len(lines) == 1 for lines in outcomes(stack).values()), outcomes(stack)
+    wait_for(lambda: not helpers(stack), 10, "all helpers to end")

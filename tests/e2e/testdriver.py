@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Domains of libvirtd's test driver: real RPC, no QEMU; they exist while one client stays connected.
+
+Run inside a stack by the distribution's Python as
+
+    testdriver.py NUMBER
+
+makes NUMBER domains, prints their UUIDs as JSON, and for each line on standard input their states.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .stack import Stack
+
+URI = "test+unix:///default"
+RUNNING, PAUSED, SHUTOFF = 1, 3, 5
+
+
+class TestDomains:
+    """NUMBER running domains, seen from the outside."""
+
+    __test__ = False
+
+    def __init__(self, stack: Stack, number: int) -> None:
+        self._process = stack.popen("/usr/bin/python3", str(Path(__file__)), str(number), stdin=-1)
+        self.uuids: list[str] = self._answer()
+
+    def states(self) -> list[int]:
+        """The virDomainState of each."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        states: list[int] = self._answer()
+        return states
+
+    def safe(self, *but: int) -> bool:
+        """Whether all are paused or off, but for those with these numbers."""
+        states = self.states()
+        return all(state in (PAUSED, SHUTOFF) for n, state in enumerate(states) if n not in but)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, self._process.communicate()[1]
+        return json.loads(line)
+
+
+def main() -> None:
+    import libvirt
+
+    libvirt.registerErrorHandler(lambda *_: None, None)
+    connection = libvirt.open(URI)
+    domains = [
+        connection.defineXML(
+            f"<domain type='test'><name>vm{number}</name><uuid>{uuid.uuid4()}</uuid><memory>8192</memory>"
+            "<os><type>hvm</type></os></domain>"
+        )
+        for number in range(int(sys.argv[1]))
+    ]
+    for domain in domains:
+        domain.create()
+    print(json.dumps([domain.UUIDString() for domain in domains]), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps([domain.state()[0] for domain in domains]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
