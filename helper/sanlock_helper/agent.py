@@ -15,8 +15,8 @@ from typing import Any, Callable
 
 from .actions import ACTIONS, Outcome, Progress, Try
 from .cases import Case, Cases, Running
-from .connections import Connection, Connections
-from .errors import FinalError, GivenUpError, HelperError, PassingError
+from .connections import LOGIN_SECONDS, Connection, Connections
+from .errors import AuthenticationError, FinalError, GivenUpError, HelperError, PassingError
 from .journal import Journal
 from .local_domains import LocalDomains
 from .notes import Notes
@@ -106,6 +106,8 @@ class Agent:
         self._known: set[str] = set()
         self._odd_files = OddFiles(journal, clock)
         self._obstacle = ""
+        # By URI, how libvirtd refused the login, and when the journal had it.
+        self._refusals: dict[str, tuple[str, float]] = {}
         self._looked_at = float("-inf")
         # When each domain's last action was over, and how.
         self._ended: dict[tuple[str, str, str], tuple[float, bool]] = {}
@@ -452,10 +454,25 @@ class Agent:
         self._fill()
         if isinstance(answer, Outcome):
             self._finish(case, answer)
+        elif isinstance(answer, AuthenticationError):
+            self._refused(case, answer)
         elif isinstance(answer, FinalError):
             self._fail(case, str(answer))
         else:
             self._again(case, str(answer), min(LAST_BACKOFF, FIRST_BACKOFF * 2.0 ** (case.tries - 1)))
+
+    def _refused(self, case: Case, error: AuthenticationError) -> None:
+        """libvirtd refused the login: the next one, for all that wait for this URI, comes seconds later."""
+        uri = case.request.uri
+        next_at, _ = self._connections.refusal(uri) or (self._clock(), error)
+        case.told = str(error)
+        self._at(next_at, lambda: self._cases.ready(case))
+        told, told_at = self._refusals.get(uri, ("", 0.0))
+        if told != case.told or self._clock() - told_at >= REPEAT_SECONDS:
+            self._refusals[uri] = case.told, self._clock()
+            self._journal.warning(
+                f"{case}: {error}; the next login for all VMs of {uri} is tried in {LOGIN_SECONDS:.0f} s"
+            )
 
     def _give_up(self, running: Running, timed_from: float) -> None:
         """Stop waiting for a try that was timed then; its connection serves nobody else any more."""
@@ -484,7 +501,8 @@ class Agent:
             return
         if case.running is not None:
             self._abandon(case.running)
-        self._fail(case, case.told or "no answer from libvirtd")
+        refusal = self._connections.refusal(case.request.uri)
+        self._fail(case, case.told or (str(refusal[1]) if refusal else "no answer from libvirtd"))
 
     # Outcomes
 

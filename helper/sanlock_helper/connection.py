@@ -13,7 +13,7 @@ import libvirt
 
 import libvirt_auth
 
-from .errors import FinalError, HelperError, PassingError
+from .errors import AuthenticationError, FinalError, HelperError, PassingError
 
 # Another try would meet the same answer.  Codes that an older libvirt-python lacks are left out.
 _FINAL_CODES = frozenset(
@@ -24,15 +24,21 @@ _FINAL_CODES = frozenset(
         "VIR_ERR_INVALID_ARG",
         "VIR_ERR_OPERATION_DENIED",
         "VIR_ERR_OPERATION_UNSUPPORTED",
-        "VIR_ERR_CONF_SYNTAX",
         "VIR_ERR_XML_ERROR",
         "VIR_ERR_NO_DOMAIN",
-        "VIR_ERR_AUTH_FAILED",
-        "VIR_ERR_AUTH_CANCELLED",
-        "VIR_ERR_AUTH_UNAVAILABLE",
         "VIR_ERR_ACCESS_DENIED",
         "VIR_ERR_CONFIG_UNSUPPORTED",
         "VIR_ERR_ARGUMENT_UNSUPPORTED",
+    )
+)
+# To log in did not work, because of the credentials, of what checks them (SASL's password database, polkit), or
+# of the client's files that name them.
+_AUTHENTICATION_CODES = frozenset(
+    (
+        libvirt.VIR_ERR_AUTH_FAILED,
+        libvirt.VIR_ERR_AUTH_CANCELLED,
+        libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+        libvirt.VIR_ERR_CONF_SYNTAX,
     )
 )
 # A malformed URI is reported as VIR_ERR_INTERNAL_ERROR by libvirt's URI parser (src/util/viruri.c).
@@ -58,24 +64,26 @@ def is_no_domain(error: libvirt.libvirtError) -> bool:
 
 
 def failure(what: str, error: libvirt.libvirtError) -> HelperError:
-    """ERROR, met while doing WHAT, as a PassingError or a FinalError."""
+    """ERROR, met while doing WHAT, as a PassingError, a FinalError, or its kind AuthenticationError."""
     final = error.get_error_code() in _FINAL_CODES or error.get_error_domain() in _FINAL_DOMAINS
     # The first line only: libvirt quotes QEMU's output, and an event is one line.
     why = (error.get_error_message() or str(error)).strip().split("\n", 1)[0]
     hint = _HINTS.get(error.get_error_code(), "")
+    if error.get_error_code() in _AUTHENTICATION_CODES:
+        return AuthenticationError(what, why, hint)
     return FinalError(what, why, hint) if final else PassingError(what, why, hint)
 
 
 def connect(uri: str) -> Any:
     """Open URI read-write, with credentials from libvirt's auth.conf.  Returns a virConnect.
 
-    Raises FinalError when the URI is wrong or the credentials are refused, PassingError when libvirtd does
-    not answer now.  Blocks for as long as libvirtd does.
+    Raises FinalError when the URI is wrong, AuthenticationError when the credentials are refused or cannot be
+    had, PassingError when libvirtd does not answer now.  Blocks for as long as libvirtd does.
     """
     what = f"connect to {uri}"
     try:
         return libvirt_auth.open_auth(uri)
     except libvirt_auth.AuthError as error:
-        raise FinalError(what, str(error), error.hint) from error
+        raise AuthenticationError(what, str(error), error.hint) from error
     except libvirt.libvirtError as error:
         raise failure(what, error) from error

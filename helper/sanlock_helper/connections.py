@@ -14,10 +14,16 @@ import _thread
 from _queue import Empty, SimpleQueue
 from typing import Any, Callable
 
-from .errors import FinalError, HelperError
+from .errors import AuthenticationError, FinalError, HelperError
 
 # So many may be opened at a time in the beginning: one alone might hang.
 OPENED_AT_ONCE = 2
+
+# After libvirtd has refused a login the next one waits for so long, and is the only one: an account is locked
+# after a few refusals, however many virtual machines are behind them.  While it is not known whether libvirtd
+# lets this program in, each login waits for the one before it, but no longer than that may take.
+LOGIN_SECONDS = 5.0
+ONE_LOGIN_SECONDS = 1.0
 
 # So many will do while calls are quick: one ended within the last seconds.
 FEW = 4
@@ -69,6 +75,11 @@ class Connections:
         self._clock = clock
         self._given_back_at = float("-inf")
         self._lock = _thread.allocate_lock()
+        # By URI: when libvirtd refused a login last, and with which error.
+        self._refused: dict[str, tuple[float, AuthenticationError]] = {}
+        # URIs to which the last login was not refused; and a lock that a login to another one holds.
+        self._let_in: set[str] = set()
+        self._login = _thread.allocate_lock()
         self._open: dict[str, list[Connection]] = {}
         # A virConnect says goodbye and waits for the answer when it is garbage collected: one that hangs must
         # never be.
@@ -88,12 +99,24 @@ class Connections:
             connection = next((one for one in idle if one.handle is not None), idle[0] if idle else None)
             if connection is None:
                 is_quick = len(pool) >= FEW and self._clock() - self._given_back_at < QUICK_SECONDS
-                if is_quick or len(pool) - opened >= max(OPENED_AT_ONCE, opened):
+                if is_quick or len(pool) - opened >= self._openings(uri, opened):
                     return None
                 connection = Connection(uri)
                 pool.append(connection)
             connection.busy = True
             return connection
+
+    def _openings(self, uri: str, opened: int) -> int:
+        """How many connections to URI may be opened at a time now."""
+        if uri in self._refused:
+            return 1 if self._clock() >= self._refused[uri][0] + LOGIN_SECONDS else 0
+        return max(OPENED_AT_ONCE, opened)
+
+    def refusal(self, uri: str) -> tuple[float, AuthenticationError] | None:
+        """When the next login to URI may be tried, and how the last one was refused; None if it was not."""
+        with self._lock:
+            refused = self._refused.get(uri)
+        return None if refused is None else (refused[0] + LOGIN_SECONDS, refused[1])
 
     def ahead(self, uri: str) -> Connection | None:
         """A connection to URI that should be opened now, before it is needed; None when there are enough.
@@ -103,7 +126,7 @@ class Connections:
         with self._lock:
             pool = self._open[uri]
             busy = sum(connection.busy for connection in pool)
-            if busy <= FEW or len(pool) >= min(self._most, busy + busy // 2):
+            if busy <= FEW or uri in self._refused or len(pool) >= min(self._most, busy + busy // 2):
                 return None
             connection = Connection(uri)
             pool.append(connection)
@@ -111,7 +134,32 @@ class Connections:
 
     def handle(self, connection: Connection) -> Any:
         """The open virConnect of a borrowed CONNECTION; blocks while it is being opened."""
-        return connection.open(self._connect)
+        if connection.handle is not None or connection.uri in self._let_in:
+            return self._open_now(connection)
+        mine = self._login.acquire(True, ONE_LOGIN_SECONDS)
+        try:
+            return self._open_now(connection)
+        finally:
+            if mine:
+                self._login.release()
+
+    def _open_now(self, connection: Connection) -> Any:
+        uri = connection.uri
+        refused = self.refusal(uri)
+        if connection.handle is None and refused is not None and self._clock() < refused[0]:
+            raise refused[1]
+        try:
+            handle = connection.open(self._connect)
+        except AuthenticationError as error:
+            with self._lock:
+                self._refused[uri] = self._clock(), error
+                self._let_in.discard(uri)
+            raise
+        if connection.uri not in self._let_in:
+            with self._lock:
+                self._refused.pop(uri, None)
+                self._let_in.add(uri)
+        return handle
 
     def give_back(self, connection: Connection) -> None:
         """End a borrowing after the last call returned."""
@@ -124,7 +172,7 @@ class Connections:
 
         One that libvirtd refused for good stays, so that its error answers every further try at once.
         """
-        if isinstance(connection.error, FinalError):
+        if isinstance(connection.error, FinalError) and not isinstance(connection.error, AuthenticationError):
             return
         with self._lock:
             self._retire(connection)

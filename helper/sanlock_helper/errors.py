@@ -33,5 +33,13 @@ class FinalError(HelperError):
     """A failure that another try would only repeat: no such domain, authentication refused, a bad URI."""
 
 
+class AuthenticationError(FinalError):
+    """libvirtd refused the credentials, or none can be had.
+
+    Final for a person at a terminal.  It passes where the credentials are right and what checks them is away,
+    or where the file that holds them is corrected meanwhile.
+    """
+
+
 class GivenUpError(HelperError):
     """Nobody waits for this try any more: it must not touch the domain."""

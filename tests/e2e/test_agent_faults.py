@@ -15,7 +15,7 @@ from typing import Callable
 import pytest
 
 from .stack import Stack
-from .test_lease_loss import HELPER, story
+from .test_lease_loss import AUTH_CONF, HELPER, story
 from .test_storm import RUNTIME_DIR, outcomes
 from .testdriver import URI, TestDomains
 from .waiting import wait_for
@@ -87,3 +87,28 @@ def test_a_stopped_agent_is_replaced(stack: Stack, domains: Maker) -> None:
     wait_for(lambda: set(outcomes(stack)) == set(vms.uuids), 10, "all outcomes")
     assert all(len(lines) == 1 for lines in outcomes(stack).values()), outcomes(stack)
     wait_for(lambda: not helpers(stack), 10, "all helpers to end")
+
+
+# A8: a login that is refused in passing
+
+
+def test_a_login_that_is_refused_in_passing(stack: Stack, domains: Maker) -> None:
+    vms = domains(12)
+    # SASL for clients that come from now on: the one that keeps the domains stays connected.
+    vms.close()
+    stack.enable_sasl("sanlock", "open sesame")
+    stack.write_auth_conf(AUTH_CONF.format("sanlock", "open sesame"))
+    vms = domains(12)
+    database = stack.path("/etc/libvirt/passwd.db")
+    database.rename(database.with_suffix(".away"))
+    start = time.monotonic()
+    storm(stack, vms.uuids)
+    time.sleep(3)
+    database.with_suffix(".away").rename(database)
+    wait_for(vms.safe, 10, "12 of 12 VMs to be safe")
+    assert time.monotonic() - start < 8
+    wait_for(lambda: set(outcomes(stack)) == set(vms.uuids), 10, "all outcomes")
+    refusals = [line for line in story(stack) if "authentication failed" in line.message]
+    assert len(refusals) == 1, refusals
+    log = stack.path("/var/log/libvirtd.log").read_text()
+    assert log.count("virNetSASLSessionServerStart") == 1, "logins that libvirtd refused"

@@ -60,7 +60,9 @@ def main() -> None:
     import libvirt
 
     libvirt.registerErrorHandler(lambda *_: None, None)
-    connection = libvirt.open(URI)
+    # With SASL, the credentials come from libvirt's authentication file.
+    flavours = [libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_PASSPHRASE]
+    connection = libvirt.openAuth(URI, [flavours, lambda _credentials, _data: -1, None], 0)
     domains = [
         connection.defineXML(
             f"<domain type='test'><name>vm{number}</name><uuid>{uuid.uuid4()}</uuid><memory>8192</memory>"

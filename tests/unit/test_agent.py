@@ -16,7 +16,7 @@ from sanlock_helper import agent as agent_module
 from sanlock_helper.actions import Outcome, Try
 from sanlock_helper.agent import Agent
 from sanlock_helper.cases import Running
-from sanlock_helper.errors import FinalError, PassingError
+from sanlock_helper.errors import AuthenticationError, FinalError, PassingError
 from sanlock_helper.grace import Deadline
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.requests import Request
@@ -343,3 +343,32 @@ def test_an_answer_that_came_when_the_budget_had_ended_counts(monkeypatch: pytes
     monkeypatch.setattr(world.agent, "_fill", answered)
     assert world.serve()
     assert world.story.levels() == ["notice"]
+
+
+def test_a_refused_login_is_logged_once_and_tried_every_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    logins: list[float] = []
+
+    def connect(_uri: str) -> Connected:
+        logins.append(world.waited)
+        if len(logins) < 3:
+            raise AuthenticationError("connect", "authentication failed")
+        return Connected()
+
+    world.agent._connections._connect = connect
+    assert world.serve()
+    assert logins == [0, 5, 10]
+    assert world.story.levels() == ["warning", "notice"]
+
+
+def test_the_end_of_the_budget_names_the_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+
+    def connect(_uri: str) -> Connected:
+        raise AuthenticationError("connect", "authentication failed")
+
+    world.agent._connections._connect = connect
+    assert not world.serve()
+    assert world.waited == 35
+    level, line = world.story.lines[-1]
+    assert (level, "authentication failed" in line) == ("crit", True)

@@ -10,7 +10,7 @@ libvirt = pytest.importorskip("libvirt")
 
 import libvirt_auth  # noqa: E402
 from sanlock_helper import connection  # noqa: E402
-from sanlock_helper.errors import FinalError, PassingError  # noqa: E402
+from sanlock_helper.errors import AuthenticationError, FinalError, PassingError  # noqa: E402
 
 from .libvirt_errors import libvirt_error  # noqa: E402
 
@@ -35,8 +35,6 @@ def test_passing(code: int, domain: int) -> None:
     ("code", "domain"),
     [
         (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_FROM_QEMU),
-        (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_FROM_AUTH),
-        (libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_FROM_AUTH),
         (libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_FROM_ACCESS),
         (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_FROM_NONE),
         (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_URI),
@@ -44,6 +42,21 @@ def test_passing(code: int, domain: int) -> None:
 )
 def test_final(code: int, domain: int) -> None:
     assert isinstance(connection.failure("try", libvirt_error(code, domain)), FinalError)
+
+
+@pytest.mark.parametrize(
+    ("code", "domain"),
+    [
+        (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_FROM_AUTH),
+        (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_FROM_RPC),  # SASL
+        (libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_FROM_AUTH),
+        (libvirt.VIR_ERR_AUTH_UNAVAILABLE, libvirt.VIR_FROM_AUTH),  # polkit has no agent to ask
+        (libvirt.VIR_ERR_CONF_SYNTAX, libvirt.VIR_FROM_CONF),  # auth.conf, as the C library reads it
+    ],
+)
+def test_a_login_that_failed(code: int, domain: int) -> None:
+    # Final, but for the agent, which tries it again.
+    assert isinstance(connection.failure("try", libvirt_error(code, domain)), AuthenticationError)
 
 
 def test_an_event_is_one_line() -> None:

@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import pytest
 
-from sanlock_helper.connections import FEW, QUICK_SECONDS, Connection, Connections
-from sanlock_helper.errors import FinalError, PassingError
+from sanlock_helper.connections import (
+    FEW,
+    LOGIN_SECONDS,
+    QUICK_SECONDS,
+    Connection,
+    Connections,
+)
+from sanlock_helper.errors import AuthenticationError, FinalError, PassingError
 
 pytestmark = pytest.mark.pure
 
@@ -73,6 +81,85 @@ def test_no_more_are_opened_at_a_time_than_are_open(pool: Pool) -> None:
             pool.connections.handle(connection)
         opened += at_once
     assert opened == 16
+
+
+def test_the_first_login_is_alone_and_its_refusal_is_the_others(pool: Pool) -> None:
+    logins: list[str] = []
+    begun, go_on = Event(), Event()
+
+    def connect(uri: str) -> Any:
+        logins.append(uri)
+        begun.set()
+        assert go_on.wait(10)
+        raise AuthenticationError("connect", "authentication failed")
+
+    pool.connections._connect = connect
+    with ThreadPoolExecutor(2) as threads:
+        tries = [threads.submit(pool.connections.handle, pool.borrow()) for _ in range(2)]
+        assert begun.wait(10)
+        go_on.set()
+        assert [type(one.exception(10)) for one in tries] == [AuthenticationError] * 2
+    assert logins == [URI]
+
+
+def test_a_login_that_hangs_does_not_keep_the_next_one_for_long(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sanlock_helper.connections.ONE_LOGIN_SECONDS", 0.05)
+    begun, go_on = Event(), Event()
+
+    def hang(_uri: str) -> Any:
+        begun.set()
+        assert go_on.wait(10)
+        return Handle()
+
+    pool.connections._connect = hang
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(pool.connections.handle, pool.borrow())
+        assert begun.wait(10)
+        pool.connections._connect = pool.connect
+        assert pool.connections.handle(pool.borrow())
+        go_on.set()
+        assert first.result(10)
+
+
+def refuse(pool: Pool) -> None:
+    """One login, which is refused."""
+    connection = pool.borrow()
+    with pytest.raises(AuthenticationError):
+        pool.connections.handle(connection)
+    pool.connections.retire(connection)
+    pool.connections.give_back(connection)
+
+
+def test_one_login_every_few_seconds_while_they_are_refused(pool: Pool) -> None:
+    pool.error = AuthenticationError("connect", "authentication failed")
+    assert pool.connections.refusal(URI) is None
+    for _ in range(3):
+        refuse(pool)
+        assert pool.connections.borrow(URI) is None
+        pool.now += LOGIN_SECONDS - 0.1
+        assert pool.connections.borrow(URI) is None
+        refused = pool.connections.refusal(URI)
+        assert refused is not None
+        assert refused[0] == pytest.approx(pool.now + 0.1)
+        pool.now += 0.2
+    pool.error = None
+    first = pool.borrow()
+    # It is not known yet whether this one is let in.
+    assert pool.connections.borrow(URI) is None
+    pool.connections.handle(first)
+    assert pool.connections.borrow(URI) is not None
+
+
+def test_what_is_open_serves_on_while_a_login_is_refused(pool: Pool) -> None:
+    opened = pool.borrow_open(6)
+    pool.error = AuthenticationError("connect", "authentication failed")
+    refuse(pool)
+    assert pool.connections.ahead(URI) is None
+    assert pool.connections.borrow(URI) is None
+    pool.connections.give_back(opened[0])
+    assert pool.connections.borrow(URI) is opened[0]
 
 
 def test_another_uri_does_not_wait(pool: Pool) -> None:
