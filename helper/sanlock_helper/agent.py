@@ -106,6 +106,7 @@ class Agent:
         self._known: set[str] = set()
         self._odd_files = OddFiles(journal, clock)
         self._obstacle = ""
+        self._has_threads = True
         # By URI, how libvirtd refused the login, and when the journal had it.
         self._refusals: dict[str, tuple[str, float]] = {}
         self._looked_at = float("-inf")
@@ -348,6 +349,8 @@ class Agent:
             if found is None:
                 break
             self._start(*found)
+            if not self._has_threads:
+                break  # whatever came meanwhile may be more urgent
 
     def _hear(self, running: Running, answer: Outcome | HelperError | None) -> None:
         """What the thread of a try says: its ANSWER, or none when it is prepared."""
@@ -375,10 +378,29 @@ class Agent:
         case.running = running = Running(case, connection)
         self._turns.begin(running)
         self._time(running)
-        self._start_thread(self._run, (running,))
+        try:
+            self._start_thread(self._run, (running,))
+        except RuntimeError as error:
+            self._run_in_place(running, error)
+            return
+        self._has_threads = True
         ahead = self._connections.ahead(connection.uri)
         if ahead is not None:
-            self._start_thread(self._open_ahead, (ahead,))
+            try:
+                self._start_thread(self._open_ahead, (ahead,))
+            except RuntimeError:
+                self._connections.retire(ahead)
+
+    def _run_in_place(self, running: Running, error: RuntimeError) -> None:
+        """Make a try here and now: there are no more threads (RLIMIT_NPROC, pids.max, RLIMIT_AS)."""
+        if self._has_threads:
+            self._has_threads = False
+            self._journal.warning(f"{error}: this process serves its requests one after the other")
+        running.in_place = running.has_turn = True
+        if self._may_act(running):
+            self._run(running)
+        else:
+            self._answers.put((running, GivenUpError("try", "another process serves")))
 
     def _time(self, running: Running) -> None:
         """Wait for a try from now on, as long as there is patience."""
@@ -414,7 +436,7 @@ class Agent:
                 handle,
                 request,
                 running.case.progress,
-                lambda: running.given_up or not self._may_act(),
+                lambda: running.given_up or not self._may_act(running),
                 self._local if is_local(request.uri) else None,
                 self._notes,
                 lambda: self._await_turn(running),
@@ -432,8 +454,11 @@ class Agent:
         self._connections.give_back(connection)
         self._answers.put((running, answer))
 
-    def _may_act(self) -> bool:
-        return self._requests is None or self._requests.may_act()
+    def _may_act(self, running: Running) -> bool:
+        """Whether a try may change its domain: no other process serves in this one's place."""
+        if self._requests is None:
+            return True
+        return self._requests.show_life() if running.in_place else self._requests.may_act()
 
     def _await_turn(self, running: Running) -> bool:
         """The thread of a try that is prepared: return when it is its turn; whether that took long."""

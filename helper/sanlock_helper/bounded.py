@@ -11,7 +11,8 @@ from typing import Any, Callable
 def bounded(call: Callable[[], Any], seconds: float) -> Any:
     """What CALL returns or raises, run in a thread of its own; TimeoutError after SECONDS.
 
-    A call that took too long goes on by itself, and what comes of it is lost.
+    A call that took too long goes on by itself, and what comes of it is lost.  Where no thread can be started
+    (RLIMIT_NPROC, pids.max of the cgroup) it is made in place, for as long as it takes.
     """
     answers: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
 
@@ -21,7 +22,10 @@ def bounded(call: Callable[[], Any], seconds: float) -> Any:
         except Exception as error:
             answers.put((None, error))
 
-    _thread.start_new_thread(run, ())
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError:
+        return call()
     try:
         value, error = answers.get(timeout=seconds)
     except Empty:

@@ -53,7 +53,7 @@ class Case:
 class Running:
     """One try under way."""
 
-    __slots__ = ("case", "connection", "given_up", "has_turn", "timed_from", "turn")
+    __slots__ = ("case", "connection", "given_up", "has_turn", "in_place", "timed_from", "turn")
 
     def __init__(self, case: Case, connection: Connection) -> None:
         self.case = case
@@ -62,6 +62,8 @@ class Running:
         # Whether it may do all that its action needs: see turns.py.  Its thread waits for TURN if not.
         self.has_turn = False
         self.turn: SimpleQueue[None] = SimpleQueue()
+        # Whether the agent's loop itself runs it, since there are no more threads.
+        self.in_place = False
         # Since when libvirtd's answer is waited for; infinite while it waits for its turn.
         self.timed_from = 0.0
 

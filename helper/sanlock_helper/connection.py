@@ -31,8 +31,8 @@ _FINAL_CODES = frozenset(
         "VIR_ERR_ARGUMENT_UNSUPPORTED",
     )
 )
-# To log in did not work, because of the credentials, of what checks them (SASL's password database, polkit), or
-# of the client's files that name them.
+# The login did not work: because of the credentials, of what checks them (SASL's password database, polkit),
+# or of the client's files that name them.
 _AUTHENTICATION_CODES = frozenset(
     (
         libvirt.VIR_ERR_AUTH_FAILED,

@@ -207,8 +207,8 @@ class Connections:
             done.put(None)
 
         if idle:
-            _thread.start_new_thread(close_all, ())
             try:
+                _thread.start_new_thread(close_all, ())
                 done.get(timeout=timeout)
-            except Empty:
-                pass
+            except (Empty, RuntimeError):
+                pass  # it hangs, or there are no more threads

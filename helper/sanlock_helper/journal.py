@@ -82,6 +82,8 @@ class Journal:
         self._to_terminal = to_terminal
         self._lines: SimpleQueue[tuple[str, str, Receipt | None] | SimpleQueue[None]]
         self._started = False
+        # Whether the thread that writes runs.
+        self._writes = False
 
     def prepare(self) -> None:
         """Load what telling needs, and open the log.
@@ -96,7 +98,12 @@ class Journal:
             self._started = True
             self._lines = SimpleQueue()
             syslog.openlog(IDENTIFIER, syslog.LOG_PID, syslog.LOG_DAEMON)
-            _thread.start_new_thread(self._write, ())
+        if not self._writes:
+            try:
+                _thread.start_new_thread(self._write, ())
+                self._writes = True
+            except RuntimeError:
+                pass  # no more threads: tried again with the next line, and flush() writes in place
 
     def notice(self, line: str) -> None:
         """Tell what was done."""
@@ -129,6 +136,11 @@ class Journal:
             return True
         from _queue import Empty, SimpleQueue
 
+        if not self._writes:
+            # The virtual machines are safe by now, or as safe as they can be made.
+            while not self._lines.empty():
+                self._write_one(self._lines.get())
+            return True
         drained: SimpleQueue[None] = SimpleQueue()
         self._lines.put(drained)
         try:
@@ -139,15 +151,17 @@ class Journal:
 
     def _write(self) -> None:
         while True:
-            item = self._lines.get()
-            if not isinstance(item, tuple):
-                item.put(None)
-                continue
-            try:
-                self._write_line(*item)
-            except Exception as error:
-                # One line, or the note that it was written, is lost; those that follow it are not.
-                write_stderr(f"{IDENTIFIER}: write the log: {one_line(repr(error))}")
+            self._write_one(self._lines.get())
+
+    def _write_one(self, item: tuple[str, str, Receipt | None] | SimpleQueue[None]) -> None:
+        if not isinstance(item, tuple):
+            item.put(None)
+            return
+        try:
+            self._write_line(*item)
+        except Exception as error:
+            # One line, or the note that it was written, is lost; those that follow it are not.
+            write_stderr(f"{IDENTIFIER}: write the log: {one_line(repr(error))}")
 
     def _write_line(self, level: str, line: str, receipt: Receipt | None) -> None:
         try:

@@ -17,7 +17,10 @@ class Workers:
         self._idle: SimpleQueue[Mailbox] = SimpleQueue()
 
     def start(self, call: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-        """Run CALL(*ARGUMENTS) in a thread; it must not raise."""
+        """Run CALL(*ARGUMENTS) in a thread; it must not raise.
+
+        Raises RuntimeError when no thread is idle and none can be started.
+        """
         try:
             mailbox = self._idle.get(block=False)
         except Empty:

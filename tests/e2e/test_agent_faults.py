@@ -6,9 +6,11 @@ Issue 13: rows A4, A5, A7, A13, B6.  Real processes and real signals, on libvirt
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
@@ -112,3 +114,43 @@ def test_a_login_that_is_refused_in_passing(stack: Stack, domains: Maker) -> Non
     assert len(refusals) == 1, refusals
     log = stack.path("/var/log/libvirtd.log").read_text()
     assert log.count("virNetSASLSessionServerStart") == 1, "logins that libvirtd refused"
+
+
+# A7: no more processes
+
+
+def is_empty(group: Path) -> bool:
+    return not (group / "cgroup.procs").read_text()
+
+
+@pytest.fixture
+def few_processes() -> Iterator[Callable[[int], str]]:
+    """A function that gives a line of shell: whatever runs it may have so many processes and threads."""
+    made: list[Path] = []
+
+    def limit(number: int) -> str:
+        group = Path(f"/sys/fs/cgroup/pids/helper-test-{os.getpid()}-{len(made)}")
+        group.mkdir()
+        made.append(group)
+        (group / "pids.max").write_text(str(number))
+        return f"echo 0 >{group}/cgroup.procs || exit 1;"
+
+    if not os.access("/sys/fs/cgroup/pids", os.W_OK):
+        pytest.skip("no pids controller (cgroup v1)")
+    yield limit
+    for group in made:
+        wait_for(partial(is_empty, group), 10, f"{group} to be empty")
+        group.rmdir()
+
+
+@pytest.mark.parametrize("spare", [0, 1, 5])
+@pytest.mark.parametrize("action", ["pause", "poweroff"])
+def test_no_more_processes(
+    stack: Stack, domains: Maker, few_processes: Callable[[int], str], action: str, spare: int
+) -> None:
+    vms = domains(10)
+    # The shell, ten helpers, and so many threads for the agent among them.
+    storm(stack, vms.uuids, action, prefix=few_processes(1 + len(vms.uuids) + spare))
+    wait_for(vms.safe, 10, "10 of 10 VMs to be safe")
+    wait_for(lambda: set(outcomes(stack)) == set(vms.uuids), 10, "all outcomes")
+    assert all(len(lines) == 1 and ": done after" in lines[0] for lines in outcomes(stack).values())

@@ -267,9 +267,9 @@ def test_what_a_dead_agent_had_served_is_told_and_not_served(
 ) -> None:
     world = World(monkeypatch)
     requests.finish(put(requests, uuid=uuid_of(1)).name, "notice", "poweroff vm1: done")
-    Receipt(
-        requests, requests.finish(put(requests, uuid=uuid_of(2)).name, "crit", "poweroff vm2: FAILED")
-    ).telling()
+    done = requests.finish(put(requests, uuid=uuid_of(2)).name, "crit", "poweroff vm2: FAILED")
+    assert done is not None
+    Receipt(requests, done).telling()
     world.agent.work(requests)
     assert world.order == []
     told = dict(world.story.lines)

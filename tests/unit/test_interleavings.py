@@ -359,7 +359,7 @@ class Helpers(RuleBasedStateMachine):
         files = [file for name, file in self.world.files.items() if name.startswith("../")]
         self.successor = any(file.holder is not None and file.holder[0] in spared for file in files)
 
-    @precondition(lambda self: [process for process in self.living() if not process.stopped])
+    @precondition(lambda self: any(not process.stopped for process in self.living()))
     @rule(which=st.integers(0, MOST_PROCESSES), killable=st.booleans())
     def stop(self, which: int, killable: bool) -> None:
         going = [process for process in self.living() if not process.stopped]

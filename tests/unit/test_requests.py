@@ -83,6 +83,7 @@ def test_the_steps_of_a_request(spool: Spool, requests: Requests) -> None:
     spool.write(wanted(), 1000.0)
     (name,) = spool.unserved()
     done = requests.finish(name, "notice", "pause vm1: done")
+    assert done is not None
     assert spool.names() == [name + DONE]
     assert spool.unserved() == []
     read = requests.read(done)
@@ -98,6 +99,7 @@ def test_the_steps_of_a_request(spool: Spool, requests: Requests) -> None:
 def test_an_outcome_is_told_by_one(spool: Spool, requests: Requests) -> None:
     spool.write(wanted(), 1000.0)
     done = requests.finish(spool.names()[0], "notice", "done")
+    assert done is not None
     first, second = Receipt(requests, done), Receipt(requests, done)
     assert first.telling()
     assert not second.telling()
@@ -127,6 +129,7 @@ def test_who_waits_reads_the_outcome_when_it_was_told(spool: Spool, requests: Re
     mine = Request.of(invocation, Deadline(1000.0, 40), spool.write(invocation, 1000.0, keep=True))
     assert requests.outcome_of(mine) is None
     done = requests.finish(mine.name, "crit", "pause vm1: FAILED")
+    assert done is not None
     assert requests.outcome_of(mine) is None
     receipt = Receipt(requests, done)
     receipt.telling()
