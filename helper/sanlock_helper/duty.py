@@ -28,6 +28,9 @@ NICE = -10
 # How long a thread may compute before another one has its turn.
 SWITCH_SECONDS = 0.0005
 
+# Where the numbers of inherited descriptors end, when they cannot be listed.
+MOST_DESCRIPTORS = 65536
+
 # How often somebody who waits for another process's outcome looks for it.
 WAIT_SECONDS = 0.05
 
@@ -182,9 +185,13 @@ def _hurry() -> None:
 def shed(keep: Iterable[int] = ()) -> None:
     """Close the descriptors above 2 that were inherited: all but those to KEEP."""
     kept = {0, 1, 2, *keep}
-    for name in posix.listdir("/proc/self/fd"):
+    try:
+        names = posix.listdir("/proc/self/fd")
+    except OSError:  # no descriptor is free for the listing
+        names = [str(number) for number in range(MOST_DESCRIPTORS)]
+    for name in names:
         if int(name) not in kept:
             try:
                 posix.close(int(name))
             except OSError:
-                pass  # the descriptor of the listing itself
+                pass  # not open, or the descriptor of the listing itself

@@ -18,6 +18,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# EMFILE and ENFILE (errno(3)): no descriptor is free, in this process or on this host.
+_NO_DESCRIPTOR = (24, 23)
+# Where the numbers of inherited descriptors end that are closed when none is free.
+_MOST_DESCRIPTORS = 65536
+
 # How old a request may be that libvirt's helper is left with: what the budget is where nobody says otherwise.
 _STOCK_SECONDS = 35.0
 
@@ -46,16 +51,33 @@ def main(arguments: "Sequence[str]", in_person: "bool | None" = None) -> int:
     spool, name, problem = None, "", ""
     if invocation.action != "ignore":
         try:
-            spool = Spool.open()
-            name = spool.write(invocation, start, keep=waits)
-            if not waits and not spool.enlist():
+            try:
+                spool, name, needed = _hand_over(invocation, start, waits)
+            except SpoolError as error:
+                if getattr(error.__cause__, "errno", 0) not in _NO_DESCRIPTOR:
+                    raise
+                # What was inherited takes them all.
+                posix.closerange(3, _MOST_DESCRIPTORS)
+                spool, name, needed = _hand_over(invocation, start, waits)
+            if not needed:
                 return EXIT_DONE
         except SpoolError as error:
             problem = str(error)
-            if spool is not None and name:
-                spool.remove(name)
-            spool = None
     return _perform(invocation, start, spool, name, problem)
+
+
+def _hand_over(invocation: Invocation, start: float, waits: bool) -> "tuple[Spool, str, bool]":
+    """Put the request into the spool: returns that, the request's file, and whether this process is needed.
+
+    Raises SpoolError when that does not work; then no file is left there.
+    """
+    spool = Spool.open()
+    name = spool.write(invocation, start, keep=waits)
+    try:
+        return spool, name, waits or spool.enlist()
+    except SpoolError:
+        spool.remove(name)
+        raise
 
 
 def _perform(invocation: Invocation, start: float, spool: "Spool | None", name: str, problem: str) -> int:
@@ -72,7 +94,11 @@ def _perform(invocation: Invocation, start: float, spool: "Spool | None", name: 
 
 def _open_standard_descriptors() -> None:
     """See that 0, 1 and 2 are open: a socket to libvirtd that became descriptor 2 would get our messages."""
-    descriptor = posix.open("/dev/null", posix.O_RDWR)
+    try:
+        descriptor = posix.open("/dev/null", posix.O_RDWR)
+    except OSError:
+        posix.closerange(3, _MOST_DESCRIPTORS)
+        descriptor = posix.open("/dev/null", posix.O_RDWR)
     while descriptor <= 2:
         descriptor = posix.open("/dev/null", posix.O_RDWR)
     posix.close(descriptor)

@@ -18,7 +18,7 @@ BARE = {"PATH": os.defpath}
 
 # A bound file stays what it was when sanlock started, over any number of updates.  To change it is to have
 # hosts on which the old one runs the new program: think of them, then write the new sum here.
-TRAMPOLINE = "9a08adeb7daeb166dac70bbf9b7bc39f9e912f31ba285f53ba3ad1439d8a8334"
+TRAMPOLINE = "e19930b73f806d9c3b7fdba3e4fd41e6358044a2af01816b554f9efc70b4a0c1"
 
 # Said by the executable when it hands over.
 TAKES_OVER = "takes over, to"
@@ -188,3 +188,36 @@ def test_one_that_cannot_be_run_is_told(checkout: Path) -> None:
     result = run(checkout, URI, UUID, "pause")
     assert result.stdout == f"{URI} {UUID} pause\n"
     assert "stock.distrib cannot be run: Exec format error" in result.stderr
+
+
+MOST = 20
+
+
+@pytest.mark.parametrize("free", [1, 2, 3, 4])
+@pytest.mark.parametrize("broken", [True, False])
+def test_inherited_descriptors_take_all_that_it_may_have(checkout: Path, broken: bool, free: int) -> None:
+    executable = checkout / "helper" / "libvirt_sanlock_helper"
+    if broken:
+        (checkout / "helper/sanlock_helper/duty.py").unlink()
+    # With one it cannot even import the program: libvirt's helper takes over.
+    script = f"""
+import os, resource, sys
+for number in range(3, {MOST} - {free}):
+    os.dup2(0, number)
+resource.setrlimit(resource.RLIMIT_NOFILE, ({MOST}, {MOST}))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+    command = ["/usr/bin/python3", "-c", script, str(executable), URI, UUID, "pause"]
+    shell = 'mount -t tmpfs run /run; exec "$@"'
+    result = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", shell, "sh", *command],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert result.returncode == 0, result.stderr
+    to_stock = broken or free == 1
+    assert (TAKES_OVER in result.stderr, "verified paused" in result.stderr) == (to_stock, not to_stock)
+    assert result.stdout == (f"{URI} {UUID} pause\n" if to_stock else "")
