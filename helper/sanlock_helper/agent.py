@@ -14,6 +14,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any, Callable
 
 from .actions import ACTIONS, Outcome, Progress, Try
+from .apart import Apart
 from .cases import Case, Cases, Running
 from .connections import LOGIN_SECONDS, Connection, Connections
 from .errors import AuthenticationError, FinalError, GivenUpError, HelperError, PassingError
@@ -24,7 +25,7 @@ from .odd_files import OddFiles
 from .preparation import prepare
 from .processes import is_local
 from .requests import Receipt, Request, Requests
-from .spool import DONE, RUNTIME_DIR, TELLING, SpoolError, is_request
+from .spool import DONE, LIFE_SECONDS, RUNTIME_DIR, TELLING, SpoolError, is_request
 from .turns import AHEAD, IN_FLIGHT, Turns
 from .workers import Workers
 
@@ -107,6 +108,7 @@ class Agent:
         self._odd_files = OddFiles(journal, clock)
         self._obstacle = ""
         self._has_threads = True
+        self._apart = Apart(journal, clock, self._end_apart, self._open, self._was_served)
         # By URI, how libvirtd refused the login, and when the journal had it.
         self._refusals: dict[str, tuple[str, float]] = {}
         self._looked_at = float("-inf")
@@ -131,13 +133,24 @@ class Agent:
         """
         self._requests = requests
         self._known.update(requests.ignored)
+        requests.inherit()
         requests.sweep(self._clock())
         while requests.show_life():
+            self._apart.step(requests, self._cases.open)
             if not self._fetch() and not self._lingers():
                 self._journal.flush()
                 return
             self._step(POLL_SECONDS)
         self._withdraw()
+
+    def serve_apart(self, requests: Requests, request: Request) -> bool:
+        """Serve one REQUEST of the spool to its end, beside the agent: see one_request.py."""
+        self._requests = requests
+        case = self._cases.add(request)
+        self._watch(case)
+        while not case.done and requests.show_life():
+            self._step(LIFE_SECONDS)
+        return case.reached
 
     def reached(self, request: Request) -> bool | None:
         """Whether the goal of REQUEST was reached, None when this agent did not serve it."""
@@ -157,10 +170,13 @@ class Agent:
             self._looked_at = now
             names = requests.names(self._known)
             odd = [name for name in names if not is_request(name)]
-            for name in names:
-                if is_request(name):
-                    self._known.add(name)
-                    self._read(requests, name)
+            fresh = [self._read(requests, name) for name in names if is_request(name)]
+            for request in fresh:
+                if request is not None:
+                    self._apart.suspect(request)
+            for request in fresh:
+                if request is not None:
+                    self._take(request)
             # Last, and a few at a time: no virtual machine is behind them.
             for name in odd[:ODD_AT_ONCE]:
                 self._known.add(name)
@@ -168,7 +184,7 @@ class Agent:
             if odd[ODD_AT_ONCE:] or self._odd_files.are_there(names):
                 return True
             self._odd_files.report()
-        return bool(self._cases.open)
+        return bool(self._cases.open or self._apart.open)
 
     def _withdraw(self) -> None:
         """Leave all to the agent that took this one's place while this process was stopped, or hung."""
@@ -184,31 +200,33 @@ class Agent:
     def _lingers(self) -> bool:
         return len(self._ended) > 1 and self._clock() - self._ended_at < LINGER_SECONDS
 
-    def _read(self, requests: Requests, name: str) -> None:
+    def _read(self, requests: Requests, name: str) -> Request | None:
+        """The request in file NAME if it has to be served."""
+        self._known.add(name)
         try:
             request = requests.read(name)
             if request is not None and request.deadline.start > self._clock() + AHEAD_SECONDS:
                 raise SpoolError("it is not one of this program's: its START is in the future")
         except SpoolError as error:
             self._odd_files.move(requests, name, str(error))
-            return
+            return None
         except OSError as error:
             if self._odd_files.later(name, error):
                 self._known.discard(name)
-            return
+            return None
         self._odd_files.was_read(name)
         if request is None:
-            return
+            return None
         if request.outcome is not None and not name.endswith((DONE, TELLING)):
             # Its agent died, or could not rename it, right after it had noted the outcome.
             done = requests.mark_done(name)
             if done is None and name not in requests.ignored:
-                return  # it was logged, and is gone
+                return None  # it was logged, and is gone
             name = done or name
         if request.outcome is not None or name.endswith((DONE, TELLING)):
             self._tell_for_another(requests, name, request)
-        else:
-            self._take(request)
+            return None
+        return request
 
     def _tell_for_another(self, requests: Requests, name: str, request: Request) -> None:
         """Tell the outcome of a request whose agent died before it could."""
@@ -218,11 +236,25 @@ class Agent:
         self._journal.tell(level, line, Receipt(requests, name))
 
     def _take(self, request: Request) -> None:
-        ended = self._ended.get((request.uri, request.uuid, request.action))
-        if ended is not None and request.deadline.start <= ended[0]:
-            # Asked for before it was done for somebody else: a second restart would hit a healthy run.
-            self._note(request, ended[1], "notice", f"{request}: served together with an earlier request")
+        if self._was_served(request):
             return
+        if self._apart.takes(request):
+            # Its own process takes these steps.
+            self._known.update((request.name + DONE, request.name + TELLING))
+            return
+        self._open(request)
+
+    def _was_served(self, request: Request) -> bool:
+        """Whether the same was done for another request after this one had come: then this one is over."""
+        ended = self._ended.get((request.uri, request.uuid, request.action))
+        if ended is None or request.deadline.start > ended[0]:
+            return False
+        # A second restart would hit a healthy run.
+        self._note(request, ended[1], "notice", f"{request}: served together with an earlier request")
+        return True
+
+    def _open(self, request: Request) -> None:
+        """Serve REQUEST in this process."""
         case = self._cases.add(request)
         if case.request is request:
             self._watch(case)
@@ -258,6 +290,17 @@ class Agent:
         self._preparing -= 1
         self._start_preparing()
         self._cases.ready(case)
+
+    def _end_apart(self, request: Request, reached: bool, level: str, line: str) -> None:
+        """A process of its own has served REQUEST: it has logged the outcome, or LINE is that."""
+        self._ended_at = self._clock()
+        self._ended[(request.uri, request.uuid, request.action)] = (self._ended_at, reached)
+        self._reached[request.name] = reached
+        if line:
+            self._note(request, reached, level, line)
+        else:
+            # It may have died before it had logged the outcome.
+            self._known.discard(request.name + DONE)
 
     def _note(self, request: Request, reached: bool, level: str, line: str, tell: bool = True) -> None:
         """Note the outcome of REQUEST where it came from, then tell it."""
@@ -376,6 +419,8 @@ class Agent:
             return
         case.tries += 1
         case.running = running = Running(case, connection)
+        if self._requests is not None:
+            running.in_hand = self._requests.begin(case.request.name)
         self._turns.begin(running)
         self._time(running)
         try:
@@ -473,7 +518,7 @@ class Agent:
 
     def _answered(self, running: Running, answer: Outcome | HelperError) -> None:
         case = running.case
-        self._turns.end(running)
+        self._put_down(running)
         case.running = None
         # libvirtd has a worker free: what is left to do for this one keeps nobody waiting.
         self._fill()
@@ -496,7 +541,8 @@ class Agent:
         if told != case.told or self._clock() - told_at >= REPEAT_SECONDS:
             self._refusals[uri] = case.told, self._clock()
             self._journal.warning(
-                f"{case}: {error}; the next login for all VMs of {uri} is tried in {LOGIN_SECONDS:.0f} s"
+                f"{case}: {error}; trying again every {LOGIN_SECONDS:.0f} s, "
+                f"with one login for all VMs of {uri}"
             )
 
     def _give_up(self, running: Running, timed_from: float) -> None:
@@ -509,9 +555,15 @@ class Agent:
     def _abandon(self, running: Running) -> None:
         running.given_up = True
         running.case.running = None
-        self._turns.end(running)
+        self._put_down(running)
         self._connections.retire(running.connection)
         running.turn.put(None)
+
+    def _put_down(self, running: Running) -> None:
+        """A try is over, or is waited for no more."""
+        self._turns.end(running)
+        if self._requests is not None:
+            self._requests.end(running.in_hand)
 
     def _again(self, case: Case, why: str, delay: float) -> None:
         now = self._clock()

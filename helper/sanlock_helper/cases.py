@@ -53,7 +53,7 @@ class Case:
 class Running:
     """One try under way."""
 
-    __slots__ = ("case", "connection", "given_up", "has_turn", "in_place", "timed_from", "turn")
+    __slots__ = ("case", "connection", "given_up", "has_turn", "in_hand", "in_place", "timed_from", "turn")
 
     def __init__(self, case: Case, connection: Connection) -> None:
         self.case = case
@@ -62,6 +62,8 @@ class Running:
         # Whether it may do all that its action needs: see turns.py.  Its thread waits for TURN if not.
         self.has_turn = False
         self.turn: SimpleQueue[None] = SimpleQueue()
+        # The number under which its request is noted as in hand: see in_hand.py.
+        self.in_hand = -1
         # Whether the agent's loop itself runs it, since there are no more threads.
         self.in_place = False
         # Since when libvirtd's answer is waited for; infinite while it waits for its turn.
@@ -76,6 +78,8 @@ class Cases:
         # By URI.  A pause saves the guest's state, is quick, and is served by fewer of libvirtd's workers.
         self._pauses: dict[str, deque[Case]] = {}
         self._others: dict[str, deque[Case]] = {}
+        # Those that an agent had in hand which died come last.
+        self._suspects: dict[str, deque[Case]] = {}
         # Per domain the open cases, the one being served first.
         self._domains: dict[tuple[str, str], list[Case]] = {}
         self.open = 0
@@ -100,13 +104,16 @@ class Cases:
         """CASE can be tried, now or again."""
         if not case.done:
             queues = self._pauses if case.request.action == "pause" else self._others
+            if case.request.died:
+                queues = self._suspects
             queues.setdefault(case.request.uri, deque()).append(case)
 
     def next(
         self, borrow: Callable[[str], Connection | None], pauses_only: bool = False
     ) -> tuple[Case, Connection] | None:
         """The case to try next, and what BORROW gives for its URI; None when none is ready, or may start."""
-        for queues in (self._pauses,) if pauses_only else (self._pauses, self._others):
+        queues_in_order = (self._pauses, self._others, self._suspects)
+        for queues in queues_in_order[:1] if pauses_only else queues_in_order:
             for uri in sorted(queues, key=lambda uri: queues[uri][0].request.deadline.start):
                 queue = queues[uri]
                 while queue and queue[0].done:

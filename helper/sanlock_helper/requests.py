@@ -9,6 +9,7 @@ import time
 
 from .escapes import printable
 from .grace import Deadline
+from .in_hand import InHand
 from .invocation import ACTIONS, Invocation
 from .spool import DONE, FORMAT, RUNTIME_DIR, TELLING, Spool, SpoolError, started
 from .stand_by import POLL_SECONDS, StandBy
@@ -117,6 +118,7 @@ class Requests:
         self._grace = grace
         self._stand_by = stand_by or StandBy(spool, time.monotonic, lambda line: None)
         self._pause = pause
+        self._in_hand = InHand(spool, f"{posix.getpid()}-{time.monotonic_ns()}")
         # What is in the spool and is not to be served by this process: it is no request and cannot be moved,
         # or it was served and cannot be renamed.
         self.ignored: set[str] = set()
@@ -175,6 +177,33 @@ class Requests:
         return self._spool.names(known)
 
     # The agent
+
+    def inherit(self) -> None:
+        """Note in each request that an agent had in hand which died, or hung, that it was so."""
+        for agent, name in self._in_hand.inherit():
+            if self.is_unserved(name):
+                self._append(name, f"{_DIED}\t{agent}\n")
+        self._in_hand.clear(self._spool.held)
+
+    def begin(self, name: str) -> int:
+        """Before something is done for request NAME that may end this process; returns a number for end()."""
+        return self._in_hand.begin(name)
+
+    def end(self, number: int) -> None:
+        """It is done."""
+        self._in_hand.end(number)
+
+    def is_unserved(self, name: str) -> bool:
+        """Whether request NAME is there still, and served by no process yet."""
+        return self._is_there(name)
+
+    def life_of(self, name: str) -> int:
+        """What the process of its own that serves request NAME changes to show life; 0 when it has none."""
+        try:
+            status = self._spool.kernel.stat(name, dir_fd=self._spool.directory, follow_symlinks=False)
+        except OSError:
+            return 0
+        return int(status.st_mtime_ns)
 
     def show_life(self) -> bool:
         """Show that the agent lives; False when another one serves in its place: see Spool.show_life()."""

@@ -230,6 +230,11 @@ class Spool:
         return self._held >= 0 or self.take_first() == TAKEN
 
     @property
+    def held(self) -> int:
+        """Which lock this process has: FIRST, unless it serves beside another agent."""
+        return max(self._held, FIRST)
+
+    @property
     def has_lock(self) -> bool:
         """Whether this process has an agent's lock."""
         return self._held >= 0

@@ -7,6 +7,7 @@ Issue 13: rows A4, A5, A7, A13, B6.  Real processes and real signals, on libvirt
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -154,3 +155,57 @@ def test_no_more_processes(
     wait_for(vms.safe, 10, "10 of 10 VMs to be safe")
     wait_for(lambda: set(outcomes(stack)) == set(vms.uuids), 10, "all outcomes")
     assert all(len(lines) == 1 and ": done after" in lines[0] for lines in outcomes(stack).values())
+
+
+# A4: an agent that dies over one request
+
+
+INJECTION = """
+
+import ctypes as _ctypes, os as _os, time as _time
+def _deadly(real):
+    def act(this):
+        if this.uuid in {uuids!r}:
+            {death}
+        return real(this)
+    return act
+ACTIONS = {{name: _deadly(real) for name, real in ACTIONS.items()}}
+"""
+SEGV = "_ctypes.string_at(0)"
+KILL = "_os.kill(_os.getpid(), 9)"
+ABORT = "_os.abort()"
+LATE = "_time.sleep(0.2); _os.kill(_os.getpid(), 9)"
+EXIT = "_os._exit(3)"
+
+
+def deadly(stack: Stack, tmp_path: Path, uuids: list[str], death: str) -> Path:
+    """A helper that dies whenever it acts on one of UUIDS; libvirt's own is at its place."""
+    stack.use_stock_helper(record=False)
+    for root in ("helper", "auth"):
+        shutil.copytree(
+            HELPER.parents[1] / root, tmp_path / root, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    with (tmp_path / "helper/sanlock_helper/actions.py").open("a") as actions:
+        actions.write(INJECTION.format(uuids=tuple(uuids), death=death))
+    return tmp_path / "helper" / HELPER.name
+
+
+@pytest.mark.parametrize("action", ["pause", "poweroff"])
+@pytest.mark.parametrize("death", [SEGV, KILL, ABORT, LATE, EXIT])
+def test_a_request_over_which_agents_die(
+    stack: Stack, domains: Maker, tmp_path: Path, death: str, action: str
+) -> None:
+    vms = domains(30)
+    bad = vms.uuids[7]
+    storm(stack, vms.uuids, action, deadly(stack, tmp_path, [bad], death))
+    start = time.monotonic()
+    wait_for(lambda: vms.safe(7), 15, "all other VMs to be safe")
+    assert time.monotonic() - start < 8
+    wait_for(vms.safe, 15, "the VM over which agents die to be safe")
+    wait_for(lambda: set(outcomes(stack)) == set(vms.uuids), 10, "all outcomes")
+    assert all(sum("told again" not in line for line in lines) == 1 for lines in outcomes(stack).values())
+    assert f"agents died over the request {action} {bad}" in said(stack)
+    assert f"the process of its own for {action} {bad} died" in said(stack)
+    assert "by libvirt's own helper, which reports success" in outcomes(stack)[bad][0]
+    wait_for(lambda: not helpers(stack), 10, "all helpers to end")
+    assert list(stack.path(SPOOL).iterdir()) == []

@@ -419,7 +419,7 @@ def test_sasl(stack: Stack) -> None:
         result = by_hand(stack, "--budget=1", URI, held.uuid, "pause")
         assert result.returncode == 1
         first, last = result.stderr.splitlines()
-        assert first.endswith(f"; the next login for all VMs of {URI} is tried in 5 s")
+        assert first.endswith(f"; trying again every 5 s, with one login for all VMs of {URI}")
         assert ": FAILED after 1." in last
         assert all(word in result.stderr for word in words), result.stderr
         assert "Pa55word" not in result.stderr + "".join(line.message for line in story(stack))
