@@ -14,8 +14,8 @@ A request is a file whose name says how far it has come:
 Each step is one rename, so a process that dies at any instruction leaves one of the three.  The kernel drops
 a dead process's lock.
 
-The lock's file says more: its content names the process that has the lock, and its modification time is the
-CLOCK_MONOTONIC at which that process last showed that it lives.  An agent that neither shows life nor can be
+The modification time of the lock's file is the CLOCK_MONOTONIC at which the process that has the lock last
+showed that it lives; a file beside it names that process.  An agent that neither shows life nor can be
 killed keeps its lock; another one then serves beside it, with the second lock.  A process that takes a lock,
 or wakes up after a long silence, first shows life and then checks the other lock; one that serves beside an
 agent takes the second lock and then checks that the first one's file has shown no life since.  So at least
@@ -63,11 +63,10 @@ LATE_SECONDS = 1.0
 # than what another process waits for (stand_by.SILENT_SECONDS).
 ACT_SECONDS = 2.0
 
-# The part of a lock's file that names its holder.
-HOLDER_SIZE = 128
-
 _SPOOL = "requests"
 _LOCKS = ("agent.lock", "agent-beside.lock")
+_PID_FILES = ("agent.pid", "agent-beside.pid")
+_PID_SIZE = 128
 _MAX_SIZE = 64 * 1024
 
 # The file type in st_mode (inode(7)): the module that names them is one more to load.
@@ -110,6 +109,7 @@ class Spool:
         # The files of the two locks, -1 while they are not open, and which of them this process has.
         self._locks = [-1, -1]
         self._held = -1
+        self._pid_file = -1
         self._place = -1
         # Whether another process serves in this one's place, which was silent for long.
         self._replaced = False
@@ -134,7 +134,7 @@ class Spool:
 
     def descriptors(self) -> "tuple[int, ...]":
         """What this process holds open here."""
-        return self.directory, self.kept, *self._locks, self._place
+        return self.directory, self.kept, *self._locks, self._pid_file, self._place
 
     # Requests
 
@@ -259,6 +259,9 @@ class Spool:
         # sign of life, says to one that it served beside that it did.
         self._write_holder("")
         self._stamp(descriptor, self._clock())
+        if self._pid_file >= 0:
+            self.kernel.close(self._pid_file)
+            self._pid_file = -1
         self.kernel.close(descriptor)
         self._locks[self._held] = -1
         self._held = -1
@@ -326,7 +329,14 @@ class Spool:
 
     def holder(self, which: int) -> str:
         """The process that has that lock, as identity() gives it; "" when it has not said so."""
-        data: bytes = self.kernel.pread(self._file(which), HOLDER_SIZE, 0)
+        try:
+            descriptor = self._open_lock(_PID_FILES[which], 0)
+        except FileNotFoundError:
+            return ""
+        try:
+            data: bytes = self.kernel.pread(descriptor, _PID_SIZE, 0)
+        finally:
+            self.kernel.close(descriptor)
         return data.partition(b"\n")[0].decode("ascii", "replace")
 
     def _stamp(self, descriptor: int, now: float) -> None:
@@ -335,10 +345,13 @@ class Spool:
         self.shown_at = now
 
     def _write_holder(self, text: str) -> None:
+        # Not into the lock's file: that would change its time.
         try:
-            self.kernel.pwrite(self._locks[self._held], f"{text}\n".encode(), 0)
+            if self._pid_file < 0:
+                self._pid_file = self._open_lock(_PID_FILES[self._held])
+            self.kernel.pwrite(self._pid_file, f"{text}\n".encode(), 0)
         except OSError:
-            pass  # no room: a holder that is not known cannot be killed, but can be served beside
+            pass  # no room, no descriptor: an unknown holder cannot be killed, but can be served beside
 
     # The files
 

@@ -125,7 +125,7 @@ class Process:
         if not holder:
             return False
         victim = self.world.processes[int(holder.split(maxsplit=1)[0])]
-        if victim.ended or not victim.killable or not is_unchanged():
+        if not is_unchanged() or victim.ended or not victim.killable:
             return False
         victim.die()
         self.world.kills += 1
@@ -164,6 +164,7 @@ class Process:
                 self._tell(name, False)
 
     def _serve(self, requests: Requests) -> None:
+        requests.inherit()
         while requests.show_life():
             names = requests.names()
             if not names:
@@ -190,7 +191,9 @@ class Process:
             if other is not None and not other.stopped:
                 self.world.served_twice_at_once.append(name)
             self.world.serving[name] = self.pid
+            number = requests.begin(name)
             self._pause()  # the call into libvirt
+            requests.end(number)
             if self.world.serving.get(name) == self.pid:
                 del self.world.serving[name]
             if not requests.show_life():
@@ -356,7 +359,7 @@ class Helpers(RuleBasedStateMachine):
     def look_for_a_successor(self) -> None:
         """Whether a process that can go on has the lock, or stands by, or has not come that far."""
         spared = {process.pid for process in self.living() if not process.stopped}
-        files = [file for name, file in self.world.files.items() if name.startswith("../")]
+        files = [file for name, file in self.world.files.items() if name.endswith(".lock")]
         self.successor = any(file.holder is not None and file.holder[0] in spared for file in files)
 
     @precondition(lambda self: any(not process.stopped for process in self.living()))
