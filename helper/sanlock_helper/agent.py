@@ -148,6 +148,7 @@ class Agent:
         self._requests = requests
         case = self._cases.add(request)
         self._watch(case)
+        self._prepare(case)
         while not case.done and requests.show_life():
             self._step(LIFE_SECONDS)
         return case.reached
@@ -218,11 +219,11 @@ class Agent:
         if request is None:
             return None
         if request.outcome is not None and not name.endswith((DONE, TELLING)):
-            # Its agent died, or could not rename it, right after it had noted the outcome.
+            # Its agent died right after it had noted the outcome; or could not rename it, and has logged it.
             done = requests.mark_done(name)
-            if done is None and name not in requests.ignored:
-                return None  # it was logged, and is gone
-            name = done or name
+            if done is None:
+                return None
+            name = done
         if request.outcome is not None or name.endswith((DONE, TELLING)):
             self._tell_for_another(requests, name, request)
             return None
@@ -273,9 +274,17 @@ class Agent:
         self._start_preparing()
 
     def _start_preparing(self) -> None:
-        while self._unprepared and self._preparing < PREPARED_AT_ONCE:
+        while self._local is not None and self._unprepared and self._preparing < PREPARED_AT_ONCE:
             self._preparing += 1
-            self._start_thread(self._run_preparation, (self._unprepared.popleft(), self._local))
+            case = self._unprepared.popleft()
+            if self._requests is not None:
+                case.in_hand = self._requests.begin(case.request.name)
+            try:
+                self._start_thread(self._run_preparation, (case, self._local))
+            except RuntimeError:
+                # No more threads.  The next one is prepared when this one's answer is read.
+                self._run_preparation(case, self._local)
+                return
 
     def _run_preparation(self, case: Case, local: LocalDomains) -> None:
         """The thread of one preparation; its waits are bounded."""
@@ -288,6 +297,8 @@ class Agent:
 
     def _prepared(self, case: Case) -> None:
         self._preparing -= 1
+        if self._requests is not None:
+            self._requests.end(case.in_hand)
         self._start_preparing()
         self._cases.ready(case)
 

@@ -20,7 +20,18 @@ from .requests import Request
 class Case:
     """One action on one domain, and the requests that asked for it."""
 
-    __slots__ = ("done", "progress", "reached", "requests", "running", "slept", "told", "told_at", "tries")
+    __slots__ = (
+        "done",
+        "in_hand",
+        "progress",
+        "reached",
+        "requests",
+        "running",
+        "slept",
+        "told",
+        "told_at",
+        "tries",
+    )
 
     def __init__(self, request: Request, progress: Progress) -> None:
         self.requests = [request]
@@ -30,6 +41,8 @@ class Case:
         # The last reason for another try, and when the journal heard of it.
         self.told = ""
         self.told_at = 0.0
+        # The number under which its request is noted as in hand while it is prepared: see in_hand.py.
+        self.in_hand = -1
         # For how many seconds this process was not running when it should have been.
         self.slept = 0.0
         self.done = False

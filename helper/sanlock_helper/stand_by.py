@@ -60,8 +60,8 @@ class StandBy:
         self._spool = spool
         self._report = report
         self._kill = kill or kill_holder
-        # What this process has killed, for the journal once the lock is free.
-        self._killed = ""
+        # The agent that is about to be killed, by this process or another stand-by.
+        self._silent = ""
         self._observed = (_Observation(spool, FIRST, clock), _Observation(spool, SECOND, clock))
 
     def try_serve(self) -> bool:
@@ -73,9 +73,11 @@ class StandBy:
         spool = self._spool
         found = spool.take_first()
         if found == TAKEN:
-            if self._killed:
-                self._report(f"{self._killed}: it was killed, and this process serves now")
-                self._killed = ""
+            if self._silent:
+                self._report(
+                    f"the agent ({self._silent}) showed no sign of life and was killed; it is replaced"
+                )
+                self._silent = ""
             return True
         if found == HELD and not self._is_hopeless(FIRST):
             return False
@@ -105,13 +107,14 @@ class StandBy:
         silence = observation.update()
         if which == FIRST and silence >= LATE_SECONDS and self._observed[SECOND].is_lively():
             return True  # another process has found that already
+        self._silent = ""
+        if silence >= SILENT_SECONDS - OBSERVED_SECONDS:
+            self._silent = _named(self._spool.holder(which))
         if silence < SILENT_SECONDS:
             return False
         if not observation.killed:
             observation.killed = True
-            name = _named(self._spool.holder(which))
-            if self._kill(self._spool.holder(which), observation.is_unchanged):
-                self._killed = f"the agent ({name}) showed no sign of life for {silence:.1f} s"
+            self._kill(self._spool.holder(which), observation.is_unchanged)
         return silence >= SILENT_SECONDS + DEATH_SECONDS
 
 

@@ -110,7 +110,9 @@ def test_an_outcome_is_told_by_one(spool: Spool, requests: Requests) -> None:
 @pytest.mark.parametrize("line", ["a\nrun\t7\n", "a\tb", "\n\n", "crit\tb\n\nnotice\tc", "x\x00\udcff\u2028"])
 def test_any_text_is_one_note(spool: Spool, requests: Requests, line: str) -> None:
     spool.write(wanted(), 1000.0)
-    read = requests.read(requests.finish(spool.names()[0], "error", line))
+    done = requests.finish(spool.names()[0], "error", line)
+    assert done is not None
+    read = requests.read(done)
     assert read is not None
     assert (read.run, read.outcome) == (None, ("error", printable(line)))
 
