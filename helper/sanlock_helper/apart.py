@@ -188,7 +188,13 @@ class _Child:
             self._life, self._alive_at = life, now
         late = now > self.request.deadline.end + OVERTIME_SECONDS
         if late or (not self._is_stock and now - self._alive_at > SILENT_SECONDS):
-            posix.kill(self._pid, _SIGKILL)
+            try:
+                posix.kill(self._pid, _SIGKILL)
+            except OSError:
+                pass  # SELinux does not let this program kill
+            # It may never end, as when it waits for a disk: it is waited for no more.
+            self._pid = 0
+            self._why = "no sign of life"
 
     def _run_stock(self) -> bool:
         """Run libvirt's helper, if there is time; whether the request is over."""

@@ -377,3 +377,15 @@ def test_a_single_agent_that_was_stopped_does_not_blame_libvirtd(stack: Stack, d
     wait_for(lambda: outcomes(stack), 10, "the outcome")
     assert "no answer from libvirtd" not in said(stack)
     assert ": done after" in outcomes(stack)[uuid][0]
+
+
+def test_a_request_over_which_agents_hang(stack: Stack, domains: Maker, tmp_path: Path) -> None:
+    vms = domains(12)
+    # A C call that does not let go of the interpreter stops the agent's loop as well.
+    hang = "_ctypes.PyDLL(None).sleep(600)"
+    storm(stack, vms.uuids, "pause", deadly(stack, tmp_path, [vms.uuids[7]], hang))
+    wait_for(lambda: vms.safe(7), 15, "all other VMs to be safe")
+    wait_for(vms.safe, 25, "the VM over which agents hang to be safe")
+    wait_for(lambda: set(outcomes(stack)) == set(vms.uuids), 10, "all outcomes")
+    assert "died (no sign of life)" in said(stack)
+    wait_for(lambda: not helpers(stack), 10, "all helpers to end")
