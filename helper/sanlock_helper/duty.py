@@ -62,7 +62,7 @@ def perform(invocation: Invocation, start: float, spool: Spool | None, name: str
             status = EXIT_DONE
         elif spool is None:
             journal.warning(f"{request}: acting without other processes: {problem}")
-            status = serve_alone(request, lambda: make_agent(journal))
+            status = serve_alone(request, lambda: make_agent(journal, request.uri))
         else:
             status = _serve_spool(request, spool, grace, journal)
     except KeyboardInterrupt:
@@ -81,7 +81,7 @@ def _serve_spool(request: Request, spool: Spool, grace: int, journal: Journal) -
         # Neither this process nor another can serve the spool: each serves its own request.
         requests.remove(request.name)
         journal.warning(f"{request}: acting without other processes: {error}")
-        return serve_alone(request, lambda: make_agent(journal))
+        return serve_alone(request, lambda: make_agent(journal, request.uri))
 
 
 def ignore(request: Request, journal: Journal) -> None:
@@ -130,7 +130,7 @@ class _Service:
     def _serve(self) -> None:
         request = self._request
         try:
-            agent = make_agent(self._journal)
+            agent = make_agent(self._journal, request.uri)
             agent.work(self._requests)
         except KeyboardInterrupt:
             # Whoever interrupts does not want it done later; what others asked for stays.
@@ -147,8 +147,8 @@ class _Service:
         self._reached = agent.reached(request) if self._reached is None else self._reached
 
 
-def make_agent(journal: Journal) -> Agent:
-    """The agent, with everything imported that it may need.
+def make_agent(journal: Journal, uri: str) -> Agent:
+    """The agent for a domain of URI and others, with everything imported that it may need.
 
     That is done before the first action: the disk that holds Python may be the next thing to fail.
     """
@@ -165,12 +165,19 @@ def make_agent(journal: Journal) -> Agent:
     import site
 
     sys.path.extend(site.getsitepackages())
+    from . import leases
     from .agent import Agent
     from .connection import connect
     from .local_domains import LocalDomains
     from .notes import Notes
+    from .processes import is_local
     from .records import Records
 
+    if is_local(uri):
+        try:
+            leases.load()
+        except leases.LeasesUnknownError:
+            pass  # a lease that cannot be read is reported with its domain
     return Agent(connect, journal, notes=Notes(Records(), journal), local=LocalDomains())
 
 

@@ -48,7 +48,7 @@ def main(name: str) -> None:
         posix._exit(0)  # the other one has served it
     requests.show_life()
     journal = Journal()
-    agent = make_agent(journal)
+    agent = make_agent(journal, request.uri)
     reached = agent.serve_apart(requests, request)
     journal.flush()
     # Threads whose calls hang must not keep the process.
