@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 import libvirt
 
-from .bounded import bounded
+from .bounded import NoAnswerError, bounded
 from .connection import failure, is_no_domain
 from .domain_state import describe, ends_by_itself, is_administrators_pause, state_name
 from .errors import FinalError, GivenUpError, HelperError, PassingError
@@ -494,7 +494,7 @@ def _save_transient_xml(attempt: Try) -> None:
         progress.xml = bounded(ask, seconds)
     except libvirt.libvirtError as error:
         progress.xml_missing = str(failure("read the domain's XML", error))
-    except TimeoutError:
+    except NoAnswerError:
         progress.xml_missing = f"libvirtd did not give its XML within {seconds:g} s"
         came = False
     if notes:

@@ -8,8 +8,12 @@ from _queue import Empty, SimpleQueue
 from typing import Any, Callable
 
 
+class NoAnswerError(Exception):
+    """A call has not returned in time.  A TimeoutError is what Python makes of a call's own ETIMEDOUT."""
+
+
 def bounded(call: Callable[[], Any], seconds: float) -> Any:
-    """What CALL returns or raises, run in a thread of its own; TimeoutError after SECONDS.
+    """What CALL returns or raises, run in a thread of its own; NoAnswerError after SECONDS.
 
     A call that took too long goes on by itself, and what comes of it is lost.  Where no thread can be started
     (RLIMIT_NPROC, pids.max of the cgroup) it is made in place, for as long as it takes.
@@ -29,7 +33,7 @@ def bounded(call: Callable[[], Any], seconds: float) -> Any:
     try:
         value, error = answers.get(timeout=seconds)
     except Empty:
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
+        raise NoAnswerError(f"no answer within {seconds:g} s") from None
     if error is not None:
         raise error
     return value

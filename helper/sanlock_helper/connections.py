@@ -203,7 +203,10 @@ class Connections:
 
         def close_all() -> None:
             for handle in idle:
-                handle.close()
+                try:
+                    handle.close()
+                except Exception:
+                    pass  # libvirtd has gone before; the others are closed all the same
             done.put(None)
 
         if idle:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from . import leases
-from .bounded import bounded
+from .bounded import NoAnswerError, bounded
 from .errors import PassingError
 from .leases import Lease
 from .processes import Process, Processes, process_start, prove
@@ -93,7 +93,7 @@ class LocalDomains:
     def _ask(self, what: str, call: Callable[[], T]) -> T:
         try:
             answer: Any = bounded(call, self._seconds)
-        except TimeoutError as error:
+        except NoAnswerError as error:
             raise PassingError(what, str(error)) from error
         except OSError as error:
             raise PassingError(what, error.strerror or str(error)) from error

@@ -14,7 +14,7 @@ import time
 from typing import Callable
 
 from . import leases
-from .bounded import bounded
+from .bounded import NoAnswerError, bounded
 from .journal import Journal
 from .processes import Process
 from .record import Record
@@ -119,7 +119,7 @@ class Notes:
         try:
             record.lockspaces, record.leases = bounded(lambda: self._ask_sanlock(pid), SANLOCK_SECONDS)
             self._silences = 0
-        except TimeoutError as error:
+        except NoAnswerError as error:
             self._silences += 1
             record.unknown = f"sanlock: {error}"
         except Exception as error:

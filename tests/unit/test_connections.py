@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
@@ -233,6 +234,21 @@ def test_the_idle_ones_go_with_one_that_libvirtd_ended(pool: Pool) -> None:
     # The busy one hears of it by itself; to hear twice does no harm.
     pool.connections.lost(busy)
     pool.connections.lost(busy)
+
+
+def test_one_that_cannot_be_closed_does_not_keep_the_others_open(pool: Pool) -> None:
+    first, second = pool.borrow_open(2)
+    for connection in (first, second):
+        pool.connections.give_back(connection)
+
+    def fail() -> None:
+        raise RuntimeError("the connection is broken")
+
+    first.handle.close = fail
+    start = time.monotonic()
+    pool.connections.close()
+    assert second.handle.closed
+    assert time.monotonic() - start < 1
 
 
 def test_the_end_closes_what_is_open_and_idle(pool: Pool) -> None:

@@ -17,7 +17,7 @@ libvirt = pytest.importorskip("libvirt")
 
 from sanlock_helper import actions, leases, notes  # noqa: E402
 from sanlock_helper.actions import Progress, Try  # noqa: E402
-from sanlock_helper.bounded import bounded  # noqa: E402
+from sanlock_helper.bounded import NoAnswerError, bounded  # noqa: E402
 from sanlock_helper.errors import PassingError  # noqa: E402
 from sanlock_helper.leases import Lease, LeasesUnknownError, Lockspace  # noqa: E402
 from sanlock_helper.notes import Notes, boot_id  # noqa: E402
@@ -248,9 +248,17 @@ def test_bounded() -> None:
     with pytest.raises(ZeroDivisionError):
         bounded(lambda: 1 // 0, 5)
     release = threading.Event()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(NoAnswerError):
         bounded(release.wait, 0.02)
     release.set()
+
+
+def test_a_call_that_fails_with_a_timeout_has_answered() -> None:
+    def fail() -> None:
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    with pytest.raises(TimeoutError):
+        bounded(fail, 5)
 
 
 def test_the_start_of_a_process() -> None:
