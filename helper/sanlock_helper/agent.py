@@ -420,7 +420,7 @@ class Agent:
         heappush(self._timers, (when, self._timer_count, call))
 
     def _watch(self, case: Case) -> None:
-        self._at(case.request.deadline.end, lambda: self._expire(case))
+        self._at(case.request.deadline.next_look(self._clock()), lambda: self._expire(case))
 
     def _start(self, case: Case, connection: Connection) -> None:
         if case.request.deadline.end <= self._clock():
@@ -586,6 +586,10 @@ class Agent:
 
     def _expire(self, case: Case) -> None:
         if case.done:
+            return
+        if case.request.deadline.left(self._clock()):
+            # sanlock's grace was not known yet.
+            self._watch(case)
             return
         if case.running is not None:
             self._abandon(case.running)

@@ -8,10 +8,11 @@ import sys
 import time
 
 from . import IDENTIFIER
-from .grace import Deadline, kill_grace_seconds
+from .grace import Deadline, Grace
 from .invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, USAGE, Invocation
 from .journal import Journal, write_stderr
 from .requests import Request, Requests
+from .sanlock_daemon import join_sanlock_group, run_dir
 from .spool import Spool, SpoolError
 from .stand_by import StandBy
 
@@ -54,10 +55,12 @@ def perform(invocation: Invocation, start: float, spool: Spool | None, name: str
     """
     shed(spool.descriptors() if spool is not None else ())
     journal = Journal()
-    grace = kill_grace_seconds()
+    join_sanlock_group(run_dir())
+    grace = Grace()
     request = Request.of(invocation, Deadline(start, grace, invocation.budget), name)
     try:
         if request.action == "ignore":
+            grace.wait()
             ignore(request, journal)
             status = EXIT_DONE
         elif spool is None:
@@ -72,7 +75,7 @@ def perform(invocation: Invocation, start: float, spool: Spool | None, name: str
     return status
 
 
-def _serve_spool(request: Request, spool: Spool, grace: int, journal: Journal) -> int:
+def _serve_spool(request: Request, spool: Spool, grace: Grace, journal: Journal) -> int:
     """Serve what is in SPOOL, REQUEST among it, or see to it that another process does."""
     requests = Requests(spool, grace, StandBy(spool, time.monotonic, journal.warning))
     try:
@@ -160,11 +163,10 @@ def make_agent(journal: Journal, uri: str) -> Agent:
     gc.disable()
     # A thread that is back from libvirtd waits for one that computes: 5 ms by default, for calls of a tenth.
     sys.setswitchinterval(SWITCH_SECONDS)
-    # The executable starts with -S.  The folders are enough: the .pth files in them run code of anybody who
-    # ever installed a package on this host.
-    import site
+    _find_modules()
+    import libvirt_auth
 
-    sys.path.extend(site.getsitepackages())
+    libvirt_auth.preload()
     from . import leases
     from .agent import Agent
     from .connection import connect
@@ -179,6 +181,24 @@ def make_agent(journal: Journal, uri: str) -> Agent:
         except leases.LeasesUnknownError:
             pass  # a lease that cannot be read is reported with its domain
     return Agent(connect, journal, notes=Notes(Records(), journal), local=LocalDomains())
+
+
+def _find_modules() -> None:
+    """Have libvirt-python found: the executable starts with -S.
+
+    The folders are enough: the .pth files in them run code of anybody who ever installed a package on this
+    host.  Those below /usr/local, which may be another disk, are looked into only where the distribution's
+    have no libvirt-python.
+    """
+    import site
+
+    folders = site.getsitepackages()
+    local = [folder for folder in folders if folder.startswith("/usr/local/")]
+    sys.path.extend(folder for folder in folders if folder not in local)
+    try:
+        import libvirt  # noqa: F401
+    except ImportError:
+        sys.path.extend(local)
 
 
 def _hurry() -> None:

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import _thread
+import posix
 import time
+from _queue import Empty, SimpleQueue
+
+from .sanlock_daemon import daemon_settings, run_dir
 
 SANLOCK_CONF = "/etc/sanlock/sanlock.conf"
-SANLOCK_RUN_DIR = "/run/sanlock"
 
 # DEFAULT_GRACE_SEC and the range that sanlock accepts (sanlock src/sanlock_internal.h, src/main.c).
 DEFAULT_GRACE = 40
@@ -19,69 +23,178 @@ SHORT_GRACE = 15
 # What the launch of this program may have taken, and what sanlock may be early by.
 MARGIN = 5
 
+# How long the grace may take to be learned: the daemon's answer comes in a millisecond, a file in memory in
+# less.  What comes later is not used, so that a deadline changes once at most.
+LEARN_SECONDS = 0.2
 
-def kill_grace_seconds(path: str = SANLOCK_CONF, run_dir: str = SANLOCK_RUN_DIR) -> int:
-    """Seconds between the call of the killpath and SIGKILL, as the sanlock daemon has them.
+# sanlock.conf as sanlock ships it has 5 KB, nearly all of it comments.
+MOST_BYTES = 64 * 1024
 
-    The daemon's -g counts before the file at PATH (which sanlock 3.8 and older do not read it from), and
-    sanlock's default is what remains, which a short watchdog_fire_timeout shortens; a value that sanlock
-    ignores is ignored here.  Source: read_config_file() and read_command_line() in sanlock ``src/main.c``,
-    setup_timeouts() in ``src/timeouts.c``.
+_S_IFMT, _S_IFREG = 0o170000, 0o100000
+
+
+class Grace:
+    """sanlock's kill_grace_seconds, learned while other things go on: what knows it may be on a hung disk.
+
+    The memory is asked first: the daemon's -g, its own answer; then the file, which sanlock 3.8 and older do
+    not read it from.  sanlock's default is what remains, which a short watchdog_fire_timeout shortens.
     """
+
+    __slots__ = ("_learned", "_seconds", "settled_at")
+
+    def __init__(
+        self, path: str = SANLOCK_CONF, directory: str | None = None, within: float = LEARN_SECONDS
+    ) -> None:
+        """PATH is sanlock's configuration file, DIRECTORY has its pid file and its socket.
+
+        An answer that takes longer than WITHIN seconds is not used.
+        """
+        self._seconds = DEFAULT_GRACE
+        self._learned: SimpleQueue[None] = SimpleQueue()
+        # On CLOCK_MONOTONIC: from then on the grace does not change any more.
+        self.settled_at = time.monotonic() + within
+        try:
+            _thread.start_new_thread(self._learn, (path, directory or run_dir(), within))
+        except RuntimeError:
+            self.settled_at = float("-inf")  # no more threads
+
+    @classmethod
+    def known(cls, seconds: int) -> Grace:
+        """A grace of SECONDS."""
+        grace = cls.__new__(cls)
+        grace._seconds = seconds
+        grace.settled_at = float("-inf")
+        return grace
+
+    def seconds(self) -> int:
+        """The grace as far as it is known now; never waits."""
+        return self._seconds
+
+    def wait(self) -> int:
+        """The grace, waited for until it is settled."""
+        left = self.settled_at - time.monotonic()
+        if left > 0:
+            try:
+                self._learned.get(timeout=left)
+            except Empty:
+                pass
+        return self._seconds
+
+    def _learn(self, path: str, directory: str, within: float) -> None:
+        """The thread that asks, and may hang for ever."""
+        # The daemon has to leave time for the file.
+        found = learn_grace(path, directory, within / 2)
+        if time.monotonic() < self.settled_at:
+            self._seconds = found
+            self.settled_at = float("-inf")
+        self._learned.put(None)
+
+
+def kill_grace_seconds(path: str = SANLOCK_CONF, directory: str | None = None) -> int:
+    """Seconds between the call of the killpath and SIGKILL, as the sanlock daemon has them: see Grace.
+
+    Waits for LEARN_SECONDS at most.
+    """
+    return Grace(path, directory).wait()
+
+
+def learn_grace(path: str, directory: str, seconds: float) -> int:
+    """The grace that sanlock has: see Grace.  The daemon may take SECONDS to answer; a disk is waited for.
+
+    A value that sanlock ignores is ignored here.  Source: read_config_file() and read_command_line() in
+    sanlock ``src/main.c``, setup_timeouts() in ``src/timeouts.c``.
+    """
+    grace: int | None = None
+    for value in _from_command_line(directory):
+        grace = _accepted(value, grace)
+    if grace is None:
+        answer = daemon_settings(directory, seconds)
+        grace = _accepted(answer.get(b"kill_grace_seconds", b""), None)
+    if grace is not None:
+        return grace
     settings = _from_file(path)
-    grace = _default([value for key, value in settings if key == "watchdog_fire_timeout"])
-    from_file = (value for key, value in settings if key == "kill_grace_seconds")
-    for value in (*from_file, *_from_command_line(run_dir)):
-        seconds = _atoi(value)
-        grace = seconds if 0 <= seconds <= MAX_GRACE else grace
-    return grace
+    for key, value in settings:
+        if key == b"kill_grace_seconds":
+            grace = _accepted(value, grace)
+    if grace is not None:
+        return grace
+    return _default([value for key, value in settings if key == b"watchdog_fire_timeout"])
 
 
-def _default(fire_timeouts: list[str]) -> int:
+def _accepted(value: bytes, before: int | None) -> int | None:
+    """VALUE as a grace; BEFORE where sanlock would ignore it."""
+    seconds = _atoi(value) if value else -1
+    return seconds if 0 <= seconds <= MAX_GRACE else before
+
+
+def _default(fire_timeouts: list[bytes]) -> int:
     """The grace that nobody has set."""
-    fire = _atoi(fire_timeouts[-1]) if fire_timeouts else DEFAULT_FIRE_TIMEOUT
-    if fire <= 0 or fire >= DEFAULT_FIRE_TIMEOUT:
+    set_ones = [seconds for seconds in map(_atoi, fire_timeouts) if seconds > 0]
+    fire = set_ones[-1] if set_ones else DEFAULT_FIRE_TIMEOUT
+    if fire >= DEFAULT_FIRE_TIMEOUT:
         return DEFAULT_GRACE
     return SHORT_GRACE if fire >= DEFAULT_FIRE_TIMEOUT // 2 else 0
 
 
-def _from_file(path: str) -> list[tuple[str, str]]:
-    """The settings in the file at PATH: key and value."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as conf:
-            lines = conf.readlines()
-    except OSError:
-        return []
+def _from_file(path: str) -> list[tuple[bytes, bytes]]:
+    """The settings in the file at PATH, key and value; none where it is no regular file."""
+    # Bytes: the codecs of text files would be looked up on the disk.
     settings = []
-    for line in lines:
-        key, equals, value = line.partition("=")
-        # The name ends at the first blank, and must begin the line.
-        if equals and key[:1].strip():
-            settings.append((key.split()[0], value))
+    for line in _read_small(path).split(b"\n"):
+        key, equals, value = line.partition(b"=")
+        words = value.split()
+        # The name begins the line, and ends at the first blank.
+        if equals and words and key[:1].strip():
+            settings.append((key.split()[0], words[0]))
     return settings
 
 
-def _from_command_line(run_dir: str) -> list[str]:
-    # Bytes: the codecs of text files would be looked up on the disk.
+def _read_small(path: str) -> bytes:
+    """The whole lines among the first MOST_BYTES of the file at PATH; nothing where it is no regular file.
+
+    Reading a FIFO has no end, and to open a device may already do something.
+    """
     try:
-        with open(f"{run_dir}/sanlock.pid", "rb") as pid_file:
+        if posix.stat(path).st_mode & _S_IFMT != _S_IFREG:
+            return b""
+        descriptor = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
+    except OSError:
+        return b""
+    data = b""
+    try:
+        while len(data) < MOST_BYTES:
+            part = posix.read(descriptor, MOST_BYTES - len(data))
+            if not part:
+                return data
+            data += part
+    except OSError:
+        return b""
+    finally:
+        posix.close(descriptor)
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _from_command_line(directory: str) -> list[bytes]:
+    try:
+        with open(f"{directory}/sanlock.pid", "rb") as pid_file:
             pid = int(pid_file.read(16))
         with open(f"/proc/{pid}/cmdline", "rb") as command_line:
             words = command_line.read().split(b"\0")
     except (OSError, ValueError):
         return []
-    return [str(value, "utf-8", "replace") for option, value in zip(words, words[1:]) if option == b"-g"]
+    return [value for option, value in zip(words, words[1:]) if option == b"-g"]
 
 
-def _atoi(text: str) -> int:
+def _atoi(text: bytes) -> int:
     """What C's atoi() makes of TEXT: its leading digits, or 0."""
     text = text.strip()
-    sign = -1 if text[:1] == "-" else 1
-    digits = text.lstrip("+-") if text[:1] in ("+", "-") else text
+    sign = -1 if text[:1] == b"-" else 1
+    digits = text[1:] if text[:1] in (b"+", b"-") else text
     length = 0
-    while length < len(digits) and digits[length] in "0123456789":
+    # No setting has more digits, and int() refuses thousands of them.
+    while length < min(len(digits), 9) and digits[length : length + 1].isdigit():
         length += 1
-    return sign * int(digits[:length] or "0")
+    return sign * int(digits[:length] or b"0")
 
 
 class Deadline:
@@ -90,25 +203,35 @@ class Deadline:
     All points in time are seconds of CLOCK_MONOTONIC, which every process of the host shares.
     """
 
-    __slots__ = ("end", "kill", "start")
+    __slots__ = ("_budget", "_grace", "start")
 
-    def __init__(self, start: float, grace: int, budget: float | None = None) -> None:
+    def __init__(self, start: float, grace: int | Grace, budget: float | None = None) -> None:
         """GRACE and BUDGET in seconds; without a BUDGET it is the grace less a margin.
 
         With a grace of 0 sanlock never runs the killpath: who calls it then is a person, and gets the
         default.
         """
-        seconds = grace or DEFAULT_GRACE
         self.start = start
-        self.kill = start + seconds
-        self.end = start + (max(seconds - MARGIN, seconds / 2) if budget is None else budget)
+        self._grace = grace if isinstance(grace, Grace) else Grace.known(grace)
+        self._budget = budget
 
-    @classmethod
-    def at(cls, start: float, kill: float, end: float) -> Deadline:
-        """The clock that another process started."""
-        deadline = cls.__new__(cls)
-        deadline.start, deadline.kill, deadline.end = start, kill, end
-        return deadline
+    @property
+    def kill(self) -> float:
+        """When sanlock sends SIGKILL."""
+        return self.start + (self._grace.seconds() or DEFAULT_GRACE)
+
+    @property
+    def end(self) -> float:
+        """When to stop trying; that may change until settled_at."""
+        if self._budget is not None:
+            return self.start + self._budget
+        seconds = self._grace.seconds() or DEFAULT_GRACE
+        return self.start + max(seconds - MARGIN, seconds / 2)
+
+    def next_look(self, now: float) -> float:
+        """When to look whether it is over: at its end, or before, when that is known better."""
+        settled_at = self._grace.settled_at
+        return min(self.end, settled_at) if settled_at > now else self.end
 
     def left(self, now: float) -> float:
         """Seconds in which to go on trying, never negative."""
@@ -116,5 +239,7 @@ class Deadline:
 
     def sigkill(self, now: float, wall: float) -> str:
         """What sanlock does next, for the journal; WALL is the time of day at NOW."""
-        at = time.strftime("%H:%M:%S", time.localtime(wall + self.kill - now))
-        return f"sanlock sends SIGKILL at {at} if the leases are lost"
+        # The time zone is the one that the interpreter read when it started: strftime(3) may read it again.
+        at = time.localtime(wall + self.kill - now)
+        clock = f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}"
+        return f"sanlock sends SIGKILL at {clock} if the leases are lost"

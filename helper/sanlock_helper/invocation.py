@@ -42,8 +42,7 @@ virtual machine; by hand it does the same.
              ignore    do nothing; sanlock sends SIGKILL when kill_grace_seconds are over
   PID      process id that held the leases, where the owner asked sanlock to pass it
 
-  --budget SECONDS  keep trying for so long (default: kill_grace_seconds of /etc/sanlock/sanlock.conf, or
-                    40, less 5)
+  --budget SECONDS  keep trying for so long (default: sanlock's kill_grace_seconds less 5)
 
 Exit status: 0 the goal was reached and verified, 1 it was not, 2 usage error.  What was found and done goes
 to syslog as virt-sanlock-helper, and to stderr.

@@ -8,9 +8,8 @@ import os
 import time
 from typing import Any, Callable
 
+from . import sanlock_daemon
 from .errors import FinalError, PassingError
-
-SANLOCK_RUN_DIR = "/run/sanlock"
 
 BUSY_TRIES = 25
 BUSY_SECONDS = 0.02
@@ -256,18 +255,14 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def _run_dir() -> str:
+    return os.environ.get("SANLOCK_RUN_DIR", sanlock_daemon.RUN_DIR)
+
+
 def _socket() -> str:
-    return f"{os.environ.get('SANLOCK_RUN_DIR', SANLOCK_RUN_DIR)}/sanlock.sock"
+    return f"{_run_dir()}/{sanlock_daemon.SOCKET}"
 
 
 def join_sanlock_group() -> None:
-    """Take the group of sanlock's socket, which is 0660 sanlock:sanlock.
-
-    sanlock starts its killpath without supplementary groups, and SELinux gives sanlock_t no dac_override.
-    """
-    try:
-        group = os.stat(_socket()).st_gid
-    except OSError:
-        return  # no socket: the inquiry says so
-    if os.geteuid() == 0 and group != os.getegid() and group not in os.getgroups():
-        os.setgroups([*os.getgroups(), group])
+    """Take the group of sanlock's socket: see sanlock_daemon.join_sanlock_group()."""
+    sanlock_daemon.join_sanlock_group(_run_dir())

@@ -8,9 +8,10 @@ import posix
 import time
 
 from .duty import make_agent, shed
-from .grace import kill_grace_seconds
+from .grace import Grace
 from .journal import Journal
 from .requests import Requests
+from .sanlock_daemon import join_sanlock_group, run_dir
 from .spool import Spool
 
 # How often a process waits for another one that serves the same request, left by an agent that died.
@@ -20,7 +21,7 @@ _WAIT_SECONDS = 0.05
 class OneRequest(Requests):
     """The spool, of which this process serves one request."""
 
-    def __init__(self, spool: Spool, grace: int, descriptor: int) -> None:
+    def __init__(self, spool: Spool, grace: int | Grace, descriptor: int) -> None:
         """DESCRIPTOR is the request's file, locked by this process."""
         super().__init__(spool, grace)
         self._descriptor = descriptor
@@ -36,13 +37,14 @@ def main(name: str) -> None:
     """Serve request NAME, log its outcome and exit: with status 0 when its goal was reached."""
     spool = Spool.open()
     shed(spool.descriptors())
+    join_sanlock_group(run_dir())
     try:
         descriptor = posix.open(name, posix.O_RDWR | posix.O_NOFOLLOW, dir_fd=spool.directory)
     except FileNotFoundError:
         posix._exit(0)
     while not _lock(descriptor):
         time.sleep(_WAIT_SECONDS)
-    requests = OneRequest(spool, kill_grace_seconds(), descriptor)
+    requests = OneRequest(spool, Grace(), descriptor)
     request = requests.read(name)
     if request is None or request.outcome is not None:
         posix._exit(0)  # the other one has served it

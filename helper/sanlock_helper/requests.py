@@ -8,7 +8,7 @@ import posix
 import time
 
 from .escapes import printable
-from .grace import Deadline
+from .grace import Deadline, Grace
 from .in_hand import InHand
 from .invocation import ACTIONS, Invocation
 from .spool import DONE, FORMAT, RUNTIME_DIR, TELLING, Spool, SpoolError, started
@@ -61,7 +61,7 @@ class Request:
         return f"{self.action} {self.uuid}"
 
     @classmethod
-    def parse(cls, name: str, text: str, grace: int) -> Request:
+    def parse(cls, name: str, text: str, grace: int | Grace) -> Request:
         """The request in file NAME with content TEXT, as Spool.write() and Requests leave it.
 
         GRACE is sanlock's kill_grace_seconds.  Raises SpoolError when it is no request.
@@ -106,7 +106,7 @@ class Requests:
     def __init__(
         self,
         spool: Spool,
-        grace: int,
+        grace: int | Grace,
         stand_by: StandBy | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:

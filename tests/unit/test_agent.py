@@ -17,7 +17,7 @@ from sanlock_helper.actions import Outcome, Try
 from sanlock_helper.agent import Agent
 from sanlock_helper.cases import Running
 from sanlock_helper.errors import AuthenticationError, FinalError, PassingError
-from sanlock_helper.grace import Deadline
+from sanlock_helper.grace import Deadline, Grace
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.requests import Request
 from sanlock_helper.turns import Turns
@@ -233,6 +233,27 @@ def test_all_tries_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.waited == 35
     assert len(world.hanging) == 4
     assert "no answer" in world.story.lines[-1][1]
+
+
+@pytest.mark.parametrize(("seconds", "waited"), [(20, 15), (40, 35), (60, 55), (0, 35)])
+def test_the_grace_may_be_learned_after_the_first_try_began(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, waited: float
+) -> None:
+    world = World(monkeypatch, *["hang"] * 20)
+    grace = Grace.known(40)
+    grace.settled_at = START + 0.2
+    asked: list[float] = []
+
+    def learn() -> int:
+        asked.append(world.clock.now)
+        return seconds if world.clock.now >= START + 0.2 else 40
+
+    monkeypatch.setattr(Grace, "seconds", lambda _self: learn())
+    case = Request.of(Invocation("qemu:///system", UUID, "poweroff"), Deadline(START, grace))
+    assert not world.agent.serve(case)
+    assert asked[0] == START
+    assert len(world.hanging) >= 3
+    assert world.waited == pytest.approx(waited)
 
 
 def test_an_answer_after_the_end_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

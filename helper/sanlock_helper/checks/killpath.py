@@ -18,9 +18,16 @@ PYTHON = "/usr/bin/python3"
 # SANLK_HELPER_ARGS_LEN and SANLK_HELPER_PATH_LEN less the NUL (sanlock src/sanlock_admin.h).
 LONGEST = 127
 
+# Looks for modules where duty.py does.
 _PROBE = """\
 import sys, site
-sys.path.extend(site.getsitepackages())
+folders = site.getsitepackages()
+local = [folder for folder in folders if folder.startswith("/usr/local/")]
+sys.path.extend(folder for folder in folders if folder not in local)
+try:
+    import libvirt
+except ImportError:
+    sys.path.extend(local)
 def find():
     try:
         import libvirt

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The running sanlock daemon: where its socket is, the right to use it, and the settings that it has."""
+
+from __future__ import annotations
+
+import posix
+
+RUN_DIR = "/run/sanlock"
+SOCKET = "sanlock.sock"
+
+# struct sm_header: eight numbers of 32 bits in the machine's own order (sanlock src/sanlock_sock.h).
+_NUMBER = 4
+_HEADER = 8 * _NUMBER
+_MAGIC = 0x04282010
+_PROTO = 1
+_CMD_STATUS = 5
+_STATE_DAEMON = 1
+
+# struct sanlk_state there: type, flags, data32, padding, data64 of 8 bytes, name of 48, str_len, padding.
+_STATE = 80
+_LENGTH_AT = 72
+_LONGEST = 4096
+
+
+def run_dir() -> str:
+    """The directory of the daemon's socket and pid file, as libsanlock finds it (sanlock src/env.c)."""
+    return str(posix.environ.get(b"SANLOCK_RUN_DIR", RUN_DIR.encode()), "utf-8", "surrogateescape")
+
+
+def join_sanlock_group(directory: str) -> None:
+    """Take the group of sanlock's socket in DIRECTORY, which is 0660 sanlock:sanlock.
+
+    sanlock starts its killpath without supplementary groups, and SELinux gives sanlock_t no dac_override.  It
+    has to be done before a thread can hang on a disk: setgroups(2) changes one thread, and the C library
+    waits until all others have done the same (nptl(7)).
+    """
+    try:
+        group = posix.stat(f"{directory}/{SOCKET}").st_gid
+    except OSError:
+        return  # no socket: the inquiry says so
+    if posix.geteuid() == 0 and group != posix.getegid() and group not in posix.getgroups():
+        posix.setgroups([*posix.getgroups(), group])
+
+
+def daemon_settings(directory: str, seconds: float) -> dict[bytes, bytes]:
+    """The daemon's settings by name, from its socket in DIRECTORY; {} when it does not answer within SECONDS.
+
+    It answers from its memory, as to `sanlock client status -D`, whose program is on a disk.  Source:
+    cmd_status() and print_state_daemon() in sanlock ``src/cmd.c``.
+    """
+    import sys
+
+    # A C module, like all that is loaded here; only a process that serves needs it.
+    from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+
+    numbers = (_MAGIC, _PROTO, _CMD_STATUS, 0, _HEADER, 0, _STATE_DAEMON, 0)
+    request = b"".join(number.to_bytes(_NUMBER, sys.byteorder) for number in numbers)
+    connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    try:
+        connection.settimeout(seconds)
+        connection.connect(f"{directory}/{SOCKET}")
+        connection.send(request)
+        head = _receive(connection, _HEADER + _STATE)
+        length = head[_HEADER + _LENGTH_AT :][:_NUMBER]
+        text = _receive(connection, min(int.from_bytes(length, sys.byteorder), _LONGEST))
+    except OSError:
+        return {}
+    finally:
+        connection.close()
+    words = (word.partition(b"=") for word in text.rstrip(b"\0").split(b" "))
+    return {name: value for name, _, value in words}
+
+
+def _receive(connection: object, size: int) -> bytes:
+    """SIZE bytes, fewer when the daemon ends the connection before."""
+    data = b""
+    while len(data) < size:
+        part: bytes = connection.recv(size - len(data))  # type: ignore[attr-defined]
+        if not part:
+            break
+        data += part
+    return data
