@@ -57,8 +57,12 @@ class AuthConfig:
         larger than 1 MiB.
         """
         if len(data) > MAX_SIZE:
-            raise AuthFileError(path, "larger than 1 MiB")
-        keyfile = KeyFile()
+            raise AuthFileError(
+                path,
+                f"larger than {MAX_SIZE >> 20} MiB, which is the most that is read of it",
+                hint="leave only the groups in it that this host connects with",
+            )
+        keyfile = KeyFile((*FIELDS, "credentials"))
         keyfile.read_bytes(data, path)
         return cls(keyfile, path)
 
@@ -69,7 +73,7 @@ class AuthConfig:
         """
         for host in ("localhost" if hostname is None else hostname, "default"):
             group = f"auth-{service}-{host}"
-            if self._keyfile.has_section(group):
+            if self._keyfile.has_group(group):
                 return group
         return None
 
@@ -81,14 +85,14 @@ class AuthConfig:
         auth_group = self.auth_group(service, hostname)
         if auth_group is None:
             return None
-        line = self._keyfile.lines[auth_group]
-        name = self._get(auth_group, "credentials")
+        line = self._keyfile.line(auth_group)
+        name = self._keyfile.value(auth_group, "credentials")
         if name is None:
             reason = f"group [{auth_group}] has no item 'credentials'"
             hint = f"add credentials=NAME to [{auth_group}]"
             raise AuthReferenceError(self.path, reason, line=line, group=auth_group, hint=hint)
         group = f"credentials-{name}"
-        if not self._keyfile.has_section(group):
+        if not self._keyfile.has_group(group):
             reason = f"group [{auth_group}] refers to [{group}], which is not there"
             hint = f"add [{group}], or correct the name"
             raise AuthReferenceError(self.path, reason, line=line, group=auth_group, hint=hint)
@@ -105,13 +109,7 @@ class AuthConfig:
         if name not in FIELDS:
             raise ValueError(f"{name!r} is not one of {', '.join(FIELDS)}")
         group = self.credentials_group(service, hostname)
-        return None if group is None else self._get(group, name)
-
-    def _get(self, group: str, name: str) -> str | None:
-        try:
-            return self._keyfile.get(group, name, fallback=None)
-        except UnicodeEncodeError:
-            return None
+        return None if group is None else self._keyfile.value(group, name)
 
 
 def _open(path: str, flags: int) -> int:

@@ -23,6 +23,9 @@ from configparser's own in this:
 - In the first group "Encoding", if given, must be UTF-8. A value that is not UTF-8 cannot be
   had, but makes no other value unreadable.
 
+The file is gone through line by line, once to check it and once for each group that is asked for, and
+nothing of other groups is kept: what a file of many groups takes is its own size.
+
 What counts as a letter in a locale is decided by Python's Unicode tables, not GLib's. They
 can differ by letters that one of the two does not know yet; that is the only difference.
 """
@@ -36,7 +39,7 @@ from typing import TYPE_CHECKING
 from .errors import AuthSyntaxError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, MutableMapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 
 BLANKS = " \t\f\r"
 
@@ -69,8 +72,8 @@ class Escapes(configparser.Interpolation):
         return _ESCAPE.sub(lambda found: _ESCAPED.get(found[1], found[0]), text)
 
 
-class KeyFile(configparser.RawConfigParser):
-    """A RawConfigParser that reads what GKeyFile reads, and refuses what it refuses.
+class _Group(configparser.RawConfigParser):
+    """A RawConfigParser that reads one group as GKeyFile reads it.
 
     configparser strips a line, a name and a value of whatever str.isspace() calls a blank,
     which would change passwords. So each line is handed to it between two NUL characters (a
@@ -97,51 +100,58 @@ class KeyFile(configparser.RawConfigParser):
         re.VERBOSE | re.DOTALL,
     )
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, lines: Iterable[str], path: str) -> None:
         super().__init__(
             default_section="",  # a name that no group can have
             empty_lines_in_values=False,
             interpolation=Escapes(),
             strict=False,
         )
-        self.lines: dict[str, int] = {}  # group -> the line that names it first
+        self._name = name
+        self.read_file(lines, path)
 
     def optionxform(self, optionstr: str) -> str:
         """Return the name as it is, without the "=" that OPTCRE left on it."""
         return optionstr.rstrip("=").rstrip(BLANKS)
+
+    def value(self, name: str) -> str | None:
+        """Return the value of name, or None if there is none, or none in UTF-8."""
+        try:
+            return self.get(self._name, name, fallback=None)
+        except UnicodeEncodeError:
+            return None
+
+
+class KeyFile:
+    """A file that GKeyFile would read; it refuses what GKeyFile refuses.
+
+    names  the names whose values can be asked for
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+        self._data = b""
+        self._path = ""
+        self._found: dict[str, tuple[_Group, int] | None] = {}
 
     def read_bytes(self, data: bytes, path: str) -> None:
         """Read data, the content of the file path.
 
         Raises AuthSyntaxError for the first line that is not in the grammar.
         """
-        try:
-            self.read_file(self._read_lines(data, path), path)
-            return
-        except configparser.MissingSectionHeaderError as err:
-            line, reason = err.lineno, "the first line must be a group, [NAME]"
-        except configparser.ParsingError as err:
-            line, reason = err.errors[0][0], "neither a group, [NAME], nor NAME=VALUE"
-        # Outside of the handlers, for configparser's errors quote the line: a password, maybe.
-        raise AuthSyntaxError(
-            path, reason, line=line, hint="a comment needs a line of its own, starting with #"
-        )
-
-    def _read_lines(self, data: bytes, path: str) -> Iterator[str]:
-        """Yield each line between two NULs, blank lines and comments as empty."""
-        group = None
-        lines = data.replace(b"\r\n", b"\n").split(b"\n")
-        for number, line in enumerate(lines, start=1):
-            text = line.decode("utf-8", "surrogateescape").lstrip(BLANKS)
-            if not text or text[0] in "#\0":
-                yield ""
-                continue
-            text = f"\0{text}\0"
-            header = self.SECTCRE.match(text)
+        self._data, self._path = data, path
+        self._found = {}
+        first = group = None
+        for number, text in self._lines():
+            header = _Group.SECTCRE.match(text)
             if header:
                 group = header["header"]
-                self.lines.setdefault(group, number)
-            elif group and group == next(iter(self.lines)) and _ENCODING.match(text):
+                first = first or group
+            elif group is None:
+                raise self._error(number, "the first line must be a group, [NAME]")
+            elif not _Group.OPTCRE.match(text):
+                raise self._error(number, "neither a group, [NAME], nor NAME=VALUE")
+            elif group == first and _ENCODING.match(text):
                 raise AuthSyntaxError(
                     path,
                     "Encoding can only be UTF-8",
@@ -149,4 +159,66 @@ class KeyFile(configparser.RawConfigParser):
                     group=group,
                     hint="remove the line",
                 )
-            yield text
+
+    def has_group(self, name: str) -> bool:
+        """Return whether there is a group of that name."""
+        return self._group(name) is not None
+
+    def line(self, group: str) -> int:
+        """Return the line, counted from 1, that names the group first; 0 if there is none."""
+        found = self._group(group)
+        return 0 if found is None else found[1]
+
+    def value(self, group: str, name: str) -> str | None:
+        """Return the value of name in group, or None if there is none, or none in UTF-8."""
+        found = self._group(group)
+        return None if found is None else found[0].value(name)
+
+    def _group(self, name: str) -> tuple[_Group, int] | None:
+        """Return the group with that name, and its line."""
+        if name not in self._found:
+            numbered = list(self._lines_of(name))
+            lines = [text for _, text in numbered]
+            self._found[name] = (_Group(name, lines, self._path), numbered[0][0]) if lines else None
+        return self._found[name]
+
+    def _lines_of(self, group: str) -> Iterator[tuple[int, str]]:
+        """Yield the first line that names the group, then the last value for each of the names."""
+        last: dict[str, tuple[int, str]] = {}
+        head = None
+        inside = False
+        for number, text in self._lines():
+            if text[1] == "[":
+                header = _Group.SECTCRE.match(text)
+                inside = header is not None and header["header"] == group
+                head = head or ((number, text) if inside else None)
+            elif inside:
+                option = _Group.OPTCRE.match(text)
+                name = option["option"].rstrip("=").rstrip(BLANKS) if option else ""
+                if name in self._names:
+                    last[name] = (number, text)
+        if head is not None:
+            yield head
+            yield from last.values()
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        """Yield each line between two NULs, with its number, but for comments and blank lines."""
+        data, start, number = self._data, 0, 0
+        while start < len(data):
+            end = data.find(b"\n", start)
+            next_start = end + 1
+            if end < 0:
+                end = next_start = len(data)
+            elif data[end - 1 : end] == b"\r" and end > start:
+                end -= 1
+            number += 1
+            text = data[start:end].decode("utf-8", "surrogateescape").lstrip(BLANKS)
+            start = next_start
+            if text and text[0] not in "#\0":
+                yield number, f"\0{text}\0"
+
+    def _error(self, line: int, reason: str) -> AuthSyntaxError:
+        # It quotes nothing: a line that cannot be read may be a password.
+        return AuthSyntaxError(
+            self._path, reason, line=line, hint="a comment needs a line of its own, starting with #"
+        )
