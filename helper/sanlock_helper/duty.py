@@ -11,6 +11,7 @@ from . import IDENTIFIER
 from .grace import Deadline, Grace
 from .invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, USAGE, Invocation
 from .journal import Journal, write_stderr
+from .memory_limits import require_memory
 from .requests import Request, Requests
 from .sanlock_daemon import join_sanlock_group, run_dir
 from .spool import Spool, SpoolError
@@ -155,6 +156,7 @@ def make_agent(journal: Journal, uri: str) -> Agent:
 
     That is done before the first action: the disk that holds Python may be the next thing to fail.
     """
+    require_memory()
     journal.prepare()
     _hurry()
     import gc

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .. import __version__
 from ..inventory import KnownDomain
+from ..memory_limits import shortage
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 
 SECONDS = 10.0
@@ -140,6 +141,15 @@ def _run(command: Sequence[str], environ: Mapping[str, str]) -> tuple[int | str,
     except subprocess.TimeoutExpired:
         return f"no end within {SECONDS:g} s", ""
     return answer.returncode, (answer.stdout + answer.stderr).strip()
+
+
+def check_memory(limits: str) -> Finding:
+    """LIMITS is the text of /proc/PID/limits of sanlock, which the killpath inherits them from."""
+    name, wanted = "memory", "no limit, or one that leaves room for many machines at once"
+    why, remedy = shortage(limits)
+    if why:
+        return Finding(name, FAIL, f"{why}: libvirt's own helper would take over", wanted, remedy)
+    return Finding(name, PASS, "enough for the killpath", wanted)
 
 
 def check_arguments(domains: Iterable[KnownDomain], uri: str, path: str) -> Finding:

@@ -61,6 +61,7 @@ def _killpath(facts: Facts) -> Iterator[Check]:
         "killpath", lambda: killpath.check_killpath(facts.killpath, facts.seen_killpath, facts.environ)
     )
     yield Check("python", lambda: killpath.check_modules(facts.seen_killpath, facts.environ))
+    yield Check("memory", lambda: killpath.check_memory((facts.sanlock_proc / "limits").read_text()))
     yield Check("selinux", lambda: killpath.check_selinux(_enforce(facts), _label(facts.seen_killpath)))
     yield Check(
         "runtime directory",
