@@ -118,6 +118,23 @@ def test_a_file_that_libvirt_refuses_is_named_with_its_line(ours: Stack) -> None
     assert found["lease room"]["found"].startswith("not looked at: read /etc/libvirt/qemu-sanlock.conf")
 
 
+def test_of_two_settings_libvirt_takes_the_first(ours: Stack) -> None:
+    text = ours.path(SANLOCK_CONF).read_text()
+    line = text[: text.index("host_id")].count("\n") + 1
+    edit(ours, SANLOCK_CONF, "host_id", "host_id = 1\nhost_id = 9")
+    ours.libvirtd.stop()
+    leave_lockspace(ours)
+    ours.libvirtd.start()
+    (joined,) = ours.lockspaces()
+    assert joined.host_id == 1
+    found = checks(ours)
+    assert_passed(found, "host_id", "lockspace")
+    twice = f"host_id in line {line} counts, not in line {line + 1}"
+    assert_found(found, {"configuration files": ("warn", twice, f"remove line {line + 1} of")})
+    edit(ours, SANLOCK_CONF, "host_id = 9", "")
+    assert_passed(checks(ours), "configuration files")
+
+
 def test_the_killpath(ours: Stack, tmp_path: Path) -> None:
     ours.use_stock_helper(record=False)
     assert_found(checks(ours), {"killpath": ("fail", "libvirt's C helper", "activate")})

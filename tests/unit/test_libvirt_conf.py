@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from sanlock_helper.libvirt_conf import ConfSyntaxError, Value, parse_conf
+from sanlock_helper.libvirt_conf import ConfSyntaxError, Value, given_again, parse_conf, parse_settings
 
 pytestmark = pytest.mark.pure
 
@@ -19,7 +21,9 @@ pytestmark = pytest.mark.pure
         ("host_id=-1", {"host_id": -1}),
         ("  host_id\t=\t1  # why\n", {"host_id": 1}),
         ("a = 1; b = 2\n", {"a": 1, "b": 2}),
-        ("a = 1\na = 2\n", {"a": 2}),
+        ("a = 1\na = 2\n", {"a": 1}),
+        ('a = "1"; a = 2\n', {"a": "1"}),
+        ("a = [ ]\na = [ 1 ]\n", {"a": []}),
         ('a = "x\'y"\n', {"a": "x'y"}),
         ("a = 'x\"y # z'\n", {"a": 'x"y # z'}),
         ('a = """x\n"y" """\nb = 1\n', {"a": 'x\n"y" ', "b": 1}),
@@ -44,9 +48,24 @@ def test_accepted(text: str, values: dict[str, Value]) -> None:
         ("a = 1 2\n", 1, "expecting a separator"),
         ("a = [ 1 2 ]\n", 1, "list is not closed with ]"),
         ("a = [ 1,\n", 2, "expecting a value"),
+        ("\n\n", 3, "expecting a name, the file holds only blank lines"),
+        ("a = " + "[" * 9000, 1, "lists in too many lists"),
+        (f"a = {'1' * 5000}\n", 1, "a number of more than 64 bits"),
     ],
 )
 def test_refused_with_its_line(text: str, line: int, reason: str) -> None:
     with pytest.raises(ConfSyntaxError) as caught:
         parse_conf(text)
     assert (caught.value.line, caught.value.reason) == (line, reason)
+
+
+def test_what_comes_again_is_named_with_both_lines() -> None:
+    settings = parse_settings('# c\na = 1\nb = """\n"""; a = "2"\n\nA = 1\na = []\n')
+    pairs = [(first.name, first.line, again.line) for first, again in given_again(settings)]
+    assert pairs == [("a", 2, 4), ("a", 2, 7)]
+
+
+def test_a_large_file_takes_its_share_of_time() -> None:
+    began = time.process_time()
+    assert len(parse_settings("a = 1\n" * 200_000)) == 200_000
+    assert time.process_time() - began < 10

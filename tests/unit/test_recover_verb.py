@@ -353,6 +353,18 @@ def test_the_lockspace_of_the_disks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "again", ["host_id = 8\n", 'host_id = "8"\n', "host_id = [ 8 ]\n", "host_id = 0; io_timeout = 9\n"]
+)
+def test_of_two_host_ids_the_first_counts(tmp_path: Path, again: str) -> None:
+    conf = tmp_path / "qemu-sanlock.conf"
+    first = "host_id = 7; io_timeout = 5; auto_disk_leases = 1; disk_lease_dir = '/leases'\n"
+    conf.write_text(f"{first}{again}auto_disk_leases = 0\ndisk_lease_dir = '/other'\n")
+    found = qemu_sanlock_conf.auto_lockspace(str(conf))
+    assert found is not None
+    assert (found.host_id, found.io_timeout, found.path) == (7, 5, "/leases/__LIBVIRT__DISKS__")
+
+
+@pytest.mark.parametrize(
     "text", ["", "host_id = 1\n", "auto_disk_leases = 1\n", "auto_disk_leases = 0\nhost_id = 1"]
 )
 def test_no_lockspace_of_the_disks(tmp_path: Path, text: str) -> None:
@@ -365,7 +377,7 @@ def test_no_lockspace_of_the_disks(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("line", ["oops", "host_id = one", "disk_lease_dir = 5", "x = [", "host_id = -1"])
 def test_no_lockspace_where_libvirt_refuses_the_file(tmp_path: Path, line: str) -> None:
     conf = tmp_path / "qemu-sanlock.conf"
-    conf.write_text(f"auto_disk_leases = 1\nhost_id = 1\n{line}\n")
+    conf.write_text(f"{line}\nauto_disk_leases = 1\nhost_id = 1\n")
     assert qemu_sanlock_conf.auto_lockspace(str(conf)) is None
 
 

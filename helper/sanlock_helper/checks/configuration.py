@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..clock import DEFAULT_IO_TIMEOUT
-from ..libvirt_conf import Value
+from ..errors import HelperError
+from ..libvirt_conf import Setting, Value, given_again
 from ..qemu_sanlock_conf import LockConf
 from ..sanlock_status import Lockspace
 from .finding import FAIL, PASS, WARN, Finding
@@ -53,3 +56,24 @@ def check_io_timeout(conf: LockConf, joined: Lockspace | None) -> Finding:
             name, WARN, found, wanted, "move the VMs away and restart sanlock and libvirt's daemon"
         )
     return Finding(name, PASS, f"{configured} s", wanted)
+
+
+def check_files(files: Mapping[str, list[Setting] | HelperError], last_counts: str) -> Finding:
+    """Whether libvirt reads each of FILES (path to settings, or why not), and whether a setting comes twice.
+
+    Of two libvirt takes the first; sanlock the last, in LAST_COUNTS.
+    """
+    name, wanted = "configuration files", "files that are read, and each setting in them once"
+    refused = [error for error in files.values() if isinstance(error, HelperError)]
+    if refused:
+        found = "; ".join(f"{error.what}: {error.why}" for error in refused)
+        return Finding(name, FAIL, found, wanted, refused[0].hint or "correct it")
+    twice, lines = [], []
+    for path, settings in files.items():
+        assert not isinstance(settings, HelperError)
+        for counts, other in given_again(settings[::-1] if path == last_counts else settings):
+            twice.append(f"{path}: {counts.name} in line {counts.line} counts, not in line {other.line}")
+            lines.append(f"line {other.line} of {path}")
+    if twice:
+        return Finding(name, WARN, "; ".join(twice), wanted, f"remove {', '.join(lines)}")
+    return Finding(name, PASS, f"{', '.join(files) or 'none'}", wanted)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +17,9 @@ from ..connection import connect
 from ..errors import FinalError, HelperError
 from ..inventory import KnownDomain, take_inventory
 from ..killpath_file import killpath
-from ..libvirt_conf import Value, read_conf
+from ..libvirt_conf import Setting, Value, in_force, read_settings
 from ..patience import within
-from ..qemu_sanlock_conf import LockConf, read_lock_conf
+from ..qemu_sanlock_conf import LockConf, make_lock_conf
 from ..sanlock_status import SanlockStatus, ask_sanlock
 
 # A libvirtd that takes longer is of no use to a helper with 35 s for all.
@@ -70,6 +71,20 @@ class Attempt:
     def is_refused(self) -> bool:
         """Whether libvirtd answered, and authentication failed."""
         return self.error is not None and isinstance(self.error.__cause__, libvirt_auth.AuthError)
+
+
+def sanlock_settings(path: str) -> list[Setting]:
+    """The settings of sanlock.conf, as read_config_file() in sanlock src/main.c reads them.
+
+    What may come again and adds up (debug_cmd) is left out.
+    """
+    found = []
+    text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+    for number, line in enumerate(text.split("\n"), 1):
+        name = re.split("[ \\t=]", line, maxsplit=1)[0]
+        if name and not name.startswith("#") and "=" in line and name != "debug_cmd":
+            found.append(Setting(name, line.partition("=")[2].strip(), number))
+    return found
 
 
 class Facts:
@@ -124,17 +139,40 @@ class Facts:
     @cached_property
     def qemu_conf(self) -> dict[str, Value]:
         """libvirt's qemu.conf."""
-        return read_conf(self.host.etc / "libvirt/qemu.conf")
+        return in_force(self._settings("libvirt/qemu.conf"))
 
     @cached_property
     def daemon_conf(self) -> dict[str, Value]:
         """libvirtd.conf, or virtqemud.conf."""
-        return read_conf(self.host.etc / f"libvirt/{self.host.daemon}.conf")
+        return in_force(self._settings(f"libvirt/{self.host.daemon}.conf"))
 
     @cached_property
     def lock_conf(self) -> LockConf:
         """qemu-sanlock.conf."""
-        return read_lock_conf(self.host.etc / "libvirt/qemu-sanlock.conf")
+        return make_lock_conf(in_force(self._settings("libvirt/qemu-sanlock.conf")))
+
+    def _settings(self, name: str) -> list[Setting]:
+        return read_settings(self.host.etc / name)
+
+    @property
+    def sanlock_conf(self) -> str:
+        """The path of sanlock's configuration file."""
+        return str(self.host.etc / "sanlock/sanlock.conf")
+
+    @cached_property
+    def files(self) -> dict[str, list[Setting] | HelperError]:
+        """The configuration files that are there: path to settings, or why libvirt would not read it."""
+        found: dict[str, list[Setting] | HelperError] = {}
+        for name in ("qemu.conf", f"{self.host.daemon}.conf", "qemu-sanlock.conf"):
+            path = self.host.etc / "libvirt" / name
+            try:
+                if path.exists():
+                    found[str(path)] = read_settings(path)
+            except HelperError as error:
+                found[str(path)] = error
+        if os.path.exists(self.sanlock_conf):
+            found[self.sanlock_conf] = sanlock_settings(self.sanlock_conf)
+        return found
 
     @cached_property
     def _connected(self) -> tuple[Attempt, Any]:

@@ -97,6 +97,7 @@ def _libvirtd(facts: Facts) -> Iterator[Check]:
 
 
 def _configuration(facts: Facts) -> Iterator[Check]:
+    yield Check("configuration files", lambda: configuration.check_files(facts.files, facts.sanlock_conf))
     yield Check(
         "lock_manager",
         lambda: configuration.check_lock_manager(facts.qemu_conf.get("lock_manager"), facts.host.daemon),

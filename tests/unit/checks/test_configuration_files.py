@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The configuration files of a host, which is a folder here: refused, and with a setting given twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("libvirt")
+
+from sanlock_helper.checks.configuration import check_files
+from sanlock_helper.checks.facts import Facts, Host
+from sanlock_helper.checks.finding import Finding
+
+
+def check(etc: Path, **files: str) -> Finding:
+    for name, text in files.items():
+        folder = etc / ("sanlock" if name == "sanlock" else "libvirt")
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name.replace('_', '-')}.conf").write_text(text)
+    facts = Facts(Host(etc=etc, run=etc / "run"))
+    return check_files(facts.files, facts.sanlock_conf)
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    assert check(tmp_path).verdict == "pass"
+
+
+def test_each_setting_once(tmp_path: Path) -> None:
+    finding = check(
+        tmp_path,
+        qemu="a = 1\n",
+        libvirtd="a = 2\n",
+        qemu_sanlock="# a = 1\na = 3\n",
+        sanlock="a = 1\n#a = 1\n",
+    )
+    assert finding.verdict == "pass"
+    assert "qemu-sanlock.conf" in finding.found
+
+
+@pytest.mark.parametrize("name", ["qemu", "libvirtd", "qemu_sanlock"])
+def test_of_libvirts_settings_the_first_counts(tmp_path: Path, name: str) -> None:
+    finding = check(tmp_path, **{name: "x = 1; y = 2\n\nx = [ ]\nx = 'z'\n"})
+    path = tmp_path / "libvirt" / f"{name.replace('_', '-')}.conf"
+    assert finding.verdict == "warn"
+    assert finding.found == (
+        f"{path}: x in line 1 counts, not in line 3; {path}: x in line 1 counts, not in line 4"
+    )
+    assert finding.remedy == f"remove line 3 of {path}, line 4 of {path}"
+
+
+def test_of_sanlocks_settings_the_last_counts(tmp_path: Path) -> None:
+    # An indented line is none, and debug_cmd adds up.
+    text = "kill_grace_seconds = 1\n kill_grace_seconds = 2\nkill_grace_seconds\t= 3\n"
+    text += "debug_cmd = +a\ndebug_cmd = +b\n"
+    finding = check(tmp_path, sanlock=text)
+    path = tmp_path / "sanlock/sanlock.conf"
+    assert (finding.verdict, finding.found) == (
+        "warn",
+        f"{path}: kill_grace_seconds in line 3 counts, not in line 1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("\n\n", "only blank lines"), (" ", "only blank lines"), ("oops\n", "line 1: expecting an assignment")],
+)
+@pytest.mark.parametrize("name", ["qemu", "libvirtd", "qemu_sanlock"])
+def test_a_file_that_libvirt_refuses(tmp_path: Path, name: str, text: str, words: str) -> None:
+    finding = check(tmp_path, **{name: text})
+    assert finding.verdict == "fail"
+    assert words in finding.found
+    assert finding.remedy == "libvirt refuses the file: correct that line"
