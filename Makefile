@@ -32,11 +32,12 @@ all: test
 dependencies:
 	@packaging/dependencies run
 
-$(VENV)/.done: packaging/requirements-test.txt packaging/dependencies packaging/newer-sanlock
+$(VENV)/.done: packaging/requirements-test.txt packaging/dependencies packaging/newer-sanlock packaging/newer-glib
 	@packaging/dependencies test
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r packaging/requirements-test.txt
 	@packaging/newer-sanlock $(VENV)/sanlock || echo "no newer sanlock was had: the test that needs one is left out"
+	@packaging/newer-glib $(VENV)/glib || echo "no newer GLib was had: the test that needs one is left out"
 	@touch $@
 
 demo: dependencies

@@ -7,6 +7,7 @@ import os
 import stat
 
 from .errors import AuthFileError, AuthReferenceError
+from .glib import Version
 from .keyfile import KeyFile
 
 FIELDS = ("username", "authname", "password", "realm")
@@ -50,8 +51,12 @@ class AuthConfig:
         return cls.from_bytes(data, path)
 
     @classmethod
-    def from_bytes(cls, data: bytes, path: str = "auth.conf") -> AuthConfig:
+    def from_bytes(
+        cls, data: bytes, path: str = "auth.conf", glib: tuple[int, int, int] | None = None
+    ) -> AuthConfig:
         """Parse data; path is only for messages.
+
+        glib is the version of GLib to read as: by default the one that libvirt has in this process.
 
         Raises AuthSyntaxError if a line is not in the grammar, AuthFileError if data is
         larger than 1 MiB.
@@ -62,7 +67,8 @@ class AuthConfig:
                 f"larger than {MAX_SIZE >> 20} MiB, which is the most that is read of it",
                 hint="leave only the groups in it that this host connects with",
             )
-        keyfile = KeyFile((*FIELDS, "credentials"))
+        version = Version() if glib is None else Version(lambda: glib)
+        keyfile = KeyFile((*FIELDS, "credentials"), version)
         keyfile.read_bytes(data, path)
         return cls(keyfile, path)
 
@@ -88,7 +94,8 @@ class AuthConfig:
         line = self._keyfile.line(auth_group)
         name = self._keyfile.value(auth_group, "credentials")
         if name is None:
-            reason = f"group [{auth_group}] has no item 'credentials'"
+            why = self._keyfile.why_none(auth_group, "credentials")
+            reason = f"group [{auth_group}] has no item 'credentials'{why and f': {why}'}"
             hint = f"add credentials=NAME to [{auth_group}]"
             raise AuthReferenceError(self.path, reason, line=line, group=auth_group, hint=hint)
         group = f"credentials-{name}"
@@ -98,11 +105,27 @@ class AuthConfig:
             raise AuthReferenceError(self.path, reason, line=line, group=auth_group, hint=hint)
         return group
 
+    def why_none(self, service: str, hostname: str | None, name: str) -> str:
+        """Return why the field name, which is in the file, is taken for none; "" if it is not.
+
+        Raises AuthReferenceError like credentials_group().
+        """
+        group = self.credentials_group(service, hostname)
+        return "" if group is None else self._keyfile.why_none(group, name)
+
+    def odd_fields(self, service: str, hostname: str | None) -> tuple[str, ...]:
+        """Return the fields whose values are not the same for all versions of GLib.
+
+        Raises AuthReferenceError like credentials_group().
+        """
+        group = self.credentials_group(service, hostname)
+        return () if group is None else tuple(name for name in FIELDS if self._keyfile.is_odd(group, name))
+
     def lookup(self, service: str, hostname: str | None, name: str) -> str | None:
         """Return the field name for service on hostname, or None if the file has none.
 
         hostname None means localhost; name is one of FIELDS. A value that is not UTF-8
-        counts as none.
+        counts as none, and in a new GLib one with a backslash that begins no escape.
 
         Raises AuthReferenceError like credentials_group(), ValueError for another name.
         """

@@ -139,6 +139,9 @@ class Answers:
         if field is None:
             reason = f"no field can answer the question {prompt!r}"
             hint = "answer it once by hand, with virsh"
+        elif group and config and (why := config.why_none(service, self._uri.server, field)):
+            reason = f"field '{field}' of group [{group}] has no value that libvirt can use: {why}"
+            hint = "write each backslash of the value twice" if "backslash" in why else "write it in UTF-8"
         elif group:
             reason = f"group [{group}] has no field '{field}', and libvirt asks for it"
             hint = f"add {field}=VALUE to [{group}]"

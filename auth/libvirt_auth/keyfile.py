@@ -18,8 +18,8 @@ from configparser's own in this:
 - Groups and names may come again: groups are merged, the last value wins.
 - No group is special: [DEFAULT] is a group like any other.
 - In a value, backslash with s, n, t, r or a backslash stands for space, newline, tab,
-  carriage return and backslash. Other escapes stay as they are; a lone backslash at the end
-  is dropped (by GLib 2.74, which this follows). "%" is plain.
+  carriage return and backslash. "%" is plain. With other escapes, or a lone backslash at the
+  end, there is no value, or it is kept; that depends on GLib's version, see glib.py.
 - In the first group "Encoding", if given, must be UTF-8. A value that is not UTF-8 cannot be
   had, but makes no other value unreadable.
 
@@ -37,6 +37,7 @@ import re
 from typing import TYPE_CHECKING
 
 from .errors import AuthSyntaxError
+from .glib import Version
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
@@ -52,8 +53,16 @@ _ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
 _ESCAPED = {"s": " ", "n": "\n", "t": "\t", "r": "\r", "\\": "\\", "": ""}
 
 
+class NoValueError(ValueError):
+    """GLib takes the value for none; the message says why, and shows nothing of it."""
+
+
 class Escapes(configparser.Interpolation):
-    """What happens to a value when it is asked for: escapes are decoded."""
+    """What happens to a value when it is asked for: escapes are decoded as glib does it."""
+
+    def __init__(self, glib: Version) -> None:
+        super().__init__()
+        self._glib = glib
 
     def before_get(
         self,
@@ -65,11 +74,36 @@ class Escapes(configparser.Interpolation):
     ) -> str:
         """Return value as g_key_file_get_string() does.
 
-        Raises UnicodeEncodeError if it is not UTF-8.
+        Raises NoValueError if it gives none.
         """
-        text = value[1:].lstrip(BLANKS).partition("\0")[0]
-        text.encode("utf-8")
+        text = _text_of(value)
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise NoValueError("it is not UTF-8") from None
+        why = self._refused(text) if has_odd_escape(text) else ""
+        if why:
+            raise NoValueError(f"{why}, and {self._glib} takes that for no value")
         return _ESCAPE.sub(lambda found: _ESCAPED.get(found[1], found[0]), text)
+
+    def _refused(self, text: str) -> str:
+        """Return which escape in text there is that GLib does not take, "" if it takes them all."""
+        for found in _ESCAPE.finditer(text):
+            if not found[1] and not self._glib.drops_last_backslash():
+                return "it ends with a lone backslash"
+            if found[1] not in _ESCAPED and not self._glib.keeps_invalid_escapes():
+                return "it has a backslash that begins no escape"
+        return ""
+
+
+def _text_of(value: str) -> str:
+    """Return what stands behind the "=" of a value that OPTCRE left it on."""
+    return value[1:].lstrip(BLANKS).partition("\0")[0]
+
+
+def has_odd_escape(text: str) -> bool:
+    """Return whether versions of GLib read text differently."""
+    return "\\" in text and any(found[1] not in _ESCAPED or not found[1] for found in _ESCAPE.finditer(text))
 
 
 class _Group(configparser.RawConfigParser):
@@ -100,11 +134,11 @@ class _Group(configparser.RawConfigParser):
         re.VERBOSE | re.DOTALL,
     )
 
-    def __init__(self, name: str, lines: Iterable[str], path: str) -> None:
+    def __init__(self, name: str, lines: Iterable[str], path: str, glib: Version) -> None:
         super().__init__(
             default_section="",  # a name that no group can have
             empty_lines_in_values=False,
-            interpolation=Escapes(),
+            interpolation=Escapes(glib),
             strict=False,
         )
         self._name = name
@@ -115,21 +149,28 @@ class _Group(configparser.RawConfigParser):
         return optionstr.rstrip("=").rstrip(BLANKS)
 
     def value(self, name: str) -> str | None:
-        """Return the value of name, or None if there is none, or none in UTF-8."""
-        try:
-            return self.get(self._name, name, fallback=None)
-        except UnicodeEncodeError:
-            return None
+        """Return the value of name, or None if there is none.
+
+        Raises NoValueError if GLib takes it for none.
+        """
+        return self.get(self._name, name, fallback=None)
+
+    def is_odd(self, name: str) -> bool:
+        """Return whether versions of GLib read the value of name differently."""
+        value = self.get(self._name, name, raw=True, fallback=None)
+        return value is not None and has_odd_escape(_text_of(value))
 
 
 class KeyFile:
     """A file that GKeyFile would read; it refuses what GKeyFile refuses.
 
     names  the names whose values can be asked for
+    glib   the version of GLib to read as
     """
 
-    def __init__(self, names: Collection[str]) -> None:
+    def __init__(self, names: Collection[str], glib: Version) -> None:
         self._names = names
+        self._glib = glib
         self._data = b""
         self._path = ""
         self._found: dict[str, tuple[_Group, int] | None] = {}
@@ -170,16 +211,36 @@ class KeyFile:
         return 0 if found is None else found[1]
 
     def value(self, group: str, name: str) -> str | None:
-        """Return the value of name in group, or None if there is none, or none in UTF-8."""
+        """Return the value of name in group, or None if there is none, or GLib takes it for none."""
         found = self._group(group)
-        return None if found is None else found[0].value(name)
+        try:
+            return None if found is None else found[0].value(name)
+        except NoValueError:
+            return None
+
+    def why_none(self, group: str, name: str) -> str:
+        """Return why the value of name in group, which is there, is taken for none; "" if it is not."""
+        found = self._group(group)
+        try:
+            if found is not None:
+                found[0].value(name)
+        except NoValueError as error:
+            return str(error)
+        return ""
+
+    def is_odd(self, group: str, name: str) -> bool:
+        """Return whether versions of GLib read the value of name in group differently."""
+        found = self._group(group)
+        return found is not None and found[0].is_odd(name)
 
     def _group(self, name: str) -> tuple[_Group, int] | None:
         """Return the group with that name, and its line."""
         if name not in self._found:
             numbered = list(self._lines_of(name))
             lines = [text for _, text in numbered]
-            self._found[name] = (_Group(name, lines, self._path), numbered[0][0]) if lines else None
+            self._found[name] = (
+                (_Group(name, lines, self._path, self._glib), numbered[0][0]) if lines else None
+            )
         return self._found[name]
 
     def _lines_of(self, group: str) -> Iterator[tuple[int, str]]:

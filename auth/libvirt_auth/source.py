@@ -53,3 +53,15 @@ def describe_source(uri: str, environ: Mapping[str, str] = os.environ) -> Creden
         config.credentials_group(service, parts.server),
         tuple(name for name in FIELDS if config.lookup(service, parts.server, name) is not None),
     )
+
+
+def odd_fields(uri: str, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the fields for uri that not every version of GLib takes for a value.
+
+    Raises AuthConfigError if the file cannot be used.
+    """
+    path = find_auth_file(uri, environ)
+    parts = URI(uri)
+    if path is None:
+        return ()
+    return AuthConfig.from_file(path).odd_fields(service_of(parts), parts.server)

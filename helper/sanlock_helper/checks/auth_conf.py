@@ -8,6 +8,7 @@ import stat
 from collections.abc import Mapping
 
 import libvirt_auth
+from libvirt_auth.source import odd_fields
 
 from .finding import FAIL, PASS, WARN, Finding
 
@@ -49,6 +50,7 @@ def check_auth_groups(uri: str, environ: Mapping[str, str], asked: bool) -> Find
     worst = FAIL if asked else WARN
     try:
         source = libvirt_auth.describe_source(uri, environ)
+        odd = odd_fields(uri, environ)
     except libvirt_auth.AuthConfigError as error:
         return Finding(name, worst, str(error), wanted, error.hint or "virt-sanlock-helper auth check")
     if source.auth_group is None:
@@ -57,6 +59,12 @@ def check_auth_groups(uri: str, environ: Mapping[str, str], asked: bool) -> Find
         remedy = "add [auth-libvirt-localhost] with credentials=NAME, and [credentials-NAME]"
         return Finding(name, FAIL, f"{source}, and libvirtd asks for credentials", wanted, remedy)
     missing = [field for field in NEEDED if field not in source.fields]
+    if odd:
+        names = ", ".join(odd)
+        found = f"{source}: {names} with a backslash that begins no escape: no value for GLib from 2.79 on"
+        lost = worst if set(missing) & set(odd) else WARN
+        remedy = f"write each backslash of {names} in [{source.credentials_group}] twice"
+        return Finding(name, lost, found, wanted, remedy)
     if missing:
         remedy = f"add {', '.join(f'{field}=...' for field in missing)} to [{source.credentials_group}]"
         return Finding(name, worst, f"{source}: without {' and '.join(missing)}", wanted, remedy)

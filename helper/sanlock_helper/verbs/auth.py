@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import libvirt_auth
+from libvirt_auth.config import FIELDS
 from libvirt_auth.uri import URI, service_of
 
 from ..errors import HelperError
@@ -28,7 +29,7 @@ CONNECT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the lookup: what was looked at, how it went (used, skipped, error), why."""
+    """One step of the lookup: what was looked at, how it went (used, skipped, warning, error), why."""
 
     what: str
     result: str
@@ -67,7 +68,7 @@ def check(arguments: argparse.Namespace) -> int:
             {"uri": arguments.uri, "ok": not failed, "steps": [vars(step) for step in steps]},
         )
     else:
-        colours = {"used": "green", "skipped": "", "error": "red"}
+        colours = {"used": "green", "skipped": "", "warning": "yellow", "error": "red"}
         for step in steps:
             result = paint(f"{step.result:<8}", colours[step.result])
             print(f"{result}{plain(step.what)}: {plain(step.why)}")
@@ -119,9 +120,25 @@ def group_steps(uri: str) -> Iterable[Step]:
         yield Step(
             "fields", "used", f"present: {fields}; libvirt's SASL login asks for authname and password"
         )
+        yield from _odd_fields(config, service, parts.server)
     except libvirt_auth.AuthConfigError as error:
         hint = f" ({error.hint})" if error.hint else ""
         yield Step(f"file {path}", "error", f"{error}{hint}")
+
+
+def _odd_fields(config: libvirt_auth.AuthConfig, service: str, host: str | None) -> Iterable[Step]:
+    """The fields of the group in use that are read as no value, or will be with another GLib."""
+    odd = config.odd_fields(service, host)
+    for name in FIELDS:
+        why = config.why_none(service, host, name)
+        if name in odd:
+            what = (
+                why
+                or "it has a backslash that begins no escape, and other versions of GLib take it for no value"
+            )
+            yield Step(f"field {name}", "warning", f"{what}: write each backslash twice")
+        elif why:
+            yield Step(f"field {name}", "warning", f"{why}: it counts as none")
 
 
 def test(arguments: argparse.Namespace) -> int:

@@ -256,3 +256,21 @@ def test_secret() -> None:
     assert str([secret]) == "[********]"
     assert secret.reveal() == PASSWORD
     assert not hasattr(secret, "__dict__")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"), [("Pa\\dss", "write each backslash"), ("a\\", "write each backslash")]
+)
+def test_a_password_that_glib_takes_for_none_is_explained(
+    uri: str, file: Path, monkeypatch: pytest.MonkeyPatch, value: str, hint: str
+) -> None:
+    monkeypatch.setattr("libvirt_auth.glib.loaded_version", lambda: (2, 84, 4))
+    file.write_text(f"[auth-test-default]\ncredentials=a\n[credentials-a]\nusername=x\npassword={value}\n")
+    answers = Answers(uri)
+    credential = [libvirt.VIR_CRED_PASSPHRASE, "", None, None, None]
+    assert answers.callback([credential], None) == -1
+    assert isinstance(answers.error, AuthMissingError)
+    assert "has no value that libvirt can use" in str(answers.error)
+    assert "GLib 2.84.4 takes that for no value" in str(answers.error)
+    assert answers.error.hint.startswith(hint)
+    assert value not in f"{answers.error} {answers.error!r}"

@@ -14,6 +14,7 @@ from sanlock_helper.checks.auth_conf import check_auth_file, check_auth_groups, 
 from sanlock_helper.checks.facts import Attempt
 from sanlock_helper.checks.libvirtd import check_authentication, check_libvirtd, check_limits
 from sanlock_helper.errors import FinalError, PassingError
+from sanlock_helper.verbs.auth import group_steps
 
 URI = "qemu:///system"
 
@@ -108,6 +109,43 @@ def test_groups(
     assert words in finding.found
     assert "hush" not in str(finding)
     assert bool(finding.remedy) == (verdict != "pass")
+
+
+@pytest.mark.parametrize(
+    ("version", "verdict"), [((2, 74, 6), "warn"), ((2, 78, 0), "warn"), ((2, 84, 4), "fail")]
+)
+@pytest.mark.parametrize("value", ["hu\\\\\\sh", "C:\\dir", "hush\\"])
+def test_a_password_that_not_every_glib_reads(
+    environ: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+    version: tuple[int, int, int],
+    verdict: str,
+) -> None:
+    monkeypatch.setattr("libvirt_auth.glib.loaded_version", lambda: version)
+    (tmp_path / "etc.conf").write_text(GOOD.replace("hush", value))
+    finding = check_auth_groups(URI, environ, asked=True)
+    if value == "hu\\\\\\sh":
+        assert finding.verdict == "pass"
+        return
+    if value.endswith("\\") and version == (2, 78, 0):
+        verdict = "fail"
+    assert (finding.verdict, finding.remedy) == (
+        verdict,
+        "write each backslash of password in [credentials-a] twice",
+    )
+    assert "no value for GLib from 2.79 on" in finding.found
+    assert value not in f"{finding}"
+    # As `auth check` shows it.
+    monkeypatch.setattr("os.environ", environ)
+    steps = [step for step in group_steps(URI) if step.result == "warning"]
+    assert [step.what for step in steps] == ["field password"]
+    assert "write each backslash twice" in steps[0].why
+    # What the remedy says.
+    (tmp_path / "etc.conf").write_text(GOOD.replace("hush", value.replace("\\", "\\\\")))
+    assert check_auth_groups(URI, environ, asked=True).verdict == "pass"
+    assert not [step for step in group_steps(URI) if step.result == "warning"]
 
 
 def test_no_file_where_one_is_asked_for(environ: dict[str, str]) -> None:
