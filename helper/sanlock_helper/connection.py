@@ -47,7 +47,7 @@ _FINAL_DOMAINS = frozenset((libvirt.VIR_FROM_URI,))
 _HINTS = {
     libvirt.VIR_ERR_NO_DOMAIN: "see virsh list --all --uuid",
     libvirt.VIR_ERR_NO_CONNECT: "a URI is for example qemu:///system",
-    libvirt.VIR_ERR_ACCESS_DENIED: "see access_drivers in libvirtd.conf",
+    libvirt.VIR_ERR_ACCESS_DENIED: "see access_drivers in virtqemud.conf or libvirtd.conf",
 }
 
 

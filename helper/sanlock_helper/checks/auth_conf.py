@@ -44,8 +44,8 @@ def _same(one: str, other: str) -> bool:
         return False
 
 
-def check_auth_groups(uri: str, environ: Mapping[str, str], asked: bool) -> Finding:
-    """Syntax, groups and fields of the file in force; ASKED says whether libvirtd asks for credentials."""
+def check_auth_groups(uri: str, environ: Mapping[str, str], asked: bool, daemon: str = "libvirtd") -> Finding:
+    """Syntax, groups and fields of the file in force; ASKED says whether DAEMON asks for credentials."""
     name, wanted = "auth.conf groups", f"credentials for {uri}: {' and '.join(NEEDED)}"
     worst = FAIL if asked else WARN
     try:
@@ -55,9 +55,9 @@ def check_auth_groups(uri: str, environ: Mapping[str, str], asked: bool) -> Find
         return Finding(name, worst, str(error), wanted, error.hint or "virt-sanlock-helper auth check")
     if source.auth_group is None:
         if not asked:
-            return Finding(name, PASS, f"{source}; libvirtd asks for none", wanted)
+            return Finding(name, PASS, f"{source}; {daemon} asks for none", wanted)
         remedy = "add [auth-libvirt-localhost] with credentials=NAME, and [credentials-NAME]"
-        return Finding(name, FAIL, f"{source}, and libvirtd asks for credentials", wanted, remedy)
+        return Finding(name, FAIL, f"{source}, and {daemon} asks for credentials", wanted, remedy)
     missing = [field for field in NEEDED if field not in source.fields]
     if odd:
         names = ", ".join(odd)

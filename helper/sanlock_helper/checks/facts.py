@@ -18,6 +18,7 @@ from ..errors import FinalError, HelperError
 from ..inventory import KnownDomain, take_inventory
 from ..killpath_file import killpath
 from ..libvirt_conf import Setting, Value, in_force, read_settings
+from ..libvirt_daemon import VIRTQEMUD, Daemon, HostFiles, daemon_in_force, stale_socket
 from ..patience import within
 from ..qemu_sanlock_conf import LockConf, make_lock_conf
 from ..sanlock_status import SanlockStatus, ask_sanlock
@@ -40,6 +41,7 @@ class Host:
     sys: Path = Path("/sys")
     var: Path = Path("/var")
     lib: Path = Path("/usr/lib")
+    programs: tuple[Path, ...] = (Path("/usr/sbin"), Path("/usr/bin"))
 
     @property
     def runtime_dir(self) -> Path:
@@ -47,25 +49,38 @@ class Host:
         return self.run / "virt-sanlock-helper"
 
     @property
+    def files(self) -> HostFiles:
+        """What tells which of libvirt's daemons is in force."""
+        return HostFiles(self.run, self.etc, self.lib, self.proc, self.programs)
+
+    @cached_property
+    def libvirt(self) -> Daemon:
+        """libvirt's daemon that is in force."""
+        return daemon_in_force(self.files)
+
+    @property
     def is_modular(self) -> bool:
         """Whether virtqemud serves the QEMU driver, and no monolithic libvirtd."""
-        return (
-            not (self.run / "libvirt/libvirt-sock").exists()
-            and (self.run / "libvirt/virtqemud-sock").exists()
-        )
+        return self.libvirt == VIRTQEMUD
 
     @property
     def daemon(self) -> str:
         """The name of libvirt's daemon."""
-        return "virtqemud" if self.is_modular else "libvirtd"
+        return self.libvirt.name
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One connection to libvirtd: how long it took, and the error if it failed."""
+    """One connection to libvirt's daemon: how long it took, and the error if it failed.
+
+    activated: the daemon did not run before, and was started by being asked.  stale: the socket that the
+    client takes and nobody listens on, "" when there is none.
+    """
 
     seconds: float
     error: HelperError | None
+    activated: bool = False
+    stale: str = ""
 
     @property
     def is_refused(self) -> bool:
@@ -176,13 +191,15 @@ class Facts:
 
     @cached_property
     def _connected(self) -> tuple[Attempt, Any]:
-        uri = self.host.uri
+        uri, files, name = self.host.uri, self.host.files, self.host.daemon
+        activated = not files.runs(name)
         start = time.monotonic()
         try:
             connection = within(CONNECT_SECONDS, f"connect to {uri}", lambda: self._open(uri))
         except HelperError as error:
-            return Attempt(time.monotonic() - start, error), None
-        return Attempt(time.monotonic() - start, None), connection
+            return Attempt(time.monotonic() - start, error, stale=stale_socket(files)), None
+        seconds = time.monotonic() - start
+        return Attempt(seconds, None, activated and files.runs(name)), connection
 
     @property
     def attempt(self) -> Attempt:

@@ -17,7 +17,7 @@ CALL_SECONDS = 0.25
 IN_FLIGHT = 25
 AHEAD = 8
 
-# libvirtd.conf of libvirt 9.0 to 10.
+# libvirtd.conf and virtqemud.conf of libvirt 9.0 to 12.
 DEFAULTS = {
     "max_clients": 5000,
     "max_anonymous_clients": 20,
@@ -27,17 +27,22 @@ DEFAULTS = {
 }
 
 
-def check_libvirtd(attempt: Attempt, daemon: str, uri: str) -> Finding:
-    """Whether DAEMON answered on its read-write socket, and how long that took."""
+def check_libvirtd(attempt: Attempt, daemon: str, uri: str, remedy: str = "") -> Finding:
+    """Whether DAEMON answered on its read-write socket, and how long that took; REMEDY where it did not."""
     name, wanted = "libvirtd", f"an answer to {uri} within {SLOW_SECONDS:g} s"
     if attempt.error is not None and not attempt.is_refused:
-        start = f"systemctl start {daemon}.socket {daemon}.service; journalctl -u {daemon}"
-        remedy = attempt.error.hint or start
-        return Finding(name, FAIL, attempt.error.why, wanted, remedy)
+        start = remedy or f"systemctl start {daemon}.socket; journalctl -u {daemon}"
+        why = attempt.error.why
+        if attempt.stale:
+            why = f"{why}; the client takes {attempt.stale}, and nobody listens on it"
+        return Finding(name, FAIL, why, wanted, attempt.error.hint or start)
     found = f"{daemon} answers after {attempt.seconds:.3f} s"
+    if attempt.activated:
+        # With a domain running it does not end by itself: it will be there when it is needed.
+        return Finding(name, PASS, f"{found}, started by its socket", wanted)
     if attempt.seconds > SLOW_SECONDS:
-        remedy = f"see what keeps {daemon} busy: virt-admin server-threadpool-info {daemon}"
-        return Finding(name, WARN, found, wanted, remedy)
+        busy = f"see what keeps it busy: virt-admin -c {daemon}:///system server-threadpool-info {daemon}"
+        return Finding(name, WARN, found, wanted, busy)
     return Finding(name, PASS, found, wanted)
 
 
@@ -54,14 +59,15 @@ def check_authentication(attempt: Attempt, scheme: Value | None, daemon: str) ->
     return not_looked_at(name, f"{daemon} does not answer")
 
 
-def check_limits(conf: Mapping[str, Value], running: int, grace: int) -> Finding:
-    """libvirtd's limits against the number of RUNNING domains, which may all be lost in the same second."""
+def check_limits(conf: Mapping[str, Value], running: int, grace: int, daemon: str = "") -> Finding:
+    """The limits of DAEMON against the number of RUNNING domains, which may be lost in the same second."""
     name = "libvirtd limits"
+    where = f"/etc/libvirt/{daemon or 'libvirtd'}.conf"
     limits = {key: conf.get(key, default) for key, default in DEFAULTS.items()}
     numbers = {key: value for key, value in limits.items() if isinstance(value, int)}
     if len(numbers) < len(limits):
         bad = ", ".join(key for key in limits if key not in numbers)
-        return Finding(name, FAIL, f"{bad}: no number", "numbers", "correct libvirtd.conf")
+        return Finding(name, FAIL, f"{bad}: no number", "numbers", f"correct {where}")
     wanted = _wanted_limits(running)
     low = {key: least for key, least in wanted.items() if numbers[key] < least}
     seconds = running * CALL_SECONDS / max(1, min(IN_FLIGHT, numbers["max_workers"]))
@@ -69,6 +75,8 @@ def check_limits(conf: Mapping[str, Value], running: int, grace: int) -> Finding
     found = f"{found}; {running} running domains take about {seconds:.1f} s"
     text = ", ".join(f"{key} {least}" for key, least in wanted.items())
     remedy = "raise " + ", ".join(f"{key} to {least}" for key, least in low.items()) if low else ""
+    if low and daemon:
+        remedy += f" in {where}, then restart {daemon}"
     if seconds > grace:
         remedy = remedy or "fewer domains on this host, or a larger max_workers"
         return Finding(name, FAIL, f"{found}, there are {grace}", text, remedy)

@@ -11,6 +11,7 @@ from typing import Callable
 
 import libvirt_auth
 
+from .. import libvirt_daemon
 from ..errors import HelperError
 from ..grace import DEFAULT_GRACE
 from ..patience import within
@@ -75,7 +76,12 @@ def _killpath(facts: Facts) -> Iterator[Check]:
 
 def _libvirtd(facts: Facts) -> Iterator[Check]:
     host = facts.host
-    yield Check("libvirtd", lambda: libvirtd.check_libvirtd(facts.attempt, host.daemon, host.uri))
+    yield Check(
+        "libvirtd",
+        lambda: libvirtd.check_libvirtd(
+            facts.attempt, host.daemon, host.uri, libvirt_daemon.remedy(host.files)
+        ),
+    )
     yield Check(
         "authentication",
         lambda: libvirtd.check_authentication(
@@ -84,7 +90,8 @@ def _libvirtd(facts: Facts) -> Iterator[Check]:
     )
     yield Check("auth.conf file", lambda: auth_conf.check_auth_file(host.uri, facts.environ))
     yield Check(
-        "auth.conf groups", lambda: auth_conf.check_auth_groups(host.uri, facts.environ, facts.asks_for_sasl)
+        "auth.conf groups",
+        lambda: auth_conf.check_auth_groups(host.uri, facts.environ, facts.asks_for_sasl, host.daemon),
     )
     yield Check(
         "auth.conf mode",
@@ -92,7 +99,7 @@ def _libvirtd(facts: Facts) -> Iterator[Check]:
     )
     yield Check(
         "libvirtd limits",
-        lambda: libvirtd.check_limits(facts.daemon_conf, len(facts.running), _grace(facts)),
+        lambda: libvirtd.check_limits(facts.daemon_conf, len(facts.running), _grace(facts), host.daemon),
     )
 
 

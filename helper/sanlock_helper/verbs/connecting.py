@@ -9,6 +9,7 @@ from typing import Any
 
 from libvirt_auth.uri import URI
 
+from .. import libvirt_daemon
 from ..errors import PassingError
 from ..patience import within
 from ..terminal import plain
@@ -42,9 +43,9 @@ def connect_within(uri: str, seconds: float = CONNECT_SECONDS) -> Any:
 
 
 def _remedy(uri: str) -> str:
-    """What to do when libvirtd does not answer."""
+    """What to do when libvirt's daemon does not answer."""
     if URI(uri).server:
         return "see virsh connect, and the daemon of that host"
     if os.geteuid() != 0:
         return "run this as root"
-    return "systemctl start libvirtd.socket, or virtqemud.socket; journalctl -u libvirtd says what is wrong"
+    return libvirt_daemon.remedy(libvirt_daemon.HostFiles())

@@ -11,7 +11,7 @@ pytest.importorskip("libvirt")
 
 import libvirt_auth
 from sanlock_helper.checks.auth_conf import check_auth_file, check_auth_groups, check_auth_mode
-from sanlock_helper.checks.facts import Attempt
+from sanlock_helper.checks.facts import Attempt, Facts, Host
 from sanlock_helper.checks.libvirtd import check_authentication, check_libvirtd, check_limits
 from sanlock_helper.errors import FinalError, PassingError
 from sanlock_helper.verbs.auth import group_steps
@@ -55,6 +55,41 @@ def test_limits() -> None:
     assert late.verdict == "fail"
     assert "50.0 s, there are 40" in late.found
     assert check_limits({"max_workers": "many"}, 1, 40).verdict == "fail"
+
+
+def test_a_daemon_that_its_socket_starts_is_no_failure() -> None:
+    finding = check_libvirtd(Attempt(3.0, None, activated=True), "virtqemud", URI)
+    assert (finding.verdict, "started by its socket" in finding.found) == ("pass", True)
+    busy = check_libvirtd(Attempt(3.0, None), "virtqemud", URI)
+    assert "virt-admin -c virtqemud:///system server-threadpool-info virtqemud" in busy.remedy
+
+
+def test_a_socket_that_nobody_listens_on() -> None:
+    attempt = Attempt(0.1, PassingError("connect", "Connection refused"), stale="/run/libvirt/virtqemud-sock")
+    finding = check_libvirtd(attempt, "libvirtd", URI, "rm it")
+    assert "the client takes /run/libvirt/virtqemud-sock, and nobody listens on it" in finding.found
+    assert finding.remedy == "rm it"
+
+
+@pytest.mark.parametrize(("daemon", "other"), [("virtqemud", "libvirtd"), ("libvirtd", "virtqemud")])
+def test_the_daemons_own_file_counts(tmp_path: Path, daemon: str, other: str) -> None:
+    """Its limits, and whether it asks for credentials; the other daemon's file says nothing."""
+    (tmp_path / "libvirt").mkdir()
+    sockets = tmp_path / "run/libvirt"
+    sockets.mkdir(parents=True)
+    # Both sockets, as on a host with modular daemons; libvirtd has one.
+    for name in ("virtqemud-sock", "libvirt-sock")[daemon == "libvirtd" :]:
+        (sockets / name).touch()
+    (tmp_path / f"libvirt/{daemon}.conf").write_text('max_clients = 5\nauth_unix_rw = "sasl"\n')
+    (tmp_path / f"libvirt/{other}.conf").write_text("max_workers = 1\n")
+    facts = Facts(Host(etc=tmp_path, run=tmp_path / "run", proc=tmp_path, lib=tmp_path, programs=()))
+    assert facts.host.daemon == daemon
+    assert facts.asks_for_sasl
+    finding = check_limits(facts.daemon_conf, 100, 40, daemon)
+    assert finding.verdict == "warn"
+    assert finding.remedy == (
+        f"raise max_clients to 120 in /etc/libvirt/{daemon}.conf, then restart {daemon}"
+    )
 
 
 @pytest.fixture
