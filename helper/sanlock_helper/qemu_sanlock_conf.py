@@ -22,6 +22,7 @@ class LockConf:
     """The settings, with libvirt's defaults (libvirt src/locking/lock_driver_sanlock.c).
 
     `io_timeout` 0 is sanlock's default; `user` and `group` are None where none is set, which is root.
+    `check_disk_lease_owner` is new in libvirt 12: a lease belongs to the domain that took it first.
     """
 
     auto_disk_leases: bool
@@ -30,6 +31,7 @@ class LockConf:
     disk_lease_dir: str
     user: str | None
     group: str | None
+    check_disk_lease_owner: bool = False
 
 
 def read_lock_conf(path: Path) -> LockConf:
@@ -49,6 +51,7 @@ def make_lock_conf(values: Mapping[str, Value]) -> LockConf:
         disk_lease_dir=_text(values, "disk_lease_dir") or "/var/lib/libvirt/sanlock",
         user=_text(values, "user"),
         group=_text(values, "group"),
+        check_disk_lease_owner=bool(_number(values, "check_disk_lease_owner", 1)),
     )
 
 

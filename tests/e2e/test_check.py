@@ -57,6 +57,8 @@ def test_a_host_in_order_fails_nothing_but_what_a_stack_lacks(ours: Stack) -> No
     found = checks(ours)
     bad = {name: check["verdict"] for name, check in found.items() if check["verdict"] != "pass"}
     bad.pop("runtime directory", None)
+    # Debian's script for it ends before it runs it.
+    bad.pop("virt-sanlock-cleanup", None)
     # tmpfs is shared with nobody, and there is no systemd.
     assert bad == {"lease directory": "warn", "recovery units": "fail"}
     result = run(ours, "check")

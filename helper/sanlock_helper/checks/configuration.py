@@ -10,7 +10,7 @@ from ..errors import HelperError
 from ..libvirt_conf import Setting, Value, given_again
 from ..qemu_sanlock_conf import LockConf
 from ..sanlock_status import Lockspace
-from .finding import FAIL, PASS, WARN, Finding
+from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 
 # sanlock's DEFAULT_MAX_HOSTS.
 MAX_HOST_ID = 2000
@@ -56,6 +56,24 @@ def check_io_timeout(conf: LockConf, joined: Lockspace | None) -> Finding:
             name, WARN, found, wanted, "move the VMs away and restart sanlock and libvirt's daemon"
         )
     return Finding(name, PASS, f"{configured} s", wanted)
+
+
+def check_lease_owner(conf: LockConf, plugin: bytes | None) -> Finding:
+    """Whether libvirt ties a disk's lease to one domain; PLUGIN is its sanlock driver, None if not found.
+
+    With it libvirt writes the domain's UUID into the lease, and gives no other domain the disk
+    (virLockManagerSanlockCheckOwner() in src/locking/lock_driver_sanlock.c).  An older one reads over it.
+    """
+    name, wanted = "disk lease owner", "check_disk_lease_owner the same on every host, and known to libvirt"
+    if not conf.check_disk_lease_owner:
+        return Finding(name, PASS, "not checked", wanted)
+    if plugin is None:
+        return not_looked_at(name, "check_disk_lease_owner is on, and libvirt's sanlock driver was not found")
+    if b"check_disk_lease_owner" not in plugin:
+        found = "check_disk_lease_owner is on, and this libvirt does not know it: no owner is checked"
+        remedy = "update libvirt, or remove it from /etc/libvirt/qemu-sanlock.conf"
+        return Finding(name, WARN, found, wanted, remedy)
+    return Finding(name, PASS, "checked: a disk is given to no domain of another UUID", wanted)
 
 
 def check_files(files: Mapping[str, list[Setting] | HelperError], last_counts: str) -> Finding:

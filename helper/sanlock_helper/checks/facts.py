@@ -89,11 +89,13 @@ class Attempt:
 
 
 def sanlock_settings(path: str) -> list[Setting]:
-    """The settings of sanlock.conf, as read_config_file() in sanlock src/main.c reads them.
+    """The settings of sanlock.conf, as read_config_file() in sanlock src/main.c reads them; none without one.
 
     What may come again and adds up (debug_cmd) is left out.
     """
-    found = []
+    found: list[Setting] = []
+    if not os.path.exists(path):
+        return found
     text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
     for number, line in enumerate(text.split("\n"), 1):
         name = re.split("[ \\t=]", line, maxsplit=1)[0]

@@ -198,3 +198,30 @@ def check_selinux(enforce: str | None, label: str | None) -> Finding:
     remedy = "install virt-sanlock-helper-selinux, then restorecon on the killpath"
     verdict = FAIL if mode == "enforcing" else WARN
     return Finding(name, verdict, f"{mode}, and sanlock_t may not run {kind}", wanted, remedy)
+
+
+# Which boolean lets sanlock_t use which filesystem (sanlock.te of the targeted policy).
+_BOOLEANS = {
+    "sanlock_use_nfs": ("nfs", "nfs4"),
+    "sanlock_use_samba": ("cifs", "smb3"),
+    "sanlock_use_fusefs": ("fuse", "fuse.glusterfs", "fuse.ceph", "fuse.beegfs"),
+}
+
+
+def needed_booleans(fstype: str) -> list[str]:
+    """The booleans of SELinux that have to be on, with the lease directory on FSTYPE."""
+    return ["virt_use_sanlock", *(name for name, types in _BOOLEANS.items() if fstype in types)]
+
+
+def check_booleans(enforce: str | None, states: Mapping[str, str]) -> Finding:
+    """STATES: what /sys/fs/selinux/booleans holds for those that are needed, where the policy has them."""
+    name, wanted = "selinux booleans", "libvirt may use sanlock, and sanlock the lease directory"
+    if enforce is None:
+        return Finding(name, PASS, "SELinux is not on", wanted)
+    # "1 0" is on, and will be off at the next commit.
+    off = [boolean for boolean, state in states.items() if state.split()[:1] != ["1"]]
+    if off:
+        verdict = FAIL if enforce.strip() == "1" else WARN
+        remedy = f"setsebool -P {' '.join(f'{boolean}=on' for boolean in off)}"
+        return Finding(name, verdict, f"off: {', '.join(off)}", wanted, remedy)
+    return Finding(name, PASS, f"on: {', '.join(states) or 'none is needed'}", wanted)

@@ -18,7 +18,7 @@ from ..patience import within
 from ..qemu_sanlock_conf import LOCKSPACE
 from ..sanlock_status import Lockspace
 from . import auth_conf, configuration, killpath, lease_dir, leases, libvirtd, sanlock, system
-from .facts import Facts
+from .facts import Facts, sanlock_settings
 from .finding import FAIL, Finding, not_looked_at
 
 # A check that hangs (storage that is gone) must not keep the others from being told.
@@ -64,6 +64,7 @@ def _killpath(facts: Facts) -> Iterator[Check]:
     yield Check("python", lambda: killpath.check_modules(facts.seen_killpath, facts.environ))
     yield Check("memory", lambda: killpath.check_memory((facts.sanlock_proc / "limits").read_text()))
     yield Check("selinux", lambda: killpath.check_selinux(_enforce(facts), _label(facts.seen_killpath)))
+    yield Check("selinux booleans", lambda: killpath.check_booleans(_enforce(facts), _booleans(facts)))
     yield Check(
         "runtime directory",
         lambda: system.check_runtime_dir(
@@ -119,6 +120,9 @@ def _configuration(facts: Facts) -> Iterator[Check]:
             _readable("io_timeout", facts) or configuration.check_io_timeout(facts.lock_conf, _joined(facts))
         ),
     )
+    yield Check(
+        "disk lease owner", lambda: configuration.check_lease_owner(facts.lock_conf, _sanlock_plugin(facts))
+    )
 
 
 def _sanlock(facts: Facts) -> Iterator[Check]:
@@ -127,14 +131,19 @@ def _sanlock(facts: Facts) -> Iterator[Check]:
     yield Check(
         "watchdog",
         lambda: sanlock.check_watchdog(
-            facts.sanlock, _command_line(facts), (facts.host.run / "wdmd/wdmd.sock").exists()
+            facts.sanlock,
+            _command_line(facts),
+            (facts.host.run / "wdmd/wdmd.sock").exists(),
+            sanlock_settings(facts.sanlock_conf),
         ),
     )
     yield Check("watchdog_fire_timeout", lambda: sanlock.check_fire_timeout(facts.sanlock))
     yield Check(
         "clock",
         lambda: sanlock.check_clock(
-            sanlock.clock_of(facts.sanlock, facts.lock_conf), facts.sanlock.number("use_watchdog") != 0
+            sanlock.clock_of(facts.sanlock, facts.lock_conf),
+            facts.sanlock.number("use_watchdog") != 0,
+            sanlock.lockspaces_without_clock(facts.sanlock),
         ),
     )
     yield Check(
@@ -156,7 +165,7 @@ def _sanlock(facts: Facts) -> Iterator[Check]:
 
 def _storage(facts: Facts) -> Iterator[Check]:
     def mount() -> lease_dir.Mount:
-        return lease_dir.mount_of(os.path.realpath(facts.lock_conf.disk_lease_dir), facts.mountinfo)
+        return _lease_mount(facts)
 
     yield Check(
         "lease directory",
@@ -249,6 +258,24 @@ def _daemon_identity(facts: Facts) -> lease_dir.Identity:
 def _enforce(facts: Facts) -> str | None:
     path = facts.host.sys / "fs/selinux/enforce"
     return path.read_text() if path.exists() else None
+
+
+def _booleans(facts: Facts) -> dict[str, str]:
+    folder = facts.host.sys / "fs/selinux/booleans"
+    names = killpath.needed_booleans(_lease_mount(facts).fstype) if folder.exists() else []
+    return {name: (folder / name).read_text() for name in names if (folder / name).exists()}
+
+
+def _lease_mount(facts: Facts) -> lease_dir.Mount:
+    return lease_dir.mount_of(os.path.realpath(facts.lock_conf.disk_lease_dir), facts.mountinfo)
+
+
+def _sanlock_plugin(facts: Facts) -> bytes | None:
+    """libvirt's sanlock driver: below /usr/lib/TRIPLET on Debian, below /usr/lib64 on Fedora and RHEL."""
+    lib = facts.host.lib
+    folders = [lib.with_name("lib64"), lib, *sorted(lib.glob("*-linux-*"))]
+    paths = (folder / "libvirt/lock-driver/sanlock.so" for folder in folders)
+    return next((path.read_bytes() for path in paths if path.exists()), None)
 
 
 def _label(path: str) -> str | None:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
 from ..clock import DEFAULT_IO_TIMEOUT, Clock
 from ..errors import FinalError
 from ..grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
+from ..libvirt_conf import Setting
 from ..qemu_sanlock_conf import LOCKSPACE, LockConf
 from ..sanlock_status import SanlockStatus
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
@@ -35,7 +36,8 @@ def check_running(status: SanlockStatus) -> Finding:
 def check_grace(status: SanlockStatus) -> Finding:
     """kill_grace_seconds as the running daemon has it."""
     name, wanted = "kill_grace_seconds", f"{DEFAULT_GRACE}; 0 means that the helper never runs"
-    remedy = "kill_grace_seconds in sanlock.conf (sanlock 3.8: -g); then restart sanlock with no VM running"
+    option = "" if version_of(status) >= (3, 9) else " (sanlock 3.8: -g)"
+    remedy = f"kill_grace_seconds in sanlock.conf{option}; then restart sanlock with no VM running"
     grace, fire = status.number("kill_grace_seconds"), status.number("watchdog_fire_timeout")
     if grace is None:
         return not_looked_at(name, "this sanlock does not tell it")
@@ -51,8 +53,22 @@ def check_grace(status: SanlockStatus) -> Finding:
     return Finding(name, PASS, f"{grace} s", wanted)
 
 
-def check_watchdog(status: SanlockStatus, command_line: Sequence[str], wdmd_runs: bool) -> Finding:
-    """The watchdog daemon, or its deliberate absence: -w 0 on sanlock's COMMAND_LINE."""
+def version_of(status: SanlockStatus) -> tuple[int, ...]:
+    """The version of the running daemon, () when it does not tell it."""
+    words = status.daemon.get("version_str", "").split(".")
+    return tuple(int(word) for word in words) if all(word.isdigit() for word in words) else ()
+
+
+def check_watchdog(
+    status: SanlockStatus,
+    command_line: Sequence[str],
+    wdmd_runs: bool,
+    conf: Iterable[Setting] = (),
+) -> Finding:
+    """The watchdog daemon, or its deliberate absence: -w 0 on sanlock's COMMAND_LINE, or in its CONF.
+
+    The unit of sanlock 4 and newer gives no options: the file is where it is said there.
+    """
     name, wanted = "watchdog", "wdmd runs, or sanlock was told to do without (-w 0)"
     used = status.number("use_watchdog")
     if used is None:
@@ -65,10 +81,14 @@ def check_watchdog(status: SanlockStatus, command_line: Sequence[str], wdmd_runs
         )
     if _is_told(command_line, "-w", "0"):
         return Finding(name, PASS, "none, deliberately: sanlock was started with -w 0", wanted)
+    by_file = version_of(status) >= (4,)
+    values = [setting.value for setting in conf if setting.name == "use_watchdog"]
+    if by_file and values[-1:] == ["0"]:
+        return Finding(name, PASS, "none, deliberately: use_watchdog = 0 in sanlock.conf", wanted)
     found = "none: use_watchdog = 0, and not from -w 0; a VM that cannot be killed keeps writing"
-    return Finding(
-        name, WARN, found, wanted, "remove use_watchdog from /etc/sanlock/sanlock.conf, or start with -w 0"
-    )
+    told = "say use_watchdog = 0 there" if by_file else "start with -w 0"
+    remedy = f"remove use_watchdog from /etc/sanlock/sanlock.conf, or {told}"
+    return Finding(name, WARN, found, wanted, remedy)
 
 
 def _is_told(words: Sequence[str], option: str, value: str) -> bool:
@@ -100,8 +120,25 @@ def clock_of(status: SanlockStatus, conf: LockConf) -> Clock:
     )
 
 
-def check_clock(clock: Clock, watchdog: bool) -> Finding:
-    """The order of events after a loss; WATCHDOG says whether one is in use."""
+def lockspaces_without_clock(status: SanlockStatus) -> list[str]:
+    """The joined lockspaces that the clock does not hold for, and why (sanlock 5: add_lockspace -N, -W)."""
+    why = {
+        "no_timeout": "no other host takes its leases by itself",
+        "no_watchdog": "the host is not reset for it",
+    }
+    return [
+        f"{space.name}: {flag}, {text}"
+        for space in status.lockspaces
+        for flag, text in why.items()
+        if space.values.get(flag, "0") != "0"
+    ]
+
+
+def check_clock(clock: Clock, watchdog: bool, without: Sequence[str] = ()) -> Finding:
+    """The order of events after a loss; WATCHDOG says whether one is in use.
+
+    WITHOUT: see lockspaces_without_clock().
+    """
     name, wanted = "clock", "the helper, then SIGKILL, then the watchdog, then another host"
     first, last = clock.reset
     found = (
@@ -110,6 +147,9 @@ def check_clock(clock: Clock, watchdog: bool) -> Finding:
         f"another host {clock.elsewhere} s"
     )
     remedy = "lower kill_grace_seconds, or raise watchdog_fire_timeout on every host"
+    if without:
+        found = f"{found}; it does not hold for {'; '.join(without)}"
+        return Finding(name, WARN, found, wanted, "join the lockspace without these flags, on every host")
     if clock.sigkill >= clock.elsewhere:
         return Finding(name, FAIL, f"{found}: another host may write before SIGKILL", wanted, remedy)
     if watchdog and clock.sigkill >= first:

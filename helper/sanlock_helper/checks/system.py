@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import subprocess
@@ -22,6 +23,10 @@ CLEANUP = "virt-sanlock-cleanup"
 DEFAULT_POLLING = 5
 
 COMMAND_SECONDS = 10.0
+
+# A line that ends a shell script: not one in a branch, which is indented or behind a condition.
+_QUESTION = re.compile(r"(?:\[+|\btest)\s+!?\s*-\w\s+\S+")
+_ENDS = re.compile(r"(?:exit|return)(?:\s+\d+)?\s*(?:;.*|#.*)?$")
 
 
 def check_user(uid: int) -> Finding:
@@ -127,20 +132,40 @@ def unit_states(units: Iterable[str] = RECOVERY_UNITS, program: str = "systemctl
 
 
 def check_cleanup(places: Mapping[str, str]) -> Finding:
-    """Whether a file of PLACES (path to text) mentions virt-sanlock-cleanup."""
+    """Whether a file of PLACES (path to text) runs virt-sanlock-cleanup."""
     name, wanted = CLEANUP, "run once a week on one of the hosts"
-    found = [path for path, text in places.items() if CLEANUP in text]
+    named = [path for path, text in places.items() if CLEANUP in text]
+    found = [path for path in named if CLEANUP in _reached(places[path])]
     if found:
         return Finding(name, PASS, f"scheduled: {', '.join(found)}", wanted)
+    if named:
+        # As Debian ships it.
+        remedy = f"remove that line from {named[0]} on one of the hosts, if none does it"
+        return Finding(name, WARN, f"{named[0]} is there, and ends before it runs it", wanted, remedy)
     remedy = f"ln -s /usr/sbin/{CLEANUP} /etc/cron.weekly/ on one of the hosts, if none does it"
     return Finding(name, WARN, "not scheduled on this host", wanted, remedy)
+
+
+def _reached(text: str) -> str:
+    """The lines of a script before one that ends it whatever happens; a crontab has none such.
+
+    A question whether the program is there does not run it.
+    """
+    lines = _QUESTION.sub("", text).splitlines()
+    for number, line in enumerate(lines):
+        if _ENDS.match(line):
+            return "\n".join(lines[:number])
+    return text
 
 
 def schedules(etc: Path, var: Path, lib: Path) -> dict[str, str]:
     """What cron and systemd's timers would run: path to text; for a symbolic link, what it points to."""
     files: dict[str, str] = {}
-    crons = [etc / f"cron.{when}" for when in ("d", "hourly", "daily", "weekly", "monthly")]
-    for folder in (*crons, var / "spool/cron", var / "spool/cron/crontabs", etc / "systemd/system"):
+    for when in ("hourly", "daily", "weekly", "monthly"):
+        # run-parts runs what may be run, and leaves out what an editor or a package manager has put beside.
+        parts = _texts(etc / f"cron.{when}").items()
+        files.update({path: text for path, text in parts if _is_part(path)})
+    for folder in (etc / "cron.d", var / "spool/cron", var / "spool/cron/crontabs", etc / "systemd/system"):
         files.update(_texts(folder))
     # A timer that a package brings counts when it is enabled: then a link in etc names it.
     for timer in list((etc / "systemd/system").glob("*.wants/*.timer")):
@@ -148,6 +173,12 @@ def schedules(etc: Path, var: Path, lib: Path) -> dict[str, str]:
         files.update(_texts(service.parent, service.name))
     files.update(_texts(etc, "crontab"))
     return files
+
+
+def _is_part(path: str) -> bool:
+    if not os.path.islink(path) and not os.access(path, os.X_OK):
+        return False
+    return re.search(r"(?:~|,|\.(?:rpmsave|rpmorig|rpmnew|swp|bak|disabled|dpkg-\w+|cfsaved))$", path) is None
 
 
 def _texts(folder: Path, pattern: str = "*") -> dict[str, str]:

@@ -12,6 +12,9 @@ pytest.importorskip("libvirt")
 from sanlock_helper.checks.configuration import check_files
 from sanlock_helper.checks.facts import Facts, Host
 from sanlock_helper.checks.finding import Finding
+from sanlock_helper.checks.plan import make_checks
+from sanlock_helper.errors import FinalError
+from sanlock_helper.qemu_sanlock_conf import make_lock_conf
 
 
 def check(etc: Path, **files: str) -> Finding:
@@ -72,3 +75,33 @@ def test_a_file_that_libvirt_refuses(tmp_path: Path, name: str, text: str, words
     assert finding.verdict == "fail"
     assert words in finding.found
     assert finding.remedy == "libvirt refuses the file: correct that line"
+
+
+@pytest.mark.parametrize(
+    ("value", "plugin", "verdict"),
+    [
+        (0, b"", "pass"),
+        (1, b"...check_disk_lease_owner...", "pass"),
+        (1, b"...auto_disk_leases...", "warn"),
+        (1, None, "warn"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["lib64", "lib", "lib/x86_64-linux-gnu"])
+def test_the_owner_of_a_lease(
+    tmp_path: Path, value: int, plugin: bytes | None, verdict: str, folder: str
+) -> None:
+    (tmp_path / "lib").mkdir()
+    if plugin is not None:
+        driver = tmp_path / folder / "libvirt/lock-driver/sanlock.so"
+        driver.parent.mkdir(parents=True)
+        driver.write_bytes(plugin)
+    facts = Facts(Host(etc=tmp_path, lib=tmp_path / "lib"))
+    (tmp_path / "libvirt").mkdir()
+    (tmp_path / "libvirt/qemu-sanlock.conf").write_text(f"check_disk_lease_owner = {value}\n")
+    checks = {check.name: check for check in make_checks(facts)}
+    assert checks["disk lease owner"].call().verdict == verdict
+
+
+def test_the_owner_is_yes_or_no() -> None:
+    with pytest.raises(FinalError, match="check_disk_lease_owner"):
+        make_lock_conf({"check_disk_lease_owner": 2})

@@ -12,9 +12,11 @@ pytest.importorskip("libvirt")
 
 from sanlock_helper.checks.killpath import (
     check_arguments,
+    check_booleans,
     check_killpath,
     check_modules,
     check_selinux,
+    needed_booleans,
     registered_arguments,
 )
 from sanlock_helper.inventory import DomainConfig, KnownDomain
@@ -110,3 +112,28 @@ def test_arguments_are_counted_as_libvirt_writes_them() -> None:
 )
 def test_selinux(enforce: str | None, label: str | None, verdict: str) -> None:
     assert check_selinux(enforce, label).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("fstype", "needed"),
+    [
+        ("tmpfs", ["virt_use_sanlock"]),
+        ("gfs2", ["virt_use_sanlock"]),
+        ("nfs", ["virt_use_sanlock", "sanlock_use_nfs"]),
+        ("nfs4", ["virt_use_sanlock", "sanlock_use_nfs"]),
+        ("cifs", ["virt_use_sanlock", "sanlock_use_samba"]),
+        ("fuse.glusterfs", ["virt_use_sanlock", "sanlock_use_fusefs"]),
+    ],
+)
+def test_booleans(fstype: str, needed: list[str]) -> None:
+    assert needed_booleans(fstype) == needed
+    on = dict.fromkeys(needed, "1 1\n")
+    assert check_booleans(None, dict.fromkeys(needed, "0 0")).verdict == "pass"
+    assert check_booleans("1", on).verdict == "pass"
+    for name in needed:
+        for state in ("0 0", "0 1\n"):
+            finding = check_booleans("1", {**on, name: state})
+            assert (finding.verdict, finding.remedy) == ("fail", f"setsebool -P {name}=on")
+    assert check_booleans("0", dict.fromkeys(needed, "0 0")).verdict == "warn"
+    # "1 0" is on now.
+    assert check_booleans("1", dict.fromkeys(needed, "1 0")).verdict == "pass"

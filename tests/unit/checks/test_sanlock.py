@@ -20,12 +20,14 @@ from sanlock_helper.checks.sanlock import (
     check_unique,
     check_watchdog,
     clock_of,
+    lockspaces_without_clock,
     parse_dump,
 )
 from sanlock_helper.clock import Clock
 from sanlock_helper.errors import FinalError
+from sanlock_helper.libvirt_conf import Setting
 from sanlock_helper.qemu_sanlock_conf import LockConf, make_lock_conf
-from sanlock_helper.sanlock_status import Lockspace, SanlockStatus
+from sanlock_helper.sanlock_status import Lockspace, SanlockStatus, parse_status
 
 CONF = LockConf(True, 1, 0, "/var/lib/libvirt/sanlock", None, None)
 SPACE = Lockspace(
@@ -180,3 +182,54 @@ def test_a_joined_host_id_is_not_looked_up_on_storage() -> None:
 
     assert check_unique(status(SPACE), CONF, never).verdict == "pass"
     assert check_unique(status(), replace(CONF, auto_disk_leases=False), never).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("version", "value", "verdict"),
+    [
+        ("5.1.1", "0", "pass"),
+        ("4.0.0", "0", "pass"),
+        ("5.1.1", "1", "warn"),
+        ("3.8.5", "0", "warn"),
+        ("", "0", "warn"),
+    ],
+)
+def test_a_unit_without_options_has_the_watchdog_in_its_file(version: str, value: str, verdict: str) -> None:
+    conf = [Setting("use_watchdog", "1", 1), Setting("use_watchdog", value, 2)]
+    found = check_watchdog(status(use_watchdog="0", version_str=version), ["sanlock", "daemon"], False, conf)
+    assert found.verdict == verdict
+    if verdict == "warn":
+        assert ("-w 0" in found.remedy) == (version in ("3.8.5", ""))
+
+
+@pytest.mark.parametrize(
+    ("version", "option"), [("3.8.5", True), ("", True), ("3.9.5", False), ("5.1.1", False)]
+)
+def test_the_option_is_named_where_it_is_one(version: str, option: bool) -> None:
+    found = check_grace(status(kill_grace_seconds="0", version_str=version))
+    assert ("-g" in found.remedy) == option
+    assert "kill_grace_seconds in sanlock.conf" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"no_timeout": "1", "no_watchdog": "0"},
+            ["disks: no_timeout, no other host takes its leases by itself"],
+        ),
+        ({"no_timeout": "0", "no_watchdog": "1"}, ["disks: no_watchdog, the host is not reset for it"]),
+        ({"no_timeout": "1", "no_watchdog": "1"}, ["no_timeout", "no_watchdog"]),
+        ({"no_timeout": "0", "no_watchdog": "0"}, []),
+        ({}, []),
+    ],
+)
+def test_lockspaces_that_the_clock_does_not_hold_for(values: dict[str, str], words: list[str]) -> None:
+    text = "daemon 1\n    use_watchdog=1\ns disks:1:/leases/disks:0\n    io_timeout=10\n"
+    text += "".join(f"    {name}={value}\n" for name, value in values.items())
+    without = lockspaces_without_clock(parse_status(text))
+    assert len(without) == len(words)
+    finding = check_clock(Clock(10, 40, 60), True, without)
+    assert finding.verdict == ("warn" if words else "pass")
+    for word in words:
+        assert word in finding.found

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.checks import system
+from sanlock_helper.checks.finding import Finding
 from sanlock_helper.checks.lease_dir import (
     MIB,
     Identity,
@@ -228,3 +229,52 @@ def test_cleanup(tmp_path: Path) -> None:
     wants.mkdir(parents=True)
     (tmp_path / "systemd/system/clean.service").write_text("[Service]\nExecStart=virt-sanlock-cleanup\n")
     assert look() == "pass"
+
+
+RUNS = "/usr/sbin/virt-sanlock-cleanup -q\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        # As Debian ships it.
+        (f"#!/bin/sh\n\n# Disabled by default\nexit 0\n\n{RUNS}exit 0\n", "warn"),
+        (f"#!/bin/sh\n\n{RUNS}exit 0\n", "pass"),
+        (f"#!/bin/sh\nexit\n{RUNS}", "warn"),
+        (f"#!/bin/sh\nexit 0 # not here\n{RUNS}", "warn"),
+        (f"#!/bin/sh\nexit 1; {RUNS}", "warn"),
+        (f"#!/bin/sh\n# exit 0\n{RUNS}", "pass"),
+        (f"#!/bin/sh\n[ -x /usr/sbin/virt-sanlock-cleanup ] || exit 0\n{RUNS}", "pass"),
+        (f"#!/bin/sh\ntest -x /usr/sbin/virt-sanlock-cleanup || exit 0\nexit 0\n{RUNS}", "warn"),
+        (f"#!/bin/sh\nif ! [ -d /x ]; then\n    exit 0\nfi\nexec {RUNS}", "pass"),
+        (f"#!/bin/sh\n# {RUNS}", "warn"),
+    ],
+)
+def test_a_script_that_ends_before_it_runs_the_clean_up(tmp_path: Path, text: str, verdict: str) -> None:
+    script = tmp_path / "cron.weekly/libvirt-sanlock"
+    script.parent.mkdir()
+    script.write_text(text)
+    script.chmod(0o755)
+
+    def look() -> Finding:
+        return system.check_cleanup(system.schedules(tmp_path, tmp_path, tmp_path))
+
+    finding = look()
+    assert finding.verdict == verdict
+    if verdict == "warn" and "# /usr" not in text:
+        assert f"{script} is there, and ends before it runs it" in finding.found
+        assert str(script) in finding.remedy
+    # run-parts runs neither.
+    script.chmod(0o644)
+    assert look().verdict == "warn"
+    script.chmod(0o755)
+    script.rename(f"{script}.rpmsave")
+    assert look().verdict == "warn"
+
+
+def test_debians_own_file() -> None:
+    """The machine's own, where it is there as it was shipped."""
+    path = Path("/etc/cron.weekly/libvirt-sanlock")
+    if not path.exists() or "Disabled by default" not in path.read_text():
+        pytest.skip(f"no {path}")
+    assert system.check_cleanup({str(path): path.read_text()}).verdict == "warn"
