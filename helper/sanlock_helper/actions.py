@@ -15,13 +15,19 @@ import libvirt
 from .bounded import NoAnswerError, bounded
 from .connection import failure, is_no_domain
 from .domain_state import describe, ends_by_itself, is_administrators_pause, state_name
-from .errors import FinalError, GivenUpError, HelperError, PassingError
-from .leases import LeasesUnknownError
-from .local_domains import LocalDomains
-from .notes import XML_SECONDS, Notes
-from .processes import Process
-from .record import Record
+from .errors import FinalError, GivenUpError, HelperError, LeasesUnknownError, PassingError
 from .requests import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Loaded only for a domain that is a process of this host: see duty.make_host().
+    from .local_domains import LocalDomains
+    from .notes import Notes
+    from .processes import Process
+    from .record import Record
+
+# How long the XML of a transient domain may take.
+XML_SECONDS = 3.0
 
 # The id of a domain that is not active.
 _OFF = -1
@@ -451,7 +457,7 @@ def _note(attempt: Try, action: str) -> None:
             _save_transient_xml(attempt)
         if notes is not None:
             run = _OFF if progress.run is None else progress.run
-            record = Record(request.uuid, progress.name, request.uri, action, progress.found, run)
+            record = notes.make_record(request, progress.name, action, progress.found, run)
             record.xml = progress.xml or ""
             progress.recorded = notes.write(record, progress.process)
 

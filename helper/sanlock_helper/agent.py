@@ -16,18 +16,21 @@ from typing import Any, Callable
 from .actions import ACTIONS, Outcome, Progress, Try
 from .apart import Apart
 from .cases import Case, Cases, Running
+from .connection import is_embedded, is_local
 from .connections import LOGIN_SECONDS, Connection, Connections
 from .errors import AuthenticationError, FinalError, GivenUpError, HelperError, PassingError
 from .journal import Journal
-from .local_domains import LocalDomains
-from .notes import Notes
 from .odd_files import OddFiles
 from .preparation import prepare
-from .processes import is_local
 from .requests import Receipt, Request, Requests
 from .spool import DONE, LIFE_SECONDS, RUNTIME_DIR, TELLING, SpoolError, is_request
 from .turns import AHEAD, IN_FLIGHT, Turns
 from .workers import Workers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .local_domains import LocalDomains
+    from .notes import Notes
 
 # A destroy may well take seconds on a loaded host; a libvirtd that is silent for longer is asked anew.
 PATIENCE = 10.0
@@ -81,16 +84,19 @@ class Agent:
         answers: Answers | None = None,
         notes: Notes | None = None,
         local: LocalDomains | None = None,
+        make_host: Callable[[], tuple[LocalDomains, Notes]] | None = None,
     ) -> None:
         """CONNECT opens a URI (see connection.connect); CLOCK is monotonic, WALL the time of day.
 
-        NOTES takes down what recovery needs; LOCAL is what the host knows of its QEMU domains.  START_THREAD
+        NOTES takes down what recovery needs; LOCAL is what the host knows of its QEMU domains; MAKE_HOST
+        makes both when the first request comes that is not for libvirt's embedded test driver.  START_THREAD
         runs a try, ANSWERS brings what it found; tests replace both to do without time.
         """
         self._connections = Connections(connect, IN_FLIGHT + AHEAD, clock)
         self._journal = journal
         self._notes = notes
         self._local = local
+        self._make_host = make_host
         # Requests that wait for what the host knows of their domains; so many are seen to at a time.
         self._unprepared: deque[Case] = deque()
         self._preparing = 0
@@ -264,6 +270,9 @@ class Agent:
 
     def _prepare(self, case: Case) -> None:
         """Have the domain of CASE named and its record written, by what the host knows; then it is tried."""
+        if self._make_host is not None and not is_embedded(case.request.uri):
+            self._local, self._notes = self._make_host()
+            self._make_host = None
         if self._local is None or not is_local(case.request.uri):
             self._cases.ready(case)
             return

@@ -58,6 +58,19 @@ def _silent(_context: object, _error: object) -> None:
 libvirt.registerErrorHandler(_silent, None)
 
 
+def is_local(uri: str) -> bool:
+    """Whether the domains of a libvirt URI are QEMU processes of this host."""
+    scheme, _, rest = uri.partition(":")
+    driver, _, transport = scheme.lower().partition("+")
+    server = rest[2:].partition("/")[0] if rest.startswith("//") else ""
+    return driver == "qemu" and transport in ("", "unix") and server == ""
+
+
+def is_embedded(uri: str) -> bool:
+    """Whether a libvirt URI is that of the test driver in this process: no daemon, no login, no process."""
+    return uri.startswith("test:///")
+
+
 def is_no_domain(error: libvirt.libvirtError) -> bool:
     """Whether libvirtd knows no domain of that UUID."""
     return bool(error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from .agent import Agent
+    from .local_domains import LocalDomains
+    from .notes import Notes
 
 # The agent's nice value (setpriority(2)).  With -20 it would weigh as much as 88 others: the kernel keeps
 # those off its processor, where they wait while it idles between two calls.  That cost a storm a twentieth.
@@ -166,23 +168,36 @@ def make_agent(journal: Journal, uri: str) -> Agent:
     # A thread that is back from libvirtd waits for one that computes: 5 ms by default, for calls of a tenth.
     sys.setswitchinterval(SWITCH_SECONDS)
     _find_modules()
+    from .agent import Agent
+    from .connection import connect, is_embedded
+
+    agent = Agent(connect, journal, make_host=lambda: _make_host(journal))
+    if not is_embedded(uri):
+        _preload()
+    return agent
+
+
+def _preload() -> None:
+    """Import what the tries for a domain may need that is not of libvirt's embedded test driver."""
     import libvirt_auth
 
     libvirt_auth.preload()
-    from . import leases
-    from .agent import Agent
-    from .connection import connect
+    from . import leases, local_domains, notes, records  # noqa: F401
+    from .errors import LeasesUnknownError
+
+    try:
+        leases.load()
+    except LeasesUnknownError:
+        pass  # a lease that cannot be read is reported with its domain
+
+
+def _make_host(journal: Journal) -> tuple[LocalDomains, Notes]:
+    """What the host knows of its domains, and what takes down what recovery needs."""
     from .local_domains import LocalDomains
     from .notes import Notes
-    from .processes import is_local
     from .records import Records
 
-    if is_local(uri):
-        try:
-            leases.load()
-        except leases.LeasesUnknownError:
-            pass  # a lease that cannot be read is reported with its domain
-    return Agent(connect, journal, notes=Notes(Records(), journal), local=LocalDomains())
+    return LocalDomains(), Notes(Records(), journal)
 
 
 def _find_modules() -> None:

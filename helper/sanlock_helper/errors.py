@@ -43,3 +43,11 @@ class AuthenticationError(FinalError):
 
 class GivenUpError(HelperError):
     """Nobody waits for this try any more: it must not touch the domain."""
+
+
+class LeasesUnknownError(Exception):
+    """sanlock could not be asked; the text says why, ABSENT whether that is because no daemon runs."""
+
+    def __init__(self, why: str, absent: bool = False) -> None:
+        super().__init__(why)
+        self.absent = absent

@@ -9,7 +9,7 @@ import time
 from typing import Any, Callable
 
 from . import sanlock_daemon
-from .errors import FinalError, PassingError
+from .errors import FinalError, LeasesUnknownError, PassingError
 
 BUSY_TRIES = 25
 BUSY_SECONDS = 0.02
@@ -19,14 +19,6 @@ UNKNOWN = "?"
 
 # The module libsanlock from load() on, or why there is none.
 _loaded: list[Any] = []
-
-
-class LeasesUnknownError(Exception):
-    """sanlock could not be asked; the text says why, ABSENT whether that is because no daemon runs."""
-
-    def __init__(self, why: str, absent: bool = False) -> None:
-        super().__init__(why)
-        self.absent = absent
 
 
 class Lease:

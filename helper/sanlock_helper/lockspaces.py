@@ -8,7 +8,7 @@ import time
 from typing import Any, Callable
 
 from . import leases
-from .errors import FinalError, HelperError, PassingError
+from .errors import FinalError, HelperError, LeasesUnknownError, PassingError
 from .leases import Lease, Lockspace
 from .sanlock_errors import explain
 from .sanlock_status import SanlockStatus, ask_sanlock
@@ -54,7 +54,7 @@ class Sanlock:
         """
         try:
             self._binding = leases.load()
-        except leases.LeasesUnknownError as error:
+        except LeasesUnknownError as error:
             cause = error.__cause__
             raise (cause if isinstance(cause, FinalError) else FinalError("sanlock", str(error))) from None
         self._errors: Any = (self._binding.SanlockException,)
@@ -150,7 +150,7 @@ class Sanlock:
         """The leases that process PID holds."""
         try:
             return leases.held_by(pid)
-        except leases.LeasesUnknownError as error:
+        except LeasesUnknownError as error:
             raise PassingError(f"ask for the leases of process {pid}", str(error)) from error
 
     def version(self, lease: Lease) -> int:

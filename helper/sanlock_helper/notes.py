@@ -14,19 +14,21 @@ import time
 from typing import Callable
 
 from . import leases
+from .actions import XML_SECONDS
 from .bounded import NoAnswerError, bounded
+from .connection import is_embedded
 from .journal import Journal
 from .processes import Process
 from .record import Record
 from .records import Records
+from .requests import Request
 from .status_files import STATE_WORDS, Status
 
 # sanlock answers from memory, in a millisecond; one that was silent so often in a row is not asked again.
 SANLOCK_SECONDS = 1.0
 SANLOCK_TRIES = 3
 
-# How long the XML of a transient domain may take, and how long once libvirtd has kept one waiting so long.
-XML_SECONDS = 3.0
+# How long the XML of a transient domain may take once libvirtd has kept one waiting for XML_SECONDS.
 IMPATIENT_XML_SECONDS = 0.2
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -70,12 +72,16 @@ class Notes:
         record.xml = status.xml
         return record
 
+    def make_record(self, request: Request, name: str, action: str, found: str, run: int) -> Record:
+        """The record of a domain that libvirtd has shown, not yet written."""
+        return Record(request.uuid, name, request.uri, action, found, run)
+
     def write(self, record: Record, process: Process | None) -> bool:
         """Complete RECORD with what PROCESS holds now, and write it; False when that failed, and was logged.
 
         libvirt's embedded test driver ends with this process: there is nothing to come back to.
         """
-        if record.uri.startswith("test:///"):
+        if is_embedded(record.uri):
             return False
         record.time = self._wall()
         self._boot = record.boot = self._boot or boot_id()

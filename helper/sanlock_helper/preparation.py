@@ -6,11 +6,14 @@ libvirtd may be away for all of the time that there is.  The host itself knows e
 
 from __future__ import annotations
 
-from .actions import Progress
 from .errors import HelperError
-from .local_domains import LocalDomains
-from .notes import Notes
-from .requests import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .actions import Progress
+    from .local_domains import LocalDomains
+    from .notes import Notes
+    from .requests import Request
 
 
 def prepare(request: Request, progress: Progress, local: LocalDomains, notes: Notes | None) -> None:

@@ -95,14 +95,6 @@ def find(uuid: str) -> Process | None:
     return Processes().find(uuid)
 
 
-def is_local(uri: str) -> bool:
-    """Whether the domains of a libvirt URI are QEMU processes of this host."""
-    scheme, _, rest = uri.partition(":")
-    driver, _, transport = scheme.lower().partition("+")
-    server = rest[2:].partition("/")[0] if rest.startswith("//") else ""
-    return driver == "qemu" and transport in ("", "unix") and server == ""
-
-
 def prove(pid: int, uuid: str) -> Process | None:
     """Process PID, if it is the QEMU of domain UUID by its command line."""
     start = _start(pid)

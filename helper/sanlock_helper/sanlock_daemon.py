@@ -48,9 +48,11 @@ def daemon_settings(directory: str, seconds: float) -> dict[bytes, bytes]:
     It answers from its memory, as to `sanlock client status -D`, whose program is on a disk.  Source:
     cmd_status() and print_state_daemon() in sanlock ``src/cmd.c``.
     """
+    if not posix.access(f"{directory}/{SOCKET}", posix.F_OK):
+        return {}
     import sys
 
-    # A C module, like all that is loaded here; only a process that serves needs it.
+    # A C module, like all that is loaded here; only a process that serves, beside a sanlock, needs it.
     from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
     numbers = (_MAGIC, _PROTO, _CMD_STATUS, 0, _HEADER, 0, _STATE_DAEMON, 0)

@@ -14,7 +14,12 @@ libvirt = pytest.importorskip("libvirt")
 from sanlock_helper import actions, leases  # noqa: E402
 from sanlock_helper.actions import Outcome, Progress, Try  # noqa: E402
 from sanlock_helper.domain_state import describe  # noqa: E402
-from sanlock_helper.errors import FinalError, GivenUpError, PassingError  # noqa: E402
+from sanlock_helper.errors import (  # noqa: E402
+    FinalError,
+    GivenUpError,
+    LeasesUnknownError,
+    PassingError,
+)
 from sanlock_helper.processes import Process  # noqa: E402
 
 from .fake_local import UUID, FakeLocal, FakeProcess, make_request  # noqa: E402
@@ -438,7 +443,7 @@ def test_a_migration_is_left_to_end(host: FakeHost, local: FakeLocal, persistent
 # leases
 
 LEFT = leases.Lease("__LIBVIRT__DISKS__", "abc", 3)
-UNKNOWN = leases.LeasesUnknownError("sanlock does not answer")
+UNKNOWN = LeasesUnknownError("sanlock does not answer")
 
 
 @pytest.fixture
@@ -474,7 +479,7 @@ def test_leases_that_libvirtd_left_are_given_up_at_the_second_look(
 
 
 def test_a_release_that_sanlock_refuses_is_tried_again(host: FakeHost, holding: FakeLocal) -> None:
-    holding.raises["release"] = leases.LeasesUnknownError("sanlock does not release them: busy")
+    holding.raises["release"] = LeasesUnknownError("sanlock does not release them: busy")
     with pytest.raises(PassingError, match="abc: sanlock does not release them"):
         pause_again(host, holding)
 
@@ -504,7 +509,7 @@ def test_leases_that_cannot_be_read_are_no_success(host: FakeHost, local: FakeLo
 
 
 def test_a_host_without_sanlock_holds_no_lease(host: FakeHost, local: FakeLocal) -> None:
-    absent = leases.LeasesUnknownError("the sanlock daemon does not run")
+    absent = LeasesUnknownError("the sanlock daemon does not run")
     absent.absent = True
     local.raises["held_by"] = absent
     outcome = run(host, "pause", local=local)

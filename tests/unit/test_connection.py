@@ -78,3 +78,26 @@ def test_refused_credentials_are_final(mocker: MockerFixture) -> None:
 
 def test_connect() -> None:
     assert connection.connect("test:///default").getType() == "TEST"
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("qemu:///system", True),
+        ("QEMU:///system", True),
+        ("qemu+unix:///system?socket=/run/x", True),
+        ("qemu:///session", True),
+        ("qemu:///embed?root=/tmp/a", True),
+        ("qemu:/system", True),
+        ("qemu+ssh://root@host/system", False),
+        ("qemu+ssh:///system", False),
+        ("qemu://localhost/system", False),
+        ("test:///default", False),
+        ("test+unix:///default", False),
+        ("xen:///system", False),
+        ("", False),
+        ("qemu", True),
+    ],
+)
+def test_whose_domains_are_processes_of_this_host(uri: str, expected: bool) -> None:
+    assert connection.is_local(uri) == expected

@@ -18,8 +18,8 @@ libvirt = pytest.importorskip("libvirt")
 from sanlock_helper import actions, leases, notes  # noqa: E402
 from sanlock_helper.actions import Progress, Try  # noqa: E402
 from sanlock_helper.bounded import NoAnswerError, bounded  # noqa: E402
-from sanlock_helper.errors import PassingError  # noqa: E402
-from sanlock_helper.leases import Lease, LeasesUnknownError, Lockspace  # noqa: E402
+from sanlock_helper.errors import LeasesUnknownError, PassingError  # noqa: E402
+from sanlock_helper.leases import Lease, Lockspace  # noqa: E402
 from sanlock_helper.notes import Notes, boot_id  # noqa: E402
 from sanlock_helper.processes import Process, process_start  # noqa: E402
 from sanlock_helper.record import Record  # noqa: E402
@@ -220,7 +220,7 @@ def test_xml_that_does_not_come_makes_the_others_wait_less(desk: Desk) -> None:
     desk.host.xml = lambda flags: "<domain/>"  # type: ignore[method-assign]
     FakeHost.start(desk.host)
     assert desk.act("poweroff").reached
-    assert desk.notes.xml_seconds == notes.XML_SECONDS
+    assert desk.notes.xml_seconds == actions.XML_SECONDS
 
 
 def test_libvirts_embedded_test_driver_is_not_noted(desk: Desk) -> None:

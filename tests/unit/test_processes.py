@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sanlock_helper import processes
-from sanlock_helper.processes import Process, Processes, is_local, process_start, prove, uuid_on
+from sanlock_helper.processes import Process, Processes, process_start, prove, uuid_on
 from sanlock_helper.status_files import StatusFiles
 
 from .fake_host import OTHER, UUID, Start, status_xml
@@ -131,26 +131,3 @@ def test_without_a_status_file_all_processes_that_look_so_are_found(start: Start
     found = [start("-uuid", UUID), start("-uuid", UUID)]
     start("-uuid", OTHER)
     assert {process.pid for process in Processes().scan(UUID)} == {process.pid for process in found}
-
-
-@pytest.mark.parametrize(
-    ("uri", "expected"),
-    [
-        ("qemu:///system", True),
-        ("QEMU:///system", True),
-        ("qemu+unix:///system?socket=/run/x", True),
-        ("qemu:///session", True),
-        ("qemu:///embed?root=/tmp/a", True),
-        ("qemu:/system", True),
-        ("qemu+ssh://root@host/system", False),
-        ("qemu+ssh:///system", False),
-        ("qemu://localhost/system", False),
-        ("test:///default", False),
-        ("test+unix:///default", False),
-        ("xen:///system", False),
-        ("", False),
-        ("qemu", True),
-    ],
-)
-def test_whose_domains_are_processes_of_this_host(uri: str, expected: bool) -> None:
-    assert is_local(uri) == expected

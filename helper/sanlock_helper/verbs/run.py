@@ -23,9 +23,10 @@ from .. import killpath, processes
 from ..connection import failure
 from ..domain_state import state_name
 from ..domains import find_domain
+from ..errors import LeasesUnknownError
 from ..invocation import ACTIONS
 from ..killpath_file import our_executable
-from ..leases import Lease, LeasesUnknownError, held_by
+from ..leases import Lease, held_by
 from ..patience import within
 from ..terminal import ask, plain, print_json
 from .connecting import add_connect, connect_within

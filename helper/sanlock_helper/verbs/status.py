@@ -14,12 +14,12 @@ import sys
 import time
 from typing import Any
 
+from ..connection import is_local
 from ..errors import FinalError, PassingError
 from ..inventory import KnownDomain, running_domains, take_inventory
 from ..outages import last_events
 from ..overview import Row, make_rows
 from ..patience import within
-from ..processes import is_local
 from ..sanlock_status import SanlockStatus, SanlockUnknownError, ask_sanlock
 from ..terminal import iso, moment, paint, print_json, table, warn
 from ..told import gather
