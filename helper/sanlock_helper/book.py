@@ -29,6 +29,8 @@ class Book:
         self._taken = Records(run_dir, TAKEN)
         self._kept = Records(state_dir)
         self._told: set[str] = set()
+        # Directories whose records, if there are any, are not known.
+        self.unread: set[str] = set()
 
     def look(self) -> dict[str, Record]:
         """The records by UUID, the newest of each domain, read only; what cannot be read is left out."""
@@ -94,9 +96,10 @@ class Book:
         return True
 
     def mark(self, record: Record, mark: str, why: str = "") -> bool:
-        """Write down on disk what is about to be done with RECORD; False when the record is gone, or newer.
+        """Write down what is about to be done with RECORD; False when the record is gone, or newer.
 
-        Raises OSError when that cannot be written.
+        On disk where it is on disk; on tmpfs where it is there, and while the disk is full: gather() copies
+        it later.  Raises OSError when it can be written nowhere.
         """
         with self._locked():
             place = self._place(record)
@@ -105,7 +108,8 @@ class Book:
             before = record.mark, record.why
             record.mark, record.why = mark, why
             try:
-                place.write(record, durable=place is self._kept)
+                if place is not self._kept or not self._keep(record):
+                    self._taken.write(record)
             except OSError:
                 record.mark, record.why = before
                 raise
@@ -114,8 +118,9 @@ class Book:
     def remove(self, record: Record) -> bool:
         """Remove RECORD; False when it is gone, or another one of the same domain is there."""
         with self._locked():
-            place = self._place(record)
-            return place is not None and place.remove(record.uuid)
+            places = [place for place in (self._kept, self._taken) if self._is_in(place, record)]
+            # The copy on disk first: it may be the older one, and would come to light without the other.
+            return any([place.remove(record.uuid) for place in places])
 
     def set_aside(self, record: Record, why: str) -> None:
         """Move RECORD out of the way, for WHY, and report that; one that is gone, or newer, stays."""
@@ -136,14 +141,25 @@ class Book:
             with contextlib.suppress(RecordError):
                 found = records.read(record.uuid)
                 if found is not None:
-                    return records if found.time == record.time and found.run == record.run else None
+                    return records if _is_same(found, record) else None
         return None
+
+    def _is_in(self, records: Records, record: Record) -> bool:
+        """Whether RECORD can be read in RECORDS."""
+        try:
+            found = records.read(record.uuid)
+        except (RecordError, OSError):
+            return False
+        return found is not None and _is_same(found, record)
 
     def _uuids(self, records: Records) -> list[str]:
         """Who has a record there; nobody, where the directory cannot be read: the others are brought back."""
         try:
-            return records.uuids()
+            uuids = records.uuids()
+            self.unread.discard(records.path)
+            return uuids
         except OSError as error:
+            self.unread.add(records.path)
             self._tell(f"recover: the records in {records.path} cannot be read: {error}")
             return []
 
@@ -191,3 +207,8 @@ class Book:
             yield
         finally:
             os.close(lock)
+
+
+def _is_same(found: Record, record: Record) -> bool:
+    """Whether FOUND is of the same loss as RECORD, whatever recovery has marked since."""
+    return found.time == record.time and found.run == record.run

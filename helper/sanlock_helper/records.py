@@ -139,10 +139,11 @@ class Records:
                 pass
         for path in (parent, self.path):
             status = os.lstat(path)
-            mine = status.st_uid in (0, os.geteuid()) and stat.S_ISDIR(status.st_mode)
+            if not stat.S_ISDIR(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "it is no directory", path)
             sticky = status.st_mode & stat.S_ISVTX and path == parent
-            if not mine or (status.st_mode & 0o022 and not sticky):
-                raise PermissionError(1, "others may write to it", path)
+            if status.st_uid not in (0, os.geteuid()) or (status.st_mode & 0o022 and not sticky):
+                raise PermissionError(errno.EPERM, "others may write to it", path)
 
     def _sync(self) -> None:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

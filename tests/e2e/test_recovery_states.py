@@ -23,6 +23,7 @@ from .recovery import (
     HELPER,
     POLICY,
     RUN_RECORDS,
+    STATE_RECORDS,
     URI,
     command,
     leave_lockspace,
@@ -365,3 +366,47 @@ def test_list_as_another_user(stack: Stack) -> None:
         assert result.returncode == 1
         assert "Permission denied (run this as root)" in result.stderr
     assert records(stack) == {held.uuid}
+
+
+# A disk that takes nothing more
+
+
+@pytest.mark.parametrize("state", ["full", "read-only"])
+def test_records_on_a_disk_that_takes_nothing_more(stack: Stack, state: str) -> None:
+    """The records were copied to it before."""
+    off = stack.domain("off", "poweroff", metadata=POLICY)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    stack.start_all([off, held])
+    stack.run("mkdir", "-p", STATE_RECORDS)
+    stack.run("mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "none", STATE_RECORDS)
+    for domain in (off, held):
+        make_safe(stack, domain)
+    leave_lockspace(stack)
+    stack.storage.fail()
+    assert command(stack, "recover").returncode == 1
+    assert list(stack.path(RUN_RECORDS).iterdir()) == []
+    if state == "full":
+        stack.run("dd", "if=/dev/zero", f"of={STATE_RECORDS}/fill", "bs=4096", check=False)
+    else:
+        stack.run("mount", "-o", "remount,ro", STATE_RECORDS)
+    stack.storage.restore()
+    result = command(stack, "recover")
+    assert (off.state().name, held.state().name) == ("running", "running"), result.stderr
+    if state == "read-only":
+        assert result.stderr.count("remove its record: ") == 2
+        stack.run("mount", "-o", "remount,rw", STATE_RECORDS)
+        result = command(stack, "recover")
+    assert (result.returncode, records(stack)) == (0, set()), result.stderr
+    assert len(off.leases()) == len(held.leases()) == 1
+
+
+def test_a_directory_of_records_that_cannot_be_read_is_no_success(stack: Stack) -> None:
+    off = stack.domain("off", "poweroff", metadata=POLICY).start()
+    make_safe(stack, off)
+    leave_lockspace(stack)
+    stack.run("sh", "-c", f"rm -rf {STATE_RECORDS}; touch {STATE_RECORDS}")
+    result = command(stack, "recover")
+    assert (off.state().name, records(stack)) == ("running", set())
+    assert f"it is no directory: '{STATE_RECORDS}'" in result.stderr
+    assert "others may write" not in result.stderr
+    assert result.returncode == 1

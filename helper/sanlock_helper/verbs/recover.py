@@ -106,7 +106,8 @@ def _recover(book: Book, journal: Journal, screen: Screen, wait: bool) -> int:
         )
         done = recovery.run(wait)
         screen.show([])
-    return 0 if done or wait else 1
+    # Where there may be other records, not all of them are seen to.
+    return 0 if wait or (done and not book.unread) else 1
 
 
 def _list(book: Book, as_json: bool) -> int:
