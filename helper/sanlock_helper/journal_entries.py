@@ -78,13 +78,29 @@ def _journalctl(program: str, arguments: list[str], seconds: float) -> bytes:
 
 
 def read_file(path: str, since: float) -> list[Entry]:
-    """The same from a file that `journalctl -o json` wrote.  Raises FinalError when it cannot be read."""
+    """The same from a file that `journalctl -o json` wrote.
+
+    Raises FinalError when it cannot be read, or is another one: that is no time without outages.
+    """
+    what, hint = f"read {path or repr(path)}", "--journal takes what journalctl -o json wrote"
+    # Whether a line is one of an export, for those that are not blank.
+    kinds: set[bool] = set()
+
+    def note(line: bytes) -> bytes:
+        if line.strip():
+            kinds.add(line.startswith(b"{") and b'"__REALTIME_TIMESTAMP"' in line)
+        return line
+
     try:
         with open(path, "rb") as file:
-            return parse_entries(iter(lambda: file.readline(MAX_LINE), b""), since)
+            entries = parse_entries(
+                (note(line) for line in iter(lambda: file.readline(MAX_LINE), b"")), since
+            )
     except OSError as error:
-        hint = "--journal takes what journalctl -o json wrote"
-        raise FinalError(f"read {path or repr(path)}", error.strerror or str(error), hint) from error
+        raise FinalError(what, error.strerror or str(error), hint) from error
+    if kinds == {False}:
+        raise FinalError(what, "no line of it is an entry of a journal", hint)
+    return entries
 
 
 def parse_entries(lines: Iterable[bytes], since: float = 0.0) -> list[Entry]:

@@ -208,16 +208,22 @@ def _sanlocks(entry: Entry) -> Event | None:
 def add_records(events: Iterable[Event], records: Iterable[Record]) -> list[Event]:
     """EVENTS, and one for each of RECORDS that none of them tells of."""
     told = list(events)
-    return [*told, *(_from_record(record) for record in records if not _is_told(record, told))]
+    times: dict[tuple[str, str], list[float]] = {}
+    for event in told:
+        times.setdefault((event.uuid, event.action), []).append(event.time)
+    return [
+        *told,
+        *(
+            _from_record(record)
+            for record in records
+            if not _is_told(record, times.get((record.uuid, record.action), []))
+        ),
+    ]
 
 
-def _is_told(record: Record, events: Iterable[Event]) -> bool:
-    return any(
-        event.uuid == record.uuid
-        and event.action == record.action
-        and -RECORD_EARLY <= event.time - record.time <= QUIET_SECONDS
-        for event in events
-    )
+def _is_told(record: Record, times: Iterable[float]) -> bool:
+    """Whether one of TIMES, at which its action on its domain was told, is of RECORD's loss."""
+    return any(-RECORD_EARLY <= time - record.time <= QUIET_SECONDS for time in times)
 
 
 def _from_record(record: Record) -> Event:

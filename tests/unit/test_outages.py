@@ -12,8 +12,17 @@ import pytest
 
 from sanlock_helper.errors import FinalError, UsageError
 from sanlock_helper.journal_entries import Entry, parse_entries, parse_since, read_file, read_journal
-from sanlock_helper.outages import Event, events_of, last_events, make_outages, name_kills, parse_line
+from sanlock_helper.outages import (
+    Event,
+    add_records,
+    events_of,
+    last_events,
+    make_outages,
+    name_kills,
+    parse_line,
+)
 from sanlock_helper.record import Record
+from sanlock_helper.verbs import history
 
 pytestmark = pytest.mark.pure
 
@@ -453,3 +462,51 @@ def test_since(text: str, when: datetime) -> None:
 def test_since_that_is_no_time(text: str) -> None:
     with pytest.raises(UsageError, match="is no time"):
         parse_since(text, NOW)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Nov 22 20:15:01 host virt-sanlock-helper[7]: poweroff vm1: done\n",
+        b'{\n\t"MESSAGE" : "journalctl -o json-pretty"\n}\n',
+        b'data: {"__REALTIME_TIMESTAMP":"1"}\n',
+        b"\x1f\x8b\x08\x00 compressed",
+        b"\0" * 5000,
+    ],
+)
+def test_a_file_that_is_no_export_is_no_time_without_outages(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(content)
+    with pytest.raises(FinalError, match="no line of it is an entry of a journal") as caught:
+        read_file(str(path), 0.0)
+    assert "journalctl -o json" in caught.value.hint
+    # One entry among them, of whatever program: what cannot be read is no event.
+    path.write_bytes(content + b'\n{"__REALTIME_TIMESTAMP":"1","MESSAGE":"x","SYSLOG_IDENTIFIER":"cron"}\n')
+    assert read_file(str(path), 0.0) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n"])
+def test_an_export_without_entries(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(content)
+    assert read_file(str(path), 0.0) == []
+
+
+def test_many_records_beside_many_events() -> None:
+    """Each record was once compared with each event, which took seconds."""
+    records = [Record(str(number), "vm", "qemu:///system", "poweroff", time=1e9) for number in range(4000)]
+    events = [Event(1e9, "done", "poweroff", uuid=str(number)) for number in range(2000, 42000)]
+    began = time.process_time()
+    found = add_records(events, records)
+    assert time.process_time() - began < 1
+    assert len(found) == 40000 + 2000
+
+
+@pytest.mark.parametrize("text", [OTHER, OTHER.upper()])
+def test_a_name_that_is_another_domains_uuid(text: str) -> None:
+    named = Event(1.0, "done", "poweroff", name=OTHER, uuid="defc17ee-2773-427c-8210-136921a454d3")
+    meant = Event(2.0, "done", "poweroff", name="vm2", uuid=OTHER)
+    lost = Event(0.5, "lost")
+    assert history._of_domain([lost, named, meant], text, "qemu:///system") == [lost, meant]
+    if text == OTHER:
+        assert history._of_domain([lost, named], text, "qemu:///system") == [lost, named]

@@ -86,10 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _of_domain(events: list[Event], text: str, uri: str) -> list[Event]:
     """EVENTS of one domain, and of the host."""
-    # A name may be given as it is shown.
-    uuids = {
-        event.uuid for event in events if event.uuid and text in (event.name, plain(event.name), event.uuid)
-    }
+    uuids = {event.uuid for event in events if event.uuid == text.lower() and text}
+    if not uuids:
+        # A name may be given as it is shown.
+        uuids = {event.uuid for event in events if event.uuid and text in (event.name, plain(event.name))}
     if not uuids and text.isascii() and text.isdigit():
         from ..domains import find_domain  # with libvirt-python, which nothing else here needs
 
