@@ -22,6 +22,7 @@ from .book import Book
 from .connection import failure, is_no_domain
 from .domain_log import last_end
 from .domain_state import RUNNING_STATES, describe, ends_by_itself, is_administrators_pause, state_name
+from .domains import as_argument
 from .errors import FinalError, HelperError, PassingError
 from .leases import Lease, Lockspace
 from .lockspaces import NOT_THERE, Sanlock, SanlockFailure
@@ -239,7 +240,9 @@ class Comeback:
             raise DropError(
                 "libvirt no longer knows it: undefined, or transient and its XML could not be had"
             )
-        if domain is not None:
+        if domain is None:
+            _check_definition(record)
+        else:
             self._drop_another_machine(domain, record)
         if record.action != "restart":
             left = self._why_left(domain, record)
@@ -265,7 +268,9 @@ class Comeback:
         except libvirt.libvirtError as error:
             raise failure("read the domain's XML", error) from error
         if why:
-            raise DropError(f"not started: {why}; if it is to run: virsh start {domain.name()}")
+            raise DropError(
+                f"not started: {why}; if it is to run: virsh start {as_argument(domain.name(), record.uuid)}"
+            )
 
     def _check_before_start(self, lease: Lease, domain: Any, record: Record) -> None:
         """Drop a domain that runs on another host, or ran since it was made safe."""
@@ -289,10 +294,11 @@ class Comeback:
                 if error.number not in NOT_THERE:
                     raise
                 tried.append(f"{there.path} ({error.why})")
+        by_hand = f"virsh start {as_argument(record.name, record.uuid)}"
         raise PassingError(
             f"look for lease {lease}",
             f"it is not where it was noted, nor where libvirt has it now: {', '.join(tried)}",
-            f"bring its storage back to {lease.path}, or start the domain by hand: virsh start {record.name}",
+            f"bring its storage back to {lease.path}, or start the domain by hand: {by_hand}",
         )
 
     def _places(self, lease: Lease, record: Record, xml: str) -> list[Lease]:
@@ -318,7 +324,8 @@ class Comeback:
             return Finding(Verdict.DONE, f"found off, {did}, verified paused: somebody paused it since")
         if state == libvirt.VIR_DOMAIN_PAUSED and not ends_by_itself(state, reason):
             now = describe(state, reason)
-            raise DropError(f"{did}, and it is {now} now; once that is mended: virsh resume {record.name}")
+            command = f"virsh resume {as_argument(domain.name(), record.uuid)}"
+            raise DropError(f"{did}, and it is {now} now; once that is mended: {command}")
         if state not in RUNNING_STATES:
             raise PassingError("start the domain", f"it is {describe(state, reason)} after the call")
         pid = self._process(record)
@@ -536,6 +543,16 @@ def _check_uuid(text: str) -> None:
         found = ""
     if not found or found != text.lower():
         raise UnusableError(f"{text[:60]!r} is no UUID")
+
+
+def _check_definition(record: Record) -> None:
+    """Refuse RECORD when its XML is no definition of its domain: no try would start it, or another one."""
+    try:
+        found = ElementTree.fromstring(record.xml).findtext("uuid", record.uuid).strip()
+    except (ElementTree.ParseError, ValueError) as error:
+        raise UnusableError(f"its XML is malformed: {error}") from error
+    if found.lower() != record.uuid.lower():
+        raise UnusableError(f"its XML is of another domain, {found[:60]!r}")
 
 
 def _pid_of(uuid: str) -> int | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from typing import Any
 
@@ -32,6 +33,16 @@ def find_domain(connection: Any, text: str) -> Any:
             if not is_no_domain(error):
                 raise failure(f"look up domain {text!r}", error) from error
     raise FinalError(f"domain {text!r}", "there is no such domain", "see virsh list --all")
+
+
+def as_argument(name: str, uuid: str) -> str:
+    """What names the domain in a command that is to be pasted: its NAME, or its UUID.
+
+    The UUID where a shell, virsh or find_domain() would take the name for something else: for more words or
+    an option, for another domain's id or UUID.
+    """
+    is_one_word = shlex.quote(name) == name and not name.startswith("-")
+    return name if is_one_word and not name.isdigit() and not _is_uuid(name) else uuid
 
 
 def _is_uuid(text: str) -> bool:

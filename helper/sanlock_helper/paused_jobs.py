@@ -21,6 +21,7 @@ from .book import Book
 from .connection import failure, is_no_domain
 from .domain_identity import leases
 from .domain_state import describe, ends_by_itself
+from .domains import as_argument
 from .errors import HelperError, PassingError
 from .journal import Journal
 from .leases import Lockspace
@@ -30,6 +31,10 @@ from .processes import Process
 from .record import Record
 
 URI = "qemu:///system"
+
+# All that the QEMU driver has on this host, as libvirt gives them to sanlock for the killpath.  Another one
+# in a record is a mistake, and costs the domain of that record alone.
+_URIS = (URI, "qemu:///session")
 
 # How long jobs may take to end, once they were aborted, and how long libvirtd may take for all of this.
 SETTLE_SECONDS = 10.0
@@ -78,7 +83,7 @@ class PausedJobs:
         A domain that stays paused gets a record, unless it has one.  Raises HelperError when a job does not
         end, or libvirtd does not say: the lockspace must not be joined then.
         """
-        uris = {record.uri for record in self._book.look().values() if record.uri.startswith("qemu:///")}
+        uris = {record.uri for record in self._book.look().values() if record.uri in _URIS}
         for uri in sorted(uris | {URI}):
             what = f"look for paused jobs in {uri}"
             within(ALL_SECONDS, what, lambda uri=uri: self._settle(uri, lockspace))  # type: ignore[misc]
@@ -122,11 +127,12 @@ class PausedJobs:
         if now == _STARTING:
             return now
         name, words = domain.name(), describe(*now)
+        argument = as_argument(name, domain.UUIDString())
         raise PassingError(
             f"domain {name}",
             f"it is {words}, which does not end: with its lockspace joined it would run on then, over disks "
             "that another host may have written to",
-            f"virsh domjobinfo {name}; virsh destroy {name} lets the others come back",
+            f"virsh domjobinfo {argument}; virsh destroy {argument} lets the others come back",
         )
 
     def _note(self, uri: str, domain: Any, found: tuple[int, int], lockspace: Lockspace) -> None:
@@ -154,7 +160,7 @@ class PausedJobs:
         if is_new:
             self._journal.error(
                 f"recover {record}: NOT DONE: it stays paused: {record.why} (virt-sanlock-helper recover "
-                f"--resume-anyway {record.name}, or destroy and start it)"
+                f"--resume-anyway {as_argument(record.name, record.uuid)}, or destroy and start it)"
             )
 
     def _find_process(self, uuid: str) -> Process | None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import _thread
-import shlex
 import time
 from _queue import Empty, SimpleQueue
 from typing import Any, Callable
@@ -12,6 +11,7 @@ from typing import Any, Callable
 from . import policy
 from .book import Book
 from .comeback import Comeback, Finding, Verdict
+from .domains import as_argument
 from .errors import FinalError, HelperError
 from .journal import Journal
 from .leases import Lockspace
@@ -102,9 +102,7 @@ def _remedy(record: Record, why: str) -> str:
     """What the administrator can do for the domain of RECORD, which is refused for the reason WHY."""
     if policy.is_malformed(why):
         return "then virt-sanlock-helper recover"
-    # As a shell takes it: a name may have blanks, or begin as an option does.
-    name = record.name
-    domain = name if shlex.quote(name) == name and not name.startswith("-") else record.uuid
+    domain = as_argument(record.name, record.uuid)
     return f"virt-sanlock-helper recover --resume-anyway {domain}, or destroy and start it"
 
 
@@ -381,8 +379,7 @@ class Recovery:
         elif finding.verdict is Verdict.REFUSED:
             self._refuse(case, finding, now)
         elif finding.verdict is Verdict.UNUSABLE:
-            self._book.set_aside(case.record, finding.text)
-            del self._cases[case.record.uuid]
+            self._set_aside(case, finding, now)
         else:
             self._finish(case, finding, now)
 
@@ -428,6 +425,14 @@ class Recovery:
             self._journal.notice(f"recover {case.record}: {after}: {finding.text}")
         else:
             self._journal.warning(f"recover {case.record}: dropped: {finding.text}")
+
+    def _set_aside(self, case: Case, finding: Finding, now: float) -> None:
+        try:
+            self._book.set_aside(case.record, finding.text)
+        except OSError as error:
+            self._again(case, Finding(Verdict.AGAIN, f"{finding.text}; set its record aside: {error}"), now)
+            return
+        del self._cases[case.record.uuid]
 
     def _tell_left(self) -> None:
         """One line for all that stay as they are, for each reason: an outage may have hundreds."""

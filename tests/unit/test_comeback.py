@@ -298,6 +298,9 @@ def test_restart_needs_no_policy(tmp_path: Path) -> None:
     assert scene.visit().verdict is Verdict.DONE
 
 
+RECOVER = '<metadata><lockfailure xmlns="urn:virt-sanlock-helper:1" recover="yes"/></metadata>'
+
+
 def definition(recover: str) -> str:
     element = f'<lockfailure xmlns="urn:virt-sanlock-helper:1" recover="{recover}"/>'
     return f"<domain><metadata>{element}</metadata></domain>"
@@ -309,7 +312,11 @@ def definition(recover: str) -> str:
         (definition("yes"), Verdict.DONE),
         ("<domain/>", Verdict.LEFT),
         ("", Verdict.DROPPED),
-        ("<domain", Verdict.AGAIN),
+        ("<domain", Verdict.UNUSABLE),
+        ("<domain>\udcff</domain>", Verdict.UNUSABLE),
+        ("<domain>\0</domain>", Verdict.UNUSABLE),
+        (f"<domain>{RECOVER}<uuid>{UUID.upper()}</uuid></domain>", Verdict.DONE),
+        (f"<domain>{RECOVER}<uuid>716b3698-0ee7-4e8f-8b5c-a2c619edc268</uuid></domain>", Verdict.UNUSABLE),
         (definition("1"), Verdict.REFUSED),
     ],
 )  # fmt: skip
@@ -673,7 +680,6 @@ def machine(*disks: str, lease: str = "") -> str:
     return f"<domain>{RECOVER}<devices>{''.join(parts)}</devices></domain>"
 
 
-RECOVER = '<metadata><lockfailure xmlns="urn:virt-sanlock-helper:1" recover="yes"/></metadata>'
 AUTO = Lease("__LIBVIRT__DISKS__", hashlib.md5(b"/images/a.img").hexdigest(), 1, "/leases/a", 0)
 OWN = Lease("LS", "disk", 1, "/storage/disk", 0)
 

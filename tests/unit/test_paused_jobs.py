@@ -250,6 +250,34 @@ def test_the_uris_of_the_records_are_looked_at(tmp_path: Path) -> None:
     assert scene.domain.uris == ["qemu:///session", "qemu:///system"]
 
 
+@pytest.mark.parametrize("uri", ["qemu:///bogus", "qemu:///embed?root=/r", "qemu:///system?x=y", "test:///x"])
+def test_a_uri_that_sanlock_is_not_given_keeps_nothing_out(tmp_path: Path, uri: str) -> None:
+    scene = Scene(tmp_path, Domain())
+    other = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
+    Records(scene.run).write(Record(other, "vm2", uri, "pause", time=5.0))
+    scene.settle()
+    assert scene.domain.uris == ["qemu:///system"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a;b", "7", "-v", "", "716b3698-0ee7-4e8f-8b5c-a2c619edc268", "R&D", "$(x)"]
+)
+def test_a_remedy_never_names_another_domain(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = Domain()
+    monkeypatch.setattr(domain, "name", lambda: name)
+    scene = Scene(tmp_path, domain)
+    domain.abort = lambda: None
+    with pytest.raises(PassingError) as caught:
+        scene.settle()
+    assert caught.value.hint.startswith(f"virsh domjobinfo {UUID}; virsh destroy {UUID} lets")
+    domain.abort = domain.end_job
+    scene.settle()
+    (line,) = [line for level, line in scene.story.lines if level == "error"]
+    assert f"recover --resume-anyway {UUID}, or" in line
+
+
 def test_a_libvirtd_that_does_not_answer_keeps_the_lockspace_out(tmp_path: Path) -> None:
     domain: Any = Domain()
     domain.error = libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR, message="broken")

@@ -333,6 +333,21 @@ def test_a_record_that_no_domain_can_have_is_set_aside(host: Host) -> None:
     assert "vm1.record is not used: 'vm1' is no UUID; set aside as " in line
 
 
+def test_a_record_that_cannot_be_set_aside_costs_nothing_else(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(host.book, "set_aside", fail)
+    host.add("vm1")
+    host.add("vm2")
+    host.endings["vm1"] = lambda: Finding(Verdict.UNUSABLE, "'vm1' is no UUID")
+    assert not host.recover(wait=False)
+    assert host.left() == {"vm1"}
+    assert "'vm1' is no UUID; set its record aside: [Errno 5]" in host.story.text()
+
+
 def test_a_lockspace_that_is_not_at_its_path(host: Host) -> None:
     host.add("vm1")
     host.state = None
