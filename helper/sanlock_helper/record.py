@@ -188,7 +188,7 @@ def check(record: Record) -> None:
     _check_number("run", record.run, -1, _INT)
     _check_number("pid", record.pid, 0, _INT)
     _check_number("pid_start", record.pid_start, 0, _LONG)
-    if ":" not in record.uri or "\0" in record.uri:
+    if ":" not in record.uri or not (record.uri.isascii() and record.uri.isprintable()):
         raise RecordError(f"its uri is {record.uri[:60]!r}, which names no libvirtd")
     for lockspace in record.lockspaces:
         _check_text("lockspace name", lockspace.name, _NAME_BYTES)

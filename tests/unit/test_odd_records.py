@@ -205,6 +205,8 @@ def test_a_time_to_come_is_the_clocks_fault(places: Places) -> None:
         ({"uri": ""}, "uri"),
         ({"uri": "qemu"}, "uri"),
         ({"uri": "a\0:///"}, "uri"),
+        ({"uri": "qemu:///system\udcff"}, "uri"),
+        ({"uri": "qemu:///sys\ntem"}, "uri"),
         ({"lockspaces": (Lockspace("LS", -1, "/p"),)}, "host_id"),
         ({"lockspaces": (Lockspace("LS", 2**70, "/p"),)}, "host_id"),
         ({"lockspaces": (Lockspace("LS", 1, "/p", -1),)}, "offset"),

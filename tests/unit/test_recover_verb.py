@@ -222,6 +222,14 @@ def test_a_name_that_two_records_have(book: Book, tmp_path: Path) -> None:
     assert set(book.look()) == {UUID, OTHER}
 
 
+@pytest.mark.parametrize("text", [OTHER, OTHER.upper()])
+def test_a_name_that_is_another_domains_uuid(book: Book, tmp_path: Path, text: str) -> None:
+    for uuid, name in ((UUID, OTHER), (OTHER, "vm2")):
+        Records(f"{tmp_path}/run").write(Record(uuid, name, "qemu:///system", "poweroff", time=1e9))
+    recover._forget(book, Story(), text)  # type: ignore[arg-type]
+    assert set(book.look()) == {UUID}
+
+
 # A libvirtd that does not answer
 
 

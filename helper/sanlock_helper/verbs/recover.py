@@ -194,7 +194,10 @@ def _ask(record: Record) -> None:
 
 
 def _join_all(sanlock: Sanlock, record: Record, jobs: PausedJobs) -> None:
-    for lockspace in record.lockspaces:
+    default = qemu_sanlock_conf.auto_lockspace()
+    for noted in record.lockspaces:
+        # As recovery does: an old copy of libvirt's own would be no protection, and an old host_id not ours.
+        lockspace = default if default is not None and default.name == noted.name else noted
         end = time.monotonic() + JOIN_SECONDS
         while sanlock.lockspaces().get(lockspace.name, (lockspace, ""))[1] != JOINED:
             if time.monotonic() > end:
@@ -206,12 +209,16 @@ def _join_all(sanlock: Sanlock, record: Record, jobs: PausedJobs) -> None:
 
 
 def _find(book: Book, text: str) -> Record:
-    """The record of the domain that TEXT names: by name or UUID as recorded, else as libvirt knows it.
+    """The record of the domain that TEXT names: by UUID or name as recorded, else as libvirt knows it.
+
+    In that order, as virsh does: a domain may be named by another one's UUID.
 
     Raises FinalError when there is none or more than one, or when not all could be read.
     """
     records, problems = book.look_at_all()
-    found = [record for record in records.values() if text in (record.uuid, record.name)]
+    if text.lower() in records:
+        return records[text.lower()]
+    found = [record for record in records.values() if text == record.name]
     if len(found) == 1:
         return found[0]
     what = f"domain {text!r}"
