@@ -69,6 +69,13 @@ class Finding(NamedTuple):
     lockspaces: frozenset[str] = frozenset()
 
 
+# How the refusals begin of which --resume-anyway thinks the same: no lease would be taken at a resume.
+_NO_PROCESS = "its process could not be found in /run/libvirt/qemu"
+_UNREGISTERED = "sanlock was restarted since and does not know its process"
+UNPROTECTED = (_NO_PROCESS, _UNREGISTERED)
+# How the refusal for a malformed policy ends where the domain is gone, and with it the metadata to be set.
+GONE = ", and libvirt no longer knows the domain"
+
 NO_POLICY = Finding(Verdict.LEFT, "as their policy says")
 LOST_NOTHING = Finding(
     Verdict.LEFT,
@@ -338,7 +345,7 @@ class Comeback:
 
     def _started_unseen(self, did: str, age: float) -> Finding:
         """A domain runs, and its process is not to be found: that is no failure of the start."""
-        why = "its process could not be found in /run/libvirt/qemu, so its leases were not looked at"
+        why = f"{_NO_PROCESS}, so its leases were not looked at"
         if age < PROCESS_SECONDS:
             raise PassingError("look at the leases of the started domain", why)
         return Finding(Verdict.DONE, f"found off, {did}, verified running; {why}: see sanlock client status")
@@ -417,15 +424,12 @@ class Comeback:
         """
         pid = self._process(record)
         if pid is None:
-            why = "its process could not be found in /run/libvirt/qemu, so sanlock cannot be asked for it"
+            why = f"{_NO_PROCESS}, so sanlock cannot be asked for it"
             if age < PROCESS_SECONDS:
                 raise PassingError("resume the domain", f"it stays paused: {why}")
             raise RefusalError(why)
         if not self._sanlock.is_registered(pid):
-            raise RefusalError(
-                "sanlock was restarted since and does not know its process: it would go on without a lease; "
-                "destroy and start it"
-            )
+            raise RefusalError(f"{_UNREGISTERED}: it would go on without a lease")
 
     def _refuse_unless_untouched(self, domain: Any, record: Record) -> None:
         if record.unknown or not record.leases:
@@ -480,7 +484,7 @@ class Comeback:
 
     def _why_left(self, domain: Any, record: Record) -> Finding | None:
         """Why the domain is to stay as it is, if it is."""
-        wanted = policy.in_xml(record.xml) if domain is None else policy.recovers(domain)
+        wanted = _policy_of(record) if domain is None else policy.recovers(domain)
         if not wanted:
             return NO_POLICY
         return LOST_NOTHING if self._lost_nothing(record) else None
@@ -543,6 +547,14 @@ def _check_uuid(text: str) -> None:
         found = ""
     if not found or found != text.lower():
         raise UnusableError(f"{text[:60]!r} is no UUID")
+
+
+def _policy_of(record: Record) -> bool:
+    """Whether the XML of RECORD asks for recovery."""
+    try:
+        return policy.in_xml(record.xml)
+    except policy.PolicyError as error:
+        raise RefusalError(f"{error.what}: {error.why}{GONE}") from error
 
 
 def _check_definition(record: Record) -> None:

@@ -34,8 +34,8 @@ NOT_THERE = frozenset(
 class SanlockFailure(PassingError):
     """sanlock refused; number is its error, negative, 0 when it could not be asked at all."""
 
-    def __init__(self, what: str, number: int) -> None:
-        why, hint = explain(number)
+    def __init__(self, what: str, number: int, joins: bool = False) -> None:
+        why, hint = explain(number, joins)
         super().__init__(what, why, hint)
         self.number = -abs(number)
 
@@ -131,6 +131,7 @@ class Sanlock:
                     lockspace.offset,
                     iotimeout=lockspace.io_timeout,
                 ),
+                joins=True,
             )
         except SanlockFailure as error:
             if error.number != -errno.EEXIST:
@@ -191,9 +192,9 @@ class Sanlock:
             return "live"
         return "dead" if state in (self._binding.HOST_DEAD, self._binding.HOST_FREE) else "unknown"
 
-    def _ask(self, what: str, call: Callable[[], Any]) -> Any:
+    def _ask(self, what: str, call: Callable[[], Any], joins: bool = False) -> Any:
         leases.join_sanlock_group()
         try:
             return call()
         except self._errors as error:
-            raise SanlockFailure(what, error.errno) from error
+            raise SanlockFailure(what, error.errno, joins) from error

@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 from . import policy
 from .book import Book
-from .comeback import Comeback, Finding, Verdict
+from .comeback import GONE, UNPROTECTED, Comeback, Finding, Verdict
 from .domains import as_argument
 from .errors import FinalError, HelperError
 from .journal import Journal
@@ -100,9 +100,13 @@ def _stays(record: Record) -> str:
 
 def _remedy(record: Record, why: str) -> str:
     """What the administrator can do for the domain of RECORD, which is refused for the reason WHY."""
+    domain = as_argument(record.name, record.uuid)
+    if why.endswith(GONE):
+        return f"virt-sanlock-helper recover --forget {domain}, then virsh create with its XML"
     if policy.is_malformed(why):
         return "then virt-sanlock-helper recover"
-    domain = as_argument(record.name, record.uuid)
+    if why.startswith(UNPROTECTED):
+        return f"virsh destroy {domain}, then virsh start {domain}"
     return f"virt-sanlock-helper recover --resume-anyway {domain}, or destroy and start it"
 
 

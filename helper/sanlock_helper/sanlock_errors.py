@@ -90,10 +90,6 @@ ERRORS = {
     -errno.EAGAIN: ("sanlock still leaves the lockspace", "it is over when no process uses it any more"),
     -errno.EINPROGRESS: ("sanlock is joining the lockspace already", "wait"),
     -errno.EEXIST: ("the lockspace is joined already", ""),
-    -errno.EINVAL: (
-        "its name or its path is joined with another host_id or path",
-        "compare sanlock client status with /etc/libvirt/qemu-sanlock.conf",
-    ),
     -errno.ENOENT: ("there is no such file", _STORAGE),
     -errno.ENODEV: ("there is no such device", _STORAGE),
     -errno.EIO: ("input or output error", _STORAGE),
@@ -106,11 +102,24 @@ ERRORS = {
 }
 
 
-def explain(number: int) -> tuple[str, str]:
-    """What sanlock's error NUMBER (an errno or its own, of either sign) means, and what to do about it."""
+# The same for a lockspace that is joined; of a file that is read it says no more than open(2) does.
+JOIN_ERRORS = {
+    -errno.EINVAL: (
+        "its name or its path is joined with another host_id or path, or is on no storage for leases",
+        "compare sanlock client status with /etc/libvirt/qemu-sanlock.conf",
+    ),
+}
+
+
+def explain(number: int, joins: bool = False) -> tuple[str, str]:
+    """What sanlock's error NUMBER (an errno or its own, of either sign) means, and what to do about it.
+
+    JOINS: it was the answer to the joining of a lockspace.
+    """
     number = -abs(number)
-    if number in ERRORS:
-        why, hint = ERRORS[number]
+    errors = {**ERRORS, **JOIN_ERRORS} if joins else ERRORS
+    if number in errors:
+        why, hint = errors[number]
         return f"{why} (sanlock error {number})", hint
     if number > -200:
         return f"{os.strerror(-number)} (sanlock error {number})", ""

@@ -410,3 +410,88 @@ def test_a_directory_of_records_that_cannot_be_read_is_no_success(stack: Stack) 
     assert f"it is no directory: '{STATE_RECORDS}'" in result.stderr
     assert "others may write" not in result.stderr
     assert result.returncode == 1
+
+
+# Records and configuration that are wrong
+
+
+@pytest.mark.parametrize(
+    "uri", ["qemu:///bogus", "qemu:///system\udcff", "nosuch:///system", "qemu:///sys tem"]
+)
+def test_a_uri_that_no_libvirtd_has_costs_one_domain(stack: Stack, uri: str) -> None:
+    off = stack.domain("off", "poweroff", metadata=POLICY)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    bad = stack.domain("bad", "poweroff", metadata=POLICY)
+    stack.start_all([off, held, bad])
+    for domain in (off, held, bad):
+        make_safe(stack, domain)
+    written = Records(str(stack.path(RUN_RECORDS)))
+    record = written.read(bad.uuid)
+    assert record is not None
+    record.uri = uri
+    written.write(record)
+    leave_lockspace(stack)
+    result = command(stack, "recover")
+    states = [domain.state().name for domain in (off, held, bad)]
+    assert states[:2] == ["running", "running"], result.stderr
+
+
+def test_resume_anyway_joins_as_libvirt_is_configured(stack: Stack) -> None:
+    held = stack.domain("held", "pause", metadata=POLICY).start()
+    make_safe(stack, held)
+    leave_lockspace(stack)
+    conf = stack.path("/etc/libvirt/qemu-sanlock.conf")
+    conf.write_text(conf.read_text().replace("host_id = 1", "host_id = 5"))
+    result = command(stack, "recover", "--resume-anyway", "held", "--yes")
+    assert (result.returncode, held.state().name) == (0, "running"), result.stderr
+    assert [lockspace.host_id for lockspace in stack.lockspaces()] == [5]
+
+
+# Remedies
+
+
+def test_the_remedy_for_a_process_that_sanlock_does_not_know(stack: Stack) -> None:
+    held = stack.domain("held", "pause", metadata=POLICY).start()
+    make_safe(stack, held)
+    leave_lockspace(stack)
+    stack.sanlock.stop()
+    stack.sanlock.start()
+    result = command(stack, "recover")
+    assert (result.returncode, held.state().name) == (1, "paused")
+    assert "sanlock was restarted since" in result.stderr
+    assert "--resume-anyway" not in result.stderr
+    remedy = result.stderr.rpartition("(")[2].rpartition(")")[0]
+    for words in remedy.split(", then "):
+        stack.run(*words.split())
+    assert (held.state().name, len(held.leases())) == ("running", 1)
+    result = command(stack, "recover")
+    assert (result.returncode, records(stack)) == (0, set()), result.stderr
+
+
+def test_the_remedy_for_a_malformed_policy_that_cannot_be_set_any_more(stack: Stack) -> None:
+    malformed = POLICY.replace("yes", "true")
+    passing = stack.domain("passing", "poweroff", transient=True, metadata=malformed).start()
+    make_safe(stack, passing)
+    result = command(stack, "recover")
+    assert (result.returncode, records(stack)) == (1, {passing.uuid})
+    assert "recover is 'true', neither yes nor no, and libvirt no longer knows the domain" in result.stderr
+    assert "virt-sanlock-helper policy" not in result.stderr
+    assert command(stack, "recover").returncode == 1
+    assert "virt-sanlock-helper recover --forget passing" in result.stderr
+    assert command(stack, "recover", "--forget", "passing").returncode == 0
+    assert records(stack) == set()
+
+
+def test_a_lease_that_is_no_lease_has_no_reason_of_a_lockspace(stack: Stack) -> None:
+    off = stack.domain("off", "poweroff", metadata=POLICY)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    stack.start_all([off, held])
+    (lease,) = off.leases()
+    for domain in (off, held):
+        make_safe(stack, domain)
+    leave_lockspace(stack)
+    stack.run("sh", "-c", f"rm {lease.path}; mkfifo {lease.path}")
+    result = command(stack, "recover")
+    assert (result.returncode, off.state().name, held.state().name) == (1, "shut off", "running")
+    assert f"recover off {off.uuid}: read lease " in result.stderr
+    assert "joined with another host_id" not in result.stderr

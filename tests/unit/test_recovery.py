@@ -18,7 +18,7 @@ pytest.importorskip("libvirt")
 
 from sanlock_helper import recovery
 from sanlock_helper.book import Book
-from sanlock_helper.comeback import Finding, Verdict
+from sanlock_helper.comeback import GONE, UNPROTECTED, Finding, Verdict
 from sanlock_helper.errors import PassingError
 from sanlock_helper.leases import Lease, Lockspace
 from sanlock_helper.lockspaces import FAILING, JOINED, LEAVING, SanlockFailure
@@ -456,6 +456,25 @@ def test_a_refusal_is_told_once_and_not_waited_for(host: Host) -> None:
     assert len(errors) == 1
     assert "NOT DONE" in errors[0]
     assert "it stays paused: because (virt-sanlock-helper recover --resume-anyway vm1" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("why", "remedy"),
+    [
+        (f"{UNPROTECTED[0]}, so sanlock cannot be asked for it", "virsh destroy vm1, then virsh start vm1"),
+        (f"{UNPROTECTED[1]}: it would go on", "virsh destroy vm1, then virsh start vm1"),
+        (
+            f"{PolicyError('recover is 1', 'u').what}: recover is 1{GONE}",
+            "virt-sanlock-helper recover --forget vm1, then virsh create with its XML",
+        ),
+    ],
+)
+def test_the_remedy_of_a_refusal_is_one_that_works(host: Host, why: str, remedy: str) -> None:
+    host.add("vm1", "pause")
+    host.endings["vm1"] = lambda: Finding(Verdict.REFUSED, why)
+    assert not host.recover()
+    (line,) = [line for level, line in host.story.lines if level == "error"]
+    assert line.endswith(f"it stays paused: {why} ({remedy})")
 
 
 def test_those_without_a_policy_are_told_in_one_line(host: Host) -> None:
