@@ -108,11 +108,13 @@ class Comeback:
         pid_of: Callable[[str], int | None] | None = None,
         default_lockspace: Callable[[], Lockspace | None] = auto_lockspace,
         ended: Callable[[str, float], str] = last_end,
+        is_persistent: Callable[[str, str], bool] = domain_identity.is_persistent,
     ) -> None:
         """CONNECT opens a URI; BOOT and PROCESS_STARTED look at the host (see notes, processes).
 
         PID_OF gives the QEMU process of a domain's UUID, None when none is proven.  DEFAULT_LOCKSPACE is what
-        libvirt's configuration says; ENDED is libvirt's log of a domain (see domain_log).
+        libvirt's configuration says; ENDED is libvirt's log of a domain (see domain_log);
+        IS_PERSISTENT looks for its definition on disk.
         """
         self._connect = connect
         self._sanlock = sanlock
@@ -122,6 +124,7 @@ class Comeback:
         self._pid_of = pid_of or _pid_of
         self._default_lockspace = default_lockspace
         self._ended = ended
+        self._is_persistent = is_persistent
 
     def visit(self, record: Record, ready: bool, age: float = 0.0, anyway: bool = False) -> Finding:
         """Bring the domain of RECORD back as far as that is possible now.
@@ -131,6 +134,13 @@ class Comeback:
         """
         try:
             _check_uuid(record.uuid)
+            # While libvirtd is away, too: the domain may be undefined as soon as it is back.
+            if (
+                record.xml
+                and record.uri == "qemu:///system"
+                and self._is_persistent(record.name, record.uuid)
+            ):
+                self._forget_xml(record)
             connection = self._connect(record.uri)
             try:
                 return self._visit(connection, record, ready, age, anyway)

@@ -10,12 +10,18 @@ rename, and other disks beside one that is the same are hot-plugged ones.
 from __future__ import annotations
 
 import hashlib
-import os.path
+import os
+import stat
 from xml.etree import ElementTree
 
 from .errors import FinalError
 from .qemu_sanlock_conf import LOCKSPACE
 from .record import Record
+
+CONFIG_DIR = "/etc/libvirt/qemu"
+
+# More than the XML of a domain may have (4 MiB, libvirt src/remote/remote_protocol.x).
+_MAX_BYTES = 10 * 1024 * 1024
 
 # What names a disk's content in its <source>, for each of its types (libvirt docs/formatdomain.rst).
 _SOURCE = ("file", "dev", "dir", "pool", "volume", "protocol", "name")
@@ -40,6 +46,24 @@ def why_another(record: Record, name: str, xml: str) -> str:
     if not is_told or _files(old_disks) & _files(new_disks):
         return ""
     return "its leases and disks are all others than those that it lost: another machine may have its UUID"
+
+
+def is_persistent(name: str, uuid: str, folder: str = CONFIG_DIR) -> bool:
+    """Whether libvirt keeps a definition of domain UUID on disk, as far as that can be read.
+
+    That is known without libvirtd: virDomainConfigFile() in libvirt src/conf/domain_conf.c names the file.
+    """
+    try:
+        descriptor = os.open(f"{folder}/{name}.xml", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return False
+            text = os.read(descriptor, _MAX_BYTES)
+        finally:
+            os.close(descriptor)
+        return ElementTree.fromstring(text).findtext("uuid") == uuid
+    except (OSError, ValueError, ElementTree.ParseError):
+        return False
 
 
 def leases(xml: str) -> set[tuple[str, str]]:

@@ -248,6 +248,29 @@ def test_a_persistent_domain_that_is_undefined_later_stays_undefined(stack: Stac
     assert records(stack) == set()
 
 
+def test_a_domain_that_is_undefined_as_soon_as_libvirtd_is_back(stack: Stack) -> None:
+    gone = stack.domain("R&D", "poweroff", metadata=POLICY)
+    stack.path("/run/stack/gone").write_text(gone.xml)
+    stack.run("virsh", "define", "/run/stack/gone")
+    passing = stack.domain("passing", "pause", transient=True, metadata=POLICY)
+    for domain in (gone, passing):
+        domain.start()
+        note(stack, domain, domain.on_lockfailure)
+    pids = [lease.pid for lease in stack.leases()]
+    stack.libvirtd.stop()
+    for pid in pids:
+        stack.signal(pid, signal.SIGKILL)
+    wait_for(lambda: not stack.leases(), 10, "sanlock to see the processes end")
+    leave_lockspace(stack)
+    assert command(stack, "recover").returncode == 1
+    stack.libvirtd.start()
+    gone.undefine()
+    result = command(stack, "recover")
+    assert (gone.state().name, passing.state().name) == ("absent", "running"), result.stderr
+    assert f"recover R&D {gone.uuid}: dropped: libvirt no longer knows it" in result.stderr
+    assert (result.returncode, records(stack)) == (0, set())
+
+
 def test_a_libvirtd_that_hangs_is_not_waited_for_without_end(stack: Stack) -> None:
     held = stack.domain("held", "pause", metadata=POLICY).start()
     make_safe(stack, held)
