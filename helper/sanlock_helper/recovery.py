@@ -42,6 +42,12 @@ SANLOCK_SECONDS = 10.0
 # them.
 JOIN_SECONDS = 180.0
 
+# Why libvirt's own lockspace cannot be joined: see qemu_sanlock_conf.auto_lockspace().
+NOT_CONFIGURED = (
+    "qemu-sanlock.conf does not say where: auto_disk_leases or host_id is not set there, or libvirt refuses "
+    "the file (see virt-sanlock-helper check)"
+)
+
 # sanlock's transitions in words; it takes part in them by itself, and joining waits for their end.
 _STATES = {
     JOINING: "sanlock is joining it",
@@ -225,11 +231,14 @@ class Recovery:
     def _definitions(self, name: str) -> list[Lockspace]:
         """How lockspace NAME may be joined: as libvirt is configured now, else as the newest records have it.
 
-        libvirt's own is never joined elsewhere: an old copy of it would be no protection against other hosts.
+        libvirt's own is never joined elsewhere: an old copy of it would be no protection against other hosts,
+        and an old host_id may be another host's.
         """
         default = self._default_lockspace()
         if default is not None and default.name == name:
             return [default]
+        if name == LOCKSPACE:
+            return []
         records = sorted((case.record for case in self._cases.values()), key=lambda record: -record.time)
         found = {
             (lockspace.host_id, lockspace.path, lockspace.offset): lockspace
@@ -270,7 +279,8 @@ class Recovery:
     def _join(self, name: str, door: Door) -> None:
         definitions = self._definitions(name)
         if not definitions:
-            self._door_failed(name, door, f"nobody knows where it is; {_by_hand(name)}")
+            why = NOT_CONFIGURED if name == LOCKSPACE else "nobody knows where it is"
+            self._door_failed(name, door, f"{why}; {_by_hand(name)}")
             return
         # Records that disagree, as after a LUN got another path: each has its turn.
         lockspace = definitions[door.tries % len(definitions)]

@@ -470,6 +470,27 @@ def test_resume_anyway_joins_as_libvirt_is_configured(stack: Stack) -> None:
     assert [lockspace.host_id for lockspace in stack.lockspaces()] == [5]
 
 
+def test_a_configuration_that_libvirt_refuses_joins_nothing(stack: Stack) -> None:
+    """What the records have may be another host's by now."""
+    off = stack.domain("off", "poweroff", metadata=POLICY)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    stack.start_all([off, held])
+    for domain in (off, held):
+        make_safe(stack, domain)
+    leave_lockspace(stack)
+    conf = stack.path("/etc/libvirt/qemu-sanlock.conf")
+    good = conf.read_text()
+    conf.write_text(good.replace("host_id = 1", "host_id = 3") + "oops\n")
+    for arguments in (["recover"], ["recover", "--resume-anyway", "held", "--yes"]):
+        result = command(stack, *arguments)
+        assert (result.returncode, stack.lockspaces()) == (1, [])
+        assert "qemu-sanlock.conf does not say where" in result.stderr
+    conf.write_text(good)
+    result = command(stack, "recover")
+    assert (off.state().name, held.state().name) == ("running", "running"), result.stderr
+    assert result.returncode == 0
+
+
 # Remedies
 
 

@@ -25,7 +25,7 @@ from ..lockspaces import JOINED, Sanlock
 from ..patience import within
 from ..paused_jobs import PausedJobs
 from ..record import Record
-from ..recovery import Recovery
+from ..recovery import NOT_CONFIGURED, Recovery
 from ..screen import Screen
 from ..terminal import moment, plain, print_json
 from .connecting import connect_within
@@ -197,6 +197,8 @@ def _join_all(sanlock: Sanlock, record: Record, jobs: PausedJobs) -> None:
     default = qemu_sanlock_conf.auto_lockspace()
     for noted in record.lockspaces:
         # As recovery does: an old copy of libvirt's own would be no protection, and an old host_id not ours.
+        if noted.name == qemu_sanlock_conf.LOCKSPACE and default is None:
+            raise FinalError(f"join lockspace {noted.name}", NOT_CONFIGURED)
         lockspace = default if default is not None and default.name == noted.name else noted
         end = time.monotonic() + JOIN_SECONDS
         while sanlock.lockspaces().get(lockspace.name, (lockspace, ""))[1] != JOINED:
