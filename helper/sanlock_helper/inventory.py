@@ -106,13 +106,21 @@ def running_domains(processes: Processes | None = None) -> list[KnownDomain]:
     """The QEMU domains that run on this host, by name, from libvirt's status files: without libvirtd."""
     processes = processes or Processes()
     found = []
-    for status in processes.files.all():
-        process = processes.of(status)
-        if process is None:
+    for statuses in _by_uuid(processes).values():
+        status, process = processes.first(statuses)
+        if status is None or process is None:
             continue  # it has ended, and libvirtd was not there to notice
         config, problem = _parsed(status.xml)
         state = STATE_WORDS.get(status.state, status.state)
         found.append(KnownDomain(status.name, status.uuid, status.id, state, config, problem, process.pid))
+    return sorted(found, key=lambda domain: domain.name)
+
+
+def _by_uuid(processes: Processes) -> dict[str, list[Status]]:
+    """The status files of each domain, newest first: there may be a copy of one."""
+    found: dict[str, list[Status]] = {}
+    for status in sorted(processes.files.all(), key=lambda status: status.written, reverse=True):
+        found.setdefault(status.uuid, []).append(status)
     return found
 
 
@@ -122,18 +130,12 @@ class _Files:
     def __init__(self, processes: Processes, config_dir: str) -> None:
         self._processes = processes
         self._config_dir = config_dir
-        # Two files about one domain: the newer one counts.
-        statuses = sorted(processes.files.all(), key=lambda status: status.written)
-        self._running = {status.uuid: status for status in statuses}
+        self._running = _by_uuid(processes)
 
-    def status(self, uuid: str) -> Status | None:
-        """The status file of a running domain."""
-        return self._running.get(uuid)
-
-    def pid(self, status: Status) -> int | None:
-        """The process of a running domain, None where it is not proven."""
-        process = self._processes.of(status)
-        return process.pid if process else None
+    def running(self, uuid: str) -> tuple[Status | None, int | None]:
+        """The status file of a running domain and its process, None where that is not proven."""
+        status, process = self._processes.first(self._running.get(uuid, []))
+        return status, process.pid if process else None
 
     def defined(self, name: str, uuid: str) -> str | None:
         """The XML of a persistent domain, None where its file cannot be read or is another domain's."""
@@ -158,8 +160,7 @@ def _states(connection: Any) -> list[tuple[Any, int]]:
 def _known(domain: Any, state: int, files: _Files | None) -> KnownDomain:
     number, name, uuid = domain.ID(), domain.name(), domain.UUIDString()
     active = number != -1
-    status = files.status(uuid) if files and active else None
-    pid = files.pid(status) if files and status else None
+    status, pid = files.running(uuid) if files and active else (None, None)
     xml = status.xml if status else None
     if xml is None and files is not None and not active:
         xml = files.defined(name, uuid)

@@ -15,7 +15,7 @@ from . import leases
 from .bounded import NoAnswerError, bounded
 from .errors import PassingError
 from .leases import Lease
-from .processes import Process, Processes, process_start, prove
+from .processes import Process, Processes, process_start, prove, unread
 from .status_files import Status
 
 T = TypeVar("T")
@@ -51,15 +51,23 @@ class LocalDomains:
         """
 
         def find() -> Run:
-            status = self._processes.files.find(uuid)
+            status, process = self._processes.first(self._processes.files.matching(uuid))
             known = prove(pid, uuid) if pid else None
-            process = self._processes.of(status) if status else None
             is_over = process is not None and (
                 process.started_after(since) or (known is not None and known != process)
             )
             return Run(status, known or (None if is_over else process), is_over)
 
-        return self._ask("find its process", find)
+        try:
+            return self._ask("find its process", find)
+        except PassingError:
+            # The status files are on tmpfs; what could not be read is the memory of a process.
+            status = self._processes.files.find(uuid)
+            if status is None:
+                raise
+        process = unread(status)
+        is_over = process is not None and process.started_after(since)
+        return Run(status, None if is_over else process, is_over)
 
     def processes(self, uuid: str, since: float) -> list[Process]:
         """All that may be processes of domain UUID, but for those younger than SINCE."""
@@ -68,11 +76,9 @@ class LocalDomains:
 
     def is_another_run(self, uuid: str, id: int, since: float) -> bool:
         """Whether the active run of domain UUID, by its libvirt ID, began after SINCE."""
-        status = self._processes.files.find(uuid)
-        if status is None or status.id != id:
-            return False
-        start = process_start(status.pid)
-        return start > 0 and Process(status.pid, start).started_after(since)
+        pids = [status.pid for status in self._processes.files.matching(uuid) if status.id == id]
+        found = [Process(pid, start) for pid in pids if (start := process_start(pid))]
+        return any(process.started_after(since) for process in found)
 
     def held_by(self, process: Process) -> list[Lease]:
         """The leases that PROCESS holds; LeasesUnknownError where sanlock cannot be asked."""

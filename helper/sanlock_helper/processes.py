@@ -73,8 +73,18 @@ class Processes:
 
     def find(self, uuid: str) -> Process | None:
         """The process of domain UUID, None where none is proven: it is off, or not QEMU's, or not known."""
-        status = self.files.find(uuid)
-        return None if status is None else self.of(status)
+        return self.first(self.files.matching(uuid))[1]
+
+    def first(self, statuses: list[Status]) -> tuple[Status | None, Process | None]:
+        """The first of a domain's STATUSES whose process is proven, and that; else the first alone.
+
+        A copy of a status file that was left beside it, of an earlier run, may be the newer file.
+        """
+        for status in statuses:
+            process = self.of(status)
+            if process is not None:
+                return status, process
+        return (statuses[0] if statuses else None), None
 
     def of(self, status: Status) -> Process | None:
         """The process that STATUS names, None when it is over or is not the domain's."""
@@ -104,6 +114,15 @@ def prove(pid: int, uuid: str) -> Process | None:
     return Process(pid, start) if _start(pid) == start else None
 
 
+def unread(status: Status) -> Process | None:
+    """The process of STATUS by libvirt's word alone, where its command line cannot be read.
+
+    A process whose memory hangs keeps whoever reads that, and it holds its leases all the same.
+    """
+    start = _start(status.pid)
+    return Process(status.pid, start) if start and _is_older(start, status) else None
+
+
 def process_start(pid: int) -> int:
     """When process PID started, in clock ticks since boot; 0 when there is none."""
     found = _stat(pid)
@@ -131,8 +150,13 @@ def _ending(status: Status) -> Process | None:
     start = _start(status.pid)
     if not start or command_line(status.pid):
         return None
+    return Process(status.pid, start) if _is_older(start, status) else None
+
+
+def _is_older(start: int, status: Status) -> bool:
+    """Whether a process that started at START, in ticks, did so before STATUS was written."""
     started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + start / _TICKS
-    return Process(status.pid, start) if started <= status.written + _CLOCK_SECONDS else None
+    return started <= status.written + _CLOCK_SECONDS
 
 
 def _start(pid: int) -> int:

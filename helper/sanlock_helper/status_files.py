@@ -77,7 +77,11 @@ class StatusFiles:
         self._known: dict[str, tuple[tuple[int, ...], str]] = {}
 
     def find(self, uuid: str) -> Status | None:
-        """The newest status of domain UUID, None where no file is about it.
+        """The newest status of domain UUID, None where no file is about it."""
+        return next(iter(self.matching(uuid)), None)
+
+    def matching(self, uuid: str) -> list[Status]:
+        """What is about domain UUID, newest first: one file, unless a copy was left there.
 
         A file that is none of libvirt's, or that cannot be read, is about no domain.
         """
@@ -87,7 +91,7 @@ class StatusFiles:
         if not found:
             # Another thread may have read it meanwhile: then it has not changed since.
             found = self._known_of(uuid)
-        return max(found, key=lambda status: status.written, default=None)
+        return sorted(found, key=lambda status: status.written, reverse=True)
 
     def all(self) -> list[Status]:
         """The status of every running domain, by name."""
@@ -160,6 +164,11 @@ def parse_status_file(data: bytes) -> Status:
         raise StatusFileError(f"it is no status file of libvirt's: {error!r}") from error
 
 
+def _refuse_doctype(name: str, *_: object) -> None:
+    """libvirt declares none, and the entities of one may expand without end."""
+    raise ValueError(f"it declares a document type, {name[:40]}")
+
+
 class _Reader:
     """Reads <domstatus state reason pid> … <domain id> <name/> <uuid/> … </domain> </domstatus>.
 
@@ -178,6 +187,7 @@ class _Reader:
         parser.buffer_text = True
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._stop
+        parser.StartDoctypeDeclHandler = _refuse_doctype
 
     def status(self) -> Status:
         self._parser.Parse(self._data, True)

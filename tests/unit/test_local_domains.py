@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from pytest_mock import MockerFixture
 
 libvirt = pytest.importorskip("libvirt")
 
-from sanlock_helper import leases, local_domains  # noqa: E402
+from sanlock_helper import leases, local_domains, processes  # noqa: E402
 from sanlock_helper.errors import PassingError  # noqa: E402
 from sanlock_helper.local_domains import LocalDomains  # noqa: E402
 from sanlock_helper.processes import Process, Processes, process_start  # noqa: E402
@@ -102,7 +103,6 @@ def test_what_is_another_domains_is_not_released(
 def test_no_wait_is_without_end(files: Path, mocker: MockerFixture) -> None:
     """A process whose memory hangs keeps the reader of its command line; a sanlock may not answer."""
     local = LocalDomains(Processes(StatusFiles(str(files))), seconds=0.05)
-    (files / "a.xml").write_bytes(status_xml())
     release = threading.Event()
     mocker.patch.object(leases, "held_by", side_effect=lambda pid: release.wait())
     mocker.patch.object(leases, "release", side_effect=lambda pid: release.wait())
@@ -117,6 +117,37 @@ def test_no_wait_is_without_end(files: Path, mocker: MockerFixture) -> None:
             call()
     release.set()
     assert time.monotonic() - begin < 5
+
+
+def test_a_process_whose_memory_hangs_is_known_by_its_status_file(
+    files: Path, start: Start, mocker: MockerFixture
+) -> None:
+    """Its command line could not be read: no name, no record, and it was never brought back."""
+    local = LocalDomains(Processes(StatusFiles(str(files))), seconds=0.05)
+    qemu = start("-uuid", UUID)
+    (files / "a.xml").write_bytes(status_xml("R&D", UUID, qemu.pid))
+    release = threading.Event()
+    mocker.patch.object(processes, "command_line", side_effect=lambda pid: [b""] * release.wait())
+    since = now()
+    for pid in (None, qemu.pid):
+        run = local.run(UUID, since, pid)
+        assert run.status is not None
+        assert (run.status.name, run.process, run.is_over) == ("R&D", process_of(qemu.pid), False)
+    assert local.run(UUID, 0.0)[1:] == (None, True)
+    # A process id that was given again is younger than the file.
+    os.utime(files / "a.xml", (1, 1))
+    assert local.run(UUID, since)[1:] == (None, False)
+    release.set()
+
+
+def test_a_copy_of_a_status_file_hides_no_process(local: LocalDomains, files: Path, start: Start) -> None:
+    """A newer file about an earlier run: no record was written without libvirtd."""
+    qemu = start("-uuid", UUID)
+    (files / "a.xml").write_bytes(status_xml("a", UUID, qemu.pid))
+    (files / "copy.xml").write_bytes(status_xml("a", UUID, 2**22))
+    os.utime(files / "copy.xml", (2**32, 2**32))
+    assert local.run(UUID, now()).process == process_of(qemu.pid)
+    assert local.is_another_run(UUID, 3, 0.0)
 
 
 def test_what_cannot_be_read_is_not_known(local: LocalDomains, mocker: MockerFixture) -> None:

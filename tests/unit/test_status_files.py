@@ -174,3 +174,10 @@ def test_any_name(name: str) -> None:
         assert any(char in name for char in "\ufffe\uffff")
     else:
         assert status.name == name
+
+
+def test_a_document_type_is_none_of_libvirts(tmp_path: Path) -> None:
+    """The text of its entities may be a thousand times the file's, and each try read it again."""
+    xml = status_xml().partition(b"-->")[2].replace(b"<name>vm1</name>", b"<name>&e;</name>")
+    (tmp_path / "a.xml").write_bytes(b"<!DOCTYPE domstatus [<!ENTITY e 'vm1'>]>" + xml)
+    assert StatusFiles(str(tmp_path)).find(UUID) is None
