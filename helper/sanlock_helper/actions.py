@@ -137,6 +137,11 @@ class Progress:
             if self.note_run:
                 self.note_run(run)
 
+    @property
+    def next(self) -> str:
+        """What comes next for a domain that is to be restarted and is not, as the end of a sentence."""
+        return "; recovery (virt-sanlock-helper recover) starts it once its leases can be had" * self.recorded
+
     def follow(self, earlier: Progress) -> None:
         """Take over what EARLIER, of another action on the same domain, has learned of the same run."""
         if self.run is None and earlier.run is not None:
@@ -265,7 +270,8 @@ def _poweroff(attempt: Try, action: str) -> Outcome:
         return attempt.outcome(_over(attempt, run))
     state, reason = attempt.state()
     progress.found = progress.found or state_name(state)
-    if action == "restart" or _is_in_use(state, reason):
+    # A record there is of a domain that was in use, and may have been paused by an earlier request since.
+    if action == "restart" or progress.record is not None or _is_in_use(state, reason):
         _note(attempt, action)
     if attempt.await_turn():
         run = attempt.look()
@@ -312,6 +318,9 @@ def restart(attempt: Try) -> Outcome:
         progress.start_error = "it was off again after the start"
     except (PassingError, FinalError) as error:
         progress.start_error = str(error)
+    if progress.record is not None and progress.record.action != "restart":
+        # An earlier request has ended the run.
+        _complete(attempt, progress.record, "restart")
     if _runs_again(attempt, attempt.look()):
         return _restarted(attempt)
     return _not_started(attempt, off, progress.start_error)
@@ -459,7 +468,19 @@ def _note(attempt: Try, action: str) -> None:
             run = _OFF if progress.run is None else progress.run
             record = notes.make_record(request, progress.name, action, progress.found, run)
             record.xml = progress.xml or ""
-            progress.recorded = notes.write(record, progress.process)
+            progress.recorded = notes.write(record, progress.process or _holder(attempt))
+
+
+def _holder(attempt: Try) -> Process | None:
+    """The one process that has the domain's UUID and holds leases, where libvirt has no status file of it."""
+    local = attempt.local
+    if local is None:
+        return None
+    try:
+        found = [process for process in attempt.processes() if local.held_by(process)]
+    except (PassingError, LeasesUnknownError):
+        return None  # the record says so
+    return found[0] if len(found) == 1 else None
 
 
 def _complete(attempt: Try, record: Record, action: str) -> None:
@@ -472,12 +493,14 @@ def _complete(attempt: Try, record: Record, action: str) -> None:
     record.action = action
     if record.xml and progress.xml is None:
         try:
-            if attempt.domain.isPersistent():
-                record.xml = ""
-            else:
-                progress.xml = record.xml
-        except libvirt.libvirtError:
-            pass  # recovery asks, too
+            is_persistent = attempt.domain is not None and attempt.domain.isPersistent()
+        except libvirt.libvirtError as error:
+            # Where libvirtd does not say, recovery asks, too.
+            is_persistent = None if not is_no_domain(error) else False
+        if is_persistent:
+            record.xml = ""
+        elif is_persistent is not None:
+            progress.xml = record.xml
     if attempt.notes is not None and before != (record.action, record.xml):
         progress.recorded = attempt.notes.rewrite(record)
 
@@ -527,9 +550,7 @@ def _restarted(attempt: Try) -> Outcome:
 
 
 def _not_started(attempt: Try, off: Outcome, why: str) -> Outcome:
-    note = f"the VM is safe, but was not started again: {why}"
-    if attempt.progress.recorded:
-        note += "; recovery (virt-sanlock-helper recover) starts it once its leases can be had"
+    note = f"the VM is safe, but was not started again: {why}{attempt.progress.next}"
     return attempt.outcome(off.verified, note, reached=False)
 
 

@@ -617,7 +617,9 @@ class Agent:
         if case.slept:
             why += f" (this process was stopped, or had no processor, for {case.slept:.1f} s of that time)"
         if case.progress.safe:
-            self._end(case, False, "error", f"NOT DONE {after}: the VM is safe (off), but: {why}")
+            after_that = case.progress.next if case.request.action == "restart" else ""
+            text = f"NOT DONE {after}: the VM is safe (off), but: {why}{after_that}"
+            self._end(case, False, "error", text)
         else:
             sigkill = case.request.deadline.sigkill(self._clock(), self._wall())
             self._end(case, False, "crit", f"FAILED {after}: {why}; {sigkill}")

@@ -25,7 +25,7 @@ from sanlock_helper.processes import Process, process_start  # noqa: E402
 from sanlock_helper.record import Record  # noqa: E402
 from sanlock_helper.records import Records  # noqa: E402
 
-from .fake_local import UUID, FakeLocal, make_request  # noqa: E402
+from .fake_local import UUID, FakeLocal, FakeProcess, make_request  # noqa: E402
 from .libvirt_errors import libvirt_error  # noqa: E402
 from .recovery_world import Story  # noqa: E402
 from .test_actions import FakeHost  # noqa: E402
@@ -58,6 +58,13 @@ class Desk:
         effect()
 
     def act(self, action: str, progress: Progress | None = None) -> actions.Outcome:
+    def local_record(self, progress: Progress, action: str) -> None:
+        """The record that is written before the first try, from the status file."""
+        progress.noted = True
+        progress.record = Record(UUID, "vm1", "qemu:///system", action, "running", 7, xml="<domain/>")
+        progress.recorded = self.notes.write(progress.record, SELF)
+        progress.see(7)
+
         progress = progress or Progress()
         progress.process = Process(os.getpid(), process_start(os.getpid()))
         local, request = FakeLocal(), make_request(action)
@@ -126,6 +133,54 @@ def test_the_record_of_our_own_pause_stays(desk: Desk) -> None:
 
 def test_it_is_noted_once_for_all_tries(desk: Desk) -> None:
     progress = Progress()
+def following(desk: Desk, first: str, second: str) -> tuple[actions.Outcome, Record | None]:
+    """What SECOND, asked for while FIRST was served, comes to, and the record then."""
+    earlier, progress = Progress(), Progress()
+    desk.local_record(earlier, first)
+    assert desk.act(first, earlier).reached
+    progress.follow(earlier)
+    return desk.act(second, progress), desk.records.read(UUID)
+
+
+def test_a_poweroff_after_our_own_pause_is_what_recovery_undoes(desk: Desk) -> None:
+    _, record = following(desk, "pause", "poweroff")
+    assert record is not None
+    assert record.action == "poweroff"
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_restart_after_a_poweroff_starts_the_domain(desk: Desk, persistent: bool) -> None:
+    """A transient one was off for good: "libvirt does not know it"."""
+    desk.host.persistent = persistent
+    outcome, record = following(desk, "poweroff", "restart")
+    assert (outcome.reached, outcome.verified, record) == (True, "running again", None)
+
+
+def test_a_restart_after_a_poweroff_is_recoverys_when_it_fails(desk: Desk) -> None:
+    desk.host.raises["create"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR)
+    outcome, record = following(desk, "poweroff", "restart")
+    assert not outcome.reached
+    assert record is not None
+    assert record.action == "restart"
+
+
+def test_the_leases_are_noted_where_libvirt_has_no_status_file(desk: Desk) -> None:
+    """The process that has the UUID on its command line and holds leases is the domain's."""
+    other = FakeProcess(1, 1)
+    process = Process(os.getpid(), process_start(os.getpid()))
+    local = FakeLocal()
+    local.found = [other, process]
+    local.held = {process: [Lease("LS", "disk", 3)]}
+    attempt = Try(
+        desk.host.connection, make_request("poweroff"), Progress(), lambda: False, local, desk.notes
+    )
+    with pytest.raises(PassingError, match="it holds LS:disk"):
+        actions.poweroff(attempt)
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert (record.pid, record.unknown, len(record.leases)) == (process.pid, "", 1)
+
+
     desk.host.raises["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
     for _ in range(2):
         with pytest.raises(PassingError):
