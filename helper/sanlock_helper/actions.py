@@ -40,6 +40,10 @@ _IN_USE = (
     libvirt.VIR_DOMAIN_PMSUSPENDED,
 )
 
+# States in which QEMU's processors stand still, and which an administrator alone may end: see
+# _see_crash_last().
+_STOPPED = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_CRASHED)
+
 # The reasons of a pause that libvirt takes for a job which it reports; a start and a shutdown are none.
 _JOBS = (
     libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
@@ -48,6 +52,9 @@ _JOBS = (
     libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT,
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY,
 )
+
+# Jobs that let no domain run on that is paused for another reason: a backup goes on beside the guest.
+_BESIDE = (libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP,)
 
 # Jobs that are left to end, by their virDomainJobOperation.
 _MIGRATIONS = {
@@ -130,17 +137,17 @@ class Progress:
         # The tries that are inside a call which changes the domain.
         self.calling: set[Try] = set()
 
+    @property
+    def next(self) -> str:
+        """What comes next for a domain that is to be restarted and is not, as the end of a sentence."""
+        return "; recovery (virt-sanlock-helper recover) starts it once its leases can be had" * self.recorded
+
     def see(self, run: int) -> None:
         """RUN is the one that lost its leases, unless that is known already."""
         if self.run is None:
             self.run = run
             if self.note_run:
                 self.note_run(run)
-
-    @property
-    def next(self) -> str:
-        """What comes next for a domain that is to be restarted and is not, as the end of a sentence."""
-        return "; recovery (virt-sanlock-helper recover) starts it once its leases can be had" * self.recorded
 
     def follow(self, earlier: Progress) -> None:
         """Take over what EARLIER, of another action on the same domain, has learned of the same run."""
@@ -266,7 +273,7 @@ def _poweroff(attempt: Try, action: str) -> Outcome:
     progress = attempt.progress
     run = attempt.look()
     if not _still_runs(attempt, run):
-        progress.found = progress.found or "off"
+        _see_end(progress)
         return attempt.outcome(_over(attempt, run))
     state, reason = attempt.state()
     progress.found = progress.found or state_name(state)
@@ -291,6 +298,14 @@ def _poweroff(attempt: Try, action: str) -> Outcome:
     return attempt.outcome(_over(attempt, now))
 
 
+def _see_end(progress: Progress) -> None:
+    """The run is over before this try: it was so at first, or an earlier try had no answer."""
+    if not progress.found:
+        progress.found = "off"
+    elif progress.found != "off" and progress.did == "nothing to do":
+        progress.did = "it ended meanwhile"
+
+
 def _ended_meanwhile(attempt: Try, run: int | None) -> Outcome:
     attempt.progress.did = "it ended meanwhile"
     return attempt.outcome(_over(attempt, run))
@@ -303,6 +318,9 @@ def restart(attempt: Try) -> Outcome:
     """
     progress = attempt.progress
     off = _poweroff(attempt, "restart")
+    if progress.record is not None and progress.record.action != "restart":
+        # An earlier request has ended the run.
+        _complete(attempt, progress.record, "restart")
     if _runs_again(attempt, attempt.look()):
         return _restarted(attempt)
     if progress.start_error:
@@ -318,9 +336,6 @@ def restart(attempt: Try) -> Outcome:
         progress.start_error = "it was off again after the start"
     except (PassingError, FinalError) as error:
         progress.start_error = str(error)
-    if progress.record is not None and progress.record.action != "restart":
-        # An earlier request has ended the run.
-        _complete(attempt, progress.record, "restart")
     if _runs_again(attempt, attempt.look()):
         return _restarted(attempt)
     return _not_started(attempt, off, progress.start_error)
@@ -336,26 +351,59 @@ def pause(attempt: Try) -> Outcome:
     progress.found = progress.found or _found(state, reason)
     if _is_in_use(state, reason):
         _note(attempt, "pause")
-    if state == libvirt.VIR_DOMAIN_PAUSED:
-        _end_job(attempt, state, reason)
-    else:
-        did = "suspended" if progress.did == "nothing to do" else f"{progress.did}, suspended"
-        try:
-            attempt.change("suspend the domain", did, attempt.domain.suspend)
-        except (PassingError, FinalError) as error:
-            now = _look_after(attempt, error)
-            if not _still_runs(attempt, now):
-                return _nothing_to_pause(attempt, now)
-            if attempt.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
-                raise
-        now = attempt.look()
+    if state not in _STOPPED:
+        now = _suspend(attempt, state)
         if not _still_runs(attempt, now):
             return _nothing_to_pause(attempt, now)
         state, reason = attempt.state()
-        if state != libvirt.VIR_DOMAIN_PAUSED:
+        if state not in _STOPPED:
             raise PassingError("suspend the domain", f"it is {state_name(state)} after the call")
+    if state == libvirt.VIR_DOMAIN_CRASHED:
+        _see_crash_last(attempt)
+    else:
         _end_job(attempt, state, reason)
-    return attempt.outcome(*_leases_given_up(attempt))
+    return attempt.outcome(*_leases_given_up(attempt, state_name(state)))
+
+
+def _suspend(attempt: Try, state: int) -> int | None:
+    """Suspend a domain that is in STATE; returns its id after that, as look() does."""
+    if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
+        _wake_up(attempt)
+    _end_dump(attempt)
+    did = attempt.progress.did
+    did = "suspended" if did == "nothing to do" else f"{did}, suspended"
+    try:
+        attempt.change("suspend the domain", did, attempt.domain.suspend)
+    except (PassingError, FinalError) as error:
+        now = _look_after(attempt, error)
+        if _still_runs(attempt, now) and attempt.state()[0] not in _STOPPED:
+            raise
+        return now
+    return attempt.look()
+
+
+def _wake_up(attempt: Try) -> None:
+    """Wake up a guest that sleeps; raises PassingError, since libvirt learns of that a moment later.
+
+    It holds its leases and runs on at any time, by its clock or its network, and libvirt suspends no such
+    domain (qemuDomainSuspend() in libvirt src/qemu/qemu_driver.c).
+    """
+    attempt.change("wake the guest up", "woken up", attempt.domain.pMWakeup)
+    raise PassingError("suspend the domain", "it was pmsuspended, and was woken up for that")
+
+
+def _see_crash_last(attempt: Try) -> None:
+    """Raise PassingError when libvirt itself ends the domain's crash, by starting the guest again or not.
+
+    QEMU stops a guest that panics, and libvirt releases its leases (processGuestPanicEvent() in libvirt
+    src/qemu/qemu_driver.c).  libvirt writes one on_crash; where there are more, some are in the metadata.
+    """
+    try:
+        xml = attempt.domain.XMLDesc(0)
+    except libvirt.libvirtError as error:
+        raise failure("read the on_crash of the crashed domain", error) from error
+    if xml.count("<on_crash>") != 1 or "<on_crash>preserve</on_crash>" not in xml:
+        raise PassingError("pause the domain", "it is crashed, and its on_crash is waited for")
 
 
 def _found(state: int, reason: int) -> str:
@@ -373,24 +421,28 @@ def _end_job(attempt: Try, state: int, reason: int) -> None:
 
     libvirt pauses a domain to dump or to save it, and starts its processors when that has ended or failed; to
     suspend it meanwhile does nothing (qemuDomainSuspend() in libvirt src/qemu/qemu_driver.c).  Its pause
-    lasts once no job is under way, whatever the reason that is left behind.
+    lasts once no job is under way, whatever the reason that is left behind.  QEMU itself stops the guest for
+    a memory-only dump that is to be live (dump_init() in QEMU dump/dump.c), and libvirt knows no reason then;
+    a live snapshot lets a guest run on that an I/O error has paused meanwhile.
     """
-    if not ends_by_itself(state, reason):
+    if is_administrators_pause(state, reason):
         return
     what = "pause the domain"
     where = describe(state, reason)
+    lasts = not ends_by_itself(state, reason)
     try:
-        job = attempt.domain.jobStats()
+        operation = _job(attempt)
     except libvirt.libvirtError as error:
         raise PassingError(what, f"it is {where}, and {failure('its job cannot be read', error)}") from error
-    if job.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
-        if reason not in _JOBS:
+    if operation is None or (lasts and operation in _BESIDE):
+        if not lasts and reason not in _JOBS:
             raise PassingError(what, f"it is {where}, which ends by itself")
         return
-    operation = job.get("operation", libvirt.VIR_DOMAIN_JOB_OPERATION_UNKNOWN)
     if operation in _MIGRATIONS:
         attempt.progress.migrates = operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
         raise PassingError(what, f"{_MIGRATIONS[operation]}, which is left to end")
+    if lasts:
+        where += ", with a job under way"
     try:
         attempt.change("abort its job", f"aborted the job of a domain {where}", attempt.domain.abortJob)
     except (PassingError, FinalError) as error:
@@ -398,18 +450,48 @@ def _end_job(attempt: Try, state: int, reason: int) -> None:
     raise PassingError(what, f"it was {where}: that job was aborted, and its end is waited for")
 
 
-def _leases_given_up(attempt: Try) -> tuple[str, str]:
-    """What was verified of a paused domain, and a note; PassingError while it still holds leases.
+def _end_dump(attempt: Try) -> None:
+    """Abort the live dump of a running domain: libvirt suspends no domain before its dump has ended.
+
+    Others are left alone: beside a backup, a migration or a live snapshot a domain can be suspended
+    (qemuDomainObjSetAsyncJobMask() in libvirt src/qemu), and _end_job() sees to the rest.
+    """
+    try:
+        operation = _job(attempt)
+    except libvirt.libvirtError:
+        return  # to suspend it is what counts
+    if operation != libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP:
+        return
+    what = "suspend the domain"
+    try:
+        attempt.change("abort its dump", "aborted its dump", attempt.domain.abortJob)
+    except (PassingError, FinalError) as error:
+        raise PassingError(what, f"it is being dumped, which has to end first; {error}") from error
+    raise PassingError(what, "it is being dumped: that was aborted, and its end is waited for")
+
+
+def _job(attempt: Try) -> int | None:
+    """The virDomainJobOperation of libvirt's job on the domain, None when none is under way."""
+    job = attempt.domain.jobStats()
+    if job.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
+        return None
+    return int(job.get("operation", libvirt.VIR_DOMAIN_JOB_OPERATION_UNKNOWN))
+
+
+def _leases_given_up(attempt: Try, stopped: str) -> tuple[str, str]:
+    """What was verified of a STOPPED domain, paused or crashed, and a note.
+
+    Raises PassingError while it still holds leases.
 
     libvirt releases the leases when the guest's processors have stopped, and only warns in its own log when
     that fails (qemuProcessStopCPUs() in libvirt src/qemu/qemu_process.c).
     """
     local, progress = attempt.local, attempt.progress
     if local is None:
-        return "paused", "its leases were not read: it is no QEMU process of this host"
+        return stopped, "its leases were not read: it is no QEMU process of this host"
     processes = attempt.processes()
     if not processes:
-        raise PassingError("read its leases", "it is paused, but its process was not found")
+        raise PassingError("read its leases", f"it is {stopped}, but its process was not found")
     held: dict[Process, str] = {}
     try:
         for process in processes:
@@ -418,36 +500,36 @@ def _leases_given_up(attempt: Try) -> tuple[str, str]:
                 held[process] = names
     except LeasesUnknownError as error:
         if error.absent:
-            return "paused", f"its leases were not read: {error}"
-        raise PassingError("read its leases", f"it is paused, but {error}") from error
+            return stopped, f"its leases were not read: {error}"
+        raise PassingError("read its leases", f"it is {stopped}, but {error}") from error
     if not held:
-        return "paused, no lease held", ""
+        return f"{stopped}, no lease held", ""
     # The first reading may have come just before libvirt's own release.
     if progress.held_before:
-        return _release(attempt, local, held)
+        return _release(attempt, local, held, stopped)
     progress.held_before = True
     who = " and ".join(f"process {process.pid} still holds {names}" for process, names in held.items())
-    raise PassingError("pause the domain", f"it is paused, but {who}")
+    raise PassingError("pause the domain", f"it is {stopped}, but {who}")
 
 
-def _release(attempt: Try, local: LocalDomains, held: dict[Process, str]) -> tuple[str, str]:
-    """Give up the leases of the paused domain's own processes, in libvirt's stead.
+def _release(attempt: Try, local: LocalDomains, held: dict[Process, str], stopped: str) -> tuple[str, str]:
+    """Give up the leases of the STOPPED domain's own processes, in libvirt's stead.
 
     A libvirtd that ends after QEMU has stopped the processors and before it has released the leases leaves
     them for good: the next one finds the domain paused, and to suspend it again does nothing
     (qemuDomainSuspend() in libvirt src/qemu/qemu_driver.c).  libvirt cannot release a lease either whose path
     sanlock's text of it escapes: one with a blank, say.
     """
-    what, names = "release the leases of the paused domain", ", ".join(held.values())
+    what, names = f"release the leases of the {stopped} domain", ", ".join(held.values())
     try:
         for process in held:
             local.release(process, attempt.request.uuid)
         left = any(local.held_by(process) for process in held)
     except LeasesUnknownError as error:
         raise PassingError(what, f"{names}: {error}") from error
-    if left or attempt.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+    if left or attempt.state()[0] not in _STOPPED:
         raise PassingError(what, f"{names}: it was resumed meanwhile")
-    return "paused, no lease held", f"libvirtd had left {names} with it: released"
+    return f"{stopped}, no lease held", f"libvirtd had left {names} with it: released"
 
 
 def _note(attempt: Try, action: str) -> None:
@@ -555,7 +637,7 @@ def _not_started(attempt: Try, off: Outcome, why: str) -> Outcome:
 
 
 def _nothing_to_pause(attempt: Try, run: int | None) -> Outcome:
-    attempt.progress.found = attempt.progress.found or "off"
+    _see_end(attempt.progress)
     note = "there is nothing to pause"
     # A transient domain is gone from libvirt with its reason.
     migrated = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)

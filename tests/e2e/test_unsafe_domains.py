@@ -48,10 +48,26 @@ def running(*domains: Domain) -> Iterator[None]:
         yield
     finally:
         for domain in domains:
-            if domain.state().name in ("running", "paused"):
+            if domain.state().name in ("running", "paused", "pmsuspended"):
                 domain.destroy()
             if domain.state().name != "absent":
                 domain.undefine()
+
+
+# What a boot sector ends in: the processor waits for good.
+HALT = b"\xf4\xeb\xfd"
+
+
+def boot(stack: Stack, domain: Domain, code: bytes) -> None:
+    """Make CODE, of a 8086, what the guest runs."""
+    with stack.path(domain.disks[0]).open("r+b") as disk:
+        disk.write(code.ljust(510, b"\0") + b"\x55\xaa")
+
+
+def extend(stack: Stack, domain: Domain, elements: str, devices: str = "") -> None:
+    """Put XML before and into the <devices> of a domain that is not defined yet."""
+    domain.xml = domain.xml.replace("<devices>", f"{elements}<devices>{devices}")
+    stack.path(domain.xml_path).write_text(domain.xml)
 
 
 # A1, A2: names
@@ -144,6 +160,78 @@ def test_a_pause_outlasts_the_job_that_paused_the_domain(calm: Stack, verb: str)
         assert (domain.state().name, domain.leases(), domain.qemu_pid()) == ("paused", [], pid)
         assert domain.uuid in records(calm)
         calm.run("rm", f"/run/{verb}")
+
+
+@pytest.mark.parametrize(
+    ("options", "state", "reads"),
+    [
+        # Slower than the helper can wait, but for what an aborted dump leaves behind.
+        ([], "running", "while :; do head -c 262144 <&3; sleep 1; done"),
+        # Cannot be aborted.
+        (["--memory-only"], "paused", "exec cat <&3"),
+    ],
+    ids=["live", "memory-only"],
+)
+def test_a_pause_outlasts_a_live_dump(calm: Stack, options: list[str], state: str, reads: str) -> None:
+    """A9's kind: libvirt suspends none that is dumped live; QEMU itself pauses one for its memory alone."""
+    domain = calm.domain(f"live{len(options)}", memory_mib=2048)
+    with running(domain):
+        pid, pipe = domain.qemu_pid(), "/run/live"
+        calm.run("mkfifo", pipe)
+        reader = calm.popen(
+            "sh", "-c", f"exec 3<>{pipe}; read go; {{ {reads}; }} >/dev/null", stdin=subprocess.PIPE
+        )
+        job = calm.popen(*calm.libvirtd.virsh("dump", domain.uuid, pipe, "--live", *options))
+        wait_for(lambda: "Dump" in calm.virsh("domjobinfo", domain.uuid), 10, "the dump")
+        wait_for(lambda: domain.state().name == state, 10, f"it to be {state}")
+
+        call = calm.popen(str(HELPER), "--budget=12", URI, domain.uuid, "pause")
+        wait_for(lambda: lines(calm, f"{domain.uuid}: try 1 failed"), 10, "the first try")
+        assert reader.stdin is not None
+        reader.stdin.write("go\n")
+        reader.stdin.flush()
+        _, errors = call.communicate(timeout=30)
+
+        assert call.returncode == 0, errors
+        assert "suspended, verified paused, no lease held" in errors
+        job.wait(30)
+        reader.kill()
+        time.sleep(1)
+        assert (domain.state(), domain.leases(), domain.qemu_pid()) == (("paused", "user"), [], pid)
+        calm.run("rm", pipe)
+
+
+def test_a_guest_that_sleeps_is_woken_up_and_paused(calm: Stack) -> None:
+    """Its leases are held in pmsuspended, libvirt suspends none that sleeps, and sanlock killed it."""
+    domain = calm.domain("sleeper", on_lockfailure="pause")
+    extend(calm, domain, "<features><acpi/></features><pm><suspend-to-mem enabled='yes'/></pm>")
+    # Sleeps once: then a byte of the clock's memory is set.
+    seen = b"\xb0\x44\xe6\x70\xe4\x71\x3c\xa5\x74\x0f\xb0\x44\xe6\x70\xb0\xa5\xe6\x71"
+    boot(calm, domain, seen + b"\xba\x04\x06\xb8\x00\x24\xef" + HALT)
+    with running(domain):
+        wait_for(lambda: domain.state().name == "pmsuspended", 20, "it to sleep")
+        assert len(domain.leases()) == 1
+        result = by_hand(calm, "--budget=10", URI, domain.uuid, "pause")
+        assert result.returncode == 0, result.stderr
+        assert "found pmsuspended, woken up, suspended, verified paused, no lease held" in result.stderr
+        assert (domain.state(), domain.leases()) == (("paused", "user"), [])
+        assert domain.uuid in records(calm)
+
+
+def test_a_preserved_crash_is_safe(calm: Stack) -> None:
+    """Its leases are released when the guest panics; "FAILED ... crashed after the call"."""
+    domain = calm.domain("panicked")
+    extend(calm, domain, "<on_crash>preserve</on_crash>", "<panic model='isa'/>")
+    boot(calm, domain, b"\xba\x05\x05\xb0\x01\xee" + HALT)
+    domain.start()
+    try:
+        wait_for(lambda: domain.state().name == "crashed", 20, "its panic")
+        result = by_hand(calm, "--budget=3", URI, domain.uuid, "pause")
+        assert result.returncode == 0, result.stderr
+        assert "found crashed, nothing to do, verified crashed, no lease held" in result.stderr
+    finally:
+        domain.destroy()
+        domain.undefine()
 
 
 def test_a_start_under_way_is_paused_when_it_has_ended(stack: Stack) -> None:
@@ -287,6 +375,36 @@ def test_the_host_knows_its_domains_without_libvirtd(stacks: StackFactory) -> No
     wait_for(lambda: len(stack.sigkills()) == 3, 40, "sanlock's SIGKILL")
     assert {kill.pid for kill in stack.sigkills()} == set(pids)
     wait_for(lambda: len(lines(stack, "FAILED")) == 3, 10, "the verdicts")
+
+
+def test_the_leases_are_on_record_without_a_status_file(calm: Stack) -> None:
+    """Without them, recovery does not resume it: "its process was not found"."""
+    domain = calm.domain("unfiled").start()
+    path = calm.path("/run/libvirt/qemu/unfiled.xml")
+    pid, text = domain.qemu_pid(), path.read_bytes()
+    path.unlink()
+    result = by_hand(calm, URI, domain.uuid, "pause")
+    assert result.returncode == 0, result.stderr
+    assert "verified paused, no lease held" in result.stderr
+    record = calm.path(f"{RUN_RECORDS}/{domain.uuid}.record").read_text()
+    assert f"\npid {pid}\n" in record
+    assert "\nlease __LIBVIRT__DISKS__ " in record
+    path.write_bytes(text)
+    domain.destroy()
+    domain.undefine()
+
+
+def test_a_copy_of_a_status_file_costs_no_record(stack: Stack) -> None:
+    """A newer file about an earlier run, and no libvirtd: no record was written."""
+    domain = stack.domain("copied").start()
+    path = stack.path("/run/libvirt/qemu/copied.xml")
+    pid = domain.qemu_pid()
+    copy = path.read_text().replace(f"pid='{pid}'", "pid='4194303'")
+    stack.libvirtd.stop()
+    path.with_name("copied-before.xml").write_text(copy)
+    by_hand(stack, "--budget=1", URI, domain.uuid, "pause")
+    assert records(stack) == [domain.uuid]
+    assert f"\npid {pid}\n" in stack.path(f"{RUN_RECORDS}/{domain.uuid}.record").read_text()
 
 
 # B7: gone before the first look

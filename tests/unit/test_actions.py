@@ -40,6 +40,7 @@ class FakeHost:
         self.known = True
         self.persistent = True
         self.next_run = 8
+        self.on_crash = "destroy"
         self.calls: list[str] = []
         self.mocker = mocker
         self.connection = mocker.create_autospec(libvirt.virConnect, instance=True)
@@ -65,6 +66,7 @@ class FakeHost:
         domain.jobStats.side_effect = self.job_stats
         domain.abortJob.side_effect = lambda: self._call("abort", self.end_job)
         domain.create.side_effect = lambda: self._call("create", self.start)
+        domain.pMWakeup.side_effect = lambda: self._call("wake", self.wake)
         return domain
 
     def get_state(self) -> list[int]:
@@ -78,6 +80,8 @@ class FakeHost:
         return self.job
 
     def xml(self, flags: int) -> str:
+        if not flags:
+            return f"<domain><on_crash>{self.on_crash}</on_crash></domain>"
         assert flags == libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
         self._call("xml")
         return "<domain/>"
@@ -88,6 +92,9 @@ class FakeHost:
 
     def off(self) -> None:
         self.run, self.state, self.known = -1, libvirt.VIR_DOMAIN_SHUTOFF, self.persistent
+
+    def wake(self) -> None:
+        self.state, self.reason = libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_WAKEUP
 
     def pause(self) -> None:
         self.state, self.reason = libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER
@@ -438,6 +445,110 @@ def test_a_migration_is_left_to_end(host: FakeHost, local: FakeLocal, persistent
     outcome = run(host, "pause", progress, local=local)
     assert (outcome.reached, outcome.note) == (True, "it was migrated to another host")
     assert changes(host) == []
+
+
+LASTING = (
+    libvirt.VIR_DOMAIN_PAUSED_UNKNOWN,
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR,
+    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG,
+)
+
+
+@pytest.mark.parametrize("reason", LASTING)
+@pytest.mark.parametrize(
+    "operation", [libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP, libvirt.VIR_DOMAIN_JOB_OPERATION_SNAPSHOT]
+)
+def test_a_pause_that_lasts_does_not_with_a_job_under_way(
+    host: FakeHost, local: FakeLocal, reason: int, operation: int
+) -> None:
+    """QEMU pauses a guest for a live memory-only dump by itself, and libvirt knows no reason."""
+    host.begin_job(reason, operation)
+    with pytest.raises(PassingError, match="with a job under way: that job was aborted"):
+        run(host, "pause", local=local)
+    assert run(host, "pause", local=local).verified == "paused, no lease held"
+    assert changes(host) == ["abort", "suspend"]
+
+
+@pytest.mark.parametrize("reason", LASTING)
+def test_a_backup_lets_no_paused_domain_run_on(host: FakeHost, local: FakeLocal, reason: int) -> None:
+    host.begin_job(reason, libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP)
+    assert run(host, "pause", local=local).verified == "paused, no lease held"
+    assert changes(host) == []
+
+
+def test_a_live_dump_is_aborted_before_the_suspend(host: FakeHost, local: FakeLocal) -> None:
+    host.begin_job(0, libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP)
+    host.state = libvirt.VIR_DOMAIN_RUNNING
+    progress = Progress()
+    with pytest.raises(PassingError, match="being dumped: that was aborted"):
+        run(host, "pause", progress, local=local)
+    assert run(host, "pause", progress, local=local).did == "aborted its dump, suspended"
+    assert changes(host) == ["abort", "suspend"]
+
+
+def test_a_live_dump_that_cannot_be_aborted_is_waited_for(host: FakeHost, local: FakeLocal) -> None:
+    host.begin_job(0, libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP)
+    host.state = libvirt.VIR_DOMAIN_RUNNING
+    host.raises["abort"] = libvirt_error(libvirt.VIR_ERR_OPERATION_INVALID, message="cannot abort")
+    with pytest.raises(PassingError, match=r"being dumped, which has to end first.*cannot abort"):
+        run(host, "pause", local=local)
+    assert changes(host) == ["abort"]
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP,
+        libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT,
+        libvirt.VIR_DOMAIN_JOB_OPERATION_SNAPSHOT,
+    ],
+)
+def test_a_running_domain_with_another_job_is_suspended(
+    host: FakeHost, local: FakeLocal, operation: int
+) -> None:
+    host.begin_job(0, operation)
+    host.state = libvirt.VIR_DOMAIN_RUNNING
+    assert run(host, "pause", local=local).reached
+    assert changes(host) == ["suspend"]
+
+
+def test_a_guest_that_sleeps_is_woken_up_and_suspended(host: FakeHost, local: FakeLocal) -> None:
+    """It holds its leases, may run on at any time, and libvirt suspends none that sleeps."""
+    host.state = libvirt.VIR_DOMAIN_PMSUSPENDED
+    progress = Progress()
+    with pytest.raises(PassingError, match="woken up"):
+        run(host, "pause", progress, local=local)
+    outcome = run(host, "pause", progress, local=local)
+    assert str(outcome) == "found pmsuspended, woken up, suspended, verified paused, no lease held"
+
+
+def test_a_crash_that_is_preserved_is_as_good_as_a_pause(host: FakeHost, local: FakeLocal) -> None:
+    host.state, host.on_crash = libvirt.VIR_DOMAIN_CRASHED, "preserve"
+    outcome = run(host, "pause", local=local)
+    assert str(outcome) == "found crashed, nothing to do, verified crashed, no lease held"
+    assert changes(host) == []
+
+
+@pytest.mark.parametrize("on_crash", ["restart", "coredump-restart", "destroy"])
+def test_a_crash_that_libvirt_ends_is_waited_for(host: FakeHost, local: FakeLocal, on_crash: str) -> None:
+    host.state, host.on_crash = libvirt.VIR_DOMAIN_CRASHED, on_crash
+    with pytest.raises(PassingError, match="its on_crash is waited for"):
+        run(host, "pause", local=local)
+    # The administrator's own text is no answer.
+    host.on_crash = f"{on_crash}</on_crash><metadata><on_crash>preserve</on_crash></metadata><on_crash>"
+    with pytest.raises(PassingError, match="its on_crash is waited for"):
+        run(host, "pause", local=local)
+
+
+def test_an_end_between_two_tries_is_said(host: FakeHost) -> None:
+    """libvirtd was killed in the middle of a destroy: that was "nothing to do"."""
+    progress = Progress(7)
+    progress.found = "running"
+    host.off()
+    assert str(run(host, "poweroff", progress)) == "found running, it ended meanwhile, verified off"
+    progress = Progress(7)
+    progress.found = "running"
+    assert run(host, "pause", progress).did == "it ended meanwhile"
 
 
 # leases

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -57,7 +58,6 @@ class Desk:
         self.then.append(self.records.read(UUID))
         effect()
 
-    def act(self, action: str, progress: Progress | None = None) -> actions.Outcome:
     def local_record(self, progress: Progress, action: str) -> None:
         """The record that is written before the first try, from the status file."""
         progress.noted = True
@@ -65,6 +65,7 @@ class Desk:
         progress.recorded = self.notes.write(progress.record, SELF)
         progress.see(7)
 
+    def act(self, action: str, progress: Progress | None = None) -> actions.Outcome:
         progress = progress or Progress()
         progress.process = Process(os.getpid(), process_start(os.getpid()))
         local, request = FakeLocal(), make_request(action)
@@ -116,7 +117,8 @@ def test_what_its_administrator_paused_is_not_brought_back(
     desk: Desk, action: str, state: int, reason: int, comes_back: bool
 ) -> None:
     desk.host.state, desk.host.reason = state, reason
-    desk.act(action)
+    with contextlib.suppress(PassingError):  # a guest that sleeps is woken up first
+        desk.act(action)
     assert (desk.records.uuids() == [UUID]) == comes_back
 
 
@@ -131,8 +133,6 @@ def test_the_record_of_our_own_pause_stays(desk: Desk) -> None:
     assert after.time == before.time
 
 
-def test_it_is_noted_once_for_all_tries(desk: Desk) -> None:
-    progress = Progress()
 def following(desk: Desk, first: str, second: str) -> tuple[actions.Outcome, Record | None]:
     """What SECOND, asked for while FIRST was served, comes to, and the record then."""
     earlier, progress = Progress(), Progress()
@@ -181,6 +181,8 @@ def test_the_leases_are_noted_where_libvirt_has_no_status_file(desk: Desk) -> No
     assert (record.pid, record.unknown, len(record.leases)) == (process.pid, "", 1)
 
 
+def test_it_is_noted_once_for_all_tries(desk: Desk) -> None:
+    progress = Progress()
     desk.host.raises["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
     for _ in range(2):
         with pytest.raises(PassingError):
