@@ -10,7 +10,7 @@ knows the domains that run.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -19,7 +19,7 @@ import libvirt
 from . import policy
 from .connection import failure
 from .domain_state import state_name
-from .processes import Processes
+from .processes import Processes, command_line, uuid_on
 from .status_files import STATE_WORDS, Status
 
 # The XML of persistent domains: configDir of libvirt src/qemu/qemu_conf.c.
@@ -63,7 +63,8 @@ class DomainConfig:
 class KnownDomain:
     """One domain; `id` is None when it is not active, `config` when its XML could not be had.
 
-    `pid` is its QEMU process, where it is one of this host's and proven.
+    `pid` is its QEMU process, where it is one of this host's and proven; of a domain that is not active, one
+    that libvirtd has forgotten.
     """
 
     name: str
@@ -122,6 +123,32 @@ def _by_uuid(processes: Processes) -> dict[str, list[Status]]:
     for status in sorted(processes.files.all(), key=lambda status: status.written, reverse=True):
         found.setdefault(status.uuid, []).append(status)
     return found
+
+
+def find_forgotten(domains: list[KnownDomain], holders: set[int]) -> tuple[list[KnownDomain], list[str]]:
+    """DOMAINS, with the processes among HOLDERS, of leases, that libvirtd does not have for theirs.
+
+    A libvirtd that has lost the status file of a running domain calls it shut off, or does not know it.  The
+    second list says which processes of the latter kind there are.
+    """
+    pids = {}
+    for pid in sorted(holders - {domain.pid for domain in domains}):
+        try:
+            uuid = uuid_on(command_line(pid))
+        except OSError:
+            continue
+        if uuid:
+            pids[uuid] = pid
+    found = [
+        replace(domain, pid=pids.pop(domain.uuid)) if domain.pid is None and domain.uuid in pids else domain
+        for domain in domains
+    ]
+    known = {domain.uuid for domain in domains}
+    return found, [
+        f"process {pid} holds leases, and libvirtd does not know its domain {uuid}: sanlock will kill it"
+        for uuid, pid in pids.items()
+        if uuid not in known
+    ]
 
 
 class _Files:

@@ -51,10 +51,8 @@ def make_rows(
 
 
 def _leases(domain: KnownDomain, sanlock: SanlockStatus) -> dict[str, int] | None:
-    if not domain.is_active:
-        return {}
     if domain.pid is None:
-        return None
+        return None if domain.is_active else {}
     return dict(Counter(lease.lockspace for lease in sanlock.held_by(domain.pid)))
 
 
@@ -78,7 +76,7 @@ def clock_of(sanlock: SanlockStatus, lockspaces: Iterable[str]) -> Clock:
 def at_loss(domain: KnownDomain, held: Mapping[str, int] | None, sanlock: SanlockStatus | None) -> AtLoss:
     """What would happen to DOMAIN if the leases it HELD were lost."""
     if not domain.is_active:
-        return AtLoss("nothing, it is off")
+        return _at_loss_of_forgotten(domain, held, sanlock)
     if sanlock is None:
         return AtLoss("not known, sanlock does not answer")
     if held is None:
@@ -88,6 +86,17 @@ def at_loss(domain: KnownDomain, held: Mapping[str, int] | None, sanlock: Sanloc
     if domain.config is None:
         return AtLoss("not known, its XML could not be read")
     return _foretell(domain.config, clock_of(sanlock, held))
+
+
+def _at_loss_of_forgotten(
+    domain: KnownDomain, held: Mapping[str, int] | None, sanlock: SanlockStatus | None
+) -> AtLoss:
+    """The same for a DOMAIN that libvirtd has as off, while a process of it may hold leases."""
+    if not held or sanlock is None:
+        return AtLoss("nothing, it is off")
+    sigkill = clock_of(sanlock, held).sigkill
+    why = f"libvirtd has it as off, and its process {domain.pid} runs"
+    return AtLoss(f"SIGKILL at {sigkill} s: {why}", None, sigkill)
 
 
 def _foretell(config: DomainConfig, clock: Clock) -> AtLoss:

@@ -17,7 +17,7 @@ import pytest
 from .command import document
 from .conftest import StackFactory
 from .domains import Domain
-from .recovery import HELPER, IDENTIFIER, LOSS, POLICY, RUN_RECORDS, URI
+from .recovery import HELPER, IDENTIFIER, LOSS, POLICY, RUN_RECORDS, URI, command
 from .stack import Stack
 from .waiting import wait_for
 
@@ -266,6 +266,16 @@ def test_a_process_that_libvirtd_has_forgotten_is_not_off(
     calm.libvirtd.start()
     try:
         assert domain.state().name == ("absent" if transient else "shut off")
+        shown = document(calm, "status", "status")
+        rows = [row for row in shown["domains"] if row["name"] == "forgotten"]
+        if transient:
+            assert (rows, len(shown["problems"])) == ([], 2), shown["problems"]
+            assert f"process {pid} holds leases" in " ".join(shown["problems"])
+        else:
+            assert rows[0]["leases"] == {"__LIBVIRT__DISKS__": 1}
+            assert rows[0]["at_loss"]["text"].startswith("SIGKILL at 48 s: libvirtd has it as off")
+            planned = command(calm, "run", "--dry-run", action, domain.uuid).stdout
+            assert "leases:  __LIBVIRT__DISKS__:" in planned
         words = [str(pid)] if is_passed else []
         result = by_hand(calm, "--budget=2", URI, domain.uuid, action, *words)
         assert result.returncode == 1, result.stderr

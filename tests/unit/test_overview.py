@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from sanlock_helper.inventory import (
     Disk,
     DomainConfig,
     KnownDomain,
+    find_forgotten,
     parse_domain,
     running_domains,
     take_inventory,
@@ -26,7 +28,7 @@ from sanlock_helper.processes import Processes
 from sanlock_helper.sanlock_status import HeldLease, Lockspace, SanlockStatus
 from sanlock_helper.status_files import StatusFiles
 
-from .fake_host import Start
+from .fake_host import OTHER, Start
 from .libvirt_errors import libvirt_error
 
 XML = """<domain type='kvm' id='1'>
@@ -180,7 +182,12 @@ def status(grace: int = 40, killing: int = 0) -> SanlockStatus:
         (known("ignore"), status(), "SIGKILL at 120 s"),
         (known("default"), status(), "SIGTERM at 80 s, SIGKILL at 120 s"),
         (known(), status(grace=0), "SIGKILL at 80 s, without the helper"),
-        (known(number=None), status(), "nothing, it is off"),
+        (replace(known(number=None), pid=None), status(), "nothing, it is off"),
+        (
+            known(number=None),
+            status(),
+            "SIGKILL at 120 s: libvirtd has it as off, and its process 60 runs",
+        ),
         (known(), SanlockStatus({}, (), ()), "nothing, it holds no lease"),
         (known(), None, "not known, sanlock does not answer"),
         (KnownDomain("vm1", UUID, 1, "running", None), None, "not known, sanlock does not answer"),
@@ -202,3 +209,18 @@ def test_leases_a_loss_and_the_last_event() -> None:
     assert (row.leases, row.lost, row.last) == ({"disks": 1}, ("disks",), event)
     (row,) = make_rows([known()], None, {})
     assert (row.leases, row.lost) == (None, ())
+
+
+def test_a_process_that_libvirtd_has_forgotten_is_not_off(start: Start) -> None:
+    """libvirtd has it as off, or does not know it: "nothing, it is off"."""
+    qemu, stray, other = start("-uuid", UUID), start("-uuid", OTHER), start("-m", "16")
+    domains = [KnownDomain("vm1", UUID, None, "shut off", None)]
+    found, problems = find_forgotten(domains, {qemu.pid, stray.pid, other.pid, 2**22})
+    assert [domain.pid for domain in found] == [qemu.pid]
+    assert [problem.split(",")[0] for problem in problems] == [f"process {stray.pid} holds leases"]
+    sanlock = SanlockStatus({}, (), (HeldLease("LS", "a", "/a", 0, qemu.pid),))
+    (row,) = make_rows(found, sanlock, {})
+    assert row.leases == {"LS": 1}
+    assert row.at_loss.text.endswith(f"s: libvirtd has it as off, and its process {qemu.pid} runs")
+    assert row.at_loss.helper_seconds is None
+    assert row.at_loss.sigkill_seconds is not None

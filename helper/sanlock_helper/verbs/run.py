@@ -125,13 +125,13 @@ def look(connection: Any, text: str) -> Found:
 
 
 def _leases(uuid: str, state: int) -> tuple[list[Lease] | None, str]:
-    if state == libvirt.VIR_DOMAIN_SHUTOFF:
-        return [], ""
+    """The leases that the domain's process holds: also one that libvirtd has forgotten, and has as off."""
     process = processes.find(uuid)
-    if process is None:
+    found = [process] if process else processes.Processes().scan(uuid)
+    if not found and state != libvirt.VIR_DOMAIN_SHUTOFF:
         return None, "its process was not found"
     try:
-        return held_by(process.pid), ""
+        return [lease for process in found for lease in held_by(process.pid)], ""
     except LeasesUnknownError as error:
         return None, str(error)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..connection import is_local
 from ..errors import FinalError, PassingError
-from ..inventory import KnownDomain, running_domains, take_inventory
+from ..inventory import KnownDomain, find_forgotten, running_domains, take_inventory
 from ..outages import last_events
 from ..overview import Row, make_rows
 from ..patience import within
@@ -118,6 +118,10 @@ def _rows(
         sanlock = ask_sanlock()
     except SanlockUnknownError as error:
         problems.append(str(error))
+    if sanlock is not None and is_local(arguments.connect):
+        holders = {lease.pid for lease in sanlock.leases if sanlock.held_by(lease.pid)}
+        domains, unknown = find_forgotten(domains, holders)
+        problems += unknown
     told = gather(time.time() - JOURNAL_AGE, arguments.journal, JOURNAL_SECONDS)
     rows = make_rows(domains, sanlock, last_events(told.events))
     return _wanted(rows, arguments.domain), [*problems, *told.problems]
