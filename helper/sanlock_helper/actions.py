@@ -137,6 +137,13 @@ class Progress:
         # The tries that are inside a call which changes the domain.
         self.calling: set[Try] = set()
 
+    def is_over(self) -> bool:
+        """Whether the run that lost its leases is over, by libvirtd's word or by its process."""
+        try:
+            return self.safe or (self.process is not None and self.process.is_over())
+        except OSError:
+            return False
+
     @property
     def next(self) -> str:
         """What comes next for a domain that is to be restarted and is not, as the end of a sentence."""
@@ -583,7 +590,8 @@ def _complete(attempt: Try, record: Record, action: str) -> None:
             record.xml = ""
         elif is_persistent is not None:
             progress.xml = record.xml
-    if attempt.notes is not None and before != (record.action, record.xml):
+    # What could not be written has been logged, and no try would make room for it.
+    if attempt.notes is not None and progress.recorded and before != (record.action, record.xml):
         progress.recorded = attempt.notes.rewrite(record)
 
 

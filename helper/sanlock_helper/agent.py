@@ -616,7 +616,7 @@ class Agent:
         after = f"after {self._seconds(case)} at try {case.tries}"
         if case.slept:
             why += f" (this process was stopped, or had no processor, for {case.slept:.1f} s of that time)"
-        if case.progress.safe:
+        if case.progress.is_over():
             after_that = case.progress.next if case.request.action == "restart" else ""
             text = f"NOT DONE {after}: the VM is safe (off), but: {why}{after_that}"
             self._end(case, False, "error", text)

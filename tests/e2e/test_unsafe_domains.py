@@ -417,6 +417,24 @@ def test_a_copy_of_a_status_file_costs_no_record(stack: Stack) -> None:
     assert f"\npid {pid}\n" in stack.path(f"{RUN_RECORDS}/{domain.uuid}.record").read_text()
 
 
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+def test_a_process_that_ends_while_libvirtd_is_away_is_safe(stack: Stack, action: str) -> None:
+    """ "FAILED ... sanlock sends SIGKILL", to a process that had ended."""
+    domain = stack.domain("ended").start()
+    pid = domain.qemu_pid()
+    assert pid is not None
+    stack.libvirtd.stop()
+    call = stack.popen(str(HELPER), "--budget=3", URI, domain.uuid, action)
+    wait_for(lambda: lines(stack, "trying again"), 10, "the first try")
+    stack.signal(pid, signal.SIGKILL)
+    _, errors = call.communicate(timeout=30)
+    assert call.returncode == 1
+    assert "NOT DONE" in errors
+    assert "the VM is safe (off)" in errors
+    assert "SIGKILL" not in errors
+    assert records(stack) == [domain.uuid]
+
+
 # B7: gone before the first look
 
 

@@ -215,6 +215,26 @@ def test_a_record_that_cannot_be_written_is_told_and_stops_nothing(desk: Desk) -
     assert "the VM is made safe all the same" in line
 
 
+def test_a_record_that_cannot_be_written_is_told_once(desk: Desk) -> None:
+    """Before the first try, and then again once libvirtd had shown the domain."""
+    folder = Path(desk.records.path)
+    folder.mkdir()
+    folder.chmod(0o777)
+    progress = Progress()
+    desk.local_record(progress, "pause")
+    assert desk.act("pause", progress).reached
+    ((_, line),) = desk.story.lines
+    assert "no recovery record: [Errno 1] others may write to it" in line
+
+
+def test_a_file_in_the_records_place_is_no_directory(desk: Desk) -> None:
+    """Nobody else may write to it."""
+    Path(desk.records.path).write_text("")
+    assert not desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
+    ((_, line),) = desk.story.lines
+    assert "no recovery record: [Errno 20] it is no directory" in line
+
+
 def test_a_sanlock_that_hangs_is_asked_three_times(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notes, "SANLOCK_SECONDS", 0.05)
     release = threading.Event()
