@@ -21,6 +21,8 @@ class Daemon:
 
     def __init__(self, space: Namespace) -> None:
         self._space = space
+        # Of all its runs that pid() has seen: what tells its lines in a log from another's.
+        self.pids: set[int] = set()
 
     def command(self) -> list[str]:
         """The program and its arguments."""
@@ -58,7 +60,10 @@ class Daemon:
             return 0
         # A killed daemon leaves its file; its pid may be somebody else's by now.
         process = self._space.process(pid)
-        return pid if process is not None and self.is_self(process.comm) else 0
+        if process is None or not self.is_self(process.comm):
+            return 0
+        self.pids.add(pid)
+        return pid
 
     def is_self(self, comm: str) -> bool:
         """True when comm is this daemon's."""

@@ -32,11 +32,14 @@ JOURNAL = CONTROL + "/journal"
 # The machine's own /etc and /var/lib, under the links that stand in for them.
 HOST = CONTROL + "/host"
 
-# Nothing of the machine's own may show here: the stack begins with empty directories.
+# Nothing of the machine's own may show here: the stack begins with empty directories and without these files.
 EMPTY = {
     "/etc": ("libvirt", "sanlock", "sasl2"),
-    "/var/lib": ("libvirt", "sanlock", "virt-sanlock-helper"),
+    "/var/lib": ("libvirt", "sanlock", "swtpm-localca", "virt-sanlock-helper"),
 }
+HIDDEN = {"/etc": ("virt-sanlock-helper.conf",)}
+# libvirt's client looks here before /etc for its auth.conf, and keeps virsh's history here.
+HOME = ("/root/.config/libvirt", "/root/.cache/libvirt")
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 LEASES = "/var/lib/libvirt/sanlock"
 IMAGES = "/var/lib/libvirt/images"
@@ -57,8 +60,8 @@ def tmpfs(path: str, mode: str = "0755") -> None:
     mount("tmpfs", path, "tmpfs", MS_NOSUID, "mode=" + mode)
 
 
-def veil(path: str, empty: tuple[str, ...]) -> None:
-    """Cover path with a writable tmpfs that links to all its old entries but those in empty.
+def veil(path: str, empty: tuple[str, ...], hidden: tuple[str, ...]) -> None:
+    """Cover path with a writable tmpfs that links to all its old entries but those in empty and in hidden.
 
     A mount needs a mount point, and making one (/etc/sanlock, say) would leave it on the machine.
     Under a veil any name can be made, and nothing of it reaches the machine.
@@ -68,7 +71,7 @@ def veil(path: str, empty: tuple[str, ...]) -> None:
     mount(path, lower, flags=MS_BIND | MS_REC)
     tmpfs(path)
     for name in os.listdir(lower):
-        if name not in empty:
+        if name not in (*empty, *hidden):
             os.symlink(os.path.join(lower, name), os.path.join(path, name))
     for name in empty:
         os.mkdir(os.path.join(path, name))
@@ -132,14 +135,14 @@ def private_files() -> None:
     tmpfs("/run")
     os.mkdir(CONTROL, 0o755)
     for path, empty in EMPTY.items():
-        veil(path, empty)
+        veil(path, empty, HIDDEN.get(path, ()))
     for path in ("/var/log", "/var/cache"):
         tmpfs(path)
     for path in ("/var/log/libvirt", "/var/cache/libvirt", "/run/lock", "/run/sanlock"):
         os.mkdir(path)
-    # libvirt's client looks at root's home before /etc for its auth.conf.
-    if os.path.isdir("/root/.config/libvirt"):
-        tmpfs("/root/.config/libvirt")
+    for path in HOME:
+        if os.path.isdir(path):
+            tmpfs(path)
     private_dev()
 
 

@@ -21,12 +21,14 @@ FACILITIES = (
 
 # syslog(3) of glibc: <priority>Mon dd hh:mm:ss ident[pid]: message
 _LINE = re.compile(
-    r"<(?P<priority>\d+)>"
+    r"(?:<(?P<priority>\d{1,3})>)?"
     r"(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d )?"
     r"(?:(?P<ident>[^\s:\[]+)(?:\[\d+\])?: )?"
     r"(?P<message>.*)",
-    re.DOTALL,
+    re.DOTALL | re.ASCII,
 )
+# user.notice: what syslogd takes a message for that says nothing of it, or nothing that there is.
+_DEFAULT = 13
 
 
 class JournalLine(NamedTuple):
@@ -46,9 +48,10 @@ def parse(line: str) -> JournalLine:
     entry = json.loads(line)
     # Some senders end the message with a NUL or a newline.
     match = _LINE.fullmatch(entry["raw"].rstrip("\0\n"))
-    if match is None:
-        raise ValueError(f"not a syslog message: {entry['raw']!r}")
-    priority = int(match["priority"])
+    assert match is not None, "every part may be missing"
+    priority = int(match["priority"] or _DEFAULT)
+    if priority >= len(FACILITIES) << 3:
+        priority = _DEFAULT
     return JournalLine(
         priority=priority,
         facility=FACILITIES[priority >> 3],
@@ -63,4 +66,5 @@ def parse(line: str) -> JournalLine:
 def read(space: namespace.Namespace) -> list[JournalLine]:
     """All messages so far, oldest first."""
     text = space.path(PATH).read_text()
-    return [parse(line) for line in text.splitlines()]
+    # What is behind the last end of line is being written.
+    return [parse(line) for line in text.split("\n")[:-1]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Container
 from typing import NamedTuple
 
 from .namespace import Namespace
@@ -15,9 +16,11 @@ LOCKSPACE = "__LIBVIRT__DISKS__"
 # sanlock's word in its log for "run the killpath"; SIGRUNPATH in its src/main.c.
 SIGRUNPATH = 100
 
+# The number in brackets is the thread's; kills come from the main thread, whose number is the daemon's pid.
 _KILL = re.compile(
-    r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?P<monotonic>\d+) \[\d+\]: s\d+ "
-    r"kill (?P<pid>\d+) sig (?P<signal>\d+) count (?P<count>\d+)"
+    r"^(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?P<monotonic>\d+) \[(?P<daemon>\d+)\]: s\d+ "
+    r"kill (?P<pid>\d+) sig (?P<signal>\d+) count (?P<count>\d+)$",
+    re.ASCII,
 )
 
 # Paths are escaped (sanlock_path_export() in sanlock src/client.c), names are not.
@@ -97,15 +100,20 @@ def _plain(path: str) -> str:
     return re.sub(r"\\([ :])", r"\1", path)
 
 
-def parse_kills(log: str) -> list[Kill]:
-    """All kills in sanlock's log, oldest first. Times are whole seconds."""
-    return [
-        Kill(
-            pid=int(match["pid"]),
-            signal=int(match["signal"]),
-            tries=int(match["count"]),
-            time=time.mktime(time.strptime(match["time"], "%Y-%m-%d %H:%M:%S")),
-            monotonic=int(match["monotonic"]),
-        )
-        for match in _KILL.finditer(log)
-    ]
+def parse_kills(log: str, daemons: Container[int] | None = None) -> list[Kill]:
+    """All kills in sanlock's log, oldest first; of these daemons (their pids), if any are given.
+
+    Times are whole seconds.  Whatever else is in the log is passed over.
+    """
+    matches = (_KILL.match(line) for line in log.split("\n"))
+    own = (match for match in matches if match and (daemons is None or int(match["daemon"]) in daemons))
+    return [kill for kill in map(_kill, own) if kill is not None]
+
+
+def _kill(match: re.Match[str]) -> Kill | None:
+    try:
+        when = time.mktime(time.strptime(match["time"], "%Y-%m-%d %H:%M:%S"))
+    except (ValueError, OverflowError):
+        # No time that there is: not sanlock's line.
+        return None
+    return Kill(int(match["pid"]), int(match["signal"]), int(match["count"]), when, int(match["monotonic"]))

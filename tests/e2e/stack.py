@@ -296,7 +296,9 @@ class Stack:
 
     def sanlock_kills(self) -> list[Kill]:
         """What the first host's sanlock did to be rid of processes: see Kill."""
-        return parse_kills(self.path(Sanlock.logs[0]).read_text())
+        self.sanlock.pid()
+        text = self.path(Sanlock.logs[0]).read_text(errors="backslashreplace")
+        return parse_kills(text, self.sanlock.pids)
 
     def sigkills(self) -> list[Kill]:
         """The SIGKILLs among them: empty when the helper did its work."""

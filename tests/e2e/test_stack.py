@@ -491,12 +491,54 @@ def test_kills_are_parsed() -> None:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "2026-11-22 19:58:30 999 [6]: s1 kill 61 sig 9 count 41",
+        "sanlock[5]: 2026-11-22 19:58:30 999 [5]: s1 kill 61 sig 9 count 41",
+        "2026-11-22 19:58:30 999 [5]: s1 kill 61 sig 9 count 41, said another daemon",
+        "2026-02-31 19:58:30 999 [5]: s1 kill 61 sig 9 count 41",
+        "2026-11-22 19:58:30 999 [5]: path /\\xff\x85\u2028\0\r",
+    ],
+)
+def test_lines_of_others_are_no_kills(line: str) -> None:
+    own = "2026-11-22 19:57:49 959 [5]: s1 kill 60 sig 100 count 1"
+    for log in (f"{own}\n{line}\n", f"{line}\n{own}\n", f"{own}\n{line}"):
+        assert [kill.pid for kill in parse_kills(log, {5})] == [60]
+
+
+def test_a_log_that_others_write_to(stack: Stack) -> None:
+    log = stack.path("/var/log/sanlock.log")
+    with log.open("ab") as file:
+        file.write(b"open /\xff\xfe\n2026-11-22 19:58:30 999 [77777]: s1 kill 60 sig 9 count 41\n")
+    stack.path("/var/log/libvirtd.log").write_bytes(b"\xff\n")
+    send = "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect('/dev/log')\n"
+    for message in (b"no priority", b"<999>none such", b"<5", b"\xff\xfe", b"<13>a\x85\xe2\x80\xa8b"):
+        stack.run("/usr/bin/python3", "-ISc", f"{send}s.send({message!r})")
+    wait_for(lambda: len(stack.journal()) >= 5, 5, "the messages")
+    assert [line.message for line in stack.journal()][:2] == ["no priority", "none such"]
+    assert stack.sanlock_kills() == []
+    stack.sanlock.kill()
+    stack.sanlock.start()
+    assert len(stack.sanlock.pids) == 2
+    domain = stack.domain("guest")
+    stack.libvirtd.restart()
+    pid = domain.start().qemu_pid()
+    stack.storage.fail()
+    kills = wait_for(stack.sanlock_kills, 30, "the loss")
+    assert [(kill.pid, kill.signal) for kill in kills] == [(pid, SIGRUNPATH)]
+    stack.report()
+
+
+@pytest.mark.parametrize(
     ("raw", "expected"),
     [
         ("<29>Nov  2 19:57:49 me[12]: done", ("daemon", "notice", "me", "done")),
         ("<29>Nov 22 19:57:49 me: done\0", ("daemon", "notice", "me", "done")),
         ("<13>no ident here", ("user", "notice", "", "no ident here")),
         ("<190>me: a\nb", ("local7", "info", "me", "a\nb")),
+        ("no priority", ("user", "notice", "", "no priority")),
+        ("<999>none such", ("user", "notice", "", "none such")),
+        ("", ("user", "notice", "", "")),
     ],
 )
 def test_syslog_is_parsed(raw: str, expected: tuple[str, str, str, str]) -> None:

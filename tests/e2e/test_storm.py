@@ -202,7 +202,7 @@ def test_the_same_restart_twice_is_one(stack: Stack) -> None:
     storm(stack, [domain, domain, domain], "restart")
     wait_for(lambda: domain.uuid in outcomes(stack), 20, "the outcome")
     after = domain.qemu_pid()
-    starts = stack.path("/var/log/libvirt/qemu/vm1.log").read_text().count("starting up")
+    starts = stack.path("/var/log/libvirt/qemu/vm1.log").read_bytes().count(b"starting up")
     assert (domain.state().name, starts) == ("running", 2)
     assert after not in (None, before)
 

@@ -37,7 +37,14 @@ Environment=SANLOCK_PRIVILEGED=0 "sanlock_opts=-w 0 -l 0 -h 0 -e host1"
 EnvironmentFile=
 """
 # Nothing of the machine's own may show or be touched.
-EMPTY = ("etc/libvirt", "var/lib/libvirt", "var/log/libvirt", "etc/sanlock", "var/lib/rpm", "var/log/journal")
+EMPTY = (
+    *("etc/libvirt", "etc/sanlock", "etc/sasl2", "root/.cache/libvirt", "root/.config/libvirt"),
+    *("var/cache/libvirt", "var/lib/libvirt", "var/lib/rpm", "var/log", "var/log/journal", "var/log/libvirt"),
+)
+ABSENT = (
+    *("etc/virt-sanlock-helper.conf", "var/lib/sanlock", "var/lib/swtpm-localca"),
+    "var/lib/virt-sanlock-helper",
+)
 MASKED = ("wdmd.service", "selinux-autorelabel-mark.service", "systemd-update-utmp.service")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -51,6 +58,14 @@ def mount(source: str, target: str, fstype: str, data: str = "") -> None:
         raise OSError(number, os.strerror(number), target)
 
 
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def make_root() -> None:
     """The overlay, and what differs from the machine's own root."""
     mount("tmpfs", "/run", "tmpfs", "mode=0755")
@@ -60,9 +75,10 @@ def make_root() -> None:
     os.chmod(f"{MACHINE}/upper", 0o755)
     layers = f"lowerdir=/,upperdir={MACHINE}/upper,workdir={MACHINE}/work"
     mount("overlay", str(ROOT), "overlay", layers)
+    for name in (*ABSENT, *EMPTY):
+        remove(ROOT / name)
     for name in EMPTY:
-        shutil.rmtree(ROOT / name, ignore_errors=True)
-        (ROOT / name).mkdir(parents=True)
+        (ROOT / name).mkdir(parents=True, exist_ok=True)
     units = ROOT / "etc/systemd/system"
     (units / "test.target").write_text(TARGET)
     for name in MASKED:

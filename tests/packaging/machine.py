@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.e2e import helper, preconditions
-from tests.e2e.leases import Lockspace, parse_lockspaces
+from tests.e2e.leases import Kill, Lockspace, parse_kills, parse_lockspaces
 from tests.e2e.namespace import CommandError
 from tests.e2e.unshared import ENVIRONMENT, Unshared, children
 from tests.e2e.waiting import wait_for
@@ -212,6 +212,11 @@ class Machine:
         if self.sanlock_pid():
             self.run("sanlock", "client", "shutdown", "-f", "1", "-w", "0")
             wait_for(lambda: not self.sanlock_pid(), 20, "the end of sanlock")
+
+    def sanlock_kills(self) -> list[Kill]:
+        """What the service's present process did to be rid of others: see Kill."""
+        log = self.path("/var/log/sanlock.log").read_text(errors="backslashreplace")
+        return parse_kills(log, {self.sanlock_pid()})
 
     def lockspaces(self) -> list[Lockspace]:
         """What sanlock has joined."""
