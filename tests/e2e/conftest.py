@@ -37,8 +37,8 @@ def stacks(request: pytest.FixtureRequest) -> Iterator[StackFactory]:
     made: list[Stack] = []
     request.node.stash[_STACKS] = made
 
-    def make(io_timeout: int = 1, grace: int = 40, on_disk: bool = False) -> Stack:
-        stack = Stack(io_timeout, grace, on_disk)
+    def make(io_timeout: int = 1, grace: int = 40, on_disk: bool = False, daemon: str | None = None) -> Stack:
+        stack = Stack(io_timeout, grace, on_disk, daemon)
         made.append(stack)
         stack.start()
         return stack

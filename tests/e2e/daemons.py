@@ -11,6 +11,9 @@ from .waiting import wait_for
 
 TIMEOUT = 30
 
+# The daemon of stacks that name none, "libvirtd" or "virtqemud": a whole run of the tests is for one of them.
+DAEMON = "SANLOCK_HELPER_DAEMON"
+
 
 class Daemon:
     """A program that puts itself into the background and writes its pid to a file."""
@@ -172,17 +175,37 @@ class Virtlogd(Daemon):
         return self._space.path("/run/libvirt/virtlogd-sock").is_socket()
 
 
-class Libvirtd(Daemon):
-    """The monolithic libvirt daemon."""
+class LibvirtDaemon(Daemon):
+    """One of libvirt's daemons with a configuration, a pid file and a log named after it."""
 
-    name = "libvirtd"
-    pidfile = "/run/libvirtd.pid"
-    logs = ("/var/log/libvirtd.log",)
-    # The fixture's own way past SASL; see sasl.py.
-    auth_file = "/run/stack/auth.conf"
+    def __init__(self, space: Namespace) -> None:
+        super().__init__(space)
+        self.pidfile = f"/run/{self.name}.pid"
+        self.logs = (f"/var/log/{self.name}.log",)
+        self.conf = f"/etc/libvirt/{self.name}.conf"
 
     def command(self) -> list[str]:
-        return ["libvirtd", "--daemon", "--pid-file", self.pidfile]
+        return [self.name, "--daemon", "--pid-file", self.pidfile]
+
+
+class Virtproxyd(LibvirtDaemon):
+    """It serves libvirtd's sockets where there is no libvirtd, and hands all on to the modular daemons."""
+
+    name = "virtproxyd"
+    socket = "/run/libvirt/libvirt-sock"
+
+    def is_ready(self) -> bool:
+        return self._space.path(self.socket).is_socket()
+
+
+class Libvirtd(LibvirtDaemon):
+    """The daemon that has the QEMU driver: here the monolithic one."""
+
+    name = "libvirtd"
+    # Where clients reach it for qemu:///system.
+    socket = "/run/libvirt/libvirt-sock"
+    # The fixture's own way past SASL; see sasl.py.
+    auth_file = "/run/stack/auth.conf"
 
     def is_ready(self) -> bool:
         # The socket is there long before the QEMU driver has joined its lockspace.
@@ -198,3 +221,14 @@ class Libvirtd(Daemon):
         if self._space.path(self.auth_file).exists():
             return {"LIBVIRT_AUTH_FILE": self.auth_file}
         return {}
+
+
+class Virtqemud(Libvirtd):
+    """The modular daemon, as on every Fedora and RHEL host; clients take its socket where it is."""
+
+    name = "virtqemud"
+    socket = "/run/libvirt/virtqemud-sock"
+
+
+# By name, for who chooses one.
+QEMU_DAEMONS = {kind.name: kind for kind in (Libvirtd, Virtqemud)}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from . import helper
+from .daemons import DAEMON
 from .unshared import ENVIRONMENT, PYTHON
 
 # Set by CI, where a skipped test would be a lie.
@@ -19,7 +20,6 @@ REQUIRE = "SANLOCK_HELPER_REQUIRE"
 
 PROGRAMS = (
     "sanlock",
-    "libvirtd",
     "virtlogd",
     "virsh",
     "qemu-system-x86_64",
@@ -81,7 +81,9 @@ def missing() -> tuple[str, ...]:
     """What is missing, one line each; empty when a stack can be started."""
     if os.geteuid() != 0:
         return ("root: namespaces, mounts and sanlock need it",)
-    found = [f"program {name}" for name in PROGRAMS if shutil.which(name, path=ENVIRONMENT["PATH"]) is None]
+    modular = os.environ.get(DAEMON) == "virtqemud"
+    programs = (*PROGRAMS, *(("virtqemud", "virtproxyd") if modular else ("libvirtd",)))
+    found = [f"program {name}" for name in programs if shutil.which(name, path=ENVIRONMENT["PATH"]) is None]
     found += [f"{PYTHON}: module {name}" for name in MODULES if not _imports(name)]
     if helper.stock_path() is None:
         found.append("libvirt's libvirt_sanlock_helper (package libvirt-sanlock)")

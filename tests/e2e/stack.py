@@ -23,7 +23,7 @@ from typing import IO, Any, Callable, TypeVar
 from . import journal as syslog
 from . import sasl, waiting
 from .binding import OURS, answers, call
-from .daemons import Libvirtd, Sanlock, Virtlogd
+from .daemons import DAEMON, QEMU_DAEMONS, LibvirtDaemon, Sanlock, Virtlogd, Virtproxyd, Virtqemud
 from .domains import Domain, start_all
 from .helper import STOCK, Helper, HelperCall
 from .holder import LeaseHolder
@@ -54,7 +54,7 @@ NOISE = ("ethtool ioctl error", "renewal error", "delta_renew read", "aio collec
 # and clients are left at libvirt's defaults: they are part of what is tested.
 LIBVIRTD_CONF = """\
 auth_unix_rw = "{auth}"
-log_outputs = "2:file:/var/log/libvirtd.log"
+log_outputs = "2:file:{log}"
 """
 
 VIRTLOGD_CONF = """\
@@ -94,12 +94,15 @@ class Stack:
     """The first host: its daemons, its storage, its domains.
 
     io_timeout (seconds): a lease is lost 8 times that after the last good renewal. grace: sanlock's
-    kill_grace_seconds. on_disk: keep leases and disks on disk, not in memory.
+    kill_grace_seconds. on_disk: keep leases and disks on disk, not in memory. daemon: libvirtd, or virtqemud
+    with virtproxyd beside it; the attribute libvirtd is whichever of the two it is.
     """
 
     host_id = 1
 
-    def __init__(self, io_timeout: int = 1, grace: int = 40, on_disk: bool = False) -> None:
+    def __init__(
+        self, io_timeout: int = 1, grace: int = 40, on_disk: bool = False, daemon: str | None = None
+    ) -> None:
         self.io_timeout = io_timeout
         self.grace = grace
         self._space = Namespace(on_disk)
@@ -108,7 +111,8 @@ class Stack:
         self._auth = "none"
         self.sanlock = Sanlock(self._space, grace)
         self.virtlogd = Virtlogd(self._space)
-        self.libvirtd = Libvirtd(self._space)
+        self.libvirtd = QEMU_DAEMONS[daemon or os.environ.get(DAEMON) or "libvirtd"](self._space)
+        self.virtproxyd = Virtproxyd(self._space) if isinstance(self.libvirtd, Virtqemud) else None
         self.storage = Storage(self._space)
         # The path that libvirt registers with sanlock.
         self.helper_path = self._helper.path
@@ -134,6 +138,8 @@ class Stack:
             self.use_stock_helper()
             self.sanlock.start()
             self.virtlogd.start(wait=False)
+            if self.virtproxyd:
+                self.virtproxyd.start(wait=False)
             self.libvirtd.start()
         except Exception as error:
             report = f"{error}\n{self.report()}"
@@ -174,7 +180,11 @@ class Stack:
         self._configure_libvirtd()
 
     def _configure_libvirtd(self) -> None:
-        self.write("/etc/libvirt/libvirtd.conf", LIBVIRTD_CONF.format(auth=self._auth))
+        for daemon in self._libvirt_daemons():
+            self.write(daemon.conf, LIBVIRTD_CONF.format(auth=self._auth, log=daemon.logs[0]))
+
+    def _libvirt_daemons(self) -> list[LibvirtDaemon]:
+        return [self.libvirtd, *([self.virtproxyd] if self.virtproxyd else [])]
 
     # Files, commands, processes
 
@@ -375,7 +385,8 @@ class Stack:
         sasl.prepare(self._space, user, password)
         self._auth = "sasl"
         self._configure_libvirtd()
-        self.libvirtd.restart()
+        for daemon in self._libvirt_daemons():
+            daemon.restart()
 
     def write_auth_conf(self, text: str, mode: int = 0o600) -> None:
         """Write /etc/libvirt/auth.conf, which libvirt's clients take credentials from."""
@@ -389,7 +400,7 @@ class Stack:
 
     def report(self) -> str:
         """The ends of all logs, the journal and the helper's calls."""
-        names = [name for d in (self.sanlock, self.virtlogd, self.libvirtd) for name in d.logs]
+        names = [name for d in (self.sanlock, self.virtlogd, *self._libvirt_daemons()) for name in d.logs]
         names += [host.log for host in self._hosts]
         parts = [f"--- {name}\n{self._tail(name)}" for name in names]
         lines = [line for line in self.journal() if not _is_noise(line.message)]

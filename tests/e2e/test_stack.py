@@ -311,6 +311,21 @@ def test_helper_is_replaced_and_put_back(calm: Stack, tmp_path: Path) -> None:
     assert calm.helper_calls() == []
 
 
+def test_the_stack_has_the_chosen_daemon_and_clients_reach_it(calm: Stack) -> None:
+    chosen = calm.libvirtd
+    others = {"libvirtd", "virtqemud"} - {chosen.name}
+    running = {process.comm for process in calm.processes()}
+    assert chosen.name in running
+    assert not others & running
+    assert calm.path(chosen.socket).is_socket()
+    assert calm.path(chosen.logs[0]).exists()
+    # What old clients use is there with either.
+    assert calm.path("/run/libvirt/libvirt-sock").is_socket()
+    assert calm.virsh("uri").strip() == "qemu:///system"
+    old = "qemu+unix:///system?socket=/run/libvirt/libvirt-sock"
+    assert calm.run("virsh", "-q", "-c", old, "uri").stdout.strip() == old
+
+
 # What is private
 
 
