@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
+import socket
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +23,8 @@ BARE = {"PATH": os.defpath}
 
 # A bound file stays what it was when sanlock started, over any number of updates.  To change it is to have
 # hosts on which the old one runs the new program: think of them, then write the new sum here.
-TRAMPOLINE = "e19930b73f806d9c3b7fdba3e4fd41e6358044a2af01816b554f9efc70b4a0c1"
+# The last reason: to reach syslog it forked, while threads of the program may live.
+TRAMPOLINE = "3a51c02bdb847a06832a5ea549c83e720668e9c3c01484f5dc14576a9996890f"
 
 # Said by the executable when it hands over.
 TAKES_OVER = "takes over, to"
@@ -36,11 +42,27 @@ def checkout(tmp_path: Path) -> Path:
 
 def set_stock(checkout: Path, stock: Path) -> None:
     """Write STOCK into the copy of the executable, in the place of libvirt's paths."""
+    set_constant(checkout, "STOCK", f'("{stock}",)')
+
+
+def set_constant(checkout: Path, name: str, value: str) -> None:
+    """Write VALUE into the copy of the executable."""
     executable = checkout / "helper" / "libvirt_sanlock_helper"
     lines = executable.read_text().splitlines(keepends=True)
-    (number,) = (number for number, line in enumerate(lines) if line.startswith("STOCK = "))
-    lines[number] = f'STOCK = ("{stock}",)\n'
+    (number,) = (number for number, line in enumerate(lines) if line.startswith(f"{name} = "))
+    lines[number] = f"{name} = {value}\n"
     executable.write_text("".join(lines))
+
+
+@pytest.fixture
+def syslog(checkout: Path) -> Iterator[socket.socket]:
+    """What the copy of the executable takes for syslog."""
+    path = checkout / "log"
+    set_constant(checkout, "SYSLOG", repr(str(path)))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(path))
+        listening.settimeout(5)
+        yield listening
 
 
 def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -221,3 +243,88 @@ os.execv(sys.argv[1], sys.argv[1:])
     to_stock = broken or free == 1
     assert (TAKES_OVER in result.stderr, "verified paused" in result.stderr) == (to_stock, not to_stock)
     assert result.stdout == (f"{URI} {UUID} pause\n" if to_stock else "")
+
+
+# A program with a thread that never ends; a fork is a defect.
+WITH_THREADS = """
+import _thread, posix
+def fork():
+    posix.write(2, b"forked\\n")
+    posix._exit(9)
+posix.fork = posix.forkpty = posix.fork1 = fork
+def main(arguments):
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    _thread.start_new_thread(lock.acquire, ())
+    raise RuntimeError(ERROR)
+"""
+
+
+def break_it(checkout: Path, error: str) -> None:
+    """The program raises RuntimeError(ERROR) while a thread of it lives."""
+    text = WITH_THREADS.replace("ERROR", ascii(error))
+    (checkout / "helper/sanlock_helper/killpath.py").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        ("plain", "plain"),
+        ("Größe 5 €", "Größe 5 €"),
+        ("a\nb\r\0\x1b[2J\x7f", "a b\\r\\x00\\x1b[2J\\x7f"),
+        ("\x85\x9b\u2028\u202e\u200f", "\\x85\\x9b\\u2028\\u202e\\u200f"),
+        ("/\udcff\udcfe", "/\\udcff\\udcfe"),
+        ("x" * 100_000, "x" * 900 + " ... "),
+        ("€" * 100_000, "€" * 900 + " ... "),
+    ],
+)
+def test_the_line_is_one_datagram_sent_without_a_fork(
+    checkout: Path, syslog: socket.socket, error: str, shown: str
+) -> None:
+    break_it(checkout, error)
+    result = run(checkout, URI, UUID, "pause")
+    assert (result.returncode, result.stdout) == (0, f"{URI} {UUID} pause\n")
+    line = syslog.recv(1 << 20).decode()
+    # <daemon.crit>; the process id is the one that libvirt's helper then has.
+    assert re.match(
+        rf"<26>virt-sanlock-helper\[\d+\]: pause {UUID}: this program failed: RuntimeError: ", line
+    )
+    assert shown in line
+    assert "\n" not in line
+    assert line.endswith(f"{checkout}/stock takes over, to pause")
+    assert len(line.encode()) < 8192
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"virt-sanlock-helper: pause {UUID}: this program failed: ")
+
+
+@pytest.mark.parametrize("argument", ["a\nb", "\x9b31m", "\u202e", os.fsdecode(b"\xff")])
+def test_an_argument_forges_no_line(checkout: Path, syslog: socket.socket, argument: str) -> None:
+    break_it(checkout, "plain")
+    result = run(checkout, URI, argument, "ignore")
+    line = syslog.recv(1 << 20).decode()
+    assert all(c.isprintable() for c in line)
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["nobody reads", "gone", "a file", "refused"])
+def test_a_syslog_that_does_not_take_it_holds_nothing_up(
+    checkout: Path, syslog: socket.socket, kind: str
+) -> None:
+    break_it(checkout, "plain")
+    path = checkout / "log"
+    if kind == "nobody reads":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sender.sendto(b"<13>x", str(path))
+    elif kind == "refused":
+        syslog.close()
+    else:
+        path.unlink()
+        if kind == "a file":
+            path.touch()
+    start = time.monotonic()
+    result = run(checkout, URI, UUID, "pause")
+    assert result.stdout == f"{URI} {UUID} pause\n"
+    assert time.monotonic() - start < 5
