@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,7 +18,6 @@ from .packages import ROOT
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 COMMAND = "/usr/local/bin/virt-sanlock-helper"
 EXECUTABLE = "/usr/local/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
-OWNER = "libvirt-sanlock"
 
 
 def make_install(folder: Path, prefix: str) -> None:
@@ -56,8 +56,7 @@ def test_prefix_usr_gives_the_executable_of_the_checkout(tmp_path: Path) -> None
 def debian(booted: Machine, tmp_path_factory: pytest.TempPathFactory) -> Machine:
     """A Debian with the program installed by make."""
     need_programs("dpkg-divert", "dpkg-deb")
-    owned = subprocess.run(["dpkg-query", "-S", STOCK], capture_output=True, check=False).returncode == 0
-    need(() if owned else (OWNER,), "dpkg does not own libvirt's helper")
+    need(() if owner() else ("libvirt-daemon-plugin-sanlock",), "dpkg does not own libvirt's helper")
     folder = tmp_path_factory.mktemp("destdir")
     make_install(folder, "/usr/local")
     subprocess.run(["cp", "-a", f"{folder}/.", str(booted.path("/"))], check=True)
@@ -66,19 +65,26 @@ def debian(booted: Machine, tmp_path_factory: pytest.TempPathFactory) -> Machine
     return booted
 
 
+@functools.cache
+def owner() -> str:
+    """The package that owns libvirt's helper: libvirt-sanlock in Debian 12; "" where none does."""
+    said = subprocess.run(["dpkg-query", "-S", STOCK], capture_output=True, text=True, check=False).stdout
+    return next((line.split(":")[0] for line in said.splitlines() if line.endswith(f": {STOCK}")), "")
+
+
 def update_owner(machine: Machine, folder: Path, version: str) -> None:
     """Have dpkg update the package that owns libvirt's helper."""
     control = folder / "DEBIAN/control"
     control.parent.mkdir(parents=True)
     control.write_text(
-        f"Package: {OWNER}\nVersion: {version}\nArchitecture: all\nMaintainer: test <test@localhost>\n"
+        f"Package: {owner()}\nVersion: {version}\nArchitecture: all\nMaintainer: test <test@localhost>\n"
         "Description: stands for libvirt's\n"
     )
     path = folder / STOCK[1:]
     path.parent.mkdir(parents=True)
     path.write_bytes(Path(STOCK).read_bytes() + version.encode())
     path.chmod(0o755)
-    inside = f"/var/tmp/{OWNER}-{version}.deb"
+    inside = f"/var/tmp/{owner()}-{version}.deb"
     built = f"{folder}.deb"
     subprocess.run(["dpkg-deb", "--build", "-Znone", str(folder), built], check=True, capture_output=True)
     shutil.copy(built, machine.path(inside))
@@ -114,7 +120,7 @@ def test_a_diversion_outlives_the_owners_update(debian: Machine, tmp_path: Path,
         debian.run(COMMAND, "activate", "--yes")
     else:
         debian.run("sh", "-euc", readme_block("### Debian, by hand"))
-    assert OWNER in debian.run("dpkg-query", "-S", STOCK).stdout
+    assert owner() in debian.run("dpkg-query", "-S", STOCK).stdout
     assert f"local diversion of {STOCK} to {STOCK}.distrib" in debian.run("dpkg-divert", "--list").stdout
     debian.start_sanlock()
     try:

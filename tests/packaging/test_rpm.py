@@ -52,7 +52,10 @@ def test_rpmlint_is_content(ours: Built) -> None:
 def test_every_filter_of_rpmlint_is_needed_and_justified(ours: Built) -> None:
     need_programs("rpmlint")
     text = (ROOT / "packaging/rpmlintrc.toml").read_text()
-    filters = re.findall(r"^    (?:\"|')(.*)(?:\"|'),$", text, re.MULTILINE)
+    said = subprocess.run(["rpmlint", "--version"], capture_output=True, text=True, check=True).stdout
+    version = said.strip().rpartition(".")[0]
+    found = re.findall(r"^    (?:\"|')(.*)(?:\"|'),(?:  # ([\d.]+))?$", text, re.MULTILINE)
+    filters = [pattern for pattern, only in found if only in ("", version)]
     words = [str(path) for path in (ours.spec, ours.main, ours.selinux, ours.source)]
     plain = subprocess.run(["rpmlint", *words], capture_output=True, text=True, check=False).stdout
     assert len(filters) > 5
@@ -153,9 +156,14 @@ def test_changelog_entries() -> None:
         "# Changelog\n\n## [Unreleased]\n\n### Added\n\n- `a`: 100% new,\n  on two lines.\n\n"
         "## [0.2.0]\n\n- not dated, not released\n\n## [0.1.0] - 2026-01-05\n\n### Fixed\n\n- b\n"
     )
+    who = "virt-sanlock-helper developers <developers@virt-sanlock-helper.invalid>"
     assert changelog(text, "0.3.0", 1795305600.0) == (
-        "* Sun Nov 22 2026 virt-sanlock-helper developers - 0.3.0-1\n- a: 100%% new, on two lines.\n\n"
-        "* Mon Jan 05 2026 virt-sanlock-helper developers - 0.1.0-1\n- b"
+        f"* Sun Nov 22 2026 {who} - 0.3.0-1\n- a: 100%% new, on two lines.\n\n"
+        f"* Mon Jan 05 2026 {who} - 0.1.0-1\n- b"
+    )
+    # The version is not raised yet: one entry all the same.
+    assert changelog(text, "0.1.0", 1795305600.0) == (
+        f"* Sun Nov 22 2026 {who} - 0.1.0-1\n- a: 100%% new, on two lines.\n- b"
     )
 
 
@@ -166,7 +174,13 @@ def test_the_source_archive_is_reproducible(ours: Built, tmp_path: Path) -> None
     assert again.read_bytes() == first.read_bytes()
 
 
+def is_shell(path: Path) -> bool:
+    return path.read_text().startswith("#!/bin/sh\n")
+
+
 def test_the_shell_scripts_are_clean() -> None:
     need_programs("shellcheck")
-    scripts = ["packaging/install", "packaging/make-source", "packaging/dependencies"]
+    scripts = [str(path) for path in (ROOT / "packaging").iterdir() if path.is_file() and is_shell(path)]
+    scripts += ["tests/matrix/build-modular", "tests/pure", ".ci/run"]
+    assert len(scripts) > 7
     subprocess.run(["shellcheck", *scripts], cwd=ROOT, check=True)
