@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -77,15 +77,22 @@ def _distribution(folder: Path) -> Iterator[Path]:
         yield cil
 
 
-def link(folder: Path, module: Path) -> Path:
-    """Link MODULE with the distribution's policy; returns the policy that a kernel would load."""
+def link(folder: Path, module: Path, types: Iterable[str] = ()) -> Path:
+    """Link MODULE with the distribution's policy; returns the policy that a kernel would load.
+
+    TYPES are declared where the distribution's policy has none of that name: another distribution's has.
+    """
     policy = folder / "policy"
     parts = folder / "parts"
-    parts.mkdir()
-    command = ["secilc", "-N", "-M", "true", "-o", str(policy), "-f", "/dev/null"]
-    result = subprocess.run(
-        [*command, *map(str, _distribution(parts)), str(module)], capture_output=True, text=True, check=False
-    )
+    parts.mkdir(exist_ok=True)
+    modules = [*_distribution(parts), module]
+    declared = set(re.findall(r"\((?:type|typealias) (\w+)\)", "".join(path.read_text() for path in modules)))
+    missing = "".join(f"(type {name})\n(roletype object_r {name})\n" for name in set(types) - declared)
+    (folder / "types.cil").write_text(missing)
+    # -m: Debian 13 declares a role twice, as semodule allows.
+    command = ["secilc", "-m", "-N", "-M", "true", "-o", str(policy), "-f", "/dev/null"]
+    words = [*command, *map(str, modules), str(folder / "types.cil")]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return policy
 

@@ -102,6 +102,40 @@ def test_the_helper_may(compiled: Compiled, what: str) -> None:
         assert wanted - compiled.helper == set()
 
 
+# Libvirt's modular daemons as Fedora's policy names them; Debian's has none of them.
+MODULAR = {"virtqemud_t": "virtqemud_var_run_t", "virtproxyd_t": "virtproxyd_var_run_t"}
+
+
+@pytest.fixture(scope="module")
+def on_fedora(compiled: Compiled, tmp_path_factory: pytest.TempPathFactory) -> set[Rule]:
+    """What the helper may where the policy has these daemons, and the module's interfaces knew of none."""
+    folder = tmp_path_factory.mktemp("fedora")
+    return Policy(link(folder, compiled.module, (*MODULAR, *MODULAR.values()))).granted(HELPER)
+
+
+@pytest.mark.parametrize("daemon", MODULAR)
+def test_the_helper_reaches_the_modular_daemons(on_fedora: set[Rule], daemon: str) -> None:
+    socket = MODULAR[daemon]
+    wanted = {
+        Rule(HELPER, daemon, "unix_stream_socket", "connectto"),
+        Rule(HELPER, socket, "sock_file", "write"),
+    }
+    wanted |= {Rule(HELPER, socket, "file", permission) for permission in READ}
+    wanted |= {Rule(HELPER, socket, "dir", permission) for permission in ("search", "getattr")}
+    assert wanted - on_fedora == set()
+
+
+def test_the_modular_daemons_are_reached_and_no_more(on_fedora: set[Rule]) -> None:
+    targets = {*MODULAR, *MODULAR.values()}
+    granted = {rule.permission for rule in on_fedora if rule.target in targets}
+    assert granted & {*WRITE, "add_name", "remove_name", "execute", "sigkill", "ptrace"} == {
+        "write",
+        "append",
+    }
+    written = {rule for rule in on_fedora if rule.target in targets and rule.permission == "write"}
+    assert {rule.tclass for rule in written} == {"sock_file"}
+
+
 def test_sanlock_gets_in_and_nothing_else(compiled: Compiled) -> None:
     assert (EXECUTABLE, "process", HELPER) in compiled.policy.transitions(SANLOCK)
     # The kernel opens a script's interpreter as the caller; without execute_no_trans sanlock can run none.
