@@ -5,6 +5,8 @@
 # make bench  one call, and storms of calls, beside libvirt's C helper; storms and outages beside no recovery
 # make packaging  the suite of the package: RPM, systemd, SELinux
 # make rpm    the RPMs, in dist/;  make srpm: the source RPM
+# make matrix   unit, integration and e2e tests in a root of Debian 13; ROOT=forky: of that suite, DAEMON=virtqemud
+#               WITHOUT=python3-sanlock COMMAND='make packaging'
 # make install DESTDIR= PREFIX=/usr/local
 #
 # The first two install what is missing, with apt or dnf, and do so once.
@@ -25,12 +27,15 @@ DIST := dist
 # Options for rpmbuild: --nodeps where the distribution's packages are no RPMs.
 RPMBUILD_OPTIONS ?= $(shell rpm -q rpm >/dev/null 2>&1 || echo --nodeps)
 
-.PHONY: all demo test unit integration e2e packaging bench lint pure man dependencies clean source srpm rpm install
+.PHONY: all demo test unit integration e2e modular packaging bench matrix lint pure man dependencies dependencies-test clean source srpm rpm install
 
 all: test
 
 dependencies:
 	@packaging/dependencies run
+
+dependencies-test:
+	@packaging/dependencies test
 
 $(VENV)/.done: packaging/requirements-test.txt packaging/dependencies packaging/newer-sanlock packaging/newer-glib
 	@packaging/dependencies test
@@ -52,9 +57,21 @@ test: $(VENV)/.done lint pure man
 unit integration e2e: $(VENV)/.done
 	$(BIN)/pytest -n 3 tests/$@
 
+# What depends on libvirt's daemon, for another one than the usual (SANLOCK_HELPER_DAEMON).
+modular: $(VENV)/.done
+	$(BIN)/pytest -n 3 -m modular tests/e2e
+
 # The package: built, installed, updated and erased under systemd.
 packaging: $(VENV)/.done
 	$(BIN)/pytest tests/packaging
+
+# The suite in the root of another Debian; its archive is kept in ~/.cache.  COMMAND: what is run there.
+ROOT := trixie
+DAEMON := libvirtd
+WITHOUT :=
+COMMAND := make unit integration e2e
+matrix: $(VENV)/.done
+	$(BIN)/python -m tests.matrix --root $(ROOT) --daemon $(DAEMON) $(WITHOUT:%=--without %) -- $(COMMAND)
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .

@@ -21,7 +21,8 @@ from typing import Any, Callable
 import libvirt
 import sanlock
 
-LIBVIRTD_PID = "/run/libvirtd.pid"
+# Of whichever daemon the stack has.
+LIBVIRTD_PIDS = ("/run/libvirtd.pid", "/run/virtqemud.pid")
 TICKS = os.sysconf("SC_CLK_TCK")
 GIVE_UP = 60.0
 
@@ -37,7 +38,8 @@ def connections() -> int:
     """The clients that are connected to libvirtd's read-write socket."""
     with open("/proc/net/unix", encoding="ascii") as table:
         # State 03 is connected.
-        return sum(" 03 " in line and line.endswith("/libvirt/libvirt-sock\n") for line in table)
+        ends = ("/libvirt/libvirt-sock\n", "/libvirt/virtqemud-sock\n")
+        return sum(" 03 " in line and line.endswith(ends) for line in table)
 
 
 class Sampler:
@@ -151,7 +153,8 @@ def main() -> None:
     types = [libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_PASSPHRASE]
     connection = libvirt.openAuth(uri, [types, refuse, None], 0)
     host: Any = (TestHost if uri.startswith("test") else QemuHost)(connection, requests)
-    with open(LIBVIRTD_PID, encoding="ascii") as pid_file:
+    (pid_path,) = filter(os.path.exists, LIBVIRTD_PIDS)
+    with open(pid_path, encoding="ascii") as pid_file:
         libvirtd = int(pid_file.read())
     cpu, times = cpu_of(libvirtd), os.times()
     with Sampler() as sampler:

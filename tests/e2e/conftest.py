@@ -56,6 +56,12 @@ def stack(stacks: StackFactory) -> Stack:
     return stacks()
 
 
+@pytest.fixture
+def monolithic(stacks: StackFactory) -> Stack:
+    """A Stack with libvirtd, whichever daemon the run is for: libvirt's test driver is in it alone."""
+    return stacks(daemon="libvirtd")
+
+
 def _stacks_of(item: pytest.Item) -> list[Stack]:
     made = list(item.stash.get(_STACKS, ()))
     shared = getattr(item, "funcargs", {}).get("calm")

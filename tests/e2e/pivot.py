@@ -69,10 +69,10 @@ def overlay(root: str) -> tuple[str, str]:
 
 def furnish(root: str, binds: list[str]) -> None:
     """The file systems that a running system has."""
-    for path in ("/dev", "/sys"):
+    for path in ("/dev", "/sys", "/proc", "/run", "/tmp"):
         os.makedirs(root + path, exist_ok=True)
+    for path in ("/dev", "/sys"):
         mount(path, root + path, flags=MS_BIND | MS_REC)
-    os.makedirs(root + "/proc", exist_ok=True)
     mount("proc", root + "/proc", "proc")
     for path, mode in (("/run", "0755"), ("/tmp", "1777")):
         mount("tmpfs", root + path, "tmpfs", MS_NOSUID, f"mode={mode}")

@@ -112,7 +112,8 @@ DOMAIN = (
 )
 
 
-def test_200_domains_within_a_second(calm: Stack) -> None:
+def test_200_domains_within_a_second(monolithic: Stack) -> None:
+    calm = monolithic
     domains = "".join(DOMAIN.format(number, uuid.uuid4()) for number in range(200))
     calm.write("/run/stack/many.xml", NODE.format(domains))
     words = ("status", "--connect", "test+unix:////run/stack/many.xml")

@@ -21,6 +21,8 @@ from .journal import JournalLine
 from .stack import Stack
 from .waiting import wait_for
 
+pytestmark = pytest.mark.modular
+
 HELPER = Path(__file__).parents[2] / "helper" / "libvirt_sanlock_helper"
 URI = "qemu:///system"
 IDENTIFIER = "virt-sanlock-helper"
@@ -324,6 +326,7 @@ def test_a_libvirtd_that_never_answers_does_not_hang_the_helper(stack: Stack) ->
 # Listens at a socket: what connects first is accepted and never answered, the rest is passed on to libvirtd.
 DEAF_ONCE = """
 import select, socket, sys, threading
+
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
 listener.listen()

@@ -46,6 +46,9 @@ from .stack import Stack
 from .terminal import Terminal
 from .waiting import wait_for
 
+pytestmark = pytest.mark.modular
+
+
 SAMPLER = Path(__file__).with_name("sampler.py")
 
 

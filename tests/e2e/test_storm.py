@@ -19,6 +19,8 @@ from .stack import Stack
 from .test_lease_loss import HELPER, IDENTIFIER, LOSS, URI, by_hand, story
 from .waiting import wait_for
 
+pytestmark = pytest.mark.modular
+
 KILLER = Path(__file__).with_name("killer.py")
 RUNTIME_DIR = "/run/virt-sanlock-helper"
 SEEDS = 50
@@ -49,7 +51,8 @@ def storm(stack: Stack, domains: list[Domain], action: str) -> None:
 # Death
 
 
-def test_agents_that_are_killed_lose_no_request(stack: Stack) -> None:
+def test_agents_that_are_killed_lose_no_request(monolithic: Stack) -> None:
+    stack = monolithic
     command = ("/usr/bin/python3", str(KILLER), str(HELPER), str(HELPER.parent), *map(str, range(SEEDS)))
     results = [json.loads(line) for line in stack.run(*command, timeout=280).stdout.splitlines()]
     assert len(results) == SEEDS
@@ -258,6 +261,7 @@ import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.spool import Spool
+
 spool = Spool.open()
 for uuid in sys.argv[2:]:
     spool.write(Invocation("qemu:///system", uuid, "pause"), time.monotonic())
