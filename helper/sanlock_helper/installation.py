@@ -8,6 +8,7 @@ import os
 import stat
 from typing import NamedTuple
 
+from .errors import FinalError
 from .host import Host
 
 RUNTIME_DIR = "/run/virt-sanlock-helper"
@@ -42,11 +43,14 @@ def _program(host: Host) -> Finding:
 
 
 def _bindings(_host: Host) -> Finding:
-    missing = [name for name in ("libvirt", "sanlock") if importlib.util.find_spec(name) is None]
-    if not missing:
-        return Finding("bindings", "libvirt-python and sanlock-python are here", True)
-    packages = " ".join(f"python3-{name}" for name in missing)
-    return Finding("bindings", f"no module {', '.join(missing)}", False, f"install {packages}")
+    if importlib.util.find_spec("libvirt") is None:
+        return Finding("bindings", "no module libvirt", False, "install python3-libvirt")
+    try:
+        # sanlock-python is not needed, and newer distributions have none.
+        from . import libsanlock  # noqa: F401
+    except FinalError as error:
+        return Finding("bindings", f"{error.what}: {error.why}", False, error.hint)
+    return Finding("bindings", "libvirt-python and sanlock's client library are here", True)
 
 
 def _running(host: Host) -> Finding:

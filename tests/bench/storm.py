@@ -15,11 +15,15 @@ import os
 import select
 import sys
 import time
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Callable
 
 import libvirt
-import sanlock
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "helper"))
+
+from sanlock_helper import libsanlock as sanlock
 
 # Of whichever daemon the stack has.
 LIBVIRTD_PIDS = ("/run/libvirtd.pid", "/run/virtqemud.pid")

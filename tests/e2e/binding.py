@@ -76,10 +76,10 @@ def hidden(stack: Stack, *paths: str) -> Iterator[None]:
             stack.run("umount", path)
 
 
-def sanlock_python(stack: Stack) -> str:
-    """The file of the module sanlock."""
-    program = ("/usr/bin/python3", "-Ic", "import sanlock; print(sanlock.__file__)")
-    return stack.run(*program).stdout.strip()
+def sanlock_python(stack: Stack) -> list[str]:
+    """The file of the module sanlock; empty where the distribution has none."""
+    code = "import importlib.util; print(getattr(importlib.util.find_spec('sanlock'), 'origin', ''))"
+    return stack.run("/usr/bin/python3", "-Ic", code).stdout.split()
 
 
 def libraries(stack: Stack) -> list[str]:

@@ -79,7 +79,7 @@ def test_files(ours: Stack) -> None:
     # The stack's /etc is links to the machine's.
     ours.run("mv", "/etc/cron.weekly", "/etc/cron.weekly.away")
     # Neither is needed: sanlock's other library has all calls, too.
-    with hidden(ours, sanlock_python(ours), libraries(ours)[0]):
+    with hidden(ours, *sanlock_python(ours), libraries(ours)[0]):
         found = checks(ours)
     assert_passed(found, "python", "sanlock")
     expected = {

@@ -150,7 +150,8 @@ def test_recovery_brings_it_back_by_itself(host: Machine) -> None:
     assert len(host.lockspaces()) == 1
     # What the service may ask sanlock in its sandbox is enough to tell a loss from an administrator.
     age = (
-        "import sanlock, time; "
+        "import sys, time; sys.path.insert(0, '/usr/share/virt-sanlock-helper'); "
+        "from sanlock_helper import libsanlock as sanlock; "
         f"print(time.monotonic() - sanlock.get_hosts(b'{LOCKSPACE}', 1)[0]['timestamp'] < 4.2)"
     )
     wait_for(lambda: host.run("/usr/bin/python3", "-c", age, check=False).stdout == "True\n", 30, "a renewal")

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -303,3 +305,31 @@ def test_the_verb_prints_findings_and_steps(
     number = next(number for number, line in enumerate(lines) if line.startswith("FAIL  now: "))
     assert lines[number + 1] == f"      next: {' '.join(here.bind_command())}"
     assert lines[0].startswith("ok    program: ")
+
+
+def no_library(name: str | None) -> object:
+    raise OSError(f"{name}: cannot open shared object file")
+
+
+@pytest.mark.parametrize(
+    ("missing", "found", "step"),
+    [
+        ("", "are here", ""),
+        # Debian 14, RHEL 10 and Fedora have none, and need none.
+        ("sanlock", "are here", ""),
+        ("libvirt", "no module libvirt", "install python3-libvirt"),
+        ("libsanlock", "cannot open shared object file", "install sanlock-lib; on Debian libsanlock-client1"),
+    ],
+)
+def test_the_bindings_that_are_needed(
+    here: Host, monkeypatch: pytest.MonkeyPatch, missing: str, found: str, step: str
+) -> None:
+    importlib.import_module("sanlock_helper.libsanlock")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
+    if missing == "libsanlock":
+        monkeypatch.setattr("ctypes.CDLL", no_library)
+        monkeypatch.delitem(sys.modules, "sanlock_helper.libsanlock")
+        monkeypatch.delattr("sanlock_helper.libsanlock")
+    (finding,) = (finding for finding in installation.look(here) if finding.what == "bindings")
+    assert (finding.ok, finding.step) == (not step, step)
+    assert found in finding.found

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,8 @@ def test_a_qemu_that_is_ending_is_still_the_domains(tmp_path: Path, monkeypatch:
 
 
 def test_without_a_status_file_all_processes_that_look_so_are_found(start: Start) -> None:
-    found = [start("-uuid", UUID), start("-uuid", UUID)]
+    # Of this test alone: others run at the same time, and all processes are looked at.
+    mine = str(uuid.uuid4())
+    found = [start("-uuid", mine), start("-uuid", mine)]
     start("-uuid", OTHER)
-    assert {process.pid for process in Processes().scan(UUID)} == {process.pid for process in found}
+    assert {process.pid for process in Processes().scan(mine)} == {process.pid for process in found}
