@@ -9,7 +9,9 @@ first one counts (virConfGetValue()), whatever the type of its value.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +90,11 @@ def read_settings(path: Path) -> list[Setting]:
     Raises FinalError, with the line, when libvirt would not read it either.
     """
     try:
-        with path.open("rb") as file:
+        # What is no regular file may have no end, or wait for a writer; libvirt has the same path.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FinalError(f"read {path}", "it is no regular file", f"ls -l {path}")
             data = file.read(MAX_SIZE + 1)
     except FileNotFoundError:
         return []

@@ -3,11 +3,21 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 import pytest
 
-from sanlock_helper.libvirt_conf import ConfSyntaxError, Value, given_again, parse_conf, parse_settings
+from sanlock_helper.errors import FinalError
+from sanlock_helper.libvirt_conf import (
+    ConfSyntaxError,
+    Value,
+    given_again,
+    parse_conf,
+    parse_settings,
+    read_conf,
+)
 
 pytestmark = pytest.mark.pure
 
@@ -69,3 +79,23 @@ def test_a_large_file_takes_its_share_of_time() -> None:
     began = time.process_time()
     assert len(parse_settings("a = 1\n" * 200_000)) == 200_000
     assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "directory", "link to a FIFO", "link to /dev/zero"])
+def test_what_is_no_regular_file_is_an_error_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "qemu-sanlock.conf"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "link to /dev/zero":
+        path.symlink_to("/dev/zero")
+    else:
+        target = path if kind == "FIFO" else tmp_path / "fifo"
+        os.mkfifo(target)
+        if kind != "FIFO":
+            path.symlink_to(target)
+    with pytest.raises(FinalError, match=r"regular file|directory"):
+        read_conf(path)
+
+
+def test_no_file_has_no_settings(tmp_path: Path) -> None:
+    assert read_conf(tmp_path / "none.conf") == {}

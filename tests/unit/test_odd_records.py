@@ -13,6 +13,8 @@ from typing import Callable
 
 import pytest
 
+pytest.importorskip("libvirt")
+
 from sanlock_helper.book import Book
 from sanlock_helper.leases import Lease, Lockspace
 from sanlock_helper.record import Record, RecordError, decode
