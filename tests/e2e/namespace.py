@@ -58,6 +58,7 @@ class Namespace:
     def __init__(self, on_disk: bool = False) -> None:
         self._on_disk = on_disk
         self._unshare: Unshared | None = None
+        self._started: list[subprocess.Popen[str]] = []
         self.backing = ""
         self.init_pid = 0
 
@@ -85,6 +86,13 @@ class Namespace:
         unshare, self._unshare = self._unshare, None
         if unshare is None:
             return
+        # An nsenter stops when its command is stopped, and does not see the end of that; the kernel ends a PID
+        # namespace when all its processes have been waited for.
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self._started.clear()
         unshare.close(START_TIMEOUT)
         if self.backing:
             # Gone already, unless PID 1 itself was killed.
@@ -126,7 +134,7 @@ class Namespace:
         The Popen is that of the nsenter in front: its status is the command's, and killing it
         kills the command.
         """
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self._enter(argv),
             env={**ENVIRONMENT, **(env or {})},
             stdin=stdin,
@@ -135,6 +143,8 @@ class Namespace:
             text=True,
             errors="backslashreplace",
         )
+        self._started.append(process)
+        return process
 
     def run(
         self,

@@ -569,3 +569,14 @@ def test_wait_for_names_what_it_waited_for() -> None:
     with pytest.raises(WaitTimeout, match=r"waited 0\.1 s for rain; last looked: 0"):
         wait_for(lambda: 0, 0.1, "rain")
     assert wait_for(lambda: "wet", 0, "rain") == "wet"
+
+
+def test_a_command_that_was_stopped_leaves_nothing_outside(stacks: StackFactory) -> None:
+    stack = stacks()
+    command = stack.popen("sleep", "1000")
+    stack.wait_for(lambda: stack.processes("sleep"), 10, "the command")
+    stack.signal(stack.processes("sleep")[0].pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{command.pid}/stat")
+    stack.wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", 10, "nsenter to stop")
+    stack.close()
+    assert not stat.exists()
