@@ -86,8 +86,8 @@ class Namespace:
         unshare, self._unshare = self._unshare, None
         if unshare is None:
             return
-        # An nsenter stops when its command is stopped, and does not see the end of that; the kernel ends a PID
-        # namespace when all its processes have been waited for.
+        # An nsenter stops when its command is stopped, and does not see the end of that; the kernel ends a
+        # PID namespace when all its processes have been waited for.
         for process in self._started:
             if process.poll() is None:
                 process.kill()
