@@ -22,7 +22,7 @@ def check(etc: Path, **files: str) -> Finding:
         folder = etc / ("sanlock" if name == "sanlock" else "libvirt")
         folder.mkdir(exist_ok=True)
         (folder / f"{name.replace('_', '-')}.conf").write_text(text)
-    facts = Facts(Host(etc=etc, run=etc / "run"))
+    facts = Facts(Host(etc=etc, run=etc / "run", proc=etc, lib=etc, programs=()))
     return check_files(facts.files, facts.sanlock_conf)
 
 
