@@ -281,13 +281,25 @@ def test_what_is_no_request_is_moved_out_once(stack: Stack, domains: Maker) -> N
     assert "more files that are not requests were moved" in said(stack)
 
 
+def is_in_hand(stack: Stack, number: int) -> bool:
+    """Whether so many requests are in the spool, and the agent has begun to serve them.
+
+    It looks for requests many times a second, so a moment later it has all of them.
+    """
+    written = [path for path in stack.path(SPOOL).glob("*") if path.name[:1] != "."]
+    in_hand = stack.path(f"{RUNTIME_DIR}/agent.in-hand")
+    if len(written) < number or not in_hand.exists() or not in_hand.read_bytes().strip(b"\0"):
+        return False
+    time.sleep(1)
+    return True
+
+
 def test_a_request_that_is_removed_in_mid_action_is_logged(stack: Stack, domains: Maker) -> None:
     vms = domains(3)
     libvirtd = stack.libvirtd.pid()
     stack.signal(libvirtd, signal.SIGSTOP)
     storm(stack, vms.uuids)
-    wait_for(lambda: helpers(stack), 10, "the agent")
-    time.sleep(1)
+    wait_for(lambda: is_in_hand(stack, 3), 20, "the agent to have the requests")
     stack.run("sh", "-c", f"rm {SPOOL}/*")
     stack.signal(libvirtd, signal.SIGCONT)
     wait_for(lambda: set(outcomes(stack)) == set(vms.uuids), 10, "all outcomes")
@@ -300,8 +312,7 @@ def test_a_spool_that_cannot_be_changed(stack: Stack, domains: Maker) -> None:
     libvirtd = stack.libvirtd.pid()
     stack.signal(libvirtd, signal.SIGSTOP)
     storm(stack, vms.uuids[:3])
-    wait_for(lambda: helpers(stack), 10, "the agent")
-    time.sleep(1)
+    wait_for(lambda: is_in_hand(stack, 3), 20, "the agent to have the requests")
     if stack.run("chattr", "+i", SPOOL, check=False).returncode:
         pytest.skip("this kernel's tmpfs has no immutable files")
     try:
