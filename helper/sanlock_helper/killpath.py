@@ -44,7 +44,7 @@ def main(arguments: "Sequence[str]", in_person: "bool | None" = None) -> int:
     try:
         invocation = Invocation.parse(words)
     except ValueError as error:  # a UsageError
-        from .duty import refuse
+        from .agent.service import refuse
 
         return refuse(error)
     waits = posix.isatty(2) if in_person is None else in_person
@@ -83,7 +83,7 @@ def _hand_over(invocation: Invocation, start: float, waits: bool) -> "tuple[Spoo
 def _perform(invocation: Invocation, start: float, spool: "Spool | None", name: str, problem: str) -> int:
     """Do what this process is needed for: see duty.perform()."""
     try:
-        from .duty import perform
+        from .agent.service import perform
     except Exception as error:
         # Others have handed over and gone, relying on this process.
         if spool is not None and spool.is_agent():

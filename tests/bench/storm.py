@@ -23,7 +23,7 @@ import libvirt
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helper"))
 
-from sanlock_helper import libsanlock as sanlock
+from sanlock_helper.leases import libsanlock as sanlock
 
 # Of whichever daemon the stack has.
 LIBVIRTD_PIDS = ("/run/libvirtd.pid", "/run/virtqemud.pid")

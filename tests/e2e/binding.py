@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .stack import Stack
 
 HELPER = Path(__file__).parents[2] / "helper"
-OURS, THEIRS = "sanlock_helper.libsanlock", "sanlock"
+OURS, THEIRS = "sanlock_helper.leases.libsanlock", "sanlock"
 
 # A descriptor of register(), in the arguments of a later call.
 SELF = "SELF"

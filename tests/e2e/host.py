@@ -7,14 +7,7 @@ import subprocess
 import time
 
 from .daemons import sanlock_flags
-from .leases import (
-    LOCKSPACE,
-    Lease,
-    Lockspace,
-    client_status,
-    parse_leases,
-    parse_lockspaces,
-)
+from .leases import LOCKSPACE, Lease, Lockspace, client_status, parse_leases, parse_lockspaces
 from .namespace import CommandError, Namespace
 from .storage import Storage
 from .waiting import WaitTimeout, wait_for

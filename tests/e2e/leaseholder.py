@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helper"))
 
-from sanlock_helper import libsanlock as sanlock
+from sanlock_helper.leases import libsanlock as sanlock
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import libvirt
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helper"))
 
-from sanlock_helper import libsanlock as sanlock
+from sanlock_helper.leases import libsanlock as sanlock
 
 INTERVAL = 0.05
 

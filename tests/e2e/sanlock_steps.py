@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 def answers(sanlock: Any, pid: int, lease: Any, steps: list[str]) -> dict[str, Any]:
     """The answers to STEPS, without what only a real machine has: times, paths."""
-    from sanlock_helper.lockspaces import SanlockFailure
+    from sanlock_helper.leases.lockspaces import SanlockFailure
 
     calls: dict[str, Callable[[], Any]] = {
         "lockspaces": lambda: {name: entry[1] for name, entry in sanlock.lockspaces().items()},
@@ -36,7 +36,7 @@ def answers(sanlock: Any, pid: int, lease: Any, steps: list[str]) -> dict[str, A
 
 def sanlock_place(lease: Any, generation: int = 0) -> Any:
     """The lockspace of a stack's disks, or the fake's."""
-    from sanlock_helper.leases import Lockspace
+    from sanlock_helper.leases.held import Lockspace
 
     folder = lease.path.rpartition("/")[0]
     return Lockspace(lease.lockspace, 1, f"{folder}/{lease.lockspace}", 0, 2, generation)
@@ -46,8 +46,8 @@ def main() -> None:
     """Ask the real daemon."""
     root, pid, resource, path, *steps = sys.argv[1:]
     sys.path[:0] = [root]
-    from sanlock_helper.leases import Lease
-    from sanlock_helper.lockspaces import Sanlock
+    from sanlock_helper.leases.held import Lease
+    from sanlock_helper.leases.lockspaces import Sanlock
 
     lease = Lease("__LIBVIRT__DISKS__", resource, 0, path)
     print(json.dumps(answers(Sanlock(), int(pid), lease, steps)))

@@ -68,8 +68,8 @@ def test_status_of_real_domains(calm: Stack) -> None:
 COUNT = """
 import sys
 sys.path[:0] = [{helper!r}, {auth!r}]
-from sanlock_helper.connection import connect
-from sanlock_helper.inventory import take_inventory
+from sanlock_helper.virt.connection import connect
+from sanlock_helper.virt.inventory import take_inventory
 LOCAL = {{"virDomainGetName", "virDomainGetID", "virDomainGetUUIDString", "virDomainFree"}}
 calls = []
 def count(frame, event, what):

@@ -185,7 +185,7 @@ def deadly(stack: Stack, tmp_path: Path, uuids: list[str], death: str) -> Path:
         shutil.copytree(
             HELPER.parents[1] / root, tmp_path / root, ignore=shutil.ignore_patterns("__pycache__")
         )
-    with (tmp_path / "helper/sanlock_helper/actions.py").open("a") as actions:
+    with (tmp_path / "helper/sanlock_helper/agent/actions.py").open("a") as actions:
         actions.write(INJECTION.format(uuids=tuple(uuids), death=death))
     return tmp_path / "helper" / HELPER.name
 

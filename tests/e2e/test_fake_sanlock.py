@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sanlock_helper.leases import Lease
+from sanlock_helper.leases.held import Lease
 
 from ..unit.recovery_world import FakeSanlock, World
 from .conftest import StackFactory

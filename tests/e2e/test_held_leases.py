@@ -93,7 +93,9 @@ def make_files(stack: Stack, disks: Disks) -> None:
 
 def ours(stack: Stack, code: str) -> Any:
     """What an expression gives inside; `leases` is the module."""
-    program = f"import sys; sys.path.insert(0, {str(HELPER)!r})\nfrom sanlock_helper import leases\n"
+    program = (
+        f"import sys; sys.path.insert(0, {str(HELPER)!r})\nfrom sanlock_helper.leases import held as leases\n"
+    )
     show = (
         "def show(held):\n"
         "    return [(leases.raw(x.lockspace), leases.raw(x.resource), x.version, x.path, x.offset, x.shared)"
@@ -226,7 +228,10 @@ def test_no_daemon_is_not_an_answer(odd: Stack) -> None:
         "try: print(leases.held_by(1))\n"
         "except leases.LeasesUnknownError as error: print(error.absent, error)"
     )
-    program = f"import sys; sys.path.insert(0, {str(HELPER)!r})\nfrom sanlock_helper import leases\n{ask}"
+    program = (
+        f"import sys; sys.path.insert(0, {str(HELPER)!r})\n"
+        f"from sanlock_helper.leases import held as leases\n{ask}"
+    )
 
     def asked(run_dir: str) -> str:
         return odd.run("/usr/bin/python3", "-c", program, run_dir).stdout

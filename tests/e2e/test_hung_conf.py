@@ -20,7 +20,7 @@ FOLDERS = HELPER.parent
 LEARN = f"""
 import sys, time
 sys.path.insert(0, {str(FOLDERS)!r})
-from sanlock_helper.grace import Grace
+from sanlock_helper.leases.grace import Grace
 began = time.monotonic()
 print(Grace().wait(), time.monotonic() - began)
 """

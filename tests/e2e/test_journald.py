@@ -80,7 +80,7 @@ OURS = """
 import os, sys
 sys.path[:0] = ["{helper}"]
 from sanlock_helper.journal import Journal
-from sanlock_helper.record import Record
+from sanlock_helper.records.record import Record
 for uuid in ("{forked}", "{odd}"):
     pid = os.fork()
     if pid == 0:
@@ -98,7 +98,7 @@ for uuid in ("{forked}", "{odd}"):
 WRITE = """
 import sys, time
 sys.path[:0] = ["{helper}"]
-from sanlock_helper.record import Record
+from sanlock_helper.records.record import Record
 from sanlock_helper.records import Records
 for uuid in sys.argv[1:]:
     # sanlock has to kill the second one.

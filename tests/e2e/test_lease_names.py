@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from sanlock_helper.sanlock_errors import explain
+from sanlock_helper.leases.error_texts import explain
 
 from .binding import OURS, answers, call, hidden, libraries, sanlock_python
 from .command import checks, document

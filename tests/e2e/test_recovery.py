@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sanlock_helper.record import Record, decode
+from sanlock_helper.records.record import Record, decode
 from tests.bench.recovery import Host, storms
 from tests.schemas import validated
 

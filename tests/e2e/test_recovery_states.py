@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from sanlock_helper.leases import Lease, Lockspace
-from sanlock_helper.record import Record
-from sanlock_helper.records import Records
-from sanlock_helper.status_files import StatusFiles
+from sanlock_helper.leases.held import Lease, Lockspace
+from sanlock_helper.records.directory import Records
+from sanlock_helper.records.record import Record
+from sanlock_helper.virt.status_files import StatusFiles
 from tests.schemas import validated
 
 from .conftest import StackFactory

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sanlock_helper.errors import FinalError
-from sanlock_helper.libvirt_conf import Value, read_conf
+from sanlock_helper.virt.libvirt_conf import Value, read_conf
 from tests.integration import conf_oracle
 
 NAMES = ("a", "b", "host_id", "Ab_1")

@@ -16,9 +16,9 @@ import jsonschema
 import pexpect
 import pytest
 
-from sanlock_helper.cli import make_parser
+from sanlock_helper.cli.main import make_parser
+from sanlock_helper.cli.verbs import VERBS
 from sanlock_helper.invocation import HELP
-from sanlock_helper.verbs import VERBS
 
 TOP = Path(__file__).parents[2]
 PAGES = sorted((TOP / "packaging/man").glob("*.rst"))

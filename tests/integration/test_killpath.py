@@ -136,7 +136,7 @@ INSPECT = """
 import os, sys
 sys.argv[1:] = []
 sys.path.insert(0, {helper!r})
-from sanlock_helper.duty import shed
+from sanlock_helper.agent.service import shed
 shed({keep})
 print(sorted(os.listdir("/proc/self/fd"), key=int))
 """

@@ -151,7 +151,7 @@ def test_recovery_brings_it_back_by_itself(host: Machine) -> None:
     # What the service may ask sanlock in its sandbox is enough to tell a loss from an administrator.
     age = (
         "import sys, time; sys.path.insert(0, '/usr/share/virt-sanlock-helper'); "
-        "from sanlock_helper import libsanlock as sanlock; "
+        "from sanlock_helper.leases import libsanlock as sanlock; "
         f"print(time.monotonic() - sanlock.get_hosts(b'{LOCKSPACE}', 1)[0]['timestamp'] < 4.2)"
     )
     wait_for(lambda: host.run("/usr/bin/python3", "-c", age, check=False).stdout == "True\n", 30, "a renewal")

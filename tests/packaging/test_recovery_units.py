@@ -26,7 +26,7 @@ UUID = "0f6b2a3e-7d2c-4a6b-9a53-5d1a4b1b7c11"
 WRITE = f"""\
 import sys
 sys.path[:0] = ["/usr/share/virt-sanlock-helper"]
-from sanlock_helper.record import Record
+from sanlock_helper.records.record import Record
 from sanlock_helper.records import Records
 Records(sys.argv[1]).write(Record("{UUID}", "vm1", "qemu:///system", "poweroff"))
 """

@@ -381,7 +381,7 @@ def test_the_helper_takes_sanlocks_group(host: Host, ours: Built) -> None:
     # As under SELinux: root without dac_override, and without groups, as sanlock starts it.
     code = (
         "import sys; sys.path.insert(0, '/usr/share/virt-sanlock-helper')\n"
-        "from sanlock_helper import leases\n"
+        "from sanlock_helper.leases import held as leases\n"
         "if sys.argv[1] == 'without': leases.join_sanlock_group = lambda: None\n"
         "print(leases.held_by(1))"
     )

@@ -86,7 +86,8 @@ def test_whole_it_runs_the_program(checkout: Path) -> None:
 
 
 def remove(name: str) -> str:
-    return f"rm helper/sanlock_helper/{name}.py"
+    """NAME: the module's, dotted, below sanlock_helper."""
+    return f"rm helper/sanlock_helper/{name.replace('.', '/')}.py"
 
 
 @pytest.mark.parametrize(
@@ -95,11 +96,11 @@ def remove(name: str) -> str:
         ("rm -r helper/sanlock_helper/*", "cannot import name|No module named"),
         (remove("killpath"), "No module named 'sanlock_helper.killpath'"),
         (remove("invocation"), "No module named 'sanlock_helper.invocation'"),
-        ("echo 'def f(:' >>helper/sanlock_helper/grace.py", "SyntaxError: "),
+        ("echo 'def f(:' >>helper/sanlock_helper/leases/grace.py", "SyntaxError: "),
         ("printf '\\0' >>helper/sanlock_helper/errors.py", "null bytes"),
         ("echo 'main = None' >>helper/sanlock_helper/killpath.py", "TypeError: "),
         # These are imported late, when the request is known to need libvirt.
-        (remove("connection"), "No module named 'sanlock_helper.connection'"),
+        (remove("virt.connection"), "No module named 'sanlock_helper.virt.connection'"),
         ("rm -r auth/libvirt_auth", "No module named 'libvirt_auth'"),
         ("echo 'raise ImportError(\"libvirt.so.0: version missing\")' >helper/libvirt.py", "libvirt.so.0"),
     ],
@@ -153,7 +154,8 @@ exec {executable} {uri} $1 pause
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [(name, f"No module named 'sanlock_helper.{name}'") for name in ("duty", "agent")]
+    ("name", "why"),
+    [(name, f"No module named 'sanlock_helper.{name}'") for name in ("agent.service", "agent.agent")],
 )
 def test_requests_of_others_are_handed_on_too(checkout: Path, name: str, why: str) -> None:
     executable = checkout / "helper" / "libvirt_sanlock_helper"
@@ -220,7 +222,7 @@ MOST = 20
 def test_inherited_descriptors_take_all_that_it_may_have(checkout: Path, broken: bool, free: int) -> None:
     executable = checkout / "helper" / "libvirt_sanlock_helper"
     if broken:
-        (checkout / "helper/sanlock_helper/duty.py").unlink()
+        (checkout / "helper/sanlock_helper/agent/service.py").unlink()
     # With one it cannot even import the program: libvirt's helper takes over.
     script = f"""
 import os, resource, sys

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from sanlock_helper.grace import Deadline
-from sanlock_helper.leases import Lease
-from sanlock_helper.local_domains import LocalDomains, Run
-from sanlock_helper.processes import Process
-from sanlock_helper.requests import Request
-from sanlock_helper.status_files import Status
+from sanlock_helper.agent.requests import Request
+from sanlock_helper.leases.grace import Deadline
+from sanlock_helper.leases.held import Lease
+from sanlock_helper.virt.local_domains import LocalDomains, Run
+from sanlock_helper.virt.processes import Process
+from sanlock_helper.virt.status_files import Status
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 URI = "qemu:///system"

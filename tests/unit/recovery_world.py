@@ -12,9 +12,9 @@ from typing import Any, Callable
 
 import libvirt
 
-from sanlock_helper.leases import Lease, Lockspace
-from sanlock_helper.lockspaces import JOINED, SanlockFailure
-from sanlock_helper.record import Record
+from sanlock_helper.leases.held import Lease, Lockspace
+from sanlock_helper.leases.lockspaces import JOINED, SanlockFailure
+from sanlock_helper.records.record import Record
 
 from .libvirt_errors import libvirt_error
 

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 pytest.importorskip("libvirt")
 
-from sanlock_helper.actions import Progress
-from sanlock_helper.cases import Case
+from sanlock_helper.agent.actions import Progress
+from sanlock_helper.agent.jobs import Case
+from sanlock_helper.agent.requests import Request
 from sanlock_helper.escapes import printable, quoted, unquoted
-from sanlock_helper.grace import Deadline
+from sanlock_helper.history.journal_entries import Entry
+from sanlock_helper.history.outages import Event, parse_line
 from sanlock_helper.journal import Journal
-from sanlock_helper.journal_entries import Entry
-from sanlock_helper.outages import Event, parse_line
-from sanlock_helper.record import Record
-from sanlock_helper.requests import Request
+from sanlock_helper.leases.grace import Deadline
+from sanlock_helper.records.record import Record
 
 URI = "qemu:///system"
 UUID = "defc17ee-2773-427c-8210-136921a454d3"

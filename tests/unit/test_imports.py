@@ -38,7 +38,9 @@ import site, sys
 sys.path.insert(0, sys.argv[1])
 sys.path.insert(1, sys.argv[1] + "/../auth")
 before = set(sys.modules)
-from sanlock_helper import agent, connection, notes, records
+from sanlock_helper.agent import agent, recorder
+from sanlock_helper.records import directory
+from sanlock_helper.virt import connection
 print(*set(sys.modules) - before)
 """
 
@@ -47,16 +49,16 @@ def test_the_agent_imports_nothing_that_only_recovery_needs() -> None:
     pytest.importorskip("libvirt")
     command = ["/usr/bin/python3", "-IB", "-c", AGENT, str(HELPER)]
     modules = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-    assert "sanlock_helper.notes" in modules
+    assert "sanlock_helper.agent.recorder" in modules
     assert not modules & {"argparse", "dataclasses", "inspect", "json", "pathlib", "uuid", "xml"}
     # A connection without leases, test:///default, must not pay for these.
-    assert not modules & {"ctypes", "sanlock", "sanlock_helper.libsanlock"}
+    assert not modules & {"ctypes", "sanlock", "sanlock_helper.leases.libsanlock"}
 
 
 LOAD = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from sanlock_helper import leases
+from sanlock_helper.leases import held as leases
 print(*sys.modules)
 leases.load()
 print(*sys.modules)
@@ -80,7 +82,7 @@ def test_nothing_is_imported_after_the_binding_is_loaded(tmp_path: Path) -> None
         pytest.skip("no sanlock library is installed")
     before, after, later = (set(line.split()) for line in answer.stdout.split("\n")[:3])
     assert after - before <= {
-        "ctypes", "_ctypes", "ctypes._endian", "struct", "_struct", "sanlock_helper.libsanlock",
+        "ctypes", "_ctypes", "ctypes._endian", "struct", "_struct", "sanlock_helper.leases.libsanlock",
     }  # fmt: skip
     assert later == set()
 

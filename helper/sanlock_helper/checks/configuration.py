@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..clock import DEFAULT_IO_TIMEOUT
 from ..errors import HelperError
-from ..libvirt_conf import Setting, Value, given_again
-from ..qemu_sanlock_conf import LockConf
-from ..sanlock_status import Lockspace
+from ..leases.sanlock_status import Lockspace
+from ..leases.timeline import DEFAULT_IO_TIMEOUT
+from ..virt.libvirt_conf import Setting, Value, given_again
+from ..virt.qemu_sanlock_conf import LockConf
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 
 # sanlock's DEFAULT_MAX_HOSTS.

@@ -13,15 +13,15 @@ from typing import Any, Callable
 
 import libvirt_auth
 
-from ..connection import connect
 from ..errors import FinalError, HelperError
-from ..inventory import KnownDomain, take_inventory
-from ..killpath_file import killpath
-from ..libvirt_conf import Setting, Value, in_force, read_settings
-from ..libvirt_daemon import VIRTQEMUD, Daemon, HostFiles, daemon_in_force, stale_socket
+from ..install.paths import killpath
+from ..leases.sanlock_status import SanlockStatus, ask_sanlock
 from ..patience import within
-from ..qemu_sanlock_conf import LockConf, make_lock_conf
-from ..sanlock_status import SanlockStatus, ask_sanlock
+from ..virt.connection import connect
+from ..virt.inventory import KnownDomain, take_inventory
+from ..virt.libvirt_conf import Setting, Value, in_force, read_settings
+from ..virt.libvirt_daemon import VIRTQEMUD, Daemon, HostFiles, daemon_in_force, stale_socket
+from ..virt.qemu_sanlock_conf import LockConf, make_lock_conf
 
 # A libvirtd that takes longer is of no use to a helper with 35 s for all.
 CONNECT_SECONDS = 10.0

@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 
 from .. import __version__
-from ..inventory import KnownDomain
 from ..memory_limits import shortage
+from ..virt.inventory import KnownDomain
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 
 SECONDS = 10.0

@@ -10,7 +10,7 @@ import re
 import stat
 from dataclasses import dataclass
 
-from ..qemu_sanlock_conf import LockConf
+from ..virt.qemu_sanlock_conf import LockConf
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 
 MIB = 1024 * 1024

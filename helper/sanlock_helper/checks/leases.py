@@ -8,9 +8,9 @@ import os
 import re
 from collections.abc import Iterable
 
-from ..inventory import Disk, KnownDomain
-from ..qemu_sanlock_conf import LOCKSPACE, LockConf
-from ..sanlock_status import SanlockStatus
+from ..leases.sanlock_status import SanlockStatus
+from ..virt.inventory import Disk, KnownDomain
+from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf
 from .finding import FAIL, PASS, WARN, Finding
 
 # Names that the kernel gives in the order in which it finds the devices.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..libvirt_conf import Value
+from ..virt.libvirt_conf import Value
 from .facts import Attempt
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 

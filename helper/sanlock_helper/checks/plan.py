@@ -11,12 +11,12 @@ from typing import Callable
 
 import libvirt_auth
 
-from .. import libvirt_daemon
 from ..errors import HelperError
-from ..grace import DEFAULT_GRACE
+from ..leases.grace import DEFAULT_GRACE
+from ..leases.sanlock_status import Lockspace
 from ..patience import within
-from ..qemu_sanlock_conf import LOCKSPACE
-from ..sanlock_status import Lockspace
+from ..virt import libvirt_daemon
+from ..virt.qemu_sanlock_conf import LOCKSPACE
 from . import auth_conf, configuration, killpath, lease_dir, leases, libvirtd, sanlock, system
 from .facts import Facts, sanlock_settings
 from .finding import FAIL, Finding, not_looked_at

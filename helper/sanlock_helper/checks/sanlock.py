@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
-from ..clock import DEFAULT_IO_TIMEOUT, Clock
 from ..errors import FinalError
-from ..grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
-from ..libvirt_conf import Setting
-from ..qemu_sanlock_conf import LOCKSPACE, LockConf
-from ..sanlock_status import SanlockStatus
+from ..leases.grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
+from ..leases.sanlock_status import SanlockStatus
+from ..leases.timeline import DEFAULT_IO_TIMEOUT, Clock
+from ..virt.libvirt_conf import Setting
+from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 
 DUMP_SECONDS = 10.0

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..clock import Clock
+from ..leases.timeline import Clock
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 from .lease_dir import Mount, Owner
 

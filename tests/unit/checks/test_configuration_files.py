@@ -14,7 +14,7 @@ from sanlock_helper.checks.facts import Facts, Host
 from sanlock_helper.checks.finding import Finding
 from sanlock_helper.checks.plan import make_checks
 from sanlock_helper.errors import FinalError
-from sanlock_helper.qemu_sanlock_conf import make_lock_conf
+from sanlock_helper.virt.qemu_sanlock_conf import make_lock_conf
 
 
 def check(etc: Path, **files: str) -> Finding:

@@ -19,7 +19,7 @@ from sanlock_helper.checks.killpath import (
     needed_booleans,
     registered_arguments,
 )
-from sanlock_helper.inventory import DomainConfig, KnownDomain
+from sanlock_helper.virt.inventory import DomainConfig, KnownDomain
 
 ENVIRON = {"PATH": "/usr/bin:/bin"}
 

@@ -13,8 +13,8 @@ import libvirt_auth
 from sanlock_helper.checks.auth_conf import check_auth_file, check_auth_groups, check_auth_mode
 from sanlock_helper.checks.facts import Attempt, Facts, Host
 from sanlock_helper.checks.libvirtd import check_authentication, check_libvirtd, check_limits
+from sanlock_helper.cli.verbs.auth import group_steps
 from sanlock_helper.errors import FinalError, PassingError
-from sanlock_helper.verbs.auth import group_steps
 
 URI = "qemu:///system"
 

@@ -23,11 +23,11 @@ from sanlock_helper.checks.sanlock import (
     lockspaces_without_clock,
     parse_dump,
 )
-from sanlock_helper.clock import Clock
 from sanlock_helper.errors import FinalError
-from sanlock_helper.libvirt_conf import Setting
-from sanlock_helper.qemu_sanlock_conf import LockConf, make_lock_conf
-from sanlock_helper.sanlock_status import Lockspace, SanlockStatus, parse_status
+from sanlock_helper.leases.sanlock_status import Lockspace, SanlockStatus, parse_status
+from sanlock_helper.leases.timeline import Clock
+from sanlock_helper.virt.libvirt_conf import Setting
+from sanlock_helper.virt.qemu_sanlock_conf import LockConf, make_lock_conf
 
 CONF = LockConf(True, 1, 0, "/var/lib/libvirt/sanlock", None, None)
 SPACE = Lockspace(

@@ -25,10 +25,10 @@ from sanlock_helper.checks.lease_dir import (
     mount_of,
 )
 from sanlock_helper.checks.leases import check_disk_paths, check_leases, lease_name, missing_leases
-from sanlock_helper.clock import Clock
-from sanlock_helper.inventory import Disk, DomainConfig, KnownDomain
-from sanlock_helper.qemu_sanlock_conf import LockConf
-from sanlock_helper.sanlock_status import HeldLease, SanlockStatus
+from sanlock_helper.leases.sanlock_status import HeldLease, SanlockStatus
+from sanlock_helper.leases.timeline import Clock
+from sanlock_helper.virt.inventory import Disk, DomainConfig, KnownDomain
+from sanlock_helper.virt.qemu_sanlock_conf import LockConf
 
 DIR = "/var/lib/libvirt/sanlock"
 CONF = LockConf(True, 1, 0, DIR, None, None)

@@ -1,0 +1,646 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The process that serves requests: it tries, tries again, and gives up on calls that hang.
+
+A call into libvirt cannot be interrupted, so each try runs in a thread of its own and the agent waits for its
+answer no longer than it is worth.  The agent itself is one loop in one thread; only the tries run beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from _queue import Empty, SimpleQueue
+from collections import deque
+from heapq import heapify, heappop, heappush
+from typing import Any, Callable
+
+from ..errors import AuthenticationError, FinalError, GivenUpError, HelperError, PassingError
+from ..journal import Journal
+from ..spool import DONE, LIFE_SECONDS, RUNTIME_DIR, TELLING, SpoolError, is_request
+from ..virt.connection import is_embedded, is_local
+from ..workers import Workers
+from .actions import ACTIONS, Outcome, Progress, Try
+from .apart import Apart
+from .jobs import Case, Cases, Running
+from .odd_files import OddFiles
+from .pool import LOGIN_SECONDS, Connection, Connections
+from .preparation import prepare
+from .requests import Receipt, Request, Requests
+from .slots import AHEAD, IN_FLIGHT, Turns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..virt.local_domains import LocalDomains
+    from .recorder import Notes
+
+# A destroy may well take seconds on a loaded host; a libvirtd that is silent for longer is asked anew.
+PATIENCE = 10.0
+
+FIRST_BACKOFF = 0.25
+LAST_BACKOFF = 2.0
+
+# The same reason is told again after so many seconds.
+REPEAT_SECONDS = 10.0
+
+# How often the agent looks for new requests: a destroy keeps libvirtd's worker for 0.2 s, and the sooner the
+# first ones begin, the sooner the last.  And how long it stays when there were several: sanlock starts its
+# processes over some seconds, and the next agent would have to import libvirt and log in all over.
+POLL_SECONDS = 0.008
+LINGER_SECONDS = 0.3
+
+# Domains that are named, and their records written, at a time.
+PREPARED_AT_ONCE = 4
+
+# A wait that takes so much longer than asked for was no wait: the process was stopped.
+OVERSLEPT_SECONDS = 1.0
+
+# How long an answer may take that came while the process was stopped.
+MOMENT_SECONDS = 0.5
+
+# So many files that are no requests are moved out of the spool at a time.
+ODD_AT_ONCE = 100
+
+# A START that is further in the future is no reading of the clock, and would never come to its end.
+AHEAD_SECONDS = 10.0
+
+# What a try found, by its thread; without a try, the case that is prepared.
+Answers = SimpleQueue["tuple[Running | None, Any]"]
+# No answer, but another try may start now.  A try without an answer is prepared, and waits for its turn.
+_OPENED = (None, None)
+
+# What was found out about a domain holds for so long, as its notes may take as well (notes.SANLOCK_SECONDS).
+LOOK_AGAIN_SECONDS = 1.0
+
+
+class Agent:
+    """Serves requests until each is done or its time is up."""
+
+    def __init__(
+        self,
+        connect: Callable[[str], Any],
+        journal: Journal,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        start_thread: Callable[[Callable[..., object], tuple[Any, ...]], object] | None = None,
+        answers: Answers | None = None,
+        notes: Notes | None = None,
+        local: LocalDomains | None = None,
+        make_host: Callable[[], tuple[LocalDomains, Notes]] | None = None,
+    ) -> None:
+        """CONNECT opens a URI (see connection.connect); CLOCK is monotonic, WALL the time of day.
+
+        NOTES takes down what recovery needs; LOCAL is what the host knows of its QEMU domains; MAKE_HOST
+        makes both when the first request comes that is not for libvirt's embedded test driver.  START_THREAD
+        runs a try, ANSWERS brings what it found; tests replace both to do without time.
+        """
+        self._connections = Connections(connect, IN_FLIGHT + AHEAD, clock)
+        self._journal = journal
+        self._notes = notes
+        self._local = local
+        self._make_host = make_host
+        # Requests that wait for what the host knows of their domains; so many are seen to at a time.
+        self._unprepared: deque[Case] = deque()
+        self._preparing = 0
+        self._clock = clock
+        self._wall = wall
+        self._start_thread = start_thread or Workers().start
+        self._answers: Answers = answers or SimpleQueue()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timer_count = 0
+        self._cases = Cases(self._progress)
+        self._turns = Turns(clock)
+        self._requests: Requests | None = None
+        # Files of the spool that were seen, and when the spool was looked at last.
+        self._known: set[str] = set()
+        self._odd_files = OddFiles(journal, clock)
+        self._obstacle = ""
+        self._has_threads = True
+        self._apart = Apart(journal, clock, self._end_apart, self._open, self._was_served)
+        # By URI, how libvirtd refused the login, and when the journal had it.
+        self._refusals: dict[str, tuple[str, float]] = {}
+        self._looked_at = float("-inf")
+        # When each domain's last action was over, and how.
+        self._ended: dict[tuple[str, str, str], tuple[float, bool]] = {}
+        self._ended_at = 0.0
+        self._reached: dict[str, bool] = {}
+
+    def serve(self, request: Request) -> bool:
+        """Serve one REQUEST to its end; True when its goal was reached and verified."""
+        case = self._cases.add(request)
+        self._watch(case)
+        self._prepare(case)
+        while not case.done:
+            self._step()
+        return case.reached
+
+    def work(self, requests: Requests) -> None:
+        """Serve REQUESTS, and what comes into their spool meanwhile, until nothing is left.
+
+        The caller holds the spool's lock.
+        """
+        self._requests = requests
+        self._known.update(requests.ignored)
+        requests.inherit()
+        requests.sweep(self._clock())
+        while requests.show_life():
+            self._apart.step(requests, self._cases.open)
+            if not self._fetch() and not self._lingers():
+                self._journal.flush()
+                return
+            self._step(POLL_SECONDS)
+        self._withdraw()
+
+    def serve_apart(self, requests: Requests, request: Request) -> bool:
+        """Serve one REQUEST of the spool to its end, beside the agent: see one_request.py."""
+        self._requests = requests
+        case = self._cases.add(request)
+        self._watch(case)
+        self._prepare(case)
+        while not case.done and requests.show_life():
+            self._step(LIFE_SECONDS)
+        return case.reached
+
+    def reached(self, request: Request) -> bool | None:
+        """Whether the goal of REQUEST was reached, None when this agent did not serve it."""
+        return self._reached.get(request.name)
+
+    def close(self) -> None:
+        """Say goodbye to libvirtd."""
+        self._connections.close()
+
+    # The spool
+
+    def _fetch(self) -> bool:
+        """Take what is new in the spool; True while there is something to do."""
+        now = self._clock()
+        requests = self._requests
+        if requests is not None and now - self._looked_at >= POLL_SECONDS:
+            self._looked_at = now
+            names = requests.names(self._known)
+            odd = [name for name in names if not is_request(name)]
+            fresh = [self._read(requests, name) for name in names if is_request(name)]
+            for request in fresh:
+                if request is not None:
+                    self._apart.suspect(request)
+            for request in fresh:
+                if request is not None:
+                    self._take(request)
+            # Last, and a few at a time: no virtual machine is behind them.
+            for name in odd[:ODD_AT_ONCE]:
+                self._known.add(name)
+                self._odd_files.move(requests, name, "its name is none")
+            if odd[ODD_AT_ONCE:] or self._odd_files.are_there(names):
+                return True
+            self._odd_files.report()
+        return bool(self._cases.open or self._apart.open)
+
+    def _withdraw(self) -> None:
+        """Leave all to the agent that took this one's place while this process was stopped, or hung."""
+        for case in self._cases.all():
+            if case.running is not None:
+                case.running.given_up = True
+        self._journal.warning(
+            "this process showed no sign of life for long, and another one serves in its place: "
+            f"it leaves its {self._cases.open} requests to that"
+        )
+        self._journal.flush()
+
+    def _lingers(self) -> bool:
+        return len(self._ended) > 1 and self._clock() - self._ended_at < LINGER_SECONDS
+
+    def _read(self, requests: Requests, name: str) -> Request | None:
+        """The request in file NAME if it has to be served."""
+        self._known.add(name)
+        try:
+            request = requests.read(name)
+            if request is not None and request.deadline.start > self._clock() + AHEAD_SECONDS:
+                raise SpoolError("it is not one of this program's: its START is in the future")
+        except SpoolError as error:
+            self._odd_files.move(requests, name, str(error))
+            return None
+        except OSError as error:
+            if self._odd_files.later(name, error):
+                self._known.discard(name)
+            return None
+        self._odd_files.was_read(name)
+        if request is None:
+            return None
+        if request.outcome is not None and not name.endswith((DONE, TELLING)):
+            # Its agent died right after it had noted the outcome; or could not rename it, and has logged it.
+            done = requests.mark_done(name)
+            if done is None:
+                return None
+            name = done
+        if request.outcome is not None or name.endswith((DONE, TELLING)):
+            self._tell_for_another(requests, name, request)
+            return None
+        return request
+
+    def _tell_for_another(self, requests: Requests, name: str, request: Request) -> None:
+        """Tell the outcome of a request whose agent died before it could."""
+        level, line = request.outcome or ("error", f"{request}: served, but its outcome was not noted")
+        if name.endswith(TELLING):
+            line = f"{line} (told again: who told it first died over it)"
+        self._journal.tell(level, line, Receipt(requests, name))
+
+    def _take(self, request: Request) -> None:
+        if self._was_served(request):
+            return
+        if self._apart.takes(request):
+            # Its own process takes these steps.
+            self._known.update((request.name + DONE, request.name + TELLING))
+            return
+        self._open(request)
+
+    def _was_served(self, request: Request) -> bool:
+        """Whether the same was done for another request after this one had come: then this one is over."""
+        ended = self._ended.get((request.uri, request.uuid, request.action))
+        if ended is None or request.deadline.start > ended[0]:
+            return False
+        # A second restart would hit a healthy run.
+        self._note(request, ended[1], "notice", f"{request}: served together with an earlier request")
+        return True
+
+    def _open(self, request: Request) -> None:
+        """Serve REQUEST in this process."""
+        case = self._cases.add(request)
+        if case.request is request:
+            self._watch(case)
+            if self._cases.is_first(case):
+                self._prepare(case)
+
+    def _prepare(self, case: Case) -> None:
+        """Have the domain of CASE named and its record written, by what the host knows; then it is tried."""
+        if self._make_host is not None and not is_embedded(case.request.uri):
+            self._local, self._notes = self._make_host()
+            self._make_host = None
+        if self._local is None or not is_local(case.request.uri):
+            self._cases.ready(case)
+            return
+        if case.request.action == "pause":
+            self._unprepared.appendleft(case)
+        else:
+            self._unprepared.append(case)
+        self._start_preparing()
+
+    def _start_preparing(self) -> None:
+        while self._local is not None and self._unprepared and self._preparing < PREPARED_AT_ONCE:
+            self._preparing += 1
+            case = self._unprepared.popleft()
+            if self._requests is not None:
+                case.in_hand = self._requests.begin(case.request.name)
+            try:
+                self._start_thread(self._run_preparation, (case, self._local))
+            except RuntimeError:
+                # No more threads.  The next one is prepared when this one's answer is read.
+                self._run_preparation(case, self._local)
+                return
+
+    def _run_preparation(self, case: Case, local: LocalDomains) -> None:
+        """The thread of one preparation; its waits are bounded."""
+        try:
+            prepare(case.request, case.progress, local, self._notes)
+        except Exception as error:
+            # A defect of ours: the domain is made safe all the same.
+            self._journal.error(f"{case}: internal error before the first try: {error!r}")
+        self._answers.put((None, case))
+
+    def _prepared(self, case: Case) -> None:
+        self._preparing -= 1
+        if self._requests is not None:
+            self._requests.end(case.in_hand)
+        self._start_preparing()
+        self._cases.ready(case)
+
+    def _end_apart(self, request: Request, reached: bool, level: str, line: str) -> None:
+        """A process of its own has served REQUEST: it has logged the outcome, or LINE is that."""
+        self._ended_at = self._clock()
+        self._ended[(request.uri, request.uuid, request.action)] = (self._ended_at, reached)
+        self._reached[request.name] = reached
+        if line:
+            self._note(request, reached, level, line)
+        else:
+            # It may have died before it had logged the outcome.
+            self._known.discard(request.name + DONE)
+
+    def _note(self, request: Request, reached: bool, level: str, line: str, tell: bool = True) -> None:
+        """Note the outcome of REQUEST where it came from, then tell it."""
+        self._reached[request.name] = reached
+        receipt = None
+        if self._requests is not None:
+            done = self._requests.finish(request.name, level, line)
+            self._known.update((request.name + DONE, request.name + TELLING))
+            if done is not None and not tell:
+                self._requests.remove(done)
+            elif done is not None:
+                receipt = Receipt(self._requests, done)
+            elif not self._requests.serves():
+                return  # it is another agent's by now
+            self._report_obstacle(self._requests.obstacle)
+        if tell:
+            self._journal.tell(level, line, receipt)
+
+    def _report_obstacle(self, why: str) -> None:
+        if why != self._obstacle:
+            self._obstacle = why
+            self._journal.warning(
+                f"{RUNTIME_DIR}/requests cannot be changed: {why}; what was served stays there, and may be "
+                f"served again (see lsattr -d {RUNTIME_DIR}/requests; findmnt -T {RUNTIME_DIR})"
+            )
+
+    def _progress(self, request: Request) -> Progress:
+        requests, name = self._requests, request.name
+        if requests is None:
+            return Progress(request.run)
+        # Should this agent die, the next one has to know the run: a restart must not be done twice, and a
+        # transient domain that is gone by then was there.
+        return Progress(request.run, lambda run: requests.note_run(name, run))
+
+    # The loop
+
+    def _step(self, longest: float | None = None) -> None:
+        """Start what can start, then wait for the next answer or timer, LONGEST seconds at most."""
+        self._fill()
+        waits = [] if longest is None else [longest]
+        now = self._clock()
+        if self._timers:
+            waits.append(max(0.0, self._timers[0][0] - now))
+        timeout = min(waits, default=None)
+        try:
+            running, answer = self._answers.get(timeout=timeout)
+        except Empty:
+            self._overslept(self._clock() - now - (timeout or 0.0))
+            while self._timers and self._timers[0][0] <= self._clock():
+                heappop(self._timers)[2]()
+        else:
+            if self._requests is not None and not self._requests.show_life():
+                return
+            if running is not None:
+                self._hear(running, answer)
+            elif answer is not None:
+                self._prepared(answer)
+
+    def _overslept(self, seconds: float) -> None:
+        """A wait took so much longer than it should have: this process was stopped, or had no processor.
+
+        The threads of its tries were as well, so libvirtd's answers have not been waited for: each try gets
+        its time again, and one whose time is up a moment for an answer that is there already.
+        """
+        if seconds < OVERSLEPT_SECONDS:
+            return
+        now = self._clock()
+        for case in self._cases.all():
+            case.slept += seconds
+            if case.running is not None and case.running.timed_from < float("inf"):
+                self._time(case.running)
+        timers = []
+        for when, number, call in self._timers:
+            timers.append((max(when, now + MOMENT_SECONDS), number, call))
+        heapify(timers)
+        self._timers = timers
+
+    def _fill(self) -> None:
+        """Start what can start: pauses, then what is prepared, then further tries."""
+        while not self._turns.is_full:
+            found = self._cases.next(self._connections.borrow, pauses_only=True)
+            granted = None if found is not None else self._turns.grant()
+            if granted is not None:
+                self._time(granted)
+                granted.turn.put(None)
+                continue
+            if found is None and not self._turns.is_enough:
+                found = self._cases.next(self._connections.borrow)
+            if found is None:
+                break
+            self._start(*found)
+            if not self._has_threads:
+                break  # whatever came meanwhile may be more urgent
+
+    def _hear(self, running: Running, answer: Outcome | HelperError | None) -> None:
+        """What the thread of a try says: its ANSWER, or none when it is prepared."""
+        if running.given_up:
+            return
+        if answer is not None:
+            self._answered(running, answer)
+        elif self._turns.arrive(running):
+            running.timed_from = float("inf")
+
+    def _at(self, when: float, call: Callable[[], None]) -> None:
+        self._timer_count += 1
+        heappush(self._timers, (when, self._timer_count, call))
+
+    def _watch(self, case: Case) -> None:
+        self._at(case.request.deadline.next_look(self._clock()), lambda: self._expire(case))
+
+    def _start(self, case: Case, connection: Connection) -> None:
+        if case.request.deadline.end <= self._clock():
+            # Perhaps long ago: the domain may run again by now, under its leases.
+            self._connections.give_back(connection)
+            self._fail(case, "the time was up before it could be served")
+            return
+        case.tries += 1
+        case.running = running = Running(case, connection)
+        if self._requests is not None:
+            running.in_hand = self._requests.begin(case.request.name)
+        self._turns.begin(running)
+        self._time(running)
+        try:
+            self._start_thread(self._run, (running,))
+        except RuntimeError as error:
+            self._run_in_place(running, error)
+            return
+        self._has_threads = True
+        ahead = self._connections.ahead(connection.uri)
+        if ahead is not None:
+            try:
+                self._start_thread(self._open_ahead, (ahead,))
+            except RuntimeError:
+                self._connections.retire(ahead)
+
+    def _run_in_place(self, running: Running, error: RuntimeError) -> None:
+        """Make a try here and now: there are no more threads (RLIMIT_NPROC, pids.max, RLIMIT_AS)."""
+        if self._has_threads:
+            self._has_threads = False
+            self._journal.warning(f"{error}: this process serves its requests one after the other")
+        running.in_place = running.has_turn = True
+        if self._may_act(running):
+            self._run(running)
+        else:
+            self._answers.put((running, GivenUpError("try", "another process serves")))
+
+    def _time(self, running: Running) -> None:
+        """Wait for a try from now on, as long as there is patience."""
+        running.timed_from = now = self._clock()
+        self._at(now + self._patience(running.case), lambda: self._give_up(running, now))
+
+    def _patience(self, case: Case) -> float:
+        """Seconds to wait for one try: a short budget still has room for three."""
+        deadline = case.request.deadline
+        return min(PATIENCE, (deadline.end - deadline.start) / 3.5)
+
+    def _open_ahead(self, connection: Connection) -> None:
+        """The thread that opens a connection for a try to come."""
+        try:
+            self._connections.handle(connection)
+        except HelperError:
+            # Whoever needs it tries by itself, and tells.
+            self._connections.retire(connection)
+        self._answers.put(_OPENED)
+
+    def _run(self, running: Running) -> None:
+        """The thread of one try."""
+        request, connection = running.case.request, running.connection
+        is_new = connection.handle is None
+        answer: Outcome | HelperError
+        try:
+            handle = self._connections.handle(connection)
+            if is_new:
+                self._answers.put(_OPENED)
+            if running.given_up:
+                raise GivenUpError("connect", "took too long")
+            attempt = Try(
+                handle,
+                request,
+                running.case.progress,
+                lambda: running.given_up or not self._may_act(running),
+                self._local if is_local(request.uri) else None,
+                self._notes,
+                lambda: self._await_turn(running),
+            )
+            answer = ACTIONS[request.action](attempt)
+        except HelperError as error:
+            answer = error
+            if connection.handle is None:
+                self._connections.retire(connection)
+            elif not connection.handle.isAlive():
+                self._connections.lost(connection)
+        except Exception as error:
+            # A defect of ours, or libvirt-python raised something else: one try fails, not the agent.
+            answer = PassingError("internal error", repr(error))
+        self._connections.give_back(connection)
+        self._answers.put((running, answer))
+
+    def _may_act(self, running: Running) -> bool:
+        """Whether a try may change its domain: no other process serves in this one's place."""
+        if self._requests is None:
+            return True
+        return self._requests.show_life() if running.in_place else self._requests.may_act()
+
+    def _await_turn(self, running: Running) -> bool:
+        """The thread of a try that is prepared: return when it is its turn; whether that took long."""
+        if running.has_turn:
+            return False
+        since = self._clock()
+        self._answers.put((running, None))
+        running.turn.get()
+        if running.given_up:
+            raise GivenUpError("wait for its turn", "this try was given up")
+        return self._clock() - since > LOOK_AGAIN_SECONDS
+
+    def _answered(self, running: Running, answer: Outcome | HelperError) -> None:
+        case = running.case
+        self._put_down(running)
+        case.running = None
+        # libvirtd has a worker free: what is left to do for this one keeps nobody waiting.
+        self._fill()
+        if isinstance(answer, Outcome):
+            self._finish(case, answer)
+        elif isinstance(answer, AuthenticationError):
+            self._refused(case, answer)
+        elif isinstance(answer, FinalError):
+            self._fail(case, str(answer))
+        else:
+            self._again(case, str(answer), min(LAST_BACKOFF, FIRST_BACKOFF * 2.0 ** (case.tries - 1)))
+
+    def _refused(self, case: Case, error: AuthenticationError) -> None:
+        """libvirtd refused the login: the next one, for all that wait for this URI, comes seconds later."""
+        uri = case.request.uri
+        next_at, _ = self._connections.refusal(uri) or (self._clock(), error)
+        case.told = str(error)
+        self._at(next_at, lambda: self._cases.ready(case))
+        told, told_at = self._refusals.get(uri, ("", 0.0))
+        if told != case.told or self._clock() - told_at >= REPEAT_SECONDS:
+            self._refusals[uri] = case.told, self._clock()
+            self._journal.warning(
+                f"{case}: {error}; trying again every {LOGIN_SECONDS:.0f} s, "
+                f"with one login for all VMs of {uri}"
+            )
+
+    def _give_up(self, running: Running, timed_from: float) -> None:
+        """Stop waiting for a try that was timed then; its connection serves nobody else any more."""
+        case = running.case
+        if case.running is running and running.timed_from == timed_from:
+            self._abandon(running)
+            self._again(case, f"no answer from libvirtd within {self._patience(case):.1f} s", 0.0)
+
+    def _abandon(self, running: Running) -> None:
+        running.given_up = True
+        running.case.running = None
+        self._put_down(running)
+        self._connections.retire(running.connection)
+        running.turn.put(None)
+
+    def _put_down(self, running: Running) -> None:
+        """A try is over, or is waited for no more."""
+        self._turns.end(running)
+        if self._requests is not None:
+            self._requests.end(running.in_hand)
+
+    def _again(self, case: Case, why: str, delay: float) -> None:
+        now = self._clock()
+        if case.told != why or now - case.told_at >= REPEAT_SECONDS:
+            case.told, case.told_at = why, now
+            left = case.request.deadline.left(now)
+            self._journal.warning(f"{case}: try {case.tries} failed: {why}; trying again, {left:.1f} s left")
+        self._at(now + delay, lambda: self._cases.ready(case))
+
+    def _expire(self, case: Case) -> None:
+        if case.done:
+            return
+        if case.request.deadline.left(self._clock()):
+            # sanlock's grace was not known yet.
+            self._watch(case)
+            return
+        if case.running is not None:
+            self._abandon(case.running)
+        refusal = self._connections.refusal(case.request.uri)
+        self._fail(case, case.told or (str(refusal[1]) if refusal else "no answer from libvirtd"))
+
+    # Outcomes
+
+    def _finish(self, case: Case, outcome: Outcome) -> None:
+        verdict = "done" if outcome.reached else "NOT DONE"
+        level = "notice" if outcome.reached else "error"
+        self._end(case, outcome.reached, level, f"{verdict} after {self._seconds(case)}: {outcome}")
+
+    def _fail(self, case: Case, why: str) -> None:
+        after = f"after {self._seconds(case)} at try {case.tries}"
+        if case.slept:
+            why += f" (this process was stopped, or had no processor, for {case.slept:.1f} s of that time)"
+        if case.progress.is_over():
+            after_that = case.progress.next if case.request.action == "restart" else ""
+            text = f"NOT DONE {after}: the VM is safe (off), but: {why}{after_that}"
+            self._end(case, False, "error", text)
+        else:
+            sigkill = case.request.deadline.sigkill(self._clock(), self._wall())
+            self._end(case, False, "crit", f"FAILED {after}: {why}; {sigkill}")
+
+    def _end(self, case: Case, reached: bool, level: str, text: str) -> None:
+        case.reached = reached
+        following = self._cases.close(case)
+        if following is not None:
+            # It came before this one was over, and is about the same run.
+            following.progress.follow(case.progress)
+            if following.progress.run is None:
+                self._prepare(following)
+            else:
+                self._cases.ready(following)
+        self._ended_at = self._clock()
+        self._ended[(*case.domain, case.request.action)] = (self._ended_at, reached)
+        first, *others = case.requests
+        line = f"{case}: {text}" + (f" ({len(case.requests)} requests)" if others else "")
+        for request in others:
+            self._note(request, reached, level, line, tell=False)
+        self._note(first, reached, level, line)
+
+    def _seconds(self, case: Case) -> str:
+        return f"{self._clock() - case.request.deadline.start:.2f} s"

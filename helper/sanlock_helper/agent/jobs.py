@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The requests in the agent's hands: which is next, and which has to wait for another.
+
+A domain is in one pair of hands at a time.  The same action asked for twice is one case; another action waits
+until the first is over.
+"""
+
+from __future__ import annotations
+
+from _queue import SimpleQueue
+from collections import deque
+from typing import Callable
+
+from ..escapes import quoted
+from .actions import Progress
+from .pool import Connection
+from .requests import Request
+
+
+class Case:
+    """One action on one domain, and the requests that asked for it."""
+
+    __slots__ = (
+        "done",
+        "in_hand",
+        "progress",
+        "reached",
+        "requests",
+        "running",
+        "slept",
+        "told",
+        "told_at",
+        "tries",
+    )
+
+    def __init__(self, request: Request, progress: Progress) -> None:
+        self.requests = [request]
+        self.progress = progress
+        self.tries = 0
+        self.running: Running | None = None
+        # The last reason for another try, and when the journal heard of it.
+        self.told = ""
+        self.told_at = 0.0
+        # The number under which its request is noted as in hand while it is prepared: see in_hand.py.
+        self.in_hand = -1
+        # For how many seconds this process was not running when it should have been.
+        self.slept = 0.0
+        self.done = False
+        self.reached = False
+
+    @property
+    def request(self) -> Request:
+        """The request that came first: its clock counts."""
+        return self.requests[0]
+
+    @property
+    def domain(self) -> tuple[str, str]:
+        """What names the domain."""
+        return self.request.uri, self.request.uuid
+
+    def __str__(self) -> str:
+        name = quoted(self.progress.name) if self.progress.name else "-"
+        return f"{self.request.action} {name} {self.request.uuid}"
+
+
+class Running:
+    """One try under way."""
+
+    __slots__ = ("case", "connection", "given_up", "has_turn", "in_hand", "in_place", "timed_from", "turn")
+
+    def __init__(self, case: Case, connection: Connection) -> None:
+        self.case = case
+        self.connection = connection
+        self.given_up = False
+        # Whether it may do all that its action needs: see turns.py.  Its thread waits for TURN if not.
+        self.has_turn = False
+        self.turn: SimpleQueue[None] = SimpleQueue()
+        # The number under which its request is noted as in hand: see in_hand.py.
+        self.in_hand = -1
+        # Whether the agent's loop itself runs it, since there are no more threads.
+        self.in_place = False
+        # Since when libvirtd's answer is waited for; infinite while it waits for its turn.
+        self.timed_from = 0.0
+
+
+class Cases:
+    """All cases that are open, in the order in which they are served."""
+
+    def __init__(self, make_progress: Callable[[Request], Progress]) -> None:
+        self._make_progress = make_progress
+        # By URI.  A pause saves the guest's state, is quick, and is served by fewer of libvirtd's workers.
+        self._pauses: dict[str, deque[Case]] = {}
+        self._others: dict[str, deque[Case]] = {}
+        # Those that an agent had in hand which died come last.
+        self._suspects: dict[str, deque[Case]] = {}
+        # Per domain the open cases, the one being served first.
+        self._domains: dict[tuple[str, str], list[Case]] = {}
+        self.open = 0
+
+    def add(self, request: Request) -> Case:
+        """The case of REQUEST: a new one, or the open one that asks for the same."""
+        queue = self._domains.setdefault((request.uri, request.uuid), [])
+        for case in queue:
+            if case.request.action == request.action:
+                case.requests.append(request)
+                return case
+        case = Case(request, self._make_progress(request))
+        self.open += 1
+        queue.append(case)
+        return case
+
+    def is_first(self, case: Case) -> bool:
+        """Whether no earlier case of the same domain is open."""
+        return self._domains[case.domain][0] is case
+
+    def ready(self, case: Case) -> None:
+        """CASE can be tried, now or again."""
+        if not case.done:
+            queues = self._pauses if case.request.action == "pause" else self._others
+            if case.request.died:
+                queues = self._suspects
+            queues.setdefault(case.request.uri, deque()).append(case)
+
+    def next(
+        self, borrow: Callable[[str], Connection | None], pauses_only: bool = False
+    ) -> tuple[Case, Connection] | None:
+        """The case to try next, and what BORROW gives for its URI; None when none is ready, or may start."""
+        queues_in_order = (self._pauses, self._others, self._suspects)
+        for queues in queues_in_order[:1] if pauses_only else queues_in_order:
+            for uri in sorted(queues, key=lambda uri: queues[uri][0].request.deadline.start):
+                queue = queues[uri]
+                while queue and queue[0].done:
+                    queue.popleft()
+                connection = borrow(uri) if queue else None
+                case = queue.popleft() if connection is not None else None
+                if not queue:
+                    del queues[uri]
+                if case is not None and connection is not None:
+                    return case, connection
+        return None
+
+    def all(self) -> list[Case]:
+        """All that are open."""
+        return [case for queue in self._domains.values() for case in queue]
+
+    def close(self, case: Case) -> Case | None:
+        """CASE is done; returns the one of its domain that has waited for it."""
+        case.done = True
+        self.open -= 1
+        queue = self._domains[case.domain]
+        was_first = queue[0] is case
+        queue.remove(case)
+        if queue:
+            return queue[0] if was_first else None
+        del self._domains[case.domain]
+        return None

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The open connections of this process: each try has one to itself.
+
+libvirtd would serve five calls of one connection at a time, but calls that share one hold each other up.  In
+libvirt's client the thread that waits first writes and reads for the others too, and when it goes back to its
+waiting just as another call comes, it does not hear of it (virNetClientIOEventLoop() in libvirt
+src/rpc/virnetclient.c, seen with 9.0 within a few calls): that call is sent when the first one has returned,
+after the 0.2 s of a destroy, or never beside a call that hangs.
+"""
+
+from __future__ import annotations
+
+import _thread
+from _queue import Empty, SimpleQueue
+from typing import Any, Callable
+
+from ..errors import AuthenticationError, FinalError, HelperError
+
+# So many may be opened at a time in the beginning: one alone might hang.
+OPENED_AT_ONCE = 2
+
+# After libvirtd has refused a login the next one waits for so long, and is the only one: an account is locked
+# after a few refusals, however many virtual machines are behind them.  While it is not known whether libvirtd
+# lets this program in, each login waits for the one before it, but no longer than that may take.
+LOGIN_SECONDS = 5.0
+ONE_LOGIN_SECONDS = 1.0
+
+# So many will do while calls are quick: one ended within the last seconds.
+FEW = 4
+QUICK_SECONDS = 0.03
+
+# How long the end of the program waits for libvirtd to say goodbye.
+CLOSE_SECONDS = 1.0
+
+
+class Connection:
+    """One connection: opened by the try that needs it, or ahead while that try waits."""
+
+    __slots__ = ("busy", "error", "handle", "opening", "retired", "uri")
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.handle: Any = None
+        self.error: HelperError | None = None
+        self.busy = False
+        self.retired = False
+        self.opening = _thread.allocate_lock()
+
+    def open(self, connect: Callable[[str], Any]) -> Any:
+        """The virConnect, opened now if nobody did yet.
+
+        Raises what CONNECT raises, to whoever waited for it.
+        """
+        with self.opening:
+            if self.handle is None and self.error is None:
+                try:
+                    self.handle = connect(self.uri)
+                except HelperError as error:
+                    self.error = error
+            if self.error is not None:
+                raise self.error
+            return self.handle
+
+
+class Connections:
+    """The pool.  One thread borrows, any thread gives back."""
+
+    def __init__(self, connect: Callable[[str], Any], most: int, clock: Callable[[], float]) -> None:
+        """CONNECT takes a URI and returns a virConnect, or raises PassingError or FinalError.
+
+        MOST bounds what is opened ahead; CLOCK is monotonic, in seconds.
+        """
+        self._connect = connect
+        self._most = most
+        self._clock = clock
+        self._given_back_at = float("-inf")
+        self._lock = _thread.allocate_lock()
+        # By URI: when libvirtd refused a login last, and with which error.
+        self._refused: dict[str, tuple[float, AuthenticationError]] = {}
+        # URIs to which the last login was not refused; and a lock that a login to another one holds.
+        self._let_in: set[str] = set()
+        self._login = _thread.allocate_lock()
+        self._open: dict[str, list[Connection]] = {}
+        # A virConnect says goodbye and waits for the answer when it is garbage collected: one that hangs must
+        # never be.
+        self._retired: list[Connection] = []
+
+    def borrow(self, uri: str) -> Connection | None:
+        """A connection to URI, perhaps not open yet; to be given back.  None when one has to be waited for.
+
+        No more are opened at a time than are open already, and few while calls are quick: those serve
+        hundreds, and to log in costs more than all calls for one domain.
+        """
+        with self._lock:
+            pool = self._open.setdefault(uri, [])
+            idle = [connection for connection in pool if not connection.busy]
+            opened = sum(connection.handle is not None for connection in pool)
+            # One that is open, else one that is being opened ahead, or was refused for good.
+            connection = next((one for one in idle if one.handle is not None), idle[0] if idle else None)
+            if connection is None:
+                is_quick = len(pool) >= FEW and self._clock() - self._given_back_at < QUICK_SECONDS
+                if is_quick or len(pool) - opened >= self._openings(uri, opened):
+                    return None
+                connection = Connection(uri)
+                pool.append(connection)
+            connection.busy = True
+            return connection
+
+    def _openings(self, uri: str, opened: int) -> int:
+        """How many connections to URI may be opened at a time now."""
+        if uri in self._refused:
+            return 1 if self._clock() >= self._refused[uri][0] + LOGIN_SECONDS else 0
+        return max(OPENED_AT_ONCE, opened)
+
+    def refusal(self, uri: str) -> tuple[float, AuthenticationError] | None:
+        """When the next login to URI may be tried, and how the last one was refused; None if it was not."""
+        with self._lock:
+            refused = self._refused.get(uri)
+        return None if refused is None else (refused[0] + LOGIN_SECONDS, refused[1])
+
+    def ahead(self, uri: str) -> Connection | None:
+        """A connection to URI that should be opened now, before it is needed; None when there are enough.
+
+        To open one takes an ordinary worker of libvirtd, and in a storm of destroys those are soon all busy.
+        """
+        with self._lock:
+            pool = self._open[uri]
+            busy = sum(connection.busy for connection in pool)
+            if busy <= FEW or uri in self._refused or len(pool) >= min(self._most, busy + busy // 2):
+                return None
+            connection = Connection(uri)
+            pool.append(connection)
+            return connection
+
+    def handle(self, connection: Connection) -> Any:
+        """The open virConnect of a borrowed CONNECTION; blocks while it is being opened."""
+        if connection.handle is not None or connection.uri in self._let_in:
+            return self._open_now(connection)
+        mine = self._login.acquire(True, ONE_LOGIN_SECONDS)
+        try:
+            return self._open_now(connection)
+        finally:
+            if mine:
+                self._login.release()
+
+    def _open_now(self, connection: Connection) -> Any:
+        uri = connection.uri
+        refused = self.refusal(uri)
+        if connection.handle is None and refused is not None and self._clock() < refused[0]:
+            raise refused[1]
+        try:
+            handle = connection.open(self._connect)
+        except AuthenticationError as error:
+            with self._lock:
+                self._refused[uri] = self._clock(), error
+                self._let_in.discard(uri)
+            raise
+        if connection.uri not in self._let_in:
+            with self._lock:
+                self._refused.pop(uri, None)
+                self._let_in.add(uri)
+        return handle
+
+    def give_back(self, connection: Connection) -> None:
+        """End a borrowing after the last call returned."""
+        with self._lock:
+            connection.busy = False
+            self._given_back_at = self._clock()
+
+    def retire(self, connection: Connection) -> None:
+        """Hand CONNECTION out no more: it is broken, or a call over it hangs.
+
+        One that libvirtd refused for good stays, so that its error answers every further try at once.
+        """
+        if isinstance(connection.error, FinalError) and not isinstance(connection.error, AuthenticationError):
+            return
+        with self._lock:
+            self._retire(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """The same for one that libvirtd has ended, and for all that are idle: they do not know it yet."""
+        self.retire(connection)
+        with self._lock:
+            for other in list(self._open[connection.uri]):
+                if not other.busy and other.handle is not None:
+                    self._retire(other)
+
+    def _retire(self, connection: Connection) -> None:
+        if not connection.retired:
+            connection.retired = True
+            self._open[connection.uri].remove(connection)
+            self._retired.append(connection)
+
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
+        """Close what is open and idle, for TIMEOUT seconds at most; the exit drops the rest."""
+        done: SimpleQueue[None] = SimpleQueue()
+        idle = [
+            connection.handle
+            for pool in self._open.values()
+            for connection in pool
+            if connection.handle is not None and not connection.busy
+        ]
+
+        def close_all() -> None:
+            for handle in idle:
+                try:
+                    handle.close()
+                except Exception:
+                    pass  # libvirtd has gone before; the others are closed all the same
+            done.put(None)
+
+        if idle:
+            try:
+                _thread.start_new_thread(close_all, ())
+                done.get(timeout=timeout)
+            except (Empty, RuntimeError):
+                pass  # it hangs, or there are no more threads

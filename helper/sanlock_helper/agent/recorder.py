@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the helper writes down before it touches a domain, so that recovery can bring it back.
+
+The virtual machine's safety comes first: nothing here waits for long, nothing reads a disk, and whatever
+fails is logged and goes no further.  The record is made of what the host itself knows, before libvirtd is
+asked: a domain whose libvirtd is away for all of the time is killed by sanlock, and is to come back all the
+same.  Whether it is to be brought back at all, recovery decides, by the metadata in its definition, once the
+machine is safe.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Callable
+
+from ..bounded import NoAnswerError, bounded
+from ..journal import Journal
+from ..leases import held as leases
+from ..records.directory import Records
+from ..records.record import Record
+from ..virt.connection import is_embedded
+from ..virt.processes import Process
+from ..virt.status_files import STATE_WORDS, Status
+from .actions import XML_SECONDS
+from .requests import Request
+
+# sanlock answers from memory, in a millisecond; one that was silent so often in a row is not asked again.
+SANLOCK_SECONDS = 1.0
+SANLOCK_TRIES = 3
+
+# How long the XML of a transient domain may take once libvirtd has kept one waiting for XML_SECONDS.
+IMPATIENT_XML_SECONDS = 0.2
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+# What is not to come back: it is going off, or an administrator paused it.
+_ENDING = ("shutdown", "shutoff", "crashed")
+_ADMINISTRATORS_PAUSES = ("user", "from snapshot")
+
+
+class Notes:
+    """The notes of one process on all the domains it serves; used by several threads."""
+
+    def __init__(
+        self,
+        records: Records,
+        journal: Journal,
+        wall: Callable[[], float] = time.time,
+        ask_sanlock: Callable[[int], tuple[tuple[leases.Lockspace, ...], tuple[leases.Lease, ...]]]
+        | None = None,
+    ) -> None:
+        """WALL is the time of day; ASK_SANLOCK gives the lockspaces and the leases of a process id."""
+        self._records = records
+        self._journal = journal
+        self._wall = wall
+        self._ask_sanlock = ask_sanlock or leases.noted
+        self._silences = 0
+        self._boot = ""
+        self.xml_seconds = XML_SECONDS
+
+    def xml_came(self, came: bool) -> None:
+        """Whether libvirtd gave a domain's XML in time: if it did not, the others wait for less."""
+        self.xml_seconds = XML_SECONDS if came else IMPATIENT_XML_SECONDS
+
+    def of_status(self, status: Status, uri: str, action: str) -> Record | None:
+        """The record of a domain by its STATUS file, not yet written; None where it is not to come back."""
+        is_paused = status.state == "paused" and status.reason in _ADMINISTRATORS_PAUSES
+        if action != "restart" and (is_paused or status.state in _ENDING):
+            return None
+        found = STATE_WORDS.get(status.state, status.state)
+        record = Record(status.uuid, status.name, uri, action, found, status.id)
+        record.xml = status.xml
+        return record
+
+    def make_record(self, request: Request, name: str, action: str, found: str, run: int) -> Record:
+        """The record of a domain that libvirtd has shown, not yet written."""
+        return Record(request.uuid, name, request.uri, action, found, run)
+
+    def write(self, record: Record, process: Process | None) -> bool:
+        """Complete RECORD with what PROCESS holds now, and write it; False when that failed, and was logged.
+
+        libvirt's embedded test driver ends with this process: there is nothing to come back to.
+        """
+        if is_embedded(record.uri):
+            return False
+        record.time = self._wall()
+        self._boot = record.boot = self._boot or boot_id()
+        if process is None:
+            record.unknown = "its process was not found"
+        else:
+            record.pid, record.pid_start = process.pid, process.start
+            self._note_leases(record, process.pid)
+        return self.rewrite(record)
+
+    def rewrite(self, record: Record) -> bool:
+        """Write a complete RECORD; False when that failed, and was logged."""
+        try:
+            self._records.write(record)
+        except Exception as error:
+            self._journal.warning(
+                f"{record.action} {record}: no recovery record: {error}; the VM is made safe all the same, "
+                "but recovery will not bring it back"
+            )
+            return False
+        return True
+
+    def has(self, uuid: str) -> bool:
+        """Whether the record of domain UUID is where the helper writes it."""
+        try:
+            return uuid in self._records.uuids()
+        except OSError:
+            return False
+
+    def drop(self, uuid: str) -> None:
+        """The domain is back: there is nothing to recover."""
+        try:
+            self._records.remove(uuid)
+        except OSError as error:
+            self._journal.warning(f"remove the recovery record of {uuid}: {error}")
+
+    def _note_leases(self, record: Record, pid: int) -> None:
+        if self._silences >= SANLOCK_TRIES:
+            record.unknown = "sanlock: it did not answer for others"
+            return
+        try:
+            record.lockspaces, record.leases = bounded(lambda: self._ask_sanlock(pid), SANLOCK_SECONDS)
+            self._silences = 0
+        except NoAnswerError as error:
+            self._silences += 1
+            record.unknown = f"sanlock: {error}"
+        except Exception as error:
+            record.unknown = str(error)
+
+
+def boot_id(path: str = BOOT_ID) -> str:
+    """The kernel's id of this boot, "" when it does not say."""
+    try:
+        # Bytes: a codec would be looked up on the disk.
+        with open(path, "rb") as file:
+            return file.read(64).decode("ascii").strip()
+    except (OSError, ValueError):
+        return ""

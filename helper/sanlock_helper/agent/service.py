@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a process does that is needed: as the agent, as a stand-by, by itself, or for somebody who waits."""
+
+from __future__ import annotations
+
+import posix
+import sys
+import time
+
+from .. import IDENTIFIER
+from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, USAGE, Invocation
+from ..journal import Journal, write_stderr
+from ..leases.grace import Deadline, Grace
+from ..leases.sanlock_daemon import join_sanlock_group, run_dir
+from ..memory_limits import require_memory
+from ..spool import Spool, SpoolError
+from .requests import Request, Requests
+from .stand_by import StandBy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ..virt.local_domains import LocalDomains
+    from .agent import Agent
+    from .recorder import Notes
+
+# The agent's nice value (setpriority(2)).  With -20 it would weigh as much as 88 others: the kernel keeps
+# those off its processor, where they wait while it idles between two calls.  That cost a storm a twentieth.
+NICE = -10
+
+# How long a thread may compute before another one has its turn.
+SWITCH_SECONDS = 0.0005
+
+# Where the numbers of inherited descriptors end, when they cannot be listed.
+MOST_DESCRIPTORS = 65536
+
+# How often somebody who waits for another process's outcome looks for it.
+WAIT_SECONDS = 0.05
+
+
+def refuse(error: Exception) -> int:
+    """Say what is wrong with the arguments; returns the exit status."""
+    shed()
+    journal = Journal()
+    journal.crit(f"usage error: {error}")
+    journal.flush()
+    write_stderr(USAGE.rstrip("\n"))
+    return EXIT_USAGE
+
+
+def perform(invocation: Invocation, start: float, spool: Spool | None, name: str, problem: str) -> int:
+    """Serve the INVOCATION that came at START, or see to it that another process does.
+
+    NAME is its file in SPOOL.  Without a spool this process acts by itself; PROBLEM says why, where the
+    action is one at all.  A spool that keeps the file open has somebody who waits for the outcome; else this
+    process is enlisted there.  Returns the exit status.
+    """
+    shed(spool.descriptors() if spool is not None else ())
+    journal = Journal()
+    join_sanlock_group(run_dir())
+    grace = Grace()
+    request = Request.of(invocation, Deadline(start, grace, invocation.budget), name)
+    try:
+        if request.action == "ignore":
+            grace.wait()
+            ignore(request, journal)
+            status = EXIT_DONE
+        elif spool is None:
+            journal.warning(f"{request}: acting without other processes: {problem}")
+            status = serve_alone(request, lambda: make_agent(journal, request.uri))
+        else:
+            status = _serve_spool(request, spool, grace, journal)
+    except KeyboardInterrupt:
+        journal.warning(f"{request}: interrupted, the outcome is not known")
+        status = EXIT_INTERRUPTED
+    journal.flush()
+    return status
+
+
+def _serve_spool(request: Request, spool: Spool, grace: Grace, journal: Journal) -> int:
+    """Serve what is in SPOOL, REQUEST among it, or see to it that another process does."""
+    requests = Requests(spool, grace, StandBy(spool, time.monotonic, journal.warning))
+    try:
+        return _Service(request, spool, requests, journal).perform()
+    except SpoolError as error:
+        # Neither this process nor another can serve the spool: each serves its own request.
+        requests.remove(request.name)
+        journal.warning(f"{request}: acting without other processes: {error}")
+        return serve_alone(request, lambda: make_agent(journal, request.uri))
+
+
+def ignore(request: Request, journal: Journal) -> None:
+    """Do nothing, and say when sanlock will."""
+    sigkill = request.deadline.sigkill(time.monotonic(), time.time())
+    journal.warning(f"{request}: nothing is done, as asked; {sigkill}")
+
+
+def serve_alone(request: Request, make_agent: Callable[[], Agent]) -> int:
+    """Serve REQUEST in this process with the agent that MAKE_AGENT makes; returns the exit status.
+
+    What cannot be imported, or is a defect, is not caught: the executable then runs libvirt's own helper.
+    """
+    agent = make_agent()
+    reached = agent.serve(request)
+    agent.close()
+    return EXIT_DONE if reached else EXIT_FAILED
+
+
+class _Service:
+    """The service of a spool by this process, whose own request is one of those in there."""
+
+    def __init__(self, request: Request, spool: Spool, requests: Requests, journal: Journal) -> None:
+        self._request = request
+        self._spool = spool
+        self._requests = requests
+        self._journal = journal
+        # Whether the goal of our own request was reached, None when this process did not serve it.
+        self._reached: bool | None = None
+
+    def perform(self) -> int:
+        """Serve while this process is needed, or until the own request is over; returns the exit status."""
+        if self._spool.kept < 0:
+            self._requests.attend(self._serve)
+        else:
+            self._requests.attend_until(self._is_over, self._serve, lambda: time.sleep(WAIT_SECONDS))
+            if self._reached is None:
+                level, line = self._requests.outcome_of(self._request) or ("error", "")
+                write_stderr(f"{IDENTIFIER}: {line}")
+                self._reached = level == "notice"
+        return EXIT_FAILED if self._reached is False else EXIT_DONE
+
+    def _is_over(self) -> bool:
+        return self._requests.outcome_of(self._request) is not None
+
+    def _serve(self) -> None:
+        request = self._request
+        try:
+            agent = make_agent(self._journal, request.uri)
+            agent.work(self._requests)
+        except KeyboardInterrupt:
+            # Whoever interrupts does not want it done later; what others asked for stays.
+            self._requests.remove(request.name)
+            raise
+        except Exception as error:
+            deadline = request.deadline
+            oldest = time.monotonic() - (deadline.end - deadline.start)
+            if self._spool.leave_to_stock(request.name, oldest, error):
+                raise
+            self._journal.crit(f"{request}: internal error after it was served: {error!r}")
+            return
+        agent.close()
+        self._reached = agent.reached(request) if self._reached is None else self._reached
+
+
+def make_agent(journal: Journal, uri: str) -> Agent:
+    """The agent for a domain of URI and others, with everything imported that it may need.
+
+    That is done before the first action: the disk that holds Python may be the next thing to fail.
+    """
+    require_memory()
+    journal.prepare()
+    _hurry()
+    import gc
+
+    # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
+    gc.disable()
+    # A thread that is back from libvirtd waits for one that computes: 5 ms by default, for calls of a tenth.
+    sys.setswitchinterval(SWITCH_SECONDS)
+    _find_modules()
+    from ..virt.connection import connect, is_embedded
+    from .agent import Agent
+
+    agent = Agent(connect, journal, make_host=lambda: _make_host(journal))
+    if not is_embedded(uri):
+        _preload()
+    return agent
+
+
+def _preload() -> None:
+    """Import what the tries for a domain may need that is not of libvirt's embedded test driver."""
+    import libvirt_auth
+
+    libvirt_auth.preload()
+    from ..errors import LeasesUnknownError
+    from ..leases import held as leases
+    from ..records import directory as records  # noqa: F401
+    from ..virt import local_domains  # noqa: F401
+    from . import recorder as notes  # noqa: F401
+
+    try:
+        leases.load()
+    except LeasesUnknownError:
+        pass  # a lease that cannot be read is reported with its domain
+
+
+def _make_host(journal: Journal) -> tuple[LocalDomains, Notes]:
+    """What the host knows of its domains, and what takes down what recovery needs."""
+    from ..records.directory import Records
+    from ..virt.local_domains import LocalDomains
+    from .recorder import Notes
+
+    return LocalDomains(), Notes(Records(), journal)
+
+
+def _find_modules() -> None:
+    """Have libvirt-python found: the executable starts with -S.
+
+    The folders are enough: the .pth files in them run code of anybody who ever installed a package on this
+    host.  Those below /usr/local, which may be another disk, are looked into only where the distribution's
+    have no libvirt-python.
+    """
+    import site
+
+    folders = site.getsitepackages()
+    local = [folder for folder in folders if folder.startswith("/usr/local/")]
+    sys.path.extend(folder for folder in folders if folder not in local)
+    try:
+        import libvirt  # noqa: F401
+    except ImportError:
+        sys.path.extend(local)
+
+
+def _hurry() -> None:
+    """Go before the processes that only hand over: hundreds may start beside this one, and all need it."""
+    try:
+        posix.setpriority(posix.PRIO_PROCESS, 0, NICE)
+    except OSError:
+        pass  # not root, or without CAP_SYS_NICE
+
+
+def shed(keep: Iterable[int] = ()) -> None:
+    """Close the descriptors above 2 that were inherited: all but those to KEEP."""
+    kept = {0, 1, 2, *keep}
+    try:
+        names = posix.listdir("/proc/self/fd")
+    except OSError:  # no descriptor is free for the listing
+        names = [str(number) for number in range(MOST_DESCRIPTORS)]
+    for name in names:
+        if int(name) not in kept:
+            try:
+                posix.close(int(name))
+            except OSError:
+                pass  # not open, or the descriptor of the listing itself

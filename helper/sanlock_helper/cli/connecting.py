@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What verbs that speak to libvirt share: the option --connect, and a connection with an end to waiting."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from libvirt_auth.uri import URI
+
+from ..errors import PassingError
+from ..patience import within
+from ..virt import libvirt_daemon
+from .terminal import plain
+
+DEFAULT_URI = "qemu:///system"
+
+CONNECT_SECONDS = 10.0
+
+
+def add_connect(parser: argparse.ArgumentParser, what: str = "default: %(default)s") -> None:
+    """The option -c, --connect, as virsh has it; WHAT is its help."""
+    parser.add_argument("-c", "--connect", metavar="URI", type=uri_argument, default=DEFAULT_URI, help=what)
+
+
+def uri_argument(text: str) -> str:
+    """TEXT, if libvirt could take it for a URI: nothing is looked up, and an empty one means no guess."""
+    if not text or plain(text) != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no URI; one is for example {DEFAULT_URI}")
+    return text
+
+
+def connect_within(uri: str, seconds: float = CONNECT_SECONDS) -> Any:
+    """A connection to URI.  Raises FinalError, or PassingError when there is none within SECONDS."""
+    # Not every use of a verb with this option connects, and not every host has libvirt-python.
+    from ..virt.connection import connect
+
+    try:
+        return within(seconds, f"connect to {uri}", lambda: connect(uri))
+    except PassingError as error:
+        raise PassingError(error.what, error.why, error.hint or _remedy(uri)) from error
+
+
+def _remedy(uri: str) -> str:
+    """What to do when libvirt's daemon does not answer."""
+    if URI(uri).server:
+        return "see virsh connect, and the daemon of that host"
+    if os.geteuid() != 0:
+        return "run this as root"
+    return libvirt_daemon.remedy(libvirt_daemon.HostFiles())

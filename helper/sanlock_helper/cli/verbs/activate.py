@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Put this helper in the place of libvirt's on the host itself, for a sanlock that cannot be restarted now.
+
+The file of libvirt's package becomes a symbolic link to ours, at once and for every mount namespace, and is
+made one again after each update of that package.  Libvirt's own helper is kept beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ...errors import HelperError
+from ...install import activation
+from ...install.host import Host
+from ...journal import Journal
+from ..terminal import ask
+
+_WHAT = """\
+{} is a file of libvirt's package, and becomes a link to {}.
+virt-sanlock-helper activate --undo takes it back.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--undo", action="store_true", help="put libvirt's own helper back")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    # For the package's triggers: put right what an update of libvirt's package undid.
+    parser.add_argument("--after-update", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    host = Host()
+    if arguments.after_update:
+        return _after_update(host)
+    if arguments.undo:
+        print(activation.undo(host))
+        return 0
+    if (
+        not arguments.yes
+        and not host.is_replaced()
+        and not ask("activate", _WHAT.format(host.stock(), host.ours))
+    ):
+        print("nothing was changed")
+        return 1
+    print(activation.activate(host))
+    return 0
+
+
+def _after_update(host: Host) -> int:
+    # Nobody reads a trigger's output a week later.
+    journal = Journal()
+    try:
+        for line in activation.after_update(host):
+            journal.notice(f"after an update: {line}")
+    except HelperError as error:
+        journal.error(f"after an update: {error}; see virt-sanlock-helper install-check")
+        return 1
+    finally:
+        journal.flush()
+    return 0

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Check whether this host is ready to lose its storage: one line per check, pass, warn or fail.
+
+Everything is looked at as sanlock's children will see it, and nothing is changed.  Exit status: 0 when
+nothing failed, 1 when something did; with --strict a warning counts as a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from ...checks.facts import Facts, Host
+from ...checks.finding import FAIL, PASS, WARN, Finding
+from ...checks.plan import make_checks, run_checks
+from ..connecting import add_connect
+from ..terminal import paint, plain, print_json
+
+SCHEMA = 1
+
+_COLOURS = {PASS: "green", WARN: "yellow", FAIL: "red"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this verb."""
+    add_connect(parser)
+    parser.add_argument("--quiet", action="store_true", help="only what did not pass")
+    parser.add_argument("--strict", action="store_true", help="a warning makes the exit status 1, too")
+    parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run all checks; 1 when one fails."""
+    facts = Facts(Host(uri=arguments.connect))
+    # libvirt's client in this process must find the auth.conf that the helper's will find.
+    os.environ.clear()
+    os.environ.update(facts.environ)
+    width = max(len(check.name) for check in make_checks(facts))
+    findings = []
+    for finding in run_checks(make_checks(facts)):
+        findings.append(finding)
+        if not arguments.json and not (arguments.quiet and finding.verdict == PASS):
+            _print(finding, width)
+    bad = (FAIL, WARN) if arguments.strict else (FAIL,)
+    ok = not any(finding.verdict in bad for finding in findings)
+    if arguments.json:
+        shown = [vars(finding) for finding in findings if not (arguments.quiet and finding.verdict == PASS)]
+        print_json("check", SCHEMA, {"ok": ok, "checks": shown})
+    return 0 if ok else 1
+
+
+def _print(finding: Finding, width: int) -> None:
+    verdict = paint(finding.verdict, _COLOURS[finding.verdict])
+    text = f"{finding.name:<{width}}  {verdict}  {plain(finding.found)}"
+    if finding.verdict != PASS:
+        text += f"; wanted: {plain(finding.wanted)}" if finding.wanted else ""
+        text += f"; remedy: {plain(finding.remedy)}" if finding.remedy else ""
+    print(text)
+    sys.stdout.flush()

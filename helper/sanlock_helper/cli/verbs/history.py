@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Show the outages: when the lease was lost, what was found, done and verified, and what came back.
+
+It is made from the journal and from the records that the helper leaves for recovery; nothing is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from ...history.journal_entries import parse_since
+from ...history.outages import ON_RECORD, Event, Outage, Story, make_outages
+from ...history.sources import gather
+from ...patience import within
+from ...records.record import Record
+from ..connecting import add_connect, connect_within
+from ..terminal import iso, moment, paint, plain, print_json, warn
+
+SCHEMA = 1
+
+LIBVIRT_SECONDS = 10.0
+
+_COLOURS = {
+    "done": "green",
+    "failed": "red",
+    "not done": "yellow",
+    "try": "yellow",
+    "ignored": "yellow",
+    ON_RECORD: "yellow",
+}
+
+
+# Of a record's `todo`.
+_PARTICIPLES = {"start": "started", "resume": "resumed"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this verb."""
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        default="30d",
+        help="'2026-11-22 20:15', today, yesterday, or an age as in 2h or 3d; default: %(default)s",
+    )
+    parser.add_argument("--domain", metavar="DOMAIN", help="this domain only: name, UUID or id")
+    parser.add_argument(
+        "--journal", metavar="FILE", help="a file by journalctl -o json, not the journal and the records here"
+    )
+    add_connect(parser, "where an id is looked up")
+    parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what there is; 1 when the journal cannot be read and there is no record either."""
+    since = parse_since(arguments.since, datetime.now())
+    told = gather(since, arguments.journal)
+    if told.journal_error and not told.events:
+        # "No outage" would be a guess.
+        for problem in told.problems[1:]:
+            warn(problem)
+        raise told.journal_error
+    events = told.events
+    if arguments.domain is not None:
+        events = _of_domain(events, arguments.domain, arguments.connect)
+    outages = make_outages(events, told.waiting)
+    if arguments.domain is not None:
+        outages = [outage for outage in outages if outage.stories]
+    if arguments.json:
+        data = {"since": iso(since), "outages": [_json(outage) for outage in outages]}
+        print_json("history", SCHEMA, {**data, "problems": told.problems})
+        return 0
+    if not outages:
+        of = "" if arguments.domain is None else f" of {plain(arguments.domain)}"
+        print(f"no outage{of} since {moment(since)}")
+    for number, outage in enumerate(outages):
+        _print(outage, number > 0)
+    sys.stdout.flush()
+    for problem in told.problems:
+        warn(problem)
+    return 0
+
+
+def _of_domain(events: list[Event], text: str, uri: str) -> list[Event]:
+    """EVENTS of one domain, and of the host."""
+    uuids = {event.uuid for event in events if event.uuid == text.lower() and text}
+    if not uuids:
+        # A name may be given as it is shown.
+        uuids = {event.uuid for event in events if event.uuid and text in (event.name, plain(event.name))}
+    if not uuids and text.isascii() and text.isdigit():
+        from ...virt.lookup import find_domain  # with libvirt-python, which nothing else here needs
+
+        connection = connect_within(uri)
+        domain = within(LIBVIRT_SECONDS, f"look up domain {text}", lambda: find_domain(connection, text))
+        uuids = {domain.UUIDString()}
+    return [event for event in events if not event.uuid or event.uuid in uuids]
+
+
+def _print(outage: Outage, apart: bool) -> None:
+    if apart:
+        print()
+    lost = (
+        f"lease lost at {moment(outage.lost[0])}"
+        if outage.lost
+        else f"{moment(outage.began)}, no loss on record"
+    )
+    count = len(outage.stories)
+    kills = [("SIGTERM", outage.sigterms), ("SIGKILL", outage.sigkills)]
+    sent = "".join(f", {len(events)} {signal} by sanlock" for signal, events in kills if events)
+    print(paint(f"{lost}: {count} domain{'' if count == 1 else 's'}{sent}", "bold"))
+    for story in outage.stories.values():
+        _print_story(story)
+    for signal, events in kills:
+        for event in events:
+            _print_kill(signal, event)
+
+
+def _print_kill(signal: str, event: Event) -> None:
+    """The first such signal to a process; which domain's it was, where that is known."""
+    whose = f"{plain(event.name or event.uuid)}: " if event.uuid else ""
+    what = paint(f"sanlock sent {signal} to process {event.pid}", "red" if signal == "SIGKILL" else "yellow")
+    print(f"  {moment(event.time).split()[1]}  {whose}{what}")
+
+
+def _print_story(story: Story) -> None:
+    """The story, where tries that failed are only counted, unless they are the end of it."""
+    tries = 0
+    for event in (*story.actions, *story.came_back):
+        if event.kind == "try" and event is not story.outcome:
+            tries += 1
+            continue
+        again = f" (failed before: {tries})" if tries else ""
+        who = f"{plain(story.name or story.uuid)}: {event.action}"
+        what = paint(plain(event.text), _COLOURS.get(event.kind, ""))
+        print(f"  {moment(event.time).split()[1]}  {who} {what}{again}")
+        tries = 0
+    if story.waiting:
+        print(f"  {'':8}  {plain(story.name or story.uuid)}: {paint(plain(_waits(story.waiting)), 'yellow')}")
+
+
+def _waits(record: Record) -> str:
+    """What recovery still has to do, as its record says."""
+    if record.mark == "refused":
+        return f"not to be {_PARTICIPLES[record.todo]} by itself: {record.why}"
+    if record.mark:
+        return f"waits for recovery, which was {record.mark} it"
+    # Whether it is to be brought back at all, recovery asks when it comes to it.
+    return f"waits for recovery, to be {_PARTICIPLES[record.todo]} if its policy says so"
+
+
+def _json(outage: Outage) -> dict[str, Any]:
+    return {
+        "began": iso(outage.began),
+        "ended": iso(outage.ended),
+        "lost": [iso(time) for time in outage.lost],
+        "sigkills": [_kill_json(event) for event in outage.sigkills],
+        "sigterms": [_kill_json(event) for event in outage.sigterms],
+        "domains": [_story_json(story) for story in outage.stories.values()],
+    }
+
+
+def _kill_json(event: Event) -> dict[str, Any]:
+    return {"time": iso(event.time), "pid": event.pid, "name": event.name, "uuid": event.uuid or None}
+
+
+def _story_json(story: Story) -> dict[str, Any]:
+    outcome = story.outcome
+    return {
+        "name": story.name,
+        "uuid": story.uuid,
+        "action": outcome.action if outcome else None,
+        "outcome": outcome.kind if outcome else None,
+        "found": outcome.found if outcome else "",
+        "did": outcome.did if outcome else "",
+        "verified": outcome.verified if outcome else "",
+        "note": outcome.note if outcome else "",
+        "seconds": outcome.seconds if outcome else None,
+        "failed_tries": sum(event.kind == "try" for event in story.actions),
+        "came_back": _events_json(story.came_back),
+        "waiting": story.waiting and _waiting_json(story.waiting),
+        "events": _events_json(story.events),
+    }
+
+
+def _waiting_json(record: Record) -> dict[str, Any]:
+    return {
+        "since": iso(record.time),
+        "todo": record.todo,
+        "state": record.mark or "waiting",
+        "why": record.why,
+    }
+
+
+def _events_json(events: Iterable[Event]) -> list[dict[str, Any]]:
+    return [
+        {"time": iso(event.time), "kind": event.kind, "action": event.action, "text": event.text}
+        for event in events
+    ]

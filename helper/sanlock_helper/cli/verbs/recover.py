@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Bring back the virtual machines that were made safe when their leases were lost.
+
+Joins their lockspaces again, starts what was powered off and resumes what was paused, as far as each one's
+policy asks for it and its leases can be had.  Without options each is tried once.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+from ... import IDENTIFIER
+from ...errors import FinalError, HelperError, UsageError
+from ...journal import Journal
+from ...leases.lockspaces import JOINED, Sanlock
+from ...patience import within
+from ...records.record import Record
+from ...records.store import Book
+from ...recovery.domain import Comeback, Verdict
+from ...recovery.loop import NOT_CONFIGURED, Recovery
+from ...recovery.paused_jobs import PausedJobs
+from ...recovery.single_instance import only_instance
+from ...virt import qemu_sanlock_conf
+from ...virt.connection import connect
+from ...virt.lookup import find_domain
+from ..connecting import connect_within
+from ..live_lines import Screen
+from ..terminal import moment, plain, print_json
+
+# How long --resume-anyway waits for a lockspace that it joined, and for the domain itself.
+JOIN_SECONDS = 30.0
+RESUME_SECONDS = 60.0
+# How long --forget waits for libvirtd to say which domain is meant.
+LIBVIRT_SECONDS = 10.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to PARSER."""
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--wait", action="store_true", help="go on until nothing is left")
+    choice.add_argument(
+        "--list", action="store_true", help="print what would be brought back; change nothing"
+    )
+    choice.add_argument("--forget", metavar="DOMAIN", help="do not bring this one back; leave it as it is")
+    choice.add_argument(
+        "--resume-anyway",
+        metavar="DOMAIN",
+        help="resume a paused machine although somebody else may have written to its disks; asks first",
+    )
+    parser.add_argument("--yes", action="store_true", help="with --resume-anyway: do not ask")
+    parser.add_argument("--json", action="store_true", help="with --list: print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit status.  Raises HelperError."""
+    _check(arguments)
+    screen = Screen(sys.stderr.isatty())
+    journal = Journal(to_terminal=screen.tell)
+    book = Book(journal)
+    try:
+        if arguments.list:
+            return _list(book, arguments.json)
+        if arguments.forget is not None:
+            return _forget(book, journal, arguments.forget)
+        if arguments.resume_anyway is not None:
+            return _resume_anyway(book, journal, arguments.resume_anyway, arguments.yes)
+        try:
+            return _recover(book, journal, screen, arguments.wait)
+        except HelperError as error:
+            if not arguments.wait:
+                raise
+            # As a service it has no other place to say so.
+            journal.error(str(error))
+            return 1
+    except PermissionError as error:
+        raise FinalError("recover", str(error), "run this as root") from error
+    except OSError as error:
+        raise FinalError("recover", str(error)) from error
+    finally:
+        journal.flush()
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse options that would be ignored: who gives one expects something else than what would be done."""
+    if arguments.json and not arguments.list:
+        raise UsageError("--json", "it belongs to --list", "see recover --help")
+    if arguments.yes and arguments.resume_anyway is None:
+        raise UsageError("--yes", "it belongs to --resume-anyway DOMAIN", "see recover --help")
+
+
+def _recover(book: Book, journal: Journal, screen: Screen, wait: bool) -> int:
+    """One pass; or with WAIT until nothing is left to wait for: what was refused is told, and no failure."""
+    with only_instance():
+        sanlock = Sanlock()
+        recovery = Recovery(
+            book,
+            Comeback(connect, sanlock, book),
+            sanlock,
+            journal,
+            qemu_sanlock_conf.auto_lockspace,
+            screen.show,
+            before_join=PausedJobs(connect, book, journal).settle,
+        )
+        done = recovery.run(wait)
+        screen.show([])
+    # Where there may be other records, not all of them are seen to.
+    return 0 if wait or (done and not book.unread) else 1
+
+
+def _list(book: Book, as_json: bool) -> int:
+    """Print the records.
+
+    As JSON (packaging/schema/recover-list.json) records, a list of objects with uuid, name, uri, action
+    (poweroff, restart, pause), todo (start, resume), time (seconds since the epoch), state (waiting,
+    starting, resuming, refused), why (text, for refused), lockspaces (name, host_id, path, offset, io_timeout
+    in seconds, 0 for sanlock's default), leases (lockspace, resource, version, path, offset, shared) and
+    unknown (why the leases are not known, else "").  Where something could not be read there is also
+    problems, a list of texts.
+
+    Returns 1, after it has printed what could be read, when there may be other records.
+    """
+    found, problems = book.look_at_all()
+    records = sorted(found.values(), key=lambda record: record.time)
+    if as_json:
+        more = {"problems": problems} if problems else {}
+        print_json("recover-list", 1, {"records": [_as_dict(record) for record in records], **more})
+    else:
+        _print_list(records)
+    if problems:
+        print(f"{IDENTIFIER}: {plain(str(_unread(problems)))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _print_list(records: list[Record]) -> None:
+    for record in records:
+        since = moment(record.time)
+        print(plain(f"{record.name} {record.uuid} {record.todo} since {since}: {_state(record)}"))
+        if record.why:
+            print(f"    {plain(record.why)}")
+
+
+def _unread(problems: list[str]) -> FinalError:
+    """What is wrong when PROBLEMS, each with its remedy, kept records from being read."""
+    return FinalError("recover: not all records could be read", "; ".join(problems))
+
+
+def _forget(book: Book, journal: Journal, text: str) -> int:
+    record = _find(book, text)
+    book.forget(record.uuid)
+    journal.notice(f"recover {record}: forgotten, as asked: it is left as it is")
+    return 0
+
+
+def _resume_anyway(book: Book, journal: Journal, text: str, yes: bool) -> int:
+    record = _find(book, text)
+    if record.todo != "resume":
+        raise FinalError(f"resume {record.name}", "it was powered off, not paused", "see recover --list")
+    if not yes:
+        _ask(record)
+    sanlock = Sanlock()
+    comeback = Comeback(connect, sanlock, book)
+    jobs = PausedJobs(connect, book, journal)
+    within(2 * JOIN_SECONDS, "join the lockspaces", lambda: _join_all(sanlock, record, jobs))
+    # Taken from the helper's directory, if it still is there, so that it can be marked.
+    record = book.gather().get(record.uuid, record)
+    finding = within(
+        RESUME_SECONDS,
+        f"resume {record.name}",
+        lambda: comeback.visit(record, ready=True, anyway=True),
+    )
+    if finding.verdict is Verdict.DONE:
+        book.remove(record)
+        journal.notice(f"recover {record}: done, as the administrator asked: {finding.text}")
+        return 0
+    if finding.verdict is Verdict.DROPPED:
+        book.remove(record)
+    raise FinalError(f"resume {record.name}", finding.text)
+
+
+def _ask(record: Record) -> None:
+    why = f": {record.why}" if record.why else ""
+    print(
+        f"{plain(f'{record.name} was paused when its leases were lost{why}')}\n"
+        "If anything wrote to its disks since, resuming it destroys their content. Resume it? [yes/no] ",
+        end="",
+        flush=True,
+    )
+    if sys.stdin.readline().strip() != "yes":
+        raise FinalError(f"resume {record.name}", "not confirmed", "answer yes, or give --yes")
+
+
+def _join_all(sanlock: Sanlock, record: Record, jobs: PausedJobs) -> None:
+    default = qemu_sanlock_conf.auto_lockspace()
+    for noted in record.lockspaces:
+        # As recovery does: an old copy of libvirt's own would be no protection, and an old host_id not ours.
+        if noted.name == qemu_sanlock_conf.LOCKSPACE and default is None:
+            raise FinalError(f"join lockspace {noted.name}", NOT_CONFIGURED)
+        lockspace = default if default is not None and default.name == noted.name else noted
+        end = time.monotonic() + JOIN_SECONDS
+        while sanlock.lockspaces().get(lockspace.name, (lockspace, ""))[1] != JOINED:
+            if time.monotonic() > end:
+                raise FinalError(f"join lockspace {lockspace}", f"not joined within {JOIN_SECONDS:.0f} s")
+            if lockspace.name not in sanlock.lockspaces():
+                jobs.settle(lockspace)
+                sanlock.join(lockspace)
+            time.sleep(0.2)
+
+
+def _find(book: Book, text: str) -> Record:
+    """The record of the domain that TEXT names: by UUID or name as recorded, else as libvirt knows it.
+
+    In that order, as virsh does: a domain may be named by another one's UUID.
+
+    Raises FinalError when there is none or more than one, or when not all could be read.
+    """
+    records, problems = book.look_at_all()
+    if text.lower() in records:
+        return records[text.lower()]
+    found = [record for record in records.values() if text == record.name]
+    if len(found) == 1:
+        return found[0]
+    what = f"domain {text!r}"
+    if found:
+        raise FinalError(what, f"{len(found)} records have this name", "give a UUID of recover --list")
+    if problems:
+        raise _unread(problems)
+    unknown = ""
+    for uri in sorted({record.uri for record in records.values()}):
+        try:
+            uuid = within(LIBVIRT_SECONDS, f"look up {what}", lambda uri=uri: _uuid_of(uri, text))  # type: ignore[misc]
+        except HelperError as error:
+            unknown = f"; {error}"
+            continue
+        if uuid in records:
+            return records[uuid]
+    raise FinalError(what, f"there is no record of it{unknown}", "see recover --list")
+
+
+def _uuid_of(uri: str, text: str) -> str:
+    connection = connect_within(uri)
+    try:
+        uuid: str = find_domain(connection, text).UUIDString()
+        return uuid
+    finally:
+        connection.close()
+
+
+def _state(record: Record) -> str:
+    return record.mark or "waiting"
+
+
+def _as_dict(record: Record) -> dict[str, Any]:
+    names = ("uuid", "name", "uri", "action", "todo", "time", "why", "unknown")
+    lockspace_names = ("name", "host_id", "path", "offset", "io_timeout")
+    lease_names = ("lockspace", "resource", "version", "path", "offset", "shared")
+    return {
+        **{name: getattr(record, name) for name in names},
+        "state": _state(record),
+        "lockspaces": [
+            {name: getattr(entry, name) for name in lockspace_names} for entry in record.lockspaces
+        ],
+        "leases": [{name: getattr(entry, name) for name in lease_names} for entry in record.leases],
+    }

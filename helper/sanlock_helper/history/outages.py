@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Outages, made out of what was told in the journal: when a lease was lost, what was done to each domain.
+
+The recovery records add what the journal has lost, or never had: that a domain was about to be made safe.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from .. import IDENTIFIER
+from ..escapes import unquoted
+from ..invocation import ACTIONS
+from ..records.record import Record
+from .journal_entries import SANLOCK, Entry
+
+# Without an event for so many seconds an outage is over.  What is told of its domains later (a recovery,
+# hours after) is still counted to it.
+QUIET_SECONDS = 600.0
+
+# A record is written before its domain is touched, so what the journal tells of that comes later; but each
+# has its own look at the clock.
+RECORD_EARLY = 1.0
+
+# The kind of an event that is known from a record alone.
+ON_RECORD = "on record"
+
+# Each expression below is linear in the line's length: no two of its parts can match the same text, and none
+# but the last is without a bound.  Numbers are bounded, as int() and float() take no text of any length.
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ACTION = re.compile(r"[a-z][a-z-]{0,31}")
+_VERDICT = re.compile(
+    r"(?P<verdict>done|NOT DONE|FAILED)(?: after (?P<seconds>[0-9]{1,9}(?:\.[0-9]{1,9})?) s)?"
+    r"(?: at try (?P<tries>[0-9]{1,9}))?: "
+)
+_REQUESTS = re.compile(r" \([0-9]{1,9} requests\)\Z")
+_TRY = re.compile(r"try (?P<tries>[0-9]{1,9}) failed: ")
+# Our own words for a domain's process, in the reason of a try: see actions.py.
+_HOLDER = re.compile(r"\bprocess (?P<pid>[0-9]{1,10}) still holds ")
+# sanlock's lines begin with the time of day, sanlock's own clock, a thread and a lockspace (src/log.c,
+# log_level()), the same in 2.4 to 5.1: "2026-11-22 20:30:23 2912 [5]: s1 ".  A process that holds leases of
+# several lockspaces appears under each of them; what one resource logs has "s1:r2 " there.
+_SANLOCKS = (
+    r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2} )?(?:[0-9]{1,20} \[[0-9]{1,10}\]: )?"
+    r"s[0-9]{1,10}(?::r[0-9]{1,10})? "
+)
+# src/lockspace.c, check_our_lease(): 5.x appends why it failed.
+_LOST = re.compile(_SANLOCKS + r"check_our_lease (?:failed|corrupt) -?[0-9]{1,10}\b")
+# src/main.c, kill_pids() and send_helper_kill(): once a second for each process that has a lease.  The signal
+# is 15 within kill_grace_seconds for a process without a killpath, and for ever for one that has asked for no
+# SIGKILL; 9 otherwise; 100 runs the killpath.  The count goes on when the signal changes.
+_KILL = re.compile(
+    _SANLOCKS + r"kill (?P<pid>[0-9]{1,10}) sig (?P<signal>9|15) count (?P<count>[0-9]{1,10})\b"
+)
+_SIGNALS = {"9": "sigkill", "15": "sigterm"}
+_KILLS = ("sigkill", "sigterm")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that was told.
+
+    `kind` is done, not done, failed, try, ignored, note or on record for a domain; lost, sigterm or sigkill
+    for what sanlock did: the domain of a process that it killed is known only after name_kills().
+    `text` is the line without the domain; what does not apply is "" or None.  `seconds` is how long it took,
+    `tries` sanlock's count for a process that it kills.
+    """
+
+    time: float
+    kind: str
+    action: str = ""
+    name: str = ""
+    uuid: str = ""
+    text: str = ""
+    found: str = ""
+    did: str = ""
+    verified: str = ""
+    note: str = ""
+    seconds: float | None = None
+    tries: int | None = None
+    pid: int | None = None
+
+
+@dataclass
+class Story:
+    """What happened to one domain in one outage; `waiting` is the record of it that recovery still has."""
+
+    uuid: str
+    events: list[Event] = field(default_factory=list)
+    waiting: Record | None = None
+
+    @property
+    def name(self) -> str:
+        """As last told, "" when it never was."""
+        return next((event.name for event in reversed(self.events) if event.name), "")
+
+    @property
+    def actions(self) -> list[Event]:
+        """What was done on the loss."""
+        return [event for event in self.events if event.action in ACTIONS]
+
+    @property
+    def outcome(self) -> Event | None:
+        """How the action ended, as far as it is told."""
+        actions = self.actions
+        told = [event for event in actions if event.kind not in ("try", "note")] or actions
+        return told[-1] if told else None
+
+    @property
+    def came_back(self) -> list[Event]:
+        """What recovery told."""
+        return [event for event in self.events if event.action not in ACTIONS]
+
+
+@dataclass
+class Outage:
+    """Events that belong together; `lost` are the times (seconds since the epoch) of lockspaces lost.
+
+    `sigkills` and `sigterms` have the first such signal for each process: sanlock repeats them each second.
+    """
+
+    began: float
+    ended: float
+    lost: list[float] = field(default_factory=list)
+    sigkills: list[Event] = field(default_factory=list)
+    sigterms: list[Event] = field(default_factory=list)
+    stories: dict[str, Story] = field(default_factory=dict)
+
+
+def events_of(entries: Iterable[Entry]) -> list[Event]:
+    """The events that ENTRIES tell; lines that tell none are skipped."""
+    found = (_sanlocks(entry) if entry.identifier == SANLOCK else parse_line(entry) for entry in entries)
+    return [event for event in found if event is not None]
+
+
+def parse_line(entry: Entry) -> Event | None:
+    """Read a line of our own journal; agent.py and killpath.py write them."""
+    head = _head(entry.message) if entry.identifier == IDENTIFIER else None
+    if head is None:
+        return None
+    action, name, uuid, text = head
+    verdict, again = _VERDICT.match(text), _TRY.match(text)
+    rest = text[verdict.end() :] if verdict else ""
+    # One try may serve several requests, and says so at the end.
+    outcome = _outcome(_REQUESTS.sub("", rest))
+    kind = "ignored" if action == "ignore" else "note"
+    if again:
+        kind = "try"
+    if verdict:
+        kind = verdict["verdict"].lower()
+    holder = _HOLDER.search(text)
+    return Event(
+        entry.time,
+        kind,
+        action=action,
+        name=name,
+        uuid=uuid,
+        text=text,
+        found=outcome[0] if outcome else "",
+        did=outcome[1] if outcome else "",
+        verified=outcome[2] if outcome else "",
+        note=outcome[3] if outcome else rest,
+        seconds=float(verdict["seconds"]) if verdict and verdict["seconds"] else None,
+        tries=_number((verdict and verdict["tries"]) or (again and again["tries"])),
+        pid=_number(holder and holder["pid"]),
+    )
+
+
+def _head(message: str) -> tuple[str, str, str, str] | None:
+    """The action, the domain's name ("" when it is not known) and UUID, and the text; None without these.
+
+    Only the text may hold a ": ": see escapes.quoted().
+    """
+    head, colon, text = message.partition(": ")
+    action, _, domain = head.partition(" ")
+    name, _, uuid = domain.rpartition(" ")
+    if not (colon and _ACTION.fullmatch(action) and _UUID.fullmatch(uuid)):
+        return None
+    return action, "" if name == "-" else unquoted(name), uuid, text
+
+
+def _outcome(text: str) -> tuple[str, str, str, str] | None:
+    """What actions.Outcome has written: found, did, verified, note.  None when it is another text."""
+    before, comma, after = text.partition(", verified ")
+    found, also_comma, did = before.partition(", ")
+    if not (comma and also_comma and found.startswith("found ")):
+        return None
+    verified, _, note = after.partition("; ")
+    return found[len("found ") :], did, verified, note
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
+
+
+def _sanlocks(entry: Entry) -> Event | None:
+    if _LOST.match(entry.message):
+        return Event(entry.time, "lost", text=entry.message)
+    kill = _KILL.match(entry.message)
+    if kill is None:
+        return None
+    kind, pid, count = _SIGNALS[kill["signal"]], int(kill["pid"]), int(kill["count"])
+    return Event(entry.time, kind, text=entry.message, pid=pid, tries=count)
+
+
+def add_records(events: Iterable[Event], records: Iterable[Record]) -> list[Event]:
+    """EVENTS, and one for each of RECORDS that none of them tells of."""
+    told = list(events)
+    times: dict[tuple[str, str], list[float]] = {}
+    for event in told:
+        times.setdefault((event.uuid, event.action), []).append(event.time)
+    return [
+        *told,
+        *(
+            _from_record(record)
+            for record in records
+            if not _is_told(record, times.get((record.uuid, record.action), []))
+        ),
+    ]
+
+
+def _is_told(record: Record, times: Iterable[float]) -> bool:
+    """Whether one of TIMES, at which its action on its domain was told, is of RECORD's loss."""
+    return any(-RECORD_EARLY <= time - record.time <= QUIET_SECONDS for time in times)
+
+
+def _from_record(record: Record) -> Event:
+    """A record says what was asked for and found, not how it ended."""
+    number = len(record.leases)
+    leases = f"{number} lease{'' if number == 1 else 's'} held"
+    if record.unknown:
+        leases = f"leases not known: {record.unknown}"
+    note = f"{leases}; how it ended is not in the journal"
+    text = f"{ON_RECORD}: found {record.found}, {note}"
+    return Event(
+        record.time,
+        ON_RECORD,
+        record.action,
+        record.name,
+        record.uuid,
+        text,
+        found=record.found,
+        note=note,
+    )
+
+
+def name_kills(events: Iterable[Event], records: Iterable[Record]) -> list[Event]:
+    """EVENTS, where each kill has the name and UUID of its process's domain, as far as these are known.
+
+    A reason for another try names the process, and so do RECORDS.  A process id may be another process's
+    later: what is QUIET_SECONDS older than the kill says nothing.
+    """
+    events = list(events)
+    known = [(event.time, event.pid, event.name, event.uuid) for event in events if event.pid and event.uuid]
+    known += [(record.time - RECORD_EARLY, record.pid, record.name, record.uuid) for record in records]
+    domains: dict[int | None, list[tuple[float, str, str]]] = {}
+    for time, pid, name, uuid in sorted(known, key=lambda known: known[0]):
+        domains.setdefault(pid, []).append((time, name, uuid))
+    return [_named(event, domains.get(event.pid, [])) if event.kind in _KILLS else event for event in events]
+
+
+def _named(kill: Event, domains: list[tuple[float, str, str]]) -> Event:
+    """KILL with the name and UUID of the last of DOMAINS that had its process then."""
+    found = [domain for domain in domains if 0 <= kill.time - domain[0] <= QUIET_SECONDS]
+    return replace(kill, name=found[-1][1], uuid=found[-1][2]) if found else kill
+
+
+def make_outages(
+    events: Iterable[Event], waiting: Mapping[str, Record] | None = None, quiet: float = QUIET_SECONDS
+) -> list[Outage]:
+    """Group EVENTS into outages, oldest first; WAITING are the records of recovery by UUID."""
+    outages = _grouped(events, quiet)
+    for uuid, record in (waiting or {}).items():
+        for outage in reversed(outages):
+            if uuid in outage.stories:
+                outage.stories[uuid].waiting = record
+                break
+    return outages
+
+
+def _grouped(events: Iterable[Event], quiet: float) -> list[Outage]:
+    outages: list[Outage] = []
+    killed: set[tuple[int, str, int | None]] = set()
+    for event in sorted(events, key=lambda event: event.time):
+        outage = _outage_of(event, outages, quiet)
+        if outage is None:
+            outage = Outage(event.time, event.time)
+            outages.append(outage)
+        if event.kind in _KILLS:
+            process = (len(outages), event.kind, event.pid)
+            if process in killed:
+                continue
+            killed.add(process)
+        _add(event, outage)
+    return outages
+
+
+def _add(event: Event, outage: Outage) -> None:
+    if event.action in ACTIONS or not event.action:
+        outage.ended = event.time
+    if event.kind == "lost":
+        outage.lost.append(event.time)
+    elif event.kind == "sigkill":
+        outage.sigkills.append(event)
+    elif event.kind == "sigterm":
+        outage.sigterms.append(event)
+    else:
+        outage.stories.setdefault(event.uuid, Story(event.uuid)).events.append(event)
+
+
+def _outage_of(event: Event, outages: list[Outage], quiet: float) -> Outage | None:
+    if event.action and event.action not in ACTIONS:
+        for outage in reversed(outages):
+            if event.uuid in outage.stories:
+                return outage
+    if not outages or event.time - outages[-1].ended > quiet:
+        return None
+    # What was done before a loss, by hand, is no part of it.
+    return None if event.kind == "lost" and not outages[-1].lost else outages[-1]
+
+
+def last_events(events: Iterable[Event]) -> dict[str, Event]:
+    """What was told last of each domain, by UUID; failed tries and remarks on an action do not count."""
+    ordered = sorted(events, key=lambda event: event.time)
+    return {event.uuid: event for event in ordered if event.uuid and not _is_aside(event)}
+
+
+def _is_aside(event: Event) -> bool:
+    return event.kind in ("try", "sigterm") or (event.kind == "note" and event.action in ACTIONS)

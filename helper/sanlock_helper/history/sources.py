@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All that is told of the past: the journal's events and the recovery records, each told once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import HelperError
+from ..records import snapshot as kept_records
+from ..records.record import Record
+from .journal_entries import SECONDS, read_file, read_journal
+from .outages import Event, add_records, events_of, name_kills
+
+
+@dataclass(frozen=True)
+class Told:
+    """Events, the record that recovery still has of a domain by UUID, and what could not be read.
+
+    `journal_error` is None when the journal was read; its text is the first problem otherwise.
+    """
+
+    events: list[Event]
+    waiting: dict[str, Record]
+    problems: list[str]
+    journal_error: HelperError | None
+
+
+def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -> Told:
+    """What is told since SINCE (seconds since the epoch), within SECONDS; nothing is changed.
+
+    JOURNAL is a file to read instead of this host's journal: perhaps another host's, which the records here
+    have nothing to do with.
+    """
+    events: list[Event] = []
+    error: HelperError | None = None
+    try:
+        events = events_of(read_file(journal, since) if journal is not None else read_journal(since, seconds))
+    except HelperError as failure:
+        error = failure
+    problems = [str(error)] if error else []
+    if journal is not None:
+        return Told(name_kills(events, ()), {}, problems, error)
+    kept = kept_records.look()
+    records = [record for record in kept.records if record.time >= since]
+    waiting = {uuid: record for uuid, record in kept.newest.items() if record.time >= since}
+    events = name_kills(add_records(events, records), records)
+    return Told(events, waiting, [*problems, *kept.problems], error)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The host that this program is installed on: its paths, its sanlock.service, whose helper stands where."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Callable
+
+from ..errors import HelperError
+from .paths import KILLPATHS, our_executable
+
+# Where it is put when ours takes its place on the host itself; the name that dpkg-divert's manual uses.
+ASIDE = ".distrib"
+
+SERVICE = "sanlock.service"
+
+Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+
+
+def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run COMMAND; one that is not there fails with status 127, as in a shell."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except OSError as error:
+        return subprocess.CompletedProcess(command, 127, "", f"{command[0]}: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"{command[0]}: no answer for 60 s")
+
+
+class Host:
+    """This host; in tests, a folder that stands for its root."""
+
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        run: Run = run_command,
+        ours: Path | None = None,
+        proc: Path = Path("/proc"),
+    ) -> None:
+        self.root = root
+        self.run = run
+        self.ours = ours or our_executable()
+        self.proc = proc
+
+    def path(self, name: str) -> Path:
+        """Where the file NAME of the host is."""
+        return self.root / name.lstrip("/")
+
+    def stock(self) -> str:
+        """The path at which libvirt has sanlock run its helper.
+
+        Raises HelperError when nothing is there.
+        """
+        for name in KILLPATHS:
+            if os.path.lexists(self.path(name)):
+                return name
+        raise HelperError(
+            "libvirt's helper",
+            f"not at {' nor '.join(KILLPATHS)}",
+            "install libvirt-daemon-plugin-sanlock",
+        )
+
+    def is_replaced(self) -> bool:
+        """Whether the host's own path is a symbolic link to ours: what `activate` or a diversion makes."""
+        path = self.path(self.stock())
+        return path.is_symlink() and os.readlink(path) == str(self.ours)
+
+    def service(self, name: str) -> str:
+        """What systemd says of the property NAME of sanlock.service; "" when there is no systemd to ask."""
+        return self.run(["systemctl", "show", f"--property={name}", "--value", SERVICE]).stdout.strip()
+
+    def sanlock_pid(self) -> int:
+        """The process id of the running sanlock, 0 when none runs."""
+        found = self.service("MainPID")
+        if found.isdigit() and int(found):
+            return int(found)
+        try:
+            pid = int(self.path("/run/sanlock/sanlock.pid").read_text(encoding="ascii"))
+            return pid if (self.proc / str(pid) / "comm").read_text().strip() == "sanlock" else 0
+        except (OSError, ValueError):
+            return 0
+
+    def sanlock_runs_ours(self, pid: int) -> bool:
+        """Whether the file at libvirt's path is ours as process PID sees it, by its own mounts."""
+        seen = self.proc / str(pid) / "root" / self.stock().lstrip("/")
+        try:
+            return filecmp.cmp(self.ours, seen, shallow=False)
+        except OSError:
+            return False
+
+    def has_own_mounts(self, pid: int) -> bool:
+        """Whether process PID was started with a mount namespace, as the drop-in makes sanlock.service be."""
+        try:
+            return os.readlink(self.proc / str(pid) / "ns/mnt") != os.readlink(self.proc / "1/ns/mnt")
+        except OSError:
+            return False
+
+    def bind_command(self) -> list[str]:
+        """What binds ours into the running sanlock.service."""
+        return ["systemctl", "bind", "--read-only", SERVICE, str(self.ours), self.stock()]

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What sanlock says, from its memory, of the leases that a process holds."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from typing import Any, Callable
+
+from ..errors import FinalError, LeasesUnknownError, PassingError
+from . import sanlock_daemon
+
+BUSY_TRIES = 25
+BUSY_SECONDS = 0.02
+
+# What a lease is called whose names could not be learned.
+UNKNOWN = "?"
+
+# The module libsanlock from load() on, or why there is none.
+_loaded: list[Any] = []
+
+
+class Lease:
+    """One resource lease: names as text, the version that sanlock counts up at each acquire, its place."""
+
+    __slots__ = ("lockspace", "offset", "path", "resource", "shared", "version")
+
+    def __init__(
+        self,
+        lockspace: str,
+        resource: str,
+        version: int,
+        path: str = "",
+        offset: int = 0,
+        shared: bool = False,
+    ) -> None:
+        self.lockspace = lockspace
+        self.resource = resource
+        self.version = version
+        self.path = path
+        self.offset = offset
+        self.shared = shared
+
+    def __str__(self) -> str:
+        return _printable(f"{self.lockspace}:{self.resource}")
+
+
+class Lockspace:
+    """One lockspace as this host joins it; io_timeout in seconds, 0 for sanlock's default.
+
+    generation: sanlock's count of this host's joins, noted while the lockspace was healthy; 0 when it was
+    not, or when that is not known.
+    """
+
+    __slots__ = ("generation", "host_id", "io_timeout", "name", "offset", "path")
+
+    def __init__(
+        self, name: str, host_id: int, path: str, offset: int = 0, io_timeout: int = 0, generation: int = 0
+    ) -> None:
+        self.name = name
+        self.host_id = host_id
+        self.path = path
+        self.offset = offset
+        self.io_timeout = io_timeout
+        self.generation = generation
+
+    def __str__(self) -> str:
+        return _printable(self.name)
+
+
+def load() -> Any:
+    """The module libsanlock, with sanlock's library in memory; the second time it costs nothing.
+
+    It is not imported with this module: a process that has no domain with leases need not pay for it.  Call
+    this before the first action on one, so that nothing waits for a disk then.  Raises LeasesUnknownError,
+    with what to install, where the library is missing.
+    """
+    if not _loaded:
+        try:
+            from . import libsanlock
+
+            _loaded.append(libsanlock)
+        except FinalError as error:
+            _loaded.append(error)
+    if isinstance(_loaded[0], FinalError):
+        raise LeasesUnknownError(str(_loaded[0])) from _loaded[0]
+    return _loaded[0]
+
+
+def held_by(pid: int) -> list[Lease]:
+    """The leases that process PID holds now, from the sanlock daemon's memory: no storage is read.
+
+    A process that sanlock does not know holds none.  A lease whose names cannot be learned is held all the
+    same, under the name UNKNOWN.  Raises LeasesUnknownError when sanlock cannot be asked, PassingError when
+    it has no time for this now.
+    """
+    binding = load()
+    join_sanlock_group()
+    try:
+        resources = inquire(pid)
+    except binding.SanlockException as error:
+        # No client of that process is registered: sanlock src/main.c, process_cmd_thread_registered().
+        if error.errno == errno.ESRCH:
+            return []
+        # Another command for the same process is under way, such as the release that is waited for.
+        if error.errno == errno.EBUSY:
+            raise PassingError(
+                f"ask sanlock for the leases of process {pid}", "it is busy with it"
+            ) from error
+        raise _no_answer(error) from error
+    return [_lease(found) for found in resources]
+
+
+def inquire(pid: int) -> list[dict[str, Any]]:
+    """libsanlock.inquire() of process PID; asked again for a moment while another command for it runs.
+
+    Raises SanlockException.
+    """
+    binding = load()
+    found: list[dict[str, Any]] = _while_busy(lambda: binding.inquire(pid=pid))
+    return found
+
+
+def _while_busy(call: Callable[[], Any]) -> Any:
+    """What CALL returns or raises once sanlock is not busy with the process any more, within half a second.
+
+    sanlock does one command for a process at a time and refuses others with EBUSY (sanlock src/main.c,
+    process_cmd_thread_registered()).
+    """
+    for _ in range(BUSY_TRIES):
+        try:
+            return call()
+        except load().SanlockException as error:
+            if error.errno != errno.EBUSY:
+                raise
+        time.sleep(BUSY_SECONDS)
+    return call()
+
+
+def release(pid: int) -> None:
+    """Give up all leases that process PID holds; needs root, as libvirt's own release does.
+
+    By their names, one after the other: sanlock needs no path for that, so this serves where libvirt's own
+    release fails because of the path.  SANLK_REL_ALL needs no names either, but cmd_release() in sanlock
+    src/cmd.c puts what it finds into an array of 8: the daemon of 3.8.5 died of a process with 64 leases.  A
+    lease that sanlock did not want to release and that is gone all the same is released.
+
+    Raises LeasesUnknownError when sanlock does not do it.
+    """
+    binding = load()
+    join_sanlock_group()
+    first: Exception | None = None
+    try:
+        for found in inquire(pid):
+            try:
+                _release(pid, found)
+            except binding.SanlockException as error:
+                first = first or error
+        if not first or not inquire(pid):
+            return
+    except binding.SanlockException as error:
+        if error.errno == errno.ESRCH:
+            return
+        first = first or error
+    raise LeasesUnknownError(f"sanlock does not release them: {first}", _is_absent(first)) from first
+
+
+def _release(pid: int, found: dict[str, Any]) -> None:
+    binding = load()
+    _while_busy(lambda: binding.release(found["lockspace"], found["resource"], [], pid=pid))
+
+
+def noted(pid: int) -> tuple[tuple[Lockspace, ...], tuple[Lease, ...]]:
+    """The lockspaces that process PID holds leases in, and those leases; no storage is read.
+
+    Raises LeasesUnknownError when sanlock cannot be asked.
+    """
+    held = held_by(pid)
+    names = {lease.lockspace for lease in held}
+    binding = load()
+    try:
+        found = binding.get_lockspaces()
+    except binding.SanlockException as error:
+        raise _no_answer(error) from error
+    return tuple(_lockspace(entry) for entry in found if text(entry["lockspace"]) in names), tuple(held)
+
+
+def _no_answer(error: Any) -> LeasesUnknownError:
+    return LeasesUnknownError(f"sanlock does not answer: {error}", _is_absent(error))
+
+
+def _is_absent(error: Any) -> bool:
+    """Whether ERROR, of a call to sanlock, is that no daemon runs: no socket, or one that was left behind."""
+    return error.errno == errno.ECONNREFUSED or (
+        error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.exists(_socket())
+    )
+
+
+def _lease(found: dict[str, Any]) -> Lease:
+    if not found["resource"]:
+        return Lease(UNKNOWN, UNKNOWN, 0)
+    # libvirt's leases have one disk each (SANLK_MAX_DISK is 4).
+    path, offset = found["disks"][0] if found["disks"] else ("", 0)
+    shared = bool(found["flags"] & load().RES_SHARED)
+    return Lease(text(found["lockspace"]), text(found["resource"]), found["version"], path, offset, shared)
+
+
+def _lockspace(found: dict[str, Any]) -> Lockspace:
+    binding = load()
+    name, host_id = found["lockspace"], found["host_id"]
+    try:
+        hosts = binding.get_hosts(name, host_id)
+    except binding.SanlockException:
+        hosts = []  # joined or lost a moment ago
+    lockspace = Lockspace(text(name), host_id, found["path"], found["offset"])
+    if hosts:
+        lockspace.io_timeout = hosts[0]["io_timeout"]
+        if is_renewed(hosts[0], time.monotonic()):
+            lockspace.generation = hosts[0]["generation"]
+    return lockspace
+
+
+def is_renewed(host: dict[str, Any], now: float) -> bool:
+    """Whether a lockspace that sanlock has joined is being renewed, by what it says of this host itself.
+
+    NOW is CLOCK_MONOTONIC, which sanlock's timestamps are of.  sanlock keeps a lockspace on its list for as
+    long as it is losing it.  It knows its own last timestamp, read back from storage at the next renewal, 2
+    io_timeout later; sanlock itself warns 6 io_timeout after the last renewal, and the lease is lost after 8
+    (sanlock src/timeouts.h).
+    """
+    age: float = now - host["timestamp"]
+    return age <= 6 * (host["io_timeout"] or 10)
+
+
+def text(name: bytes) -> str:
+    """NAME as text; raw() makes the same bytes of it again, whatever they are."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def raw(name: str) -> bytes:
+    """The bytes that text() was given."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _run_dir() -> str:
+    return os.environ.get("SANLOCK_RUN_DIR", sanlock_daemon.RUN_DIR)
+
+
+def _socket() -> str:
+    return f"{_run_dir()}/{sanlock_daemon.SOCKET}"
+
+
+def join_sanlock_group() -> None:
+    """Take the group of sanlock's socket: see sanlock_daemon.join_sanlock_group()."""
+    sanlock_daemon.join_sanlock_group(_run_dir())

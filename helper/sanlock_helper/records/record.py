@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A record: what a domain was and held when it was made safe, so that recovery can bring it back.
+
+A record is a text of lines, each a key and its words with one blank between them; a word is escaped as in a
+Python string literal, so it holds no blank, no newline and nothing but ASCII.  The first line is the format
+and its version, the last one a checksum of the others.  json and dataclasses are not used: the killpath
+writes records before a virtual machine is safe, and has no 10 ms to import them, nor a disk to do it from.
+"""
+
+from __future__ import annotations
+
+from _codecs import unicode_escape_decode, unicode_escape_encode
+from binascii import crc32
+from typing import Any
+
+from ..escapes import quoted
+from ..leases.held import Lease, Lockspace
+
+FORMAT = "virt-sanlock-helper-record"
+VERSION = 2
+# Version 1 has no generation in its lockspaces.  It is read all the same: a record on disk may be older than
+# the program, which an update may have replaced during an outage.
+VERSIONS = ("1", "2")
+
+# The lengths that sanlock takes (SANLK_NAME_LEN and SANLK_PATH_LEN of its src/sanlock.h), and the ranges of
+# its and libvirt's C types.
+_NAME_BYTES, _PATH_BYTES = 48, 1024
+_INFINITE = float("inf")
+_INT, _UINT, _LONG, _ULONG = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
+
+# What recovery was about to do when it wrote the record last, or that it will not do it.
+MARKS = ("", "starting", "resuming", "refused")
+
+
+class RecordError(Exception):
+    """A text is no record of this version; the message says why."""
+
+
+class Record:
+    """One domain that may have to be brought back.
+
+    uuid, name, uri: the domain.  action: what the helper was asked for: poweroff, pause or restart.
+    found: its state before.  run: the domain's id before.  pid, pid_start: its process, and that process's
+    start time in clock ticks since boot; 0 when unknown.  boot: the kernel's boot id.  time: seconds since
+    the epoch.  lockspaces, leases: what the process held.  unknown: why they are not known, else "".
+    xml: the definition of a transient domain, with its secrets, else "".  mark, why: recovery's own (MARKS).
+    """
+
+    __slots__ = (
+        "action", "boot", "found", "leases", "lockspaces", "mark", "name", "pid", "pid_start", "run", "time",
+        "unknown", "uri", "uuid", "why", "xml",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        uuid: str,
+        name: str,
+        uri: str,
+        action: str,
+        found: str = "running",
+        run: int = -1,
+        pid: int = 0,
+        pid_start: int = 0,
+        boot: str = "",
+        time: float = 0.0,
+        lockspaces: tuple[Lockspace, ...] = (),
+        leases: tuple[Lease, ...] = (),
+        unknown: str = "",
+        xml: str = "",
+        mark: str = "",
+        why: str = "",
+    ) -> None:
+        self.uuid = uuid
+        self.name = name
+        self.uri = uri
+        self.action = action
+        self.found = found
+        self.run = run
+        self.pid = pid
+        self.pid_start = pid_start
+        self.boot = boot
+        self.time = time
+        self.lockspaces = lockspaces
+        self.leases = leases
+        self.unknown = unknown
+        self.xml = xml
+        self.mark = mark
+        self.why = why
+
+    @property
+    def todo(self) -> str:
+        """What brings the domain back: start or resume."""
+        return "resume" if self.action == "pause" else "start"
+
+    def __str__(self) -> str:
+        return f"{quoted(self.name)} {self.uuid}"
+
+    def encode(self) -> bytes:
+        """The record as the bytes of its file."""
+        lines = [_line(FORMAT, VERSION)]
+        lines += [_line(key, getattr(self, key)) for key in _TEXTS]
+        lines += [_line(key, getattr(self, key)) for key in _NUMBERS]
+        lines.append(_line("time", repr(self.time)))
+        for lockspace in self.lockspaces:
+            lines.append(
+                _line(
+                    "lockspace",
+                    lockspace.name,
+                    lockspace.host_id,
+                    lockspace.path,
+                    lockspace.offset,
+                    lockspace.io_timeout,
+                    lockspace.generation,
+                )
+            )
+        for lease in self.leases:
+            lines.append(
+                _line(
+                    "lease",
+                    lease.lockspace,
+                    lease.resource,
+                    lease.version,
+                    lease.path,
+                    lease.offset,
+                    int(lease.shared),
+                )
+            )
+        text = "".join(lines).encode("ascii")
+        return text + _line("crc32", crc32(text)).encode("ascii")
+
+
+_TEXTS = ("uuid", "name", "uri", "action", "found", "boot", "unknown", "xml", "mark", "why")
+_NUMBERS = ("run", "pid", "pid_start")
+
+
+def decode(data: bytes) -> Record:
+    """The Record that encode() wrote as DATA; raises RecordError for anything else."""
+    head, newline, last = data.rpartition(b"\ncrc32 ")
+    try:
+        if not newline or int(last) != crc32(head + b"\n") or last != b"%d\n" % int(last):
+            raise RecordError("its checksum is wrong")
+        lines = [_words(line) for line in head.split(b"\n")]
+        if lines[0] not in [[FORMAT, version] for version in VERSIONS]:
+            raise RecordError(f"it is {' '.join(lines[0])[:60]}, not {FORMAT} {VERSION}")
+        return _record(lines[1:], has_generations=lines[0] != [FORMAT, "1"])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise RecordError(f"it is malformed: {error!r}") from error
+
+
+def _record(lines: list[list[str]], has_generations: bool) -> Record:
+    lockspaces, leases = [], []
+    fields: dict[str, Any] = {}
+    for key, *words in lines:
+        if key == "lockspace":
+            if not has_generations:
+                words.append("0")
+            name, host_id, path, offset, io_timeout, generation = words
+            lockspaces.append(
+                Lockspace(name, int(host_id), path, int(offset), int(io_timeout), int(generation))
+            )
+        elif key == "lease":
+            lockspace, resource, version, path, offset, shared = words
+            leases.append(Lease(lockspace, resource, int(version), path, int(offset), bool(int(shared))))
+        elif key in fields:
+            raise ValueError(f"{key} twice")
+        else:
+            (fields[key],) = words
+    record = Record(**{key: fields.pop(key) for key in _TEXTS})
+    for key in _NUMBERS:
+        setattr(record, key, int(fields.pop(key)))
+    record.time = float(fields.pop("time"))
+    # Not a number is equal to nothing, itself included: such a record would be a new one at each look.
+    if not 0 <= record.time < _INFINITE:
+        raise ValueError(f"time {record.time!r}")
+    record.lockspaces, record.leases = tuple(lockspaces), tuple(leases)
+    if fields:
+        raise ValueError(f"unknown {', '.join(fields)}")
+    if record.action not in ("poweroff", "pause", "restart") or record.mark not in MARKS:
+        raise ValueError(f"action {record.action!r}, mark {record.mark!r}")
+    return record
+
+
+def check(record: Record) -> None:
+    """Refuse a RECORD with a value that libvirt's and sanlock's calls do not take: RecordError names it.
+
+    decode() has checked what the format itself says.
+    """
+    _check_number("run", record.run, -1, _INT)
+    _check_number("pid", record.pid, 0, _INT)
+    _check_number("pid_start", record.pid_start, 0, _LONG)
+    if ":" not in record.uri or not (record.uri.isascii() and record.uri.isprintable()):
+        raise RecordError(f"its uri is {record.uri[:60]!r}, which names no libvirtd")
+    for lockspace in record.lockspaces:
+        _check_text("lockspace name", lockspace.name, _NAME_BYTES)
+        _check_text("lockspace path", lockspace.path, _PATH_BYTES)
+        _check_number("host_id", lockspace.host_id, 0, _ULONG)
+        _check_number("lockspace offset", lockspace.offset, 0, _LONG)
+        _check_number("io_timeout", lockspace.io_timeout, 0, _UINT)
+        _check_number("generation", lockspace.generation, 0, _ULONG)
+    for lease in record.leases:
+        _check_text("lockspace", lease.lockspace, _NAME_BYTES)
+        _check_text("resource", lease.resource, _NAME_BYTES)
+        if lease.path:
+            _check_text("lease path", lease.path, _PATH_BYTES)
+        _check_number("lease offset", lease.offset, 0, _LONG)
+        _check_number("version", lease.version, 0, _ULONG)
+
+
+def _check_number(what: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise RecordError(f"its {what} is {str(value)[:40]}, which is not from {least} to {most}")
+
+
+def _check_text(what: str, text: str, most: int) -> None:
+    if not text or "\0" in text or len(text.encode("utf-8", "surrogateescape")) > most:
+        raise RecordError(f"its {what} is {text[:60]!r}, which is not 1 to {most} bytes long")
+
+
+def _line(*words: object) -> str:
+    # The functions behind the codec "unicode_escape", whose name would be looked up on the disk.
+    return " ".join(
+        unicode_escape_encode(str(word))[0].decode("ascii").replace(" ", "\\x20") for word in words
+    ) + ("\n")
+
+
+def _words(line: bytes) -> list[str]:
+    return [unicode_escape_decode(word)[0] for word in line.split(b" ")]

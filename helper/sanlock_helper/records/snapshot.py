@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The recovery records of this host, for reading only.
+
+Recovery's own view of them is book.py: that one takes, copies and sets aside.  Here whatever is found is left
+as it is, and what cannot be used is said.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from .directory import RUN_DIR, SET_ASIDE, STATE_DIR, TAKEN, Records
+from .record import Record, RecordError
+
+
+@dataclass(frozen=True)
+class KeptRecords:
+    """The records that there are, oldest first, what could not be read, and what recovery had set aside."""
+
+    records: list[Record]
+    unread: list[str]
+    set_aside: list[str] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """All that keeps this from being the whole story, in words."""
+        return [*self.unread, *self.set_aside]
+
+    @property
+    def newest(self) -> dict[str, Record]:
+        """The one that counts of each domain, by UUID: recovery goes by it."""
+        return {record.uuid: record for record in self.records}
+
+
+def look(run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> KeptRecords:
+    """All records.  Raises nothing: a directory that is not there has none."""
+    found: dict[tuple[str, float], Record] = {}
+    unread: list[str] = []
+    # In the order in which recovery moves them: none is missed on its way.
+    looks = [read_all(place) for place in (Records(run_dir), Records(run_dir, TAKEN), Records(state_dir))]
+    for records, why in reversed(looks):
+        # A copy on disk and the one on tmpfs that it was made from are one.
+        found.update({(record.uuid, record.time): record for record in records})
+        unread += why
+    set_aside = [line for path in (state_dir, run_dir) for line in _set_aside(f"{path}/{SET_ASIDE}")]
+    records_found = sorted(found.values(), key=lambda record: record.time)
+    # One directory is looked at under two names.
+    return KeptRecords(records_found, list(dict.fromkeys(unread)), set_aside)
+
+
+def read_all(records: Records) -> tuple[list[Record], list[str]]:
+    """All that is in RECORDS, and what could not be read, in words."""
+    try:
+        uuids = records.uuids()
+    except OSError as error:
+        return [], [f"read the records in {records.path}: {_why(error)}"]
+    found, problems = [], []
+    for uuid in uuids:
+        try:
+            record = records.read(uuid)
+        except RecordError as error:
+            problems.append(f"read {records.file(uuid)}: {error}: recovery will set it aside, unused")
+            continue
+        except OSError as error:
+            problems.append(f"read {records.file(uuid)}: {_why(error)}")
+            continue
+        # Recovery may have moved it since it was listed.
+        if record is not None:
+            found.append(record)
+    return found, problems
+
+
+def _set_aside(folder: str) -> list[str]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        # Not there, or in a directory that cannot be read, which was said.
+        return []
+    return [f"{folder}/{name}: was set aside, it is no record that can be used" for name in names]
+
+
+def _why(error: OSError) -> str:
+    why = error.strerror or str(error)
+    return f"{why} (run this as root)" if isinstance(error, PermissionError) else why

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Recovery's own records: taken from the helper's directory on tmpfs, kept on disk.
+
+A record that the helper wrote is taken by renaming it: from then on the helper, which may write a newer one
+of the same domain at any moment, cannot be overwritten or removed by us.  It is copied to disk, in one step,
+and only then removed from tmpfs.  While the disk cannot be written to, it stays where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+from ..journal import Journal
+from . import snapshot as kept_records
+from .directory import RUN_DIR, STATE_DIR, TAKEN, Records
+from .record import Record, RecordError
+
+
+class Book:
+    """All records that there are."""
+
+    def __init__(self, journal: Journal, run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> None:
+        self._journal = journal
+        self._lock_path = f"{run_dir}.lock"
+        self._new = Records(run_dir)
+        self._taken = Records(run_dir, TAKEN)
+        self._kept = Records(state_dir)
+        self._told: set[str] = set()
+        # Directories whose records, if there are any, are not known.
+        self.unread: set[str] = set()
+
+    def look(self) -> dict[str, Record]:
+        """The records by UUID, the newest of each domain, read only; what cannot be read is left out."""
+        return self.look_at_all()[0]
+
+    def look_at_all(self) -> tuple[dict[str, Record], list[str]]:
+        """What look() returns, and what could not be read, in words."""
+        found: dict[str, Record] = {}
+        unread: list[str] = []
+        # In the order in which recovery moves them: none is missed on its way.
+        for records in (self._new, self._taken, self._kept):
+            here, problems = kept_records.read_all(records)
+            unread += problems
+            for record in here:
+                found.setdefault(record.uuid, record)
+        # One directory is looked at under two names.
+        return found, list(dict.fromkeys(unread))
+
+    def gather(self) -> dict[str, Record]:
+        """Take what is new, copy it to disk, and return all by UUID; what is no record is set aside."""
+        found: dict[str, Record] = {}
+        with self._locked():
+            for uuid in self._uuids(self._new):
+                self._take(uuid)
+            for uuid in self._uuids(self._taken):
+                record = self._read(self._taken, uuid)
+                if record and self._keep(record):
+                    self._drop_taken(uuid)
+            for records in (self._kept, self._taken):
+                for uuid in self._uuids(records):
+                    record = self._read(records, uuid)
+                    if record:
+                        found[uuid] = record
+        return found
+
+    def _take(self, uuid: str) -> None:
+        """Take what the helper wrote of domain UUID; what cannot be taken stays, and is reported once."""
+        if not self._read(self._new, uuid):
+            return
+        try:
+            os.rename(self._new.file(uuid), self._taken.file(uuid))
+        except FileNotFoundError:
+            pass  # the helper has taken it back: a restart that succeeded
+        except OSError as error:
+            file = self._new.file(uuid)
+            self._tell(f"recover {uuid}: {file} cannot be taken, the domain is not brought back: {error}")
+
+    def _drop_taken(self, uuid: str) -> None:
+        try:
+            self._taken.remove(uuid)
+        except OSError as error:
+            self._tell(f"recover {uuid}: {self._taken.file(uuid)} cannot be removed: {error}")
+
+    def add(self, record: Record) -> bool:
+        """Add a RECORD of recovery's own; False when its domain has one.
+
+        Raises OSError when it cannot be written.
+        """
+        with self._locked():
+            if record.uuid in self.look():
+                return False
+            self._taken.write(record)
+        return True
+
+    def mark(self, record: Record, mark: str, why: str = "") -> bool:
+        """Write down what is about to be done with RECORD; False when the record is gone, or newer.
+
+        On disk where it is on disk; on tmpfs where it is there, and while the disk is full: gather() copies
+        it later.  Raises OSError when it can be written nowhere.
+        """
+        with self._locked():
+            place = self._place(record)
+            if place is None:
+                return False
+            before = record.mark, record.why
+            record.mark, record.why = mark, why
+            try:
+                if place is not self._kept or not self._keep(record):
+                    self._taken.write(record)
+            except OSError:
+                record.mark, record.why = before
+                raise
+        return True
+
+    def remove(self, record: Record) -> bool:
+        """Remove RECORD; False when it is gone, or another one of the same domain is there."""
+        with self._locked():
+            places = [place for place in (self._kept, self._taken) if self._is_in(place, record)]
+            # The copy on disk first: it may be the older one, and would come to light without the other.
+            return any([place.remove(record.uuid) for place in places])
+
+    def set_aside(self, record: Record, why: str) -> None:
+        """Move RECORD out of the way, for WHY, and report that; one that is gone, or newer, stays."""
+        with self._locked():
+            place = self._place(record)
+            if place is not None:
+                self._set_aside(place, record.uuid, why)
+
+    def forget(self, uuid: str) -> bool:
+        """Remove whatever there is of domain UUID; False when there was nothing."""
+        with self._locked():
+            gone = [records.remove(uuid) for records in (self._new, self._taken, self._kept)]
+        return any(gone)
+
+    def _place(self, record: Record) -> Records | None:
+        """Where RECORD is, and it is still the same one."""
+        for records in (self._taken, self._kept):
+            with contextlib.suppress(RecordError):
+                found = records.read(record.uuid)
+                if found is not None:
+                    return records if _is_same(found, record) else None
+        return None
+
+    def _is_in(self, records: Records, record: Record) -> bool:
+        """Whether RECORD can be read in RECORDS."""
+        try:
+            found = records.read(record.uuid)
+        except (RecordError, OSError):
+            return False
+        return found is not None and _is_same(found, record)
+
+    def _uuids(self, records: Records) -> list[str]:
+        """Who has a record there; nobody, where the directory cannot be read: the others are brought back."""
+        try:
+            uuids = records.uuids()
+            self.unread.discard(records.path)
+            return uuids
+        except OSError as error:
+            self.unread.add(records.path)
+            self._tell(f"recover: the records in {records.path} cannot be read: {error}")
+            return []
+
+    def _tell(self, line: str, level: str = "warning") -> None:
+        """Report LINE once, though it is met again and again."""
+        if line not in self._told:
+            self._told.add(line)
+            getattr(self._journal, level)(line)
+
+    def _read(self, records: Records, uuid: str) -> Record | None:
+        """The record of domain UUID in RECORDS; what is none is set aside, what cannot be read is left."""
+        try:
+            return records.read(uuid)
+        except RecordError as error:
+            why = str(error)
+        except OSError as error:
+            self._tell(f"recover {uuid}: {records.file(uuid)} cannot be read: {error}")
+            return None
+        self._set_aside(records, uuid, why)
+        return None
+
+    def _set_aside(self, records: Records, uuid: str, why: str) -> None:
+        try:
+            now = f"set aside as {records.set_aside(uuid)}"
+        except OSError as error:
+            now = f"and cannot be set aside: {error}"
+        self._tell(f"recover {uuid}: {records.file(uuid)} is not used: {why}; {now}", "error")
+
+    def _keep(self, record: Record) -> bool:
+        try:
+            self._kept.write(record, durable=True)
+        except OSError as error:
+            self._tell(f"recover: records are not copied to {self._kept.path} yet: {error}")
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process changes records at a time; held for moments only."""
+        os.makedirs(os.path.dirname(self._lock_path), 0o700, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        lock = os.open(self._lock_path, flags, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _is_same(found: Record, record: Record) -> bool:
+    """Whether FOUND is of the same loss as RECORD, whatever recovery has marked since."""
+    return found.time == record.time and found.run == record.run

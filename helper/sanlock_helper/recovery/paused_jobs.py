@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Domains that a job of libvirt's has paused, before their lockspace is joined again.
+
+A domain that is dumped, saved, snapshotted or migrated is paused, and libvirt has released its leases: at the
+loss of the lockspace sanlock runs no killpath for it, and no record is made.  When the job is over, libvirt
+lets it run on.  Without the lockspace that fails; with it the guest would go on, although another host may
+have had its leases meanwhile and written to its disks (doCoreDump() and qemuProcessStartCPUs() in libvirt
+src/qemu).  So such a job has to be over before recovery joins the lockspace.  Its domain stays paused then,
+and the administrator decides.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable
+
+import libvirt
+
+from ..agent.recorder import boot_id
+from ..errors import HelperError, PassingError
+from ..journal import Journal
+from ..leases.held import Lockspace
+from ..patience import within
+from ..records.record import Record
+from ..records.store import Book
+from ..virt import processes
+from ..virt.connection import failure, is_no_domain
+from ..virt.domain_state import describe, ends_by_itself
+from ..virt.lookup import as_argument
+from ..virt.processes import Process
+from .domain_identity import leases
+
+URI = "qemu:///system"
+
+# All that the QEMU driver has on this host, as libvirt gives them to sanlock for the killpath.  Another one
+# in a record is a mistake, and costs the domain of that record alone.
+_URIS = (URI, "qemu:///session")
+
+# How long jobs may take to end, once they were aborted, and how long libvirtd may take for all of this.
+SETTLE_SECONDS = 10.0
+ALL_SECONDS = 30.0
+POLL_SECONDS = 0.2
+
+_ACTIVE = libvirt.VIR_CONNECT_LIST_DOMAINS_PAUSED | libvirt.VIR_CONNECT_LIST_DOMAINS_OTHER
+
+_MIGRATING = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
+# The source of a migration that has switched to post-copy: it never runs here again.
+_LEFT_FOR_GOOD = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY)
+# The guest of a start has not run yet: it has no memory that could be older than its disks.
+_STARTING = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+# These have no job that libvirt would report; their states go when they are over.
+_WITHOUT_JOB = (
+    _STARTING,
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SHUTTING_DOWN),
+)
+
+
+class PausedJobs:
+    """Ends the jobs that keep domains paused.  Several threads may use one."""
+
+    def __init__(
+        self,
+        connect: Callable[[str], Any],
+        book: Book,
+        journal: Journal,
+        find: Callable[[str], Process | None] = processes.find,
+        boot: Callable[[], str] = boot_id,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """CONNECT opens a URI; FIND gives the process of a domain's UUID; BOOT is the kernel's boot id."""
+        self._connect = connect
+        self._book = book
+        self._journal = journal
+        self._find = find
+        self._boot = boot
+        self._clock = clock
+        self._sleep = sleep
+
+    def settle(self, lockspace: Lockspace) -> None:
+        """Let no job be under way whose end would let a domain with leases in LOCKSPACE run on.
+
+        A domain that stays paused gets a record, unless it has one.  Raises HelperError when a job does not
+        end, or libvirtd does not say: the lockspace must not be joined then.
+        """
+        uris = {record.uri for record in self._book.look().values() if record.uri in _URIS}
+        for uri in sorted(uris | {URI}):
+            what = f"look for paused jobs in {uri}"
+            within(ALL_SECONDS, what, lambda uri=uri: self._settle(uri, lockspace))  # type: ignore[misc]
+
+    def _settle(self, uri: str, lockspace: Lockspace) -> None:
+        connection = self._connect(uri)
+        try:
+            for domain in connection.listAllDomains(_ACTIVE):
+                self._settle_one(uri, domain, lockspace)
+        except libvirt.libvirtError as error:
+            raise failure("look for paused jobs", error) from error
+        finally:
+            connection.close()
+
+    def _settle_one(self, uri: str, domain: Any, lockspace: Lockspace) -> None:
+        try:
+            found = _state(domain)
+            if not ends_by_itself(*found) or found == _LEFT_FOR_GOOD or not _is_concerned(domain, lockspace):
+                return
+            now = self._wait(domain, found)
+            if now[0] == libvirt.VIR_DOMAIN_PAUSED and now != _STARTING:
+                self._note(uri, domain, found, lockspace)
+        except libvirt.libvirtError as error:
+            if not is_no_domain(error):
+                raise
+
+    def _wait(self, domain: Any, found: tuple[int, int]) -> tuple[int, int]:
+        """End what keeps DOMAIN in the state FOUND, wait for that, and return the state then."""
+        if found != _MIGRATING and found not in _WITHOUT_JOB and _has_job(domain):
+            _abort(domain)
+        end = self._clock() + SETTLE_SECONDS
+        while True:
+            now = _state(domain)
+            if not ends_by_itself(*now) or not _is_under_way(domain, now):
+                return now
+            if self._clock() >= end:
+                return self._did_not_end(domain, now)
+            self._sleep(POLL_SECONDS)
+
+    def _did_not_end(self, domain: Any, now: tuple[int, int]) -> tuple[int, int]:
+        if now == _STARTING:
+            return now
+        name, words = domain.name(), describe(*now)
+        argument = as_argument(name, domain.UUIDString())
+        raise PassingError(
+            f"domain {name}",
+            f"it is {words}, which does not end: with its lockspace joined it would run on then, over disks "
+            "that another host may have written to",
+            f"virsh domjobinfo {argument}; virsh destroy {argument} lets the others come back",
+        )
+
+    def _note(self, uri: str, domain: Any, found: tuple[int, int], lockspace: Lockspace) -> None:
+        """Leave the domain to the administrator: which versions its leases had is not known."""
+        words = describe(*found)
+        uuid = domain.UUIDString()
+        record = Record(uuid, domain.name(), uri, "pause", words, domain.ID(), time=time.time())
+        record.boot = self._boot()
+        process = self._find_process(uuid)
+        if process is not None:
+            record.pid, record.pid_start = process.pid, process.start
+        record.lockspaces = (lockspace,)
+        record.unknown = f"it was {words} when they were lost, and libvirt had released them"
+        record.mark = "refused"
+        record.why = (
+            f"it was {words} when its leases were lost, and another host may have had them since: see "
+            "whether it ran elsewhere"
+        )
+        try:
+            is_new = self._book.add(record)
+        except OSError as error:
+            # It stays paused all the same.
+            is_new = True
+            self._journal.warning(f"recover {record}: no record could be written: {error}")
+        if is_new:
+            self._journal.error(
+                f"recover {record}: NOT DONE: it stays paused: {record.why} (virt-sanlock-helper recover "
+                f"--resume-anyway {as_argument(record.name, record.uuid)}, or destroy and start it)"
+            )
+
+    def _find_process(self, uuid: str) -> Process | None:
+        try:
+            return self._find(uuid)
+        except OSError:
+            return None
+
+
+def _state(domain: Any) -> tuple[int, int]:
+    state, reason = domain.state()
+    return state, reason
+
+
+def _is_concerned(domain: Any, lockspace: Lockspace) -> bool:
+    """Whether DOMAIN has leases in LOCKSPACE, or that cannot be told."""
+    try:
+        return any(name == lockspace.name for name, _ in leases(domain.XMLDesc(0)))
+    except HelperError:
+        return True
+
+
+def _has_job(domain: Any) -> bool:
+    return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+
+
+def _is_under_way(domain: Any, now: tuple[int, int]) -> bool:
+    """Whether something is under way that will end the state NOW.
+
+    Without a job it lasts: the job has ended, and libvirt could not let the domain run on.
+    """
+    return now[0] != libvirt.VIR_DOMAIN_PAUSED or now in _WITHOUT_JOB or _has_job(domain)
+
+
+def _abort(domain: Any) -> None:
+    """Ask for the job's end; a job that cannot be aborted (a memory-only dump) is waited for."""
+    try:
+        domain.abortJob()
+    except libvirt.libvirtError as error:
+        if is_no_domain(error):
+            raise

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""libvirt with credentials, and its errors sorted: is it worth another try?
+
+The sorting goes by error code and domain, never by text.  What is not listed as final may pass: the duty is
+to the virtual machine, and a try costs nothing while there is time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import libvirt
+
+import libvirt_auth
+
+from ..errors import AuthenticationError, FinalError, HelperError, PassingError
+
+# Another try would meet the same answer.  Codes that an older libvirt-python lacks are left out.
+_FINAL_CODES = frozenset(
+    getattr(libvirt, name, None)
+    for name in (
+        "VIR_ERR_NO_SUPPORT",
+        "VIR_ERR_NO_CONNECT",
+        "VIR_ERR_INVALID_ARG",
+        "VIR_ERR_OPERATION_DENIED",
+        "VIR_ERR_OPERATION_UNSUPPORTED",
+        "VIR_ERR_XML_ERROR",
+        "VIR_ERR_NO_DOMAIN",
+        "VIR_ERR_ACCESS_DENIED",
+        "VIR_ERR_CONFIG_UNSUPPORTED",
+        "VIR_ERR_ARGUMENT_UNSUPPORTED",
+    )
+)
+# The login did not work: because of the credentials, of what checks them (SASL's password database, polkit),
+# or of the client's files that name them.
+_AUTHENTICATION_CODES = frozenset(
+    (
+        libvirt.VIR_ERR_AUTH_FAILED,
+        libvirt.VIR_ERR_AUTH_CANCELLED,
+        libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+        libvirt.VIR_ERR_CONF_SYNTAX,
+    )
+)
+# A malformed URI is reported as VIR_ERR_INTERNAL_ERROR by libvirt's URI parser (src/util/viruri.c).
+_FINAL_DOMAINS = frozenset((libvirt.VIR_FROM_URI,))
+
+_HINTS = {
+    libvirt.VIR_ERR_NO_DOMAIN: "see virsh list --all --uuid",
+    libvirt.VIR_ERR_NO_CONNECT: "a URI is for example qemu:///system",
+    libvirt.VIR_ERR_ACCESS_DENIED: "see access_drivers in virtqemud.conf or libvirtd.conf",
+}
+
+
+def _silent(_context: object, _error: object) -> None:
+    """libvirt prints each error to stderr unless a handler is there; ours are told in the journal."""
+
+
+libvirt.registerErrorHandler(_silent, None)
+
+
+def is_local(uri: str) -> bool:
+    """Whether the domains of a libvirt URI are QEMU processes of this host."""
+    scheme, _, rest = uri.partition(":")
+    driver, _, transport = scheme.lower().partition("+")
+    server = rest[2:].partition("/")[0] if rest.startswith("//") else ""
+    return driver == "qemu" and transport in ("", "unix") and server == ""
+
+
+def is_embedded(uri: str) -> bool:
+    """Whether a libvirt URI is that of the test driver in this process: no daemon, no login, no process."""
+    return uri.startswith("test:///")
+
+
+def is_no_domain(error: libvirt.libvirtError) -> bool:
+    """Whether libvirtd knows no domain of that UUID."""
+    return bool(error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN)
+
+
+def failure(what: str, error: libvirt.libvirtError) -> HelperError:
+    """ERROR, met while doing WHAT, as a PassingError, a FinalError, or its kind AuthenticationError."""
+    final = error.get_error_code() in _FINAL_CODES or error.get_error_domain() in _FINAL_DOMAINS
+    # The first line only: libvirt quotes QEMU's output, and an event is one line.
+    why = (error.get_error_message() or str(error)).strip().split("\n", 1)[0]
+    hint = _HINTS.get(error.get_error_code(), "")
+    if error.get_error_code() in _AUTHENTICATION_CODES:
+        return AuthenticationError(what, why, hint)
+    return FinalError(what, why, hint) if final else PassingError(what, why, hint)
+
+
+def connect(uri: str) -> Any:
+    """Open URI read-write, with credentials from libvirt's auth.conf.  Returns a virConnect.
+
+    Raises FinalError when the URI is wrong, AuthenticationError when the credentials are refused or cannot be
+    had, PassingError when libvirtd does not answer now.  Blocks for as long as libvirtd does.
+    """
+    what = f"connect to {uri}"
+    try:
+        return libvirt_auth.open_auth(uri)
+    except libvirt_auth.AuthError as error:
+        raise AuthenticationError(what, str(error), error.hint) from error
+    except libvirt.libvirtError as error:
+        raise failure(what, error) from error

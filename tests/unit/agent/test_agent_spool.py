@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The agent and the spool: order, duplicates, leftovers of agents that died."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("libvirt")
+
+from sanlock_helper.agent import agent as agent_module
+from sanlock_helper.agent import pool as connections
+from sanlock_helper.agent import slots as turns
+from sanlock_helper.agent.actions import Outcome, Try
+from sanlock_helper.agent.requests import Receipt, Request, Requests
+from sanlock_helper.errors import PassingError
+from sanlock_helper.invocation import Invocation
+from sanlock_helper.spool import Spool
+
+from .test_agent import START, UUID, World, tries
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> Requests:
+    return Requests(Spool.open(str(tmp_path / "run"), owner=os.geteuid()), grace=40)
+
+
+def put(
+    requests: Requests, action: str = "poweroff", uuid: str = UUID, start: float = START, pid: int = 1
+) -> Request:
+    """A request that process PID wrote at START."""
+    spool = requests._spool
+    spool._pid = pid
+    request = requests.read(spool.write(Invocation("qemu:///system", uuid, action), start))
+    assert request is not None
+    return request
+
+
+def take(world: World, requests: Requests) -> None:
+    """Have the agent look at its spool once, and start what can start."""
+    world.agent._requests = requests
+    world.agent._fetch()
+    world.agent._step(0.0)
+
+
+def uuid_of(number: int) -> str:
+    return f"00000000-0000-0000-0000-{number:012d}"
+
+
+def test_all_that_is_there_is_served_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    world = World(monkeypatch)
+    written = [put(requests, uuid=uuid_of(n), start=START + n / 10) for n in range(60)]
+    world.agent.work(requests)
+    assert requests.names() == []
+    assert world.order == [request.uuid for request in written]
+    assert world.story.levels() == ["notice"] * 60
+    assert all(world.agent.reached(request) for request in written)
+
+
+def test_pauses_go_first_and_each_in_the_order_they_came(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    world = World(monkeypatch)
+    for number, action in enumerate(["poweroff", "pause", "poweroff", "pause"]):
+        put(requests, action, uuid_of(number), START + number)
+    world.agent.work(requests)
+    assert world.order == [uuid_of(number) for number in (1, 3, 0, 2)]
+
+
+def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
+    monkeypatch.setattr(turns, "IN_FLIGHT", 3)
+    world = World(monkeypatch, *["hang"] * 3)
+    for number in range(5):
+        put(requests, uuid=uuid_of(number))
+    most = 0
+    step = world.agent._step
+
+    def watched(longest: float | None = None) -> None:
+        nonlocal most
+        most = max(most, len(world.agent._turns._calling))
+        step(longest)
+
+    monkeypatch.setattr(world.agent, "_step", watched)
+    world.agent.work(requests)
+    assert most == 3
+    # Those that hung were given up, and tried again behind the others.
+    assert world.story.levels().count("notice") == 5
+
+
+def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
+    monkeypatch.setattr(turns, "IN_FLIGHT", 3)
+    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 2)
+    monkeypatch.setattr(turns, "AHEAD", 0)
+    monkeypatch.setattr(connections, "OPENED_AT_ONCE", 3)
+    world = World(monkeypatch, *["hang"] * 2)
+    for number in range(4):
+        put(requests, uuid=uuid_of(number), start=START + number)
+    take(world, requests)
+    assert world.order == []  # both places for poweroffs are taken by calls that hang
+    put(requests, "pause", uuid_of(9), START + 9)
+    world.clock.now += 1
+    world.agent._fetch()
+    world.agent._step(0.0)
+    assert world.order == [uuid_of(9)]
+
+
+def test_a_poweroff_that_is_prepared_waits_for_another_to_end(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
+    world = World(monkeypatch, "hang", "prepare")
+    for number in range(2):
+        put(requests, uuid=uuid_of(number), start=START + number)
+    take(world, requests)
+    assert (len(world.hanging), len(world.clock.prepared), world.order) == (1, 1, [])
+    world.hanging[0]()
+    world.agent.work(requests)
+    assert world.order == [uuid_of(0), uuid_of(1)]
+    assert world.story.levels() == ["notice"] * 2
+    assert world.waited < 1
+
+
+def test_the_wait_for_a_turn_is_not_taken_for_a_hang(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
+    world = World(monkeypatch, "hang", "prepare")
+    for number in range(2):
+        put(requests, uuid=uuid_of(number), start=START + 0.1 * number)
+    world.agent.work(requests)
+    # The first is given up after 10 s; the other has its turn then, and its own 10 s from then on.
+    assert sorted(world.order) == [uuid_of(0), uuid_of(1)]
+    assert world.story.levels() == ["warning", "notice", "notice"]
+    assert uuid_of(0) in world.story.lines[0][1]
+    assert agent_module.PATIENCE <= world.waited < agent_module.PATIENCE + 1
+
+
+def test_one_that_hangs_once_it_has_its_turn_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
+    world = World(monkeypatch, "hang", "hang")
+    for number in range(2):
+        put(requests, uuid=uuid_of(number), start=START + 0.1 * number)
+    take(world, requests)
+    world.agent._hear(world.agent._turns._calling[1], None)
+    world.agent.work(requests)
+    assert world.story.levels() == ["warning", "notice"] * 2
+    assert [uuid_of(0) in line for _, line in world.story.lines] == [True, True, False, False]
+    assert 2 * agent_module.PATIENCE <= world.waited < 2 * agent_module.PATIENCE + 1
+
+
+def test_a_try_whose_time_is_up_while_it_waits_does_nothing(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
+    world = World(monkeypatch, "hang", "prepare")
+    put(requests, uuid=uuid_of(0), start=START)
+    take(world, requests)
+    put(requests, uuid=uuid_of(1), start=START - 30)
+    world.agent.work(requests)
+    ((_, waiting),) = world.clock.prepared
+    assert not waiting.is_alive()
+    assert world.order == [uuid_of(0)]
+    assert world.story.levels() == ["crit", "warning", "notice"]
+    assert tries(world.agent._turns) == 0
+
+
+def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    monkeypatch.setattr(turns, "OTHERS_BESIDE_PAUSES", 2)
+    monkeypatch.setattr(connections, "OPENED_AT_ONCE", 6)
+    world = World(monkeypatch, *["hang"] * 6)
+    put(requests, "pause", uuid_of(9), START)
+    for number in range(5):
+        put(requests, uuid=uuid_of(number), start=START + number)
+    take(world, requests)
+    assert len(world.hanging) == 1 + 2
+    world.clock.now += turns.PAUSE_SECONDS
+    world.agent._step(0.0)
+    assert len(world.hanging) == 1 + 5
+
+
+def test_the_same_action_twice_is_one_case(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
+    world = World(monkeypatch)
+    for number in range(3):
+        put(requests, pid=number)
+    world.agent.work(requests)
+    assert world.order == [UUID]
+    ((level, line),) = world.story.lines
+    assert level == "notice"
+    assert line.endswith("(3 requests)")
+    assert requests.names() == []
+
+
+def test_another_action_waits_for_the_first(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
+    world = World(monkeypatch, PassingError("suspend", "busy"))
+    put(requests, "poweroff", start=START)
+    put(requests, "pause", start=START + 1)
+    world.agent.work(requests)
+    # The pause does not go first, not even while the poweroff waits for its second try.
+    actions = [line.split()[0] for _, line in world.story.lines]
+    assert actions == ["poweroff", "poweroff", "pause"]
+
+
+def test_one_that_was_asked_for_before_it_was_done_is_not_done_again(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    world = World(monkeypatch)
+
+    def act(this: Try) -> Outcome:
+        # Written while the first is being served, seen when that is over.
+        put(requests, "restart", start=START, pid=2)
+        world.clock.now += 1
+        return world.act(this)
+
+    monkeypatch.setattr(agent_module, "ACTIONS", {"restart": act})
+    put(requests, "restart")
+    put(requests, "restart", uuid_of(1))
+    fetch = world.agent._fetch
+
+    def after_the_answers() -> bool:
+        return bool(world.clock.answers) or fetch()
+
+    monkeypatch.setattr(world.agent, "_fetch", after_the_answers)
+    world.agent.work(requests)
+    assert world.order.count(UUID) == 1
+    lines = [line for _, line in world.story.lines if "served together with an earlier request" in line]
+    assert len(lines) == 1
+    assert requests.names() == []
+
+
+def test_a_request_whose_time_is_up_is_not_executed(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    world = World(monkeypatch)
+    put(requests, start=START - 3600)
+    world.agent.work(requests)
+    assert world.order == []
+    ((level, line),) = world.story.lines
+    assert level == "crit"
+    assert "time was up" in line
+    assert requests.names() == []
+
+
+def test_the_next_agent_knows_the_run(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
+    world = World(monkeypatch)
+    request = put(requests, "restart")
+    requests.note_run(request.name, 7)
+    runs: list[int | None] = []
+
+    def act(this: Try) -> Outcome:
+        runs.append(this.progress.run)
+        return Outcome("running", "nothing to do", "running again")
+
+    monkeypatch.setattr(agent_module, "ACTIONS", {"restart": act})
+    world.agent.work(requests)
+    assert runs == [7]
+
+
+def test_what_a_dead_agent_had_served_is_told_and_not_served(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests
+) -> None:
+    world = World(monkeypatch)
+    requests.finish(put(requests, uuid=uuid_of(1)).name, "notice", "poweroff vm1: done")
+    done = requests.finish(put(requests, uuid=uuid_of(2)).name, "crit", "poweroff vm2: FAILED")
+    assert done is not None
+    Receipt(requests, done).telling()
+    world.agent.work(requests)
+    assert world.order == []
+    told = dict(world.story.lines)
+    assert told["notice"] == "poweroff vm1: done"
+    assert told["crit"].startswith("poweroff vm2: FAILED (told again")
+    assert requests.names() == []
+
+
+def test_a_file_that_is_no_request_is_moved_and_logged(
+    monkeypatch: pytest.MonkeyPatch, requests: Requests, tmp_path: Path
+) -> None:
+    world = World(monkeypatch)
+    (tmp_path / "run" / "requests" / "junk").write_text("junk")
+    put(requests)
+    world.agent.work(requests)
+    # Last, since no virtual machine is behind it; the outcome is logged when its answer has come.
+    assert sorted(world.story.levels()) == ["notice", "warning"]
+    assert any("junk" in line for _, line in world.story.lines)
+    assert requests.names() == []
+    (moved,) = (tmp_path / "run" / "not-requests").iterdir()
+    assert moved.read_text() == "junk"
+
+
+def test_it_lingers_for_more_after_several(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
+    world = World(monkeypatch)
+    put(requests)
+    world.agent.work(requests)
+    assert world.waited == 0
+    world = World(monkeypatch)
+    put(requests, uuid=uuid_of(1))
+    put(requests, uuid=uuid_of(2))
+    world.agent.work(requests)
+    assert world.waited == pytest.approx(agent_module.LINGER_SECONDS, abs=0.05)

@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""No interleaving of writing, locking, serving, telling, releasing, stopping and dying loses a request.
+
+The spool's own code runs here, in threads of which one moves at a time, against a kernel that is a few
+dictionaries: at each system call hypothesis chooses which process goes on, dies, or is stopped (SIGSTOP), and
+whether SIGKILL takes effect on it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import posix
+import threading
+from types import SimpleNamespace
+from typing import Any, Callable
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sanlock_helper import spool as spool_module
+from sanlock_helper.agent.requests import Receipt, Requests
+from sanlock_helper.agent.stand_by import StandBy
+from sanlock_helper.invocation import Invocation
+from sanlock_helper.spool import DONE, LATE_SECONDS, TELLING, Spool, SpoolError
+
+pytestmark = pytest.mark.pure
+
+LOCK = "../agent.lock"
+MOST_PROCESSES = 7
+MOST_ROUNDS = 20000
+CALL_SECONDS = 0.001
+
+
+class Death(BaseException):
+    """SIGKILL: no handler catches it, and no call that is made while it unwinds has an effect."""
+
+
+class File:
+    """An inode."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.holder: tuple[int, int] | None = None
+        # A time of day, until it is set to the monotonic clock.
+        self.mtime_ns = 1_700_000_000 * 10**9
+
+
+class World:
+    """The files of a host, and what its processes did."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, File] = {}
+        self.serving: dict[str, int] = {}
+        self.served_twice_at_once: list[str] = []
+        self.told: dict[str, list[bool]] = {}
+        self.written: list[str] = []
+        self.processes: dict[int, Process] = {}
+        self.now = 1000.0
+        self.kills = 0
+        self.errors: list[Exception] = []
+
+
+class Process:
+    """One helper: a thread that waits for its turn before each system call, and the calls themselves."""
+
+    def __init__(self, pid: int, world: World) -> None:
+        self.pid = pid
+        self.world = world
+        self.descriptors: dict[int, File] = {}
+        self.next_descriptor = 3
+        self.sleeps_until = 0.0
+        self.dead = False
+        self.stopped = False
+        self.killable = True
+        self.ended = False
+        self._turn = threading.Semaphore(0)
+        self._moved = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._moved.acquire()
+
+    # Scheduling
+
+    def step(self) -> None:
+        """Let it make one system call."""
+        self._turn.release()
+        self._moved.acquire()
+
+    def die(self) -> None:
+        """Kill it: the kernel closes its descriptors, and with them its locks."""
+        self.dead = True
+        for descriptor in list(self.descriptors):
+            self._drop(descriptor)
+        for name, pid in list(self.world.serving.items()):
+            if pid == self.pid:
+                del self.world.serving[name]
+        self.step()
+        self._thread.join()
+
+    def can_move(self) -> bool:
+        return not self.ended and not self.stopped and self.sleeps_until <= self.world.now
+
+    def has_both(self) -> bool:
+        """Whether it has both locks at the moment."""
+        files = self.world.files
+        locks = [file for name, file in files.items() if name.startswith("../agent")]
+        return sum(file.holder is not None and file.holder[0] == self.pid for file in locks) > 1
+
+    def _pause(self) -> None:
+        self._moved.release()
+        self._turn.acquire()
+        if self.dead:
+            raise Death
+        self.world.now += CALL_SECONDS
+
+    def _sleep(self, seconds: float) -> None:
+        self.sleeps_until = self.world.now + seconds
+        self._pause()
+
+    def _kill(self, holder: str, is_unchanged: Callable[[], bool]) -> bool:
+        """kill_holder() of stand_by.py."""
+        if not holder:
+            return False
+        victim = self.world.processes[int(holder.split(maxsplit=1)[0])]
+        if not is_unchanged() or victim.ended or not victim.killable:
+            return False
+        victim.die()
+        self.world.kills += 1
+        return True
+
+    def _run(self) -> None:
+        try:
+            self._pause()
+            self._live()
+        except Death:
+            pass
+        except Exception as error:
+            self.world.errors.append(error)
+        self.ended = True
+        if not self.dead:
+            for descriptor in list(self.descriptors):
+                self._drop(descriptor)
+        self._moved.release()
+
+    # The program: killpath.main() without libvirt
+
+    def _live(self) -> None:
+        spool = Spool(
+            0, self.pid, self, self.flock, lambda: self.world.now, lambda: f"{self.pid} {self.pid} 1"
+        )
+        uuid = f"00000000-0000-0000-0000-{self.pid:012d}"
+        name = spool.write(Invocation("qemu:///system", uuid, "pause"), float(self.pid))
+        if spool.enlist():
+            stand_by = StandBy(spool, lambda: self.world.now, lambda line: None, self._kill)
+            requests = Requests(spool, 40, stand_by, self._sleep)
+            try:
+                requests.attend(lambda: self._serve(requests))
+            except SpoolError:
+                # Two agents hang: each process serves its own.
+                requests.remove(name)
+                self._tell(name, False)
+
+    def _serve(self, requests: Requests) -> None:
+        requests.inherit()
+        while requests.show_life():
+            names = requests.names()
+            if not names:
+                return
+            for name in names:
+                if not requests.show_life():
+                    return
+                self._serve_one(requests, name)
+
+    def _tell(self, name: str, again: bool) -> None:
+        self.world.told.setdefault(name, []).append(again)
+
+    def _serve_one(self, requests: Requests, name: str) -> None:
+        request = requests.read(name)
+        if request is None:
+            return
+        base = name.replace(DONE, "").replace(TELLING, "")
+        done = name
+        if name == base and request.outcome is None:
+            if not requests.may_act():
+                return  # the next round finds whether another one serves
+            # A process that is stopped inside its call cannot be asked to wait.
+            other = self.world.processes.get(self.world.serving.get(name, 0))
+            if other is not None and not other.stopped:
+                self.world.served_twice_at_once.append(name)
+            self.world.serving[name] = self.pid
+            number = requests.begin(name)
+            self._pause()  # the call into libvirt
+            requests.end(number)
+            if self.world.serving.get(name) == self.pid:
+                del self.world.serving[name]
+            if not requests.show_life():
+                return
+            finished = requests.finish(name, "notice", "done")
+            if finished is None:
+                if requests.serves():
+                    self._tell(base, False)
+                return
+            done = finished
+        elif name == base:
+            marked = requests.mark_done(name)
+            if marked is None:
+                return
+            done = marked
+        receipt = Receipt(requests, done)
+        if receipt.telling():
+            self._pause()
+            self._tell(base, name.endswith(TELLING))
+            receipt.told()
+
+    # The kernel
+
+    def open(self, name: str, flags: int, mode: int = 0, *, dir_fd: int) -> int:
+        self._pause()
+        if flags & posix.O_EXCL and name in self.world.files:
+            raise FileExistsError(errno.EEXIST, name)
+        if flags & posix.O_CREAT:
+            self.world.files.setdefault(name, File())
+        if name not in self.world.files:
+            raise FileNotFoundError(errno.ENOENT, name)
+        self.next_descriptor += 1
+        self.descriptors[self.next_descriptor] = self.world.files[name]
+        return self.next_descriptor
+
+    def close(self, descriptor: int) -> None:
+        if self.dead:
+            raise Death
+        self._pause()
+        self._drop(descriptor)
+
+    def read(self, descriptor: int, _size: int) -> bytes:
+        self._pause()
+        return self.descriptors[descriptor].data
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        self._pause()
+        self.descriptors[descriptor].data += data
+        return len(data)
+
+    def pread(self, descriptor: int, size: int, offset: int) -> bytes:
+        self._pause()
+        return self.descriptors[descriptor].data[offset : offset + size]
+
+    def pwrite(self, descriptor: int, data: bytes, offset: int) -> int:
+        self._pause()
+        file = self.descriptors[descriptor]
+        before = file.data.ljust(offset, b"\0")
+        file.data = before[:offset] + data + before[offset + len(data) :]
+        file.mtime_ns = 1_700_000_001 * 10**9
+        return len(data)
+
+    def utime(self, descriptor: int, *, ns: tuple[int, int]) -> None:
+        self._pause()
+        self.descriptors[descriptor].mtime_ns = ns[1]
+
+    def fstat(self, descriptor: int) -> SimpleNamespace:
+        self._pause()
+        return self._status(self.descriptors[descriptor])
+
+    def stat(self, name: str, *, dir_fd: int, follow_symlinks: bool) -> SimpleNamespace:
+        self._pause()
+        if name not in self.world.files:
+            raise FileNotFoundError(errno.ENOENT, name)
+        return self._status(self.world.files[name])
+
+    def _status(self, file: File) -> SimpleNamespace:
+        return SimpleNamespace(st_mode=0o100600, st_size=len(file.data), st_mtime_ns=file.mtime_ns)
+
+    def rename(self, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        self._pause()
+        if old not in self.world.files:
+            raise FileNotFoundError(errno.ENOENT, old)
+        self.world.files[new] = self.world.files.pop(old)
+        if old == f".{new}":
+            self.world.written.append(new)
+
+    def unlink(self, name: str, *, dir_fd: int) -> None:
+        self._pause()
+        if name not in self.world.files:
+            raise FileNotFoundError(errno.ENOENT, name)
+        del self.world.files[name]
+
+    def listdir(self, _directory: int) -> list[str]:
+        self._pause()
+        return [name for name in self.world.files if not name.startswith("../")]
+
+    def flock(self, descriptor: int, operation: int) -> None:
+        self._pause()
+        file = self.descriptors[descriptor]
+        assert operation & fcntl.LOCK_NB
+        if file.holder not in (None, (self.pid, descriptor)):
+            raise BlockingIOError
+        file.holder = (self.pid, descriptor)
+
+    def _drop(self, descriptor: int) -> None:
+        file = self.descriptors.pop(descriptor)
+        if file.holder == (self.pid, descriptor):
+            file.holder = None
+
+
+class Helpers(RuleBasedStateMachine):
+    """Processes that come, move and die in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.processes: list[Process] = []
+        self.deaths = 0
+        self.stops = 0
+        self.places = pytest.MonkeyPatch()
+        # Whether somebody held or awaited the lock when the last process died.
+        self.successor = True
+
+    def living(self) -> list[Process]:
+        return [process for process in self.processes if not process.ended]
+
+    def stopped(self) -> list[Process]:
+        return [process for process in self.living() if process.stopped]
+
+    def movable(self) -> list[Process]:
+        return [process for process in self.processes if process.can_move()]
+
+    @initialize(stand_bys=st.sampled_from([0, 0, 1, 3]))
+    def choose_stand_bys(self, stand_bys: int) -> None:
+        """With fewer places for stand-bys, more rests on the agent's last look."""
+        self.places.setattr(spool_module, "STAND_BYS", stand_bys)
+
+    @precondition(lambda self: len(self.living()) < MOST_PROCESSES)
+    @rule()
+    def come(self) -> None:
+        pid = len(self.processes) + 1
+        self.processes.append(Process(pid, self.world))
+        self.world.processes[pid] = self.processes[-1]
+
+    @precondition(lambda self: self.movable())
+    @rule(which=st.integers(0, MOST_PROCESSES), steps=st.integers(1, 12))
+    def move(self, which: int, steps: int) -> None:
+        movable = self.movable()
+        process = movable[which % len(movable)]
+        for _ in range(steps):
+            if process.can_move():
+                process.step()
+
+    @precondition(lambda self: self.living())
+    @rule(which=st.integers(0, MOST_PROCESSES))
+    def die(self, which: int) -> None:
+        living = self.living()
+        living[which % len(living)].die()
+        self.deaths += 1
+        self.look_for_a_successor()
+
+    def look_for_a_successor(self) -> None:
+        """Whether a process that can go on has the lock, or stands by, or has not come that far."""
+        spared = {process.pid for process in self.living() if not process.stopped}
+        files = [file for name, file in self.world.files.items() if name.endswith(".lock")]
+        self.successor = any(file.holder is not None and file.holder[0] in spared for file in files)
+
+    @precondition(lambda self: any(not process.stopped for process in self.living()))
+    @rule(which=st.integers(0, MOST_PROCESSES), killable=st.booleans())
+    def stop(self, which: int, killable: bool) -> None:
+        going = [process for process in self.living() if not process.stopped]
+        process = going[which % len(going)]
+        # Where two hang that cannot be killed, each process serves its own request, and the others are left.
+        # So too where one is stopped between its two system calls that check the second lock.
+        killable = killable or any(not process.killable for process in self.living()) or process.has_both()
+        process.stopped, process.killable = True, killable
+        self.stops += 1
+        self.look_for_a_successor()
+
+    @precondition(lambda self: self.stopped())
+    @rule(which=st.integers(0, MOST_PROCESSES))
+    def go_on(self, which: int) -> None:
+        stopped = self.stopped()
+        stopped[which % len(stopped)].stopped = False
+
+    @rule(seconds=st.sampled_from([0.1, 1.5, 4.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.world.now += seconds
+
+    @invariant()
+    def nothing_is_served_twice_at_the_same_time(self) -> None:
+        assert not self.world.served_twice_at_once
+
+    def teardown(self) -> None:
+        try:
+            self.check()
+        finally:
+            self.places.undo()
+
+    def check(self) -> None:
+        self.run_to_the_end()
+        if not self.deaths + self.stops or self.successor:
+            self.check_all_told()
+        # The next process finishes what dead ones left, and stopped ones once their silence shows.
+        self.world.now += LATE_SECONDS
+        self.come()
+        self.run_to_the_end()
+        self.check_all_told()
+        # Those that go on then have nothing left to do.
+        for process in self.stopped():
+            process.stopped = False
+        self.run_to_the_end()
+        self.check_all_told()
+        assert not self.world.served_twice_at_once
+        for tellings in self.world.told.values():
+            # Logged again only where a process died over it, and then it says so.
+            assert tellings.count(False) <= 1
+            assert len(tellings) == 1 or self.deaths + self.world.kills + self.stops
+
+    def run_to_the_end(self) -> None:
+        for _ in range(MOST_ROUNDS):
+            for process in self.movable():
+                if process.can_move():  # not killed by another one in this round
+                    process.step()
+            sleeping = [process.sleeps_until for process in self.living() if not process.stopped]
+            if not sleeping:
+                break
+            if not self.movable():
+                self.world.now = min(sleeping)
+        else:
+            raise AssertionError("the processes never come to an end")
+        assert not self.world.errors
+        stuck = [process.pid for process in self.living() if not process.stopped]
+        assert not stuck, f"processes {stuck} wait for each other"
+
+    def check_all_told(self) -> None:
+        # What a stopped process was about to log is its own until it goes on.
+        assert set(self.world.written) == set(self.world.told)
+        assert [name for name in self.world.files if name[:1] != "."] == []
+
+
+Helpers.TestCase.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+TestHelpers: Callable[..., Any] = Helpers.TestCase
+
+
+class Pair(Helpers):
+    """Two processes: the first moves, then the second, then both come to their end."""
+
+    def __init__(self, first_steps: int, second_steps: int) -> None:
+        super().__init__()
+        self.come()
+        self.come()
+        self.first, self.second = self.processes
+        for process, steps in ((self.first, first_steps), (self.second, second_steps)):
+            for _ in range(steps):
+                if process.can_move():
+                    process.step()
+
+
+# More than the system calls of a process that serves two requests.
+FIRST_STEPS = 60
+SECOND_STEPS = 12
+
+
+@pytest.mark.parametrize("stand_bys", [0, 1])
+def test_two_processes_that_change_places_anywhere(monkeypatch: pytest.MonkeyPatch, stand_bys: int) -> None:
+    monkeypatch.setattr(spool_module, "STAND_BYS", stand_bys)
+    for first in range(FIRST_STEPS):
+        for second in range(SECOND_STEPS):
+            Pair(first, second).check()
+
+
+def test_an_agent_that_dies_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "STAND_BYS", 1)
+    for first in range(FIRST_STEPS):
+        for second in range(SECOND_STEPS):
+            pair = Pair(first, second)
+            if not pair.first.ended:
+                pair.die(0)
+            pair.check()
+
+
+@pytest.mark.parametrize("killable", [True, False])
+def test_an_agent_that_is_stopped_anywhere(monkeypatch: pytest.MonkeyPatch, killable: bool) -> None:
+    monkeypatch.setattr(spool_module, "STAND_BYS", 1)
+    for first in range(FIRST_STEPS):
+        for second in range(SECOND_STEPS):
+            pair = Pair(first, second)
+            pair.first.stopped = not pair.first.ended
+            pair.first.killable = killable or pair.first.has_both()
+            pair.stops += 1
+            pair.look_for_a_successor()
+            pair.check()

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the host knows before libvirtd is asked: the domain's name, its process, and the record of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+libvirt = pytest.importorskip("libvirt")
+
+from sanlock_helper.agent.actions import Progress  # noqa: E402
+from sanlock_helper.agent.preparation import prepare  # noqa: E402
+from sanlock_helper.agent.recorder import Notes  # noqa: E402
+from sanlock_helper.errors import PassingError  # noqa: E402
+from sanlock_helper.leases.held import Lease, Lockspace  # noqa: E402
+from sanlock_helper.records.directory import Records  # noqa: E402
+from sanlock_helper.virt.status_files import Status  # noqa: E402
+
+from ..fake_local import UUID, FakeLocal, make_request  # noqa: E402
+from ..recovery_world import Story  # noqa: E402
+
+XML = "<domain type='kvm' id='3'><name>R&amp;D</name></domain>"
+
+
+class Desk:
+    """Requests, prepared with records in a directory of the test's own."""
+
+    def __init__(self, path: Path) -> None:
+        self.story = Story()
+        self.records = Records(f"{path}/records")
+        self.asked: list[int] = []
+        self.notes = Notes(self.records, self.story, lambda: 5.0, self.ask)  # type: ignore[arg-type]
+        self.local = FakeLocal()
+        self.local.status = Status("R&D", UUID, 3, "running", "booted", 4711, xml=XML)
+        self.noted: list[int] = []
+
+    def ask(self, pid: int) -> Any:
+        self.asked.append(pid)
+        return (Lockspace("LS", 1, "/LS", 0, 1),), (Lease("LS", "disk", 3, "/disk"),)
+
+    def prepare(self, action: str = "poweroff", run: int | None = None) -> Progress:
+        progress = Progress(run, self.noted.append)
+        prepare(make_request(action), progress, self.local, self.notes)
+        return progress
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause", "restart"])
+def test_a_running_domain_is_named_and_on_record(desk: Desk, action: str) -> None:
+    progress = desk.prepare(action)
+    assert (progress.name, progress.run, progress.process) == ("R&D", 3, desk.local.process)
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert (record.name, record.action, record.found, record.run) == ("R&D", action, "running", 3)
+    assert (record.pid, record.pid_start, record.time, record.xml) == (4711, 99, 5.0, XML)
+    assert [str(lease) for lease in record.leases] == ["LS:disk"]
+    assert desk.noted == [3]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "comes_back"),
+    [
+        ("paused", "user", False),
+        ("paused", "from snapshot", False),
+        ("shutdown", "unknown", False),
+        ("crashed", "panicked", False),
+        ("paused", "ioerror", True),
+        ("paused", "dump", True),
+        ("paused", "unknown", True),
+        ("blocked", "unknown", True),
+        ("pmsuspended", "unknown", True),
+        ("a state to come", "unknown", True),
+    ],
+)
+def test_what_its_administrator_paused_has_no_record(
+    desk: Desk, state: str, reason: str, comes_back: bool
+) -> None:
+    assert desk.local.status is not None
+    desk.local.status.state, desk.local.status.reason = state, reason
+    assert desk.prepare("pause").recorded == comes_back
+    assert (desk.records.uuids() == [UUID]) == comes_back
+    assert desk.prepare("restart").recorded
+
+
+def test_another_run_has_no_record(desk: Desk) -> None:
+    desk.local.another = 3
+    progress = desk.prepare()
+    assert (progress.name, progress.run, progress.process) == ("R&D", None, None)
+    assert desk.records.uuids() == []
+
+
+def test_a_process_that_is_not_proven_has_no_record(desk: Desk) -> None:
+    desk.local.process = None
+    progress = desk.prepare()
+    assert (progress.name, progress.run) == ("R&D", None)
+    assert desk.records.uuids() == []
+
+
+def test_the_successor_of_an_agent_that_died_keeps_its_record(desk: Desk) -> None:
+    """By now the domain may be paused, and its process without the leases that were noted."""
+    desk.prepare("pause")
+    desk.notes = Notes(desk.records, desk.story, lambda: 6.0, desk.ask)  # type: ignore[arg-type]
+    progress = desk.prepare("pause", run=3)
+    assert (progress.name, progress.recorded) == ("R&D", True)
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert record.time == 5.0
+    assert len(desk.asked) == 1
+
+
+def test_without_an_answer_the_tries_go_on(desk: Desk) -> None:
+    desk.local.raises["run"] = PassingError("find its process", "no answer within 1 s")
+    progress = desk.prepare()
+    assert (progress.name, progress.noted, progress.run) == ("", False, None)
+
+
+def test_without_a_status_file_libvirtd_is_asked(desk: Desk) -> None:
+    desk.local.status = None
+    progress = desk.prepare()
+    assert (progress.name, progress.noted) == ("", False)

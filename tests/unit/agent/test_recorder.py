@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the helper writes down before it touches a domain, and that this never costs the domain anything."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from pytest_mock import MockerFixture
+
+libvirt = pytest.importorskip("libvirt")
+
+from sanlock_helper.agent import actions  # noqa: E402
+from sanlock_helper.agent import recorder as notes  # noqa: E402
+from sanlock_helper.agent.actions import Progress, Try  # noqa: E402
+from sanlock_helper.agent.recorder import Notes, boot_id  # noqa: E402
+from sanlock_helper.bounded import NoAnswerError, bounded  # noqa: E402
+from sanlock_helper.errors import LeasesUnknownError, PassingError  # noqa: E402
+from sanlock_helper.leases import held as leases  # noqa: E402
+from sanlock_helper.leases.held import Lease, Lockspace  # noqa: E402
+from sanlock_helper.records.directory import Records  # noqa: E402
+from sanlock_helper.records.record import Record  # noqa: E402
+from sanlock_helper.virt.processes import Process, process_start  # noqa: E402
+
+from ..fake_local import UUID, FakeLocal, FakeProcess, make_request  # noqa: E402
+from ..libvirt_errors import libvirt_error  # noqa: E402
+from ..recovery_world import Story  # noqa: E402
+from .test_actions import FakeHost  # noqa: E402
+
+SELF = Process(os.getpid(), process_start(os.getpid()))
+HELD = ((Lockspace("LS", 1, "/LS", 0, 1),), (Lease("LS", "disk", 3, "/disk"),))
+
+
+class Desk:
+    """A FakeHost, and notes on it in a directory."""
+
+    def __init__(self, path: Path, mocker: MockerFixture) -> None:
+        self.host = FakeHost(mocker)
+        self.story = Story()
+        self.records = Records(f"{path}/records")
+        self.asked: list[int] = []
+        # What was written when the domain was touched.
+        self.then: list[Record | None] = []
+        self.notes = Notes(self.records, self.story, lambda: 5.0, self.ask)  # type: ignore[arg-type]
+        for name in ("off", "pause"):
+            effect = getattr(self.host, name)
+            setattr(self.host, name, lambda effect=effect: self.look(effect))
+
+    def ask(self, pid: int) -> Any:
+        self.asked.append(pid)
+        return HELD
+
+    def look(self, effect: Callable[[], None]) -> None:
+        self.then.append(self.records.read(UUID))
+        effect()
+
+    def local_record(self, progress: Progress, action: str) -> None:
+        """The record that is written before the first try, from the status file."""
+        progress.noted = True
+        progress.record = Record(UUID, "vm1", "qemu:///system", action, "running", 7, xml="<domain/>")
+        progress.recorded = self.notes.write(progress.record, SELF)
+        progress.see(7)
+
+    def act(self, action: str, progress: Progress | None = None) -> actions.Outcome:
+        progress = progress or Progress()
+        progress.process = Process(os.getpid(), process_start(os.getpid()))
+        local, request = FakeLocal(), make_request(action)
+        # The test's own process stands for QEMU, and does not end.
+        attempt = Try(self.host.connection, request, progress, lambda: False, local, self.notes)
+        return actions.ACTIONS[action](attempt)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, mocker: MockerFixture) -> Desk:
+    return Desk(tmp_path, mocker)
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause", "restart"])
+def test_the_record_is_there_before_the_domain_is_touched(desk: Desk, action: str) -> None:
+    assert desk.act(action).reached
+    (record,) = desk.then
+    assert record is not None
+    assert (record.name, record.action, record.found, record.run) == ("vm1", action, "running", 7)
+    assert (record.pid, record.pid_start) == (os.getpid(), process_start(os.getpid()))
+    assert (record.boot, record.time, record.unknown) == (boot_id(), 5.0, "")
+    assert [(lease.resource, lease.version) for lease in record.leases] == [("disk", 3)]
+    assert [(lockspace.path, lockspace.io_timeout) for lockspace in record.lockspaces] == [("/LS", 1)]
+    # A restart that has succeeded leaves nothing to recover.
+    assert (desk.records.uuids() == []) == (action == "restart")
+
+
+def test_a_restart_whose_start_failed_says_who_starts_it(desk: Desk) -> None:
+    desk.host.raises["create"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR, message="No space left")
+    outcome = desk.act("restart")
+    assert "recovery (virt-sanlock-helper recover) starts it once its leases can be had" in outcome.note
+    assert desk.records.uuids() == [UUID]
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+@pytest.mark.parametrize(
+    ("state", "reason", "comes_back"),
+    [
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER, False),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT, False),
+        (libvirt.VIR_DOMAIN_SHUTDOWN, 0, False),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_UNKNOWN, True),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR, True),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_WATCHDOG, True),
+        (libvirt.VIR_DOMAIN_PMSUSPENDED, 0, True),
+    ],
+)
+def test_what_its_administrator_paused_is_not_brought_back(
+    desk: Desk, action: str, state: int, reason: int, comes_back: bool
+) -> None:
+    desk.host.state, desk.host.reason = state, reason
+    with contextlib.suppress(PassingError):  # a guest that sleeps is woken up first
+        desk.act(action)
+    assert (desk.records.uuids() == [UUID]) == comes_back
+
+
+def test_the_record_of_our_own_pause_stays(desk: Desk) -> None:
+    desk.act("pause")
+    before = desk.records.read(UUID)
+    desk.notes = Notes(desk.records, desk.story, lambda: 6.0, desk.ask)  # type: ignore[arg-type]
+    desk.act("pause")
+    after = desk.records.read(UUID)
+    assert before is not None
+    assert after is not None
+    assert after.time == before.time
+
+
+def following(desk: Desk, first: str, second: str) -> tuple[actions.Outcome, Record | None]:
+    """What SECOND, asked for while FIRST was served, comes to, and the record then."""
+    earlier, progress = Progress(), Progress()
+    desk.local_record(earlier, first)
+    assert desk.act(first, earlier).reached
+    progress.follow(earlier)
+    return desk.act(second, progress), desk.records.read(UUID)
+
+
+def test_a_poweroff_after_our_own_pause_is_what_recovery_undoes(desk: Desk) -> None:
+    _, record = following(desk, "pause", "poweroff")
+    assert record is not None
+    assert record.action == "poweroff"
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_restart_after_a_poweroff_starts_the_domain(desk: Desk, persistent: bool) -> None:
+    """A transient one was off for good: "libvirt does not know it"."""
+    desk.host.persistent = persistent
+    outcome, record = following(desk, "poweroff", "restart")
+    assert (outcome.reached, outcome.verified, record) == (True, "running again", None)
+
+
+def test_a_restart_after_a_poweroff_is_recoverys_when_it_fails(desk: Desk) -> None:
+    desk.host.raises["create"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR)
+    outcome, record = following(desk, "poweroff", "restart")
+    assert not outcome.reached
+    assert record is not None
+    assert record.action == "restart"
+
+
+def test_the_leases_are_noted_where_libvirt_has_no_status_file(desk: Desk) -> None:
+    """The process that has the UUID on its command line and holds leases is the domain's."""
+    other = FakeProcess(1, 1)
+    process = Process(os.getpid(), process_start(os.getpid()))
+    local = FakeLocal()
+    local.found = [other, process]
+    local.held = {process: [Lease("LS", "disk", 3)]}
+    attempt = Try(
+        desk.host.connection, make_request("poweroff"), Progress(), lambda: False, local, desk.notes
+    )
+    with pytest.raises(PassingError, match="it holds LS:disk"):
+        actions.poweroff(attempt)
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert (record.pid, record.unknown, len(record.leases)) == (process.pid, "", 1)
+
+
+def test_it_is_noted_once_for_all_tries(desk: Desk) -> None:
+    progress = Progress()
+    desk.host.raises["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
+    for _ in range(2):
+        with pytest.raises(PassingError):
+            desk.act("poweroff", progress)
+    assert len(desk.asked) == 1
+
+
+def test_a_transient_domain_leaves_its_xml(desk: Desk) -> None:
+    desk.host.persistent = False
+    desk.act("poweroff")
+    (record,) = desk.then
+    assert record is not None
+    assert record.xml == "<domain/>"
+
+
+def test_a_paused_domain_is_not_asked_for_its_xml(desk: Desk) -> None:
+    desk.host.persistent = False
+    desk.act("pause")
+    assert "xml" not in desk.host.calls
+
+
+def test_a_record_that_cannot_be_written_is_told_and_stops_nothing(desk: Desk) -> None:
+    folder = Path(desk.records.path)
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert desk.act("poweroff").reached
+    ((level, line),) = desk.story.lines
+    assert level == "warning"
+    assert line.startswith(f"poweroff vm1 {UUID}: no recovery record: ")
+    assert "the VM is made safe all the same" in line
+
+
+def test_a_record_that_cannot_be_written_is_told_once(desk: Desk) -> None:
+    """Before the first try, and then again once libvirtd had shown the domain."""
+    folder = Path(desk.records.path)
+    folder.mkdir()
+    folder.chmod(0o777)
+    progress = Progress()
+    desk.local_record(progress, "pause")
+    assert desk.act("pause", progress).reached
+    ((_, line),) = desk.story.lines
+    assert "no recovery record: [Errno 1] others may write to it" in line
+
+
+def test_a_file_in_the_records_place_is_no_directory(desk: Desk) -> None:
+    """Nobody else may write to it."""
+    Path(desk.records.path).write_text("")
+    assert not desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
+    ((_, line),) = desk.story.lines
+    assert "no recovery record: [Errno 20] it is no directory" in line
+
+
+def test_a_sanlock_that_hangs_is_asked_three_times(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notes, "SANLOCK_SECONDS", 0.05)
+    release = threading.Event()
+
+    def hang(pid: int) -> Any:
+        desk.asked.append(pid)
+        release.wait()
+
+    desk.notes = Notes(desk.records, desk.story, ask_sanlock=hang)  # type: ignore[arg-type]
+    start = time.monotonic()
+    found = []
+    for _ in range(5):
+        assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
+        record = desk.records.read(UUID)
+        assert record is not None
+        found.append(record.unknown)
+    assert time.monotonic() - start < 1
+    release.set()
+    assert len(desk.asked) == 3
+    assert found[2] == "sanlock: no answer within 0.05 s"
+    assert found[3] == "sanlock: it did not answer for others"
+
+
+def test_a_sanlock_that_was_slow_is_asked_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notes, "SANLOCK_SECONDS", 0.05)
+    slow = [True, True, False, True, True, False]
+
+    def answer(pid: int) -> Any:
+        if slow.pop(0):
+            time.sleep(0.1)
+        return HELD
+
+    desk.notes = Notes(desk.records, desk.story, ask_sanlock=answer)  # type: ignore[arg-type]
+    for _ in range(6):
+        assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert record.unknown == ""
+
+
+def test_a_sanlock_that_refuses_is_noted(desk: Desk) -> None:
+    def refuse(pid: int) -> Any:
+        raise LeasesUnknownError("sanlock is down")
+
+    desk.notes = Notes(desk.records, desk.story, ask_sanlock=refuse)  # type: ignore[arg-type]
+    assert desk.act("pause").reached
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert record.unknown == "sanlock is down"
+
+
+def test_xml_that_does_not_come_makes_the_others_wait_less(desk: Desk) -> None:
+    desk.host.persistent = False
+    desk.notes.xml_seconds = 0.05
+    release = threading.Event()
+    desk.host.xml = lambda flags: str(release.wait())  # type: ignore[method-assign]
+    assert desk.act("poweroff").reached
+    release.set()
+    assert desk.notes.xml_seconds == notes.IMPATIENT_XML_SECONDS
+    desk.host.xml = lambda flags: "<domain/>"  # type: ignore[method-assign]
+    FakeHost.start(desk.host)
+    assert desk.act("poweroff").reached
+    assert desk.notes.xml_seconds == actions.XML_SECONDS
+
+
+def test_libvirts_embedded_test_driver_is_not_noted(desk: Desk) -> None:
+    assert not desk.notes.write(Record(UUID, "test", "test:///default", "poweroff"), SELF)
+    assert desk.records.uuids() == []
+
+
+def test_a_process_that_is_not_known_is_said(desk: Desk) -> None:
+    assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "poweroff"), None)
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert record.unknown == "its process was not found"
+
+
+def test_a_process_that_sanlock_is_busy_with_is_asked_again(mocker: MockerFixture) -> None:
+    binding = leases.load()
+    busy = binding.SanlockException(errno.EBUSY, "Inquire error", "Device or resource busy")
+    inquire = mocker.patch.object(binding, "inquire", side_effect=[busy, busy, [{}]])
+    assert leases.inquire(7) == [{}]
+    assert inquire.call_count == 3
+
+
+def test_bounded() -> None:
+    assert bounded(lambda: 7, 5) == 7
+    with pytest.raises(ZeroDivisionError):
+        bounded(lambda: 1 // 0, 5)
+    release = threading.Event()
+    with pytest.raises(NoAnswerError):
+        bounded(release.wait, 0.02)
+    release.set()
+
+
+def test_a_call_that_fails_with_a_timeout_has_answered() -> None:
+    def fail() -> None:
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    with pytest.raises(TimeoutError):
+        bounded(fail, 5)
+
+
+def test_the_start_of_a_process() -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert 0 < process_start(os.getpid()) / ticks <= uptime
+    assert process_start(2**22) == 0
+    assert boot_id("/nowhere") == ""

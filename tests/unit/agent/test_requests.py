@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The spool on a real directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sanlock_helper.agent.requests import Receipt, Request, Requests
+from sanlock_helper.escapes import printable
+from sanlock_helper.invocation import Invocation
+from sanlock_helper.leases.grace import Deadline
+from sanlock_helper.spool import DONE, TELLING, Spool, SpoolError
+
+pytestmark = pytest.mark.pure
+
+UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+URI = "qemu:///system"
+# What Spool.write() writes.
+TEXT = f"2\n1000.0\n\n\n{URI}\n"
+
+
+def wanted(action: str = "pause", pid: int | None = None, budget: float | None = None) -> Invocation:
+    return Invocation(URI, UUID, action, pid, budget)
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Path:
+    path = tmp_path / "run"
+    path.mkdir(mode=0o700)
+    return path
+
+
+@pytest.fixture
+def spool(runtime: Path) -> Spool:
+    return Spool.open(str(runtime), owner=os.geteuid())
+
+
+@pytest.fixture
+def requests(spool: Spool) -> Requests:
+    return Requests(spool, grace=40)
+
+
+def files(runtime: Path) -> list[str]:
+    return sorted(os.listdir(runtime / "requests"))
+
+
+@pytest.mark.parametrize(("budget", "end"), [(None, 1035.5), (90.0, 1090.5)])
+def test_a_request_is_read_as_it_was_written(
+    spool: Spool, requests: Requests, runtime: Path, budget: float | None, end: float
+) -> None:
+    uri = "test:///tmp/a b/é.xml"
+    name = spool.write(Invocation(uri, UUID, "pause", 4711, budget), 1000.5)
+    assert requests.names() == [name]
+    assert name == f"{UUID}.pause.0000001000500000-{os.getpid()}"
+    read = requests.read(name)
+    assert read is not None
+    assert (read.uri, read.uuid, read.action, read.pid, read.name) == (uri, UUID, "pause", 4711, name)
+    assert (read.run, read.outcome) == (None, None)
+    # From the request on, whenever it is read; sanlock's own clock does not know the budget.
+    assert (read.deadline.start, read.deadline.end, read.deadline.kill) == (1000.5, end, 1040.5)
+    assert (runtime / "requests" / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_directories_are_made_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "made"
+    Spool.open(str(path), owner=os.geteuid())
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert (path / "requests").stat().st_mode & 0o777 == 0o700
+
+
+def test_requests_come_in_the_order_of_their_start(spool: Spool) -> None:
+    for start in (1001.5, 999.0, 1000.25):
+        spool.write(wanted(), start)
+    starts = [name.split(".")[2][:16] for name in spool.names()]
+    assert starts == sorted(starts)
+    assert starts[0] == "0000000999000000"
+
+
+def test_the_steps_of_a_request(spool: Spool, requests: Requests) -> None:
+    spool.write(wanted(), 1000.0)
+    (name,) = spool.unserved()
+    done = requests.finish(name, "notice", "pause vm1: done")
+    assert done is not None
+    assert spool.names() == [name + DONE]
+    assert spool.unserved() == []
+    read = requests.read(done)
+    assert read is not None
+    assert read.outcome == ("notice", "pause vm1: done")
+    receipt = Receipt(requests, done)
+    assert receipt.telling()
+    assert spool.names() == [name + TELLING]
+    receipt.told()
+    assert spool.names() == []
+
+
+def test_an_outcome_is_told_by_one(spool: Spool, requests: Requests) -> None:
+    spool.write(wanted(), 1000.0)
+    done = requests.finish(spool.names()[0], "notice", "done")
+    assert done is not None
+    first, second = Receipt(requests, done), Receipt(requests, done)
+    assert first.telling()
+    assert not second.telling()
+    second.told()
+    assert spool.names() == [done[: -len(DONE)] + TELLING]
+
+
+@pytest.mark.parametrize("line", ["a\nrun\t7\n", "a\tb", "\n\n", "crit\tb\n\nnotice\tc", "x\x00\udcff\u2028"])
+def test_any_text_is_one_note(spool: Spool, requests: Requests, line: str) -> None:
+    spool.write(wanted(), 1000.0)
+    done = requests.finish(spool.names()[0], "error", line)
+    assert done is not None
+    read = requests.read(done)
+    assert read is not None
+    assert (read.run, read.outcome) == (None, ("error", printable(line)))
+
+
+def test_the_run_is_noted_for_the_next_agent(spool: Spool, requests: Requests) -> None:
+    spool.write(wanted("restart"), 1000.0)
+    (name,) = spool.names()
+    requests.note_run(name, 7)
+    read = requests.read(name)
+    assert read is not None
+    assert read.run == 7
+
+
+def test_who_waits_reads_the_outcome_when_it_was_told(spool: Spool, requests: Requests) -> None:
+    invocation = wanted()
+    mine = Request.of(invocation, Deadline(1000.0, 40), spool.write(invocation, 1000.0, keep=True))
+    assert requests.outcome_of(mine) is None
+    done = requests.finish(mine.name, "crit", "pause vm1: FAILED")
+    assert done is not None
+    assert requests.outcome_of(mine) is None
+    receipt = Receipt(requests, done)
+    receipt.telling()
+    receipt.told()
+    assert requests.outcome_of(mine) == ("crit", "pause vm1: FAILED")
+    os.close(spool.kept)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"2\n", TEXT.replace("2", "1", 1).encode(), TEXT.replace("1000", "x").encode(), b"\xff\0"],
+)
+def test_a_file_that_is_no_request_is_refused(requests: Requests, runtime: Path, content: bytes) -> None:
+    name = f"{UUID}.pause.0000001000000000-1"
+    (runtime / "requests" / name).write_bytes(content)
+    with pytest.raises(SpoolError, match="not one of this program's"):
+        requests.read(name)
+
+
+@pytest.mark.parametrize("name", ["x", "a.kill.1-1", "..."])
+def test_a_name_that_is_no_request_is_refused(requests: Requests, runtime: Path, name: str) -> None:
+    (runtime / "requests" / name).write_text(TEXT)
+    with pytest.raises(SpoolError, match="not one of this program's"):
+        requests.read(name)
+
+
+def test_a_planted_symbolic_link_is_not_followed(requests: Requests, runtime: Path) -> None:
+    name = f"{UUID}.pause.0000001000000000-1"
+    (runtime / "other").write_text(TEXT)
+    (runtime / "requests" / name).symlink_to("../other")
+    with pytest.raises(SpoolError):
+        requests.read(name)
+
+
+def test_a_request_that_is_gone_is_nothing(spool: Spool, requests: Requests) -> None:
+    assert requests.read("gone") is None
+    requests.remove("gone")
+    requests.finish("gone", "notice", "line")
+
+
+def test_leftovers_of_dead_writers_are_swept(requests: Requests, runtime: Path) -> None:
+    for start in (100, 1000):
+        (runtime / "requests" / f".{UUID}.pause.{start * 10**6:016d}-1").touch()
+    (runtime / "requests" / ".other").touch()
+    requests.sweep(now=1010.0)
+    assert files(runtime) == [f".{UUID}.pause.{1000 * 10**6:016d}-1", ".other"]
+
+
+def test_a_write_that_fails_leaves_nothing(spool: Spool, runtime: Path) -> None:
+    spool.write(wanted(), 1000.0)
+    # The same name again: as if the directory could not take it.
+    (runtime / "requests" / f".{spool.names()[0]}").touch()
+    with pytest.raises(SpoolError, match="cannot be used"):
+        spool.write(wanted(), 1000.0)
+    assert len(spool.names()) == 1
+
+
+def plant_file(path: Path) -> None:
+    path.touch()
+
+
+def plant_link(path: Path) -> None:
+    (path.parent / "elsewhere").mkdir(mode=0o700)
+    path.symlink_to("elsewhere")
+
+
+def plant_open(path: Path) -> None:
+    path.mkdir()
+    path.chmod(0o750)
+
+
+@pytest.mark.parametrize(
+    ("plant", "why"),
+    [(plant_file, "is not a directory"), (plant_link, "is not a directory"), (plant_open, "chmod it to 700")],
+)
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_directory_that_is_not_ours_alone_is_refused(
+    tmp_path: Path, plant: object, why: str, inner: bool
+) -> None:
+    path = tmp_path / "run"
+    if inner:
+        path.mkdir(mode=0o700)
+    assert callable(plant)
+    plant(path / "requests" if inner else path)
+    with pytest.raises(SpoolError, match=why):
+        Spool.open(str(path), owner=os.geteuid())
+
+
+def test_another_owner_is_refused(runtime: Path) -> None:
+    with pytest.raises(SpoolError, match="belongs to user"):
+        Spool.open(str(runtime), owner=os.geteuid() + 1)
+
+
+def test_a_missing_parent_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpoolError, match="No such file"):
+        Spool.open(str(tmp_path / "no" / "run"), owner=os.geteuid())
+
+
+def test_the_lock_is_one_processs_and_the_places_are_few(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sanlock_helper.spool.STAND_BYS", 2)
+    spools = [Spool.open(str(runtime), owner=os.geteuid()) for _ in range(4)]
+    assert [spool.enlist() for spool in spools] == [True, True, True, False]
+    held = [sum(descriptor >= 0 for descriptor in spool.descriptors()) for spool in spools]
+    assert held == [3, 3, 3, 2]
+
+
+def test_a_lock_that_cannot_be_opened_is_told(spool: Spool, runtime: Path) -> None:
+    (runtime / "agent.lock").symlink_to("elsewhere")
+    with pytest.raises(SpoolError, match=r"agent\.lock cannot be used"):
+        spool.enlist()
+
+
+def test_what_is_left_to_libvirts_helper(
+    spool: Spool, requests: Requests, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [spool.write(Invocation(f"test:///{n}", UUID, "pause"), 1000.0 + n) for n in range(4)]
+    requests.finish(names[3], "notice", "done")
+    (runtime / "requests" / "junk").write_text("junk")
+    forked = iter([1, 0, 1])
+    monkeypatch.setattr("posix.fork", lambda: next(forked))
+    # 0 is too old, 1 goes to a child of which this is the parent, and 2 to one which this is.
+    names.append(spool.write(wanted(), 1004.0))
+    with pytest.raises(Exception, match="OSError: broken") as raised:
+        spool.leave_to_stock(names[4], 1000.5, OSError("broken"))
+    assert vars(raised.value)["killpath_arguments"] == ["test:///2", UUID, "pause"]
+    # That child is not its own parent: the parent, which the next call is, meets what had no process yet.
+    assert spool.leave_to_stock(names[4], 1000.5, OSError("broken"))
+    assert not spool.leave_to_stock(names[4], 1000.5, OSError("broken"))
+    # What is no request is not touched.
+    assert requests.names() == ["junk", names[3] + DONE]
+
+
+def test_a_stand_by_is_no_agent_while_another_is(runtime: Path) -> None:
+    agent, stand_by = (Spool.open(str(runtime), owner=os.geteuid()) for _ in range(2))
+    assert agent.enlist()
+    assert stand_by.enlist()
+    assert (agent.is_agent(), stand_by.is_agent()) == (True, False)
+    agent.unlock()
+    assert stand_by.is_agent()

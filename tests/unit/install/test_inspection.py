@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""install-check and activate on a folder that stands for a host; with systemd and rpm: tests/packaging."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from sanlock_helper.cli import main as cli
+from sanlock_helper.errors import HelperError
+from sanlock_helper.install import activation, host
+from sanlock_helper.install import inspection as installation
+from sanlock_helper.install import paths as killpath_file
+from sanlock_helper.install.host import Host
+from sanlock_helper.install.paths import our_executable
+
+STOCK = "/usr/libexec/libvirt_sanlock_helper"
+PID = 4711
+
+
+class FakeRun:
+    """Answers commands by their first words; records them."""
+
+    def __init__(self) -> None:
+        self.properties = {"MainPID": "0", "NeedDaemonReload": "no", "BindReadOnlyPaths": ""}
+        self.status: dict[str, int] = {"rpm": 0}
+        self.calls: list[list[str]] = []
+
+    def __call__(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        self.calls.append(list(command))
+        stdout = ""
+        if command[:2] == ["systemctl", "show"]:
+            stdout = self.properties[command[2].partition("=")[2]] + "\n"
+        return subprocess.CompletedProcess(command, self.status.get(command[0], 0), stdout, "no\n")
+
+    def called(self, program: str, verb: str = "") -> list[list[str]]:
+        return [call for call in self.calls if call[0] == program and (not verb or verb in call)]
+
+
+@pytest.fixture
+def run() -> FakeRun:
+    return FakeRun()
+
+
+@pytest.fixture
+def here(tmp_path: Path, run: FakeRun) -> Host:
+    """A host with both helpers, where sanlock does not run."""
+    ours = tmp_path / "ours"
+    ours.write_text("#!ours")
+    ours.chmod(0o755)
+    stock = tmp_path / "root" / STOCK[1:]
+    stock.parent.mkdir(parents=True)
+    stock.write_text("stock")
+    (tmp_path / "root/run/virt-sanlock-helper").mkdir(mode=0o700, parents=True)
+    run.properties["BindReadOnlyPaths"] = f"-{ours}:{STOCK}:rbind"
+    return Host(tmp_path / "root", run, ours, tmp_path / "proc")
+
+
+def start_sanlock(here: Host, run: FakeRun, helper: str, own_mounts: bool = True) -> None:
+    """Have sanlock run, with this text at libvirt's path as it sees it."""
+    run.properties["MainPID"] = str(PID)
+    for pid, mounts in ((PID, "sanlocks" if own_mounts else "hosts"), (1, "hosts")):
+        (here.proc / str(pid) / "ns").mkdir(parents=True)
+        (here.proc / str(pid) / "ns/mnt").symlink_to(mounts)
+    seen = here.proc / f"{PID}/root{STOCK}"
+    seen.parent.mkdir(parents=True)
+    seen.write_text(helper)
+
+
+def find(here: Host, what: str) -> installation.Finding:
+    (finding,) = (finding for finding in installation.look(here) if finding.what == what)
+    return finding
+
+
+def test_the_executable_of_each_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert our_executable() == Path(__file__).parents[3] / "helper/libvirt_sanlock_helper"
+    monkeypatch.setattr(
+        killpath_file, "__file__", "/opt/x/share/virt-sanlock-helper/sanlock_helper/install/x.py"
+    )
+    assert str(our_executable()) == "/opt/x/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
+
+
+def test_a_command_that_is_not_there() -> None:
+    assert host.run_command(["/nonexistent/program"]).returncode == 127
+
+
+def test_without_libvirts_plugin_there_is_nothing_to_look_at(here: Host) -> None:
+    here.path(STOCK).unlink()
+    with pytest.raises(HelperError, match="install libvirt-daemon-plugin-sanlock"):
+        installation.look(here)
+
+
+def test_all_good(here: Host, run: FakeRun) -> None:
+    start_sanlock(here, run, "#!ours")
+    findings = installation.look(here)
+    here_root = os.geteuid() == 0
+    bad = [
+        finding
+        for finding in findings
+        if not finding.ok and (here_root or finding.what != "runtime directory")
+    ]
+    assert bad == []
+    assert not any(finding.step for finding in findings if finding.ok)
+
+
+@pytest.mark.parametrize(
+    ("own_mounts", "step"),
+    [(True, "systemctl bind --read-only sanlock.service"), (False, "move the VMs off this host")],
+)
+def test_sanlock_runs_another_helper(here: Host, run: FakeRun, own_mounts: bool, step: str) -> None:
+    start_sanlock(here, run, "stock", own_mounts)
+    finding = find(here, "now")
+    assert not finding.ok
+    assert finding.step.startswith(step)
+
+
+def test_sanlock_outside_systemd_is_found_by_its_pid_file(here: Host, run: FakeRun) -> None:
+    start_sanlock(here, run, "stock", own_mounts=False)
+    run.properties["MainPID"] = "0"
+    pid_file = here.path("/run/sanlock/sanlock.pid")
+    pid_file.parent.mkdir(parents=True)
+    pid_file.write_text(f"{PID}\n")
+    comm = here.proc / f"{PID}/comm"
+    comm.write_text("another\n")
+    assert find(here, "now").found == "sanlock does not run"
+    comm.write_text("sanlock\n")
+    assert f"(pid {PID})" in find(here, "now").found
+
+
+@pytest.mark.parametrize(
+    ("properties", "step"),
+    [
+        ({"BindReadOnlyPaths": "/elsewhere:/usr/lib/x"}, "systemctl daemon-reload, or reinstall"),
+        ({"NeedDaemonReload": "yes"}, "systemctl daemon-reload"),
+    ],
+)
+def test_the_drop_in_is_not_in_force(here: Host, run: FakeRun, properties: dict[str, str], step: str) -> None:
+    run.properties.update(properties)
+    finding = find(here, "next start")
+    assert not finding.ok
+    assert finding.step.startswith(step)
+
+
+def test_a_broken_program_is_told(here: Host, run: FakeRun) -> None:
+    run.status[str(here.ours)] = 1
+    finding = find(here, "program")
+    assert (finding.ok, finding.step) == (False, "reinstall virt-sanlock-helper")
+
+
+@pytest.mark.parametrize(
+    ("label", "ok"),
+    [
+        (b"system_u:object_r:virt_sanlock_helper_exec_t:s0\0", True),
+        (b"system_u:object_r:bin_t:s0\0", False),
+        (None, False),
+    ],
+)
+def test_the_label(here: Host, monkeypatch: pytest.MonkeyPatch, label: bytes | None, ok: bool) -> None:
+    assert find(here, "label").found == "SELinux is off"
+    enforce = here.path(installation.SELINUX_FS)
+    enforce.parent.mkdir(parents=True)
+    enforce.write_text("1")
+
+    def getxattr(path: Path, name: str) -> bytes:
+        assert (path, name) == (here.ours, "security.selinux")
+        if label is None:
+            raise OSError(61, "No data available")
+        return label
+
+    monkeypatch.setattr(os, "getxattr", getxattr)
+    finding = find(here, "label")
+    assert finding.ok is ok
+    assert finding.found.endswith("enforcing")
+    assert ("restorecon" in finding.step) is not ok
+
+
+@pytest.mark.parametrize("damage", ["chmod 755 .", "rmdir .", "rmdir . && ln -s /tmp ."])
+def test_the_runtime_directory(here: Host, damage: str) -> None:
+    path = here.path(installation.RUNTIME_DIR)
+    subprocess.run(["sh", "-c", damage.replace(" .", f" '{path}'")], check=True)
+    finding = find(here, "runtime directory")
+    assert not finding.ok
+    assert "systemd-tmpfiles --create" in finding.step
+
+
+def test_activate_and_back(here: Host) -> None:
+    path = here.path(STOCK)
+    assert "is now a link" in activation.activate(here)
+    assert os.readlink(path) == str(here.ours)
+    assert path.with_name(f"{path.name}.distrib").read_text() == "stock"
+    assert find(here, "next start").found.startswith("ours")
+    assert "already" in activation.activate(here)
+    assert "is libvirt's own helper again" in activation.undo(here)
+    assert path.read_text() == "stock"
+    assert [name.name for name in path.parent.iterdir()] == [path.name]
+    assert "nothing to undo" in activation.undo(here)
+
+
+def test_an_update_undid_it(here: Host, run: FakeRun) -> None:
+    path = here.path(STOCK)
+    assert activation.after_update(here) == []
+    activation.activate(here)
+    path.unlink()
+    path.write_text("newer")
+    (line,) = activation.after_update(here)
+    assert "is now a link" in line
+    assert path.with_name(f"{path.name}.distrib").read_text() == "newer"
+    assert run.called("systemctl", "bind") == []
+
+
+def test_undo_keeps_what_an_update_brought(here: Host) -> None:
+    path = here.path(STOCK)
+    activation.activate(here)
+    path.unlink()
+    path.write_text("newer")
+    activation.undo(here)
+    assert path.read_text() == "newer"
+    assert not path.with_name(f"{path.name}.distrib").exists()
+
+
+def test_after_an_update_the_bind_is_put_back_once(here: Host, run: FakeRun) -> None:
+    start_sanlock(here, run, "stock")
+    (line,) = activation.after_update(here)
+    assert line.startswith("bound ")
+    assert run.called("systemctl", "bind") == [here.bind_command()]
+    (here.proc / f"{PID}/root{STOCK}").write_text("#!ours")
+    assert activation.after_update(here) == []
+    run.status["systemctl"] = 1
+    (here.proc / f"{PID}/root{STOCK}").write_text("stock")
+    with pytest.raises(HelperError, match="restart sanlock when no VM runs"):
+        activation.after_update(here)
+
+
+def test_a_sanlock_without_mounts_of_its_own_takes_no_bind(here: Host, run: FakeRun) -> None:
+    start_sanlock(here, run, "stock", own_mounts=False)
+    assert activation.after_update(here) == []
+    assert run.called("systemctl", "bind") == []
+
+
+def test_dpkg_is_told_and_its_refusal_changes_nothing(here: Host, run: FakeRun) -> None:
+    run.status["rpm"] = 127
+    activation.activate(here)
+    (call,) = run.called("dpkg-divert")
+    assert call[-2:] == ["--add", STOCK]
+    activation.undo(here)
+    assert run.called("dpkg-divert")[-1][-2:] == ["--remove", STOCK]
+    run.status["dpkg-divert"] = 2
+    with pytest.raises(HelperError, match="dpkg-divert"):
+        activation.activate(here)
+    assert [name.name for name in here.path(STOCK).parent.iterdir()] == [here.path(STOCK).name]
+    assert here.path(STOCK).read_text() == "stock"
+
+
+def test_ours_must_be_an_executable(here: Host) -> None:
+    here.ours.chmod(0o644)
+    with pytest.raises(HelperError, match="not an executable"):
+        activation.activate(here)
+    assert not here.path(STOCK).is_symlink()
+
+
+def test_what_the_system_refuses_is_one_line(here: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(HelperError, match="Read-only file system"):
+        activation.activate(here)
+    assert here.path(STOCK).read_text() == "stock"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "replaced"),
+    # The last is an end of file: Ctrl-D.
+    [("y\n", 0, True), ("n\n", 1, False), ("\n", 1, False), ("yes\n", 0, True), ("", 1, False)],
+)
+def test_activate_asks(
+    here: Host,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: str,
+    status: int,
+    replaced: bool,
+) -> None:
+    monkeypatch.setattr("sanlock_helper.cli.verbs.activate.Host", lambda: here)
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    assert cli.main(["activate"]) == 2
+    assert "activate: there is no terminal to ask at (use --yes)" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert cli.main(["activate"]) == status
+    assert here.path(STOCK).is_symlink() is replaced
+    question = capsys.readouterr().err
+    assert STOCK in question
+    assert question.endswith("activate? [y/N] ")
+
+
+def test_the_verb_prints_findings_and_steps(
+    here: Host, run: FakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_sanlock(here, run, "stock")
+    monkeypatch.setattr("sanlock_helper.cli.verbs.install_check.Host", lambda: here)
+    assert cli.main(["install-check"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    number = next(number for number, line in enumerate(lines) if line.startswith("FAIL  now: "))
+    assert lines[number + 1] == f"      next: {' '.join(here.bind_command())}"
+    assert lines[0].startswith("ok    program: ")
+
+
+def no_library(name: str | None) -> object:
+    raise OSError(f"{name}: cannot open shared object file")
+
+
+@pytest.mark.parametrize(
+    ("missing", "found", "step"),
+    [
+        ("", "are here", ""),
+        # Debian 14, RHEL 10 and Fedora have none, and need none.
+        ("sanlock", "are here", ""),
+        ("libvirt", "no module libvirt", "install python3-libvirt"),
+        ("libsanlock", "cannot open shared object file", "install sanlock-lib; on Debian libsanlock-client1"),
+    ],
+)
+def test_the_bindings_that_are_needed(
+    here: Host, monkeypatch: pytest.MonkeyPatch, missing: str, found: str, step: str
+) -> None:
+    importlib.import_module("sanlock_helper.leases.libsanlock")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
+    if missing == "libsanlock":
+        monkeypatch.setattr("ctypes.CDLL", no_library)
+        monkeypatch.delitem(sys.modules, "sanlock_helper.leases.libsanlock")
+        monkeypatch.delattr("sanlock_helper.leases.libsanlock")
+    (finding,) = (finding for finding in installation.look(here) if finding.what == "bindings")
+    assert (finding.ok, finding.step) == (not step, step)
+    assert found in finding.found

@@ -1,0 +1,601 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The loop: lockspaces, backoff, many domains; without threads and without time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import threading
+from _queue import Empty
+from collections import deque
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+pytest.importorskip("libvirt")
+
+from sanlock_helper.errors import PassingError
+from sanlock_helper.leases.held import Lease, Lockspace
+from sanlock_helper.leases.lockspaces import FAILING, JOINED, LEAVING, SanlockFailure
+from sanlock_helper.records.directory import Records
+from sanlock_helper.records.record import Record
+from sanlock_helper.records.store import Book
+from sanlock_helper.recovery import loop as recovery
+from sanlock_helper.recovery.domain import GONE, UNPROTECTED, Finding, Verdict
+from sanlock_helper.recovery.loop import LAST_DELAY, Recovery, delay
+from sanlock_helper.virt.policy import PolicyError
+
+from ..recovery_world import SPACE, Story
+
+DONE = Finding(Verdict.DONE, "it runs")
+AGAIN = Finding(Verdict.AGAIN, "a failure that may pass")
+WAIT = Finding(Verdict.WAIT, "to be started")
+
+
+class Host:
+    """A sanlock, a clock, and visits that end as the test says."""
+
+    def __init__(self, path: Path) -> None:
+        self.run_dir = f"{path}/run/records"
+        self.now = 0.0
+        self.answers: deque[Callable[[], None]] = deque()
+        self.story = Story()
+        self.book = Book(self.story, self.run_dir, f"{path}/state")  # type: ignore[arg-type]
+        self.state: str | None = JOINED
+        # When a join succeeds; and how sanlock behaves until then.
+        self.storage_from = 0.0
+        self.joins: list[float] = []
+        self.sanlock_from = 0.0
+        self.visits: list[tuple[float, str, bool]] = []
+        self.endings: dict[str, Callable[[], Finding]] = {}
+        self.at: list[tuple[float, Callable[[], object]]] = []
+        self.hung: set[str] = set()
+        self.most = self.most_looks = 0
+        self.shown: list[list[str]] = []
+        self.default: Lockspace | None = None
+        self.before_join: Callable[[Lockspace], None] = lambda lockspace: None
+
+    def add(self, name: str, action: str = "poweroff", **changes: Any) -> Record:
+        record = Record(name, name, "qemu:///system", action, time=self.now)
+        record.lockspaces, record.leases = (SPACE,), (Lease("LS", "disk", 1),)
+        for key, value in changes.items():
+            setattr(record, key, value)
+        Records(self.run_dir).write(record)
+        return record
+
+    # What Recovery calls
+
+    def __call__(self) -> float:
+        return self.now
+
+    def put(self, answer: Callable[[], None]) -> None:
+        self.answers.append(answer)
+
+    def get(self, timeout: float) -> Callable[[], None]:
+        if self.answers:
+            return self.answers.popleft()
+        self.now += timeout
+        assert self.now < 10000, "the recovery never ends"
+        for entry in [entry for entry in self.at if entry[0] <= self.now]:
+            self.at.remove(entry)
+            entry[1]()
+        raise Empty
+
+    def start(self, run: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        # A domain whose visit never returns.
+        if getattr(getattr(arguments[0], "record", None), "name", "") in self.hung:
+            return
+        run(*arguments)
+
+    def lockspaces(self) -> dict[str, tuple[Lockspace, str]]:
+        if self.now < self.sanlock_from:
+            raise SanlockFailure("ask", errno.ECONNREFUSED)
+        return {"LS": (SPACE, self.state)} if self.state else {}
+
+    def join(self, lockspace: Lockspace) -> None:
+        self.joins.append(self.now)
+        if self.now < self.storage_from:
+            raise SanlockFailure("join", errno.EIO)
+        self.state = JOINED
+
+    def visit(self, record: Record, ready: bool, age: float) -> Finding:
+        self.visits.append((self.now, record.name, ready))
+        self.most = max(self.most, self.recovery._visiting)
+        if not ready:
+            self.most_looks = max(self.most_looks, self.recovery._visiting)
+        if not ready:
+            return WAIT
+        return self.endings.get(record.name, lambda: DONE)()
+
+    def recover(self, wait: bool = True) -> bool:
+        self.recovery = Recovery(
+            self.book,
+            self,  # type: ignore[arg-type]
+            self,  # type: ignore[arg-type]
+            self.story,  # type: ignore[arg-type]
+            lambda: self.default,
+            self.shown.append,
+            self,
+            self.start,
+            self,
+            self.before_join,
+        )
+        return self.recovery.run(wait)
+
+    def left(self) -> set[str]:
+        return set(self.book.look())
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_nothing_to_do(host: Host, wait: bool) -> None:
+    assert host.recover(wait)
+    assert (host.story.lines, host.joins) == ([], [])
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_all_come_back(host: Host, wait: bool) -> None:
+    for number in range(20):
+        host.add(f"vm{number}")
+    host.state = None
+    assert host.recover(wait)
+    assert (host.left(), len(host.joins)) == (set(), 1)
+    assert (host.most, host.most_looks) == (8, 1)
+    assert len([line for level, line in host.story.lines if "done after" in line]) == 20
+    assert host.now < 1
+
+
+def test_it_waits_for_the_storage(host: Host) -> None:
+    host.add("vm1")
+    host.state, host.storage_from = None, 100.0
+    assert host.recover()
+    # Late by a tenth of the outage at most, and by a tick.
+    assert 100 <= host.now <= 112
+    apart = [later - earlier for earlier, later in zip(host.joins, host.joins[1:])]
+    assert apart[0] <= 1.5
+    assert apart == sorted(apart)
+    warnings = [line for level, line in host.story.lines if level == "warning"]
+    assert len(warnings) == 1
+    assert "waiting for lockspace LS since 0 s: join: input or output error" in warnings[0]
+    assert any("lockspace LS joined again at try" in line for _, line in host.story.lines)
+    text = "\n".join(line for lines in host.shown for line in lines)
+    wanted = r"lockspace LS: waited for 5\d s, next try in 4 s, then 1 to bring back \(vm1\): join: input or"
+    assert re.search(wanted, text)
+
+
+def test_the_delay_starts_at_1_s_and_ends_at_30() -> None:
+    assert [delay(waited) for waited in (0, 5, 100, 1000)] == [1, 1, 10, LAST_DELAY]
+
+
+def test_a_long_wait_is_told_every_ten_minutes(host: Host) -> None:
+    host.add("vm1")
+    host.state, host.storage_from = None, 3000.0
+    host.recover()
+    assert len([line for level, line in host.story.lines if level == "warning"]) in (4, 5)
+    assert max(b - a for a, b in zip(host.joins, host.joins[1:])) <= LAST_DELAY + 0.5
+
+
+def test_without_wait_it_is_tried_once(host: Host) -> None:
+    host.add("vm1")
+    host.state, host.storage_from = None, 100.0
+    assert not host.recover(wait=False)
+    assert (len(host.joins), host.left()) == (1, {"vm1"})
+
+
+@pytest.mark.parametrize("state", [LEAVING, FAILING])
+def test_a_lockspace_that_sanlock_still_loses_is_not_joined(host: Host, state: str) -> None:
+    host.add("vm1")
+    host.state = state
+    host.at = [(5.0, lambda: setattr(host, "state", None))]
+    assert host.recover()
+    assert [when >= 5 for when in host.joins] == [True]
+    assert host.visits[-1][2]
+
+
+def test_a_sanlock_that_is_away_is_waited_for(host: Host) -> None:
+    host.add("vm1")
+    host.sanlock_from = 20.0
+    assert host.recover()
+    assert host.now < 24
+    assert "the sanlock daemon does not run" in host.story.text()
+
+
+def test_a_failure_is_tried_again_and_stops_nobody(host: Host) -> None:
+    host.add("bad")
+    host.add("good")
+    host.endings["bad"] = lambda: DONE if host.now > 60 else AGAIN
+    assert host.recover()
+    tries = [when for when, name, ready in host.visits if name == "bad" and ready]
+    assert 60 < host.now < 68
+    assert 5 < len(tries) < 40
+    assert [line for _, line in host.story.lines if "recover good good: done" in line]
+    assert len([level for level, line in host.story.lines if level == "warning"]) == 1
+
+
+@pytest.mark.parametrize(("action", "stays"), [("poweroff", "off"), ("pause", "paused")])
+def test_a_malformed_policy_is_one_line_and_not_waited_for(host: Host, action: str, stays: str) -> None:
+    host.add("vm1", action)
+    why = str(PolicyError("recover is 'true', neither yes nor no", "vm1"))
+    host.endings["vm1"] = lambda: Finding(Verdict.REFUSED, why)
+    assert not host.recover()
+    assert host.left() == {"vm1"}
+    assert not host.recover()
+    (line,) = [line for level, line in host.story.lines if level != "notice"]
+    assert f"it stays {stays}: {why} (then virt-sanlock-helper recover)" in line
+    assert "--resume-anyway" not in line
+
+
+def test_a_defect_of_ours_stops_nobody(host: Host) -> None:
+    host.add("bad")
+    host.add("good")
+    host.endings["bad"] = lambda: 1 // 0  # type: ignore[assignment,return-value]
+    assert not host.recover(wait=False)
+    assert host.left() == {"bad"}
+    assert "internal error" in host.story.text()
+
+
+def test_domains_that_wait_are_seldom_looked_at(host: Host) -> None:
+    for number in range(10):
+        host.add(f"vm{number}")
+    host.state, host.storage_from = None, 20.0
+    assert host.recover()
+    assert host.most_looks == 1
+    looks = [when for when, name, ready in host.visits if name == "vm0" and not ready]
+    assert 2 <= len(looks) <= 5
+    assert host.now < 24
+
+
+def test_a_look_that_hangs_stops_nobody(host: Host) -> None:
+    host.add("a")
+    host.add("b")
+    host.hung = {"a"}
+    host.at = [(50.0, lambda: host.book.forget("a"))]
+    assert host.recover()
+    assert any(line.startswith("recover b b: done after 1") for _, line in host.story.lines)
+    assert 50 <= host.now < 52
+
+
+def test_many_that_hang_cost_themselves_alone(host: Host) -> None:
+    for number in range(20):
+        host.add(f"a{number:02}")
+    host.hung = {f"a{number:02}" for number in range(20)}
+    host.add("z")
+    host.at = [(400.0, lambda: [host.book.forget(name) for name in host.hung])]
+    assert host.recover()
+    (line,) = [line for _, line in host.story.lines if line.startswith("recover z z: done after")]
+    # Eight at a time hang, each for half a minute; the first looks one after the other.
+    assert float(line.split()[5]) <= 91
+    hanging = [line for level, line in host.story.lines if level == "warning"]
+    assert len(hanging) == len(
+        [line for line in hanging if "no answer from libvirtd or sanlock for 30 s" in line]
+    )
+    assert len(hanging) == 20
+
+
+@pytest.mark.parametrize("domains", [1, 30])
+def test_without_wait_a_libvirtd_that_hangs_is_no_reason_to_stay(host: Host, domains: int) -> None:
+    host.hung = {f"vm{number}" for number in range(domains)}
+    for name in host.hung:
+        host.add(name)
+    assert not host.recover(wait=False)
+    assert host.now <= 61
+    assert host.left() == host.hung
+
+
+def test_one_that_hangs_and_is_forgotten_is_not_waited_for(host: Host) -> None:
+    host.add("a")
+    host.hung = {"a"}
+    host.at = [(5.0, lambda: host.book.forget("a"))]
+    assert host.recover()
+    assert host.now < 7
+
+
+def test_a_visit_that_returns_after_all(host: Host) -> None:
+    host.add("a")
+    host.hung = {"a"}
+
+    def answer() -> None:
+        (case,) = host.recovery._cases.values()
+        host.put(lambda: host.recovery._visited(case, DONE))
+
+    host.at = [(100.0, answer)]
+    assert host.recover()
+    assert 100 <= host.now < 102
+    assert host.left() == set()
+
+
+def test_a_sanlock_that_hangs_is_no_reason_to_stay(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "SANLOCK_SECONDS", 0.1)
+    end = threading.Event()
+    monkeypatch.setattr(host, "lockspaces", end.wait)
+    host.add("vm1")
+    try:
+        assert not host.recover(wait=False)
+    finally:
+        end.set()
+    assert "no answer within 0.1 s" in host.story.text()
+    assert host.now <= 61
+
+
+def test_a_record_that_no_domain_can_have_is_set_aside(host: Host) -> None:
+    host.add("vm1")
+    host.add("vm2")
+    host.endings["vm1"] = lambda: Finding(Verdict.UNUSABLE, "'vm1' is no UUID")
+    assert host.recover()
+    assert host.left() == set()
+    (line,) = [line for level, line in host.story.lines if level == "error"]
+    assert "vm1.record is not used: 'vm1' is no UUID; set aside as " in line
+
+
+def test_a_record_that_cannot_be_set_aside_costs_nothing_else(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(host.book, "set_aside", fail)
+    host.add("vm1")
+    host.add("vm2")
+    host.endings["vm1"] = lambda: Finding(Verdict.UNUSABLE, "'vm1' is no UUID")
+    assert not host.recover(wait=False)
+    assert host.left() == {"vm1"}
+    assert "'vm1' is no UUID; set its record aside: [Errno 5]" in host.story.text()
+
+
+def test_a_lockspace_that_is_not_at_its_path(host: Host) -> None:
+    host.add("vm1")
+    host.state = None
+    monkey = SanlockFailure("join lockspace LS", errno.ENOENT)
+
+    def join(lockspace: Lockspace) -> None:
+        host.joins.append(host.now)
+        raise monkey
+
+    host.join = join  # type: ignore[method-assign]
+    assert not host.recover(wait=False)
+    assert "there is no such file" in host.story.text()
+    assert (
+        "it is looked for at /storage/LS: bring its storage back there, or join it by hand"
+        in host.story.text()
+    )
+    assert "sanlock client add_lockspace -s LS:1:PATH:0" in host.story.text()
+
+
+def test_records_that_disagree_about_a_lockspace(host: Host) -> None:
+    """A LUN got another path: the newest record first, then the others."""
+    places = [Lockspace("LS", 1, path, 0, 1) for path in ("/old", "/new", "/older")]
+    for number, (lockspace, time) in enumerate(zip(places, (20.0, 30.0, 10.0))):
+        host.add(f"vm{number}", lockspaces=(lockspace,), time=time)
+    host.state = None
+    tried: list[str] = []
+
+    def join(lockspace: Lockspace) -> None:
+        tried.append(lockspace.path)
+        if lockspace.path != "/older":
+            raise SanlockFailure("join", errno.ENOENT)
+        host.state = JOINED
+
+    host.join = join  # type: ignore[method-assign]
+    assert host.recover()
+    assert tried == ["/new", "/old", "/older"]
+
+
+def test_libvirts_own_lockspace_is_joined_where_it_is_configured(host: Host) -> None:
+    host.add("vm1", lockspaces=(Lockspace("LS", 1, "/an/old/copy", 0, 1),))
+    host.state, host.default = None, Lockspace("LS", 1, "/configured", 0, 1)
+    tried: list[str] = []
+
+    def join(lockspace: Lockspace) -> None:
+        tried.append(lockspace.path)
+        raise SanlockFailure("join", errno.ENOENT)
+
+    host.join = join  # type: ignore[method-assign]
+    host.at = [(60.0, lambda: host.book.forget("vm1"))]
+    assert host.recover()
+    assert set(tried) == {"/configured"}
+
+
+def test_what_must_be_done_before_a_lockspace_is_joined(host: Host) -> None:
+    host.add("vm1")
+    host.state = None
+
+    def before_join(lockspace: Lockspace) -> None:
+        if host.now < 20:
+            raise PassingError("look for paused jobs", "a dump is under way")
+
+    host.before_join = before_join
+    assert host.recover()
+    assert min(host.joins) >= 20
+    assert "a dump is under way; trying again" in host.story.text()
+
+
+def test_a_domain_that_the_helper_still_works_on_is_not_told(host: Host) -> None:
+    host.add("vm1")
+    early = Finding(Verdict.EARLY, "its pause is not done yet")
+    host.endings["vm1"] = lambda: DONE if host.now > 10 else early
+    assert host.recover()
+    assert 10 < host.now < 12
+    assert [level for level, _ in host.story.lines if level != "notice"] == []
+
+
+def test_a_lockspace_that_is_joined_during_a_look(host: Host) -> None:
+    host.add("a")
+    host.add("b")
+    host.state = None
+    seen: list[str] = []
+
+    def look(record: Record, ready: bool, age: float) -> Finding:
+        if record.name == "b" and not ready and not seen:
+            seen.append("b")
+            # The other one's lockspace, and this one's, is joined while libvirtd has not answered.
+            host.recovery._joined("LS", "")
+            host.state = JOINED
+            host.recovery._look_at_doors()
+        return DONE if ready else WAIT
+
+    host.visit = look  # type: ignore[method-assign]
+    assert host.recover()
+    assert host.now < 3
+
+
+def test_a_refusal_is_told_once_and_not_waited_for(host: Host) -> None:
+    host.add("vm1", "pause")
+    host.endings["vm1"] = lambda: Finding(Verdict.REFUSED, "because")
+    assert not host.recover()
+    assert not host.recover()
+    assert host.left() == {"vm1"}
+    (found,) = host.book.look().values()
+    assert (found.mark, found.why) == ("refused", "because")
+    errors = [line for level, line in host.story.lines if level == "error"]
+    assert len(errors) == 1
+    assert "NOT DONE" in errors[0]
+    assert "it stays paused: because (virt-sanlock-helper recover --resume-anyway vm1" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("why", "remedy"),
+    [
+        (f"{UNPROTECTED[0]}, so sanlock cannot be asked for it", "virsh destroy vm1, then virsh start vm1"),
+        (f"{UNPROTECTED[1]}: it would go on", "virsh destroy vm1, then virsh start vm1"),
+        (
+            f"{PolicyError('recover is 1', 'u').what}: recover is 1{GONE}",
+            "virt-sanlock-helper recover --forget vm1, then virsh create with its XML",
+        ),
+    ],
+)
+def test_the_remedy_of_a_refusal_is_one_that_works(host: Host, why: str, remedy: str) -> None:
+    host.add("vm1", "pause")
+    host.endings["vm1"] = lambda: Finding(Verdict.REFUSED, why)
+    assert not host.recover()
+    (line,) = [line for level, line in host.story.lines if level == "error"]
+    assert line.endswith(f"it stays paused: {why} ({remedy})")
+
+
+def test_those_without_a_policy_are_told_in_one_line(host: Host) -> None:
+    for number in range(30):
+        host.add(f"vm{number:02}")
+        host.endings[f"vm{number:02}"] = lambda: Finding(Verdict.LEFT, "no policy")
+    assert host.recover()
+    (line,) = [line for _, line in host.story.lines if "left as they are" in line]
+    assert "30 left as they are" in line
+    assert line.endswith("vm18, vm19, …")
+
+
+def test_each_reason_to_leave_some_has_its_line(host: Host) -> None:
+    for name, why in (("a", "as asked"), ("b", "as asked"), ("c", "for no lockspace was lost")):
+        host.add(name)
+        host.endings[name] = lambda why=why: Finding(Verdict.LEFT, why)  # type: ignore[misc]
+    assert host.recover()
+    left = [line for _, line in host.story.lines if "left as they are" in line]
+    assert left == [
+        "recover: 2 left as they are, as asked: a, b",
+        "recover: 1 left as they are, for no lockspace was lost: c",
+    ]
+    assert host.left() == set()
+
+
+def test_what_is_dropped_is_told(host: Host) -> None:
+    host.add("vm1")
+    host.endings["vm1"] = lambda: Finding(Verdict.DROPPED, "it runs on host_id 2")
+    assert host.recover()
+    assert ("warning", "recover vm1 vm1: dropped: it runs on host_id 2") in host.story.lines
+
+
+def test_records_that_come_and_go_while_it_waits(host: Host) -> None:
+    host.add("vm1")
+    host.add("vm2")
+    host.state, host.storage_from = None, 40.0
+
+    def change() -> None:
+        host.book.forget("vm1")
+        host.add("vm3")
+
+    host.at = [(20.0, change)]
+    assert host.recover()
+    assert {name for _, name, ready in host.visits if ready} == {"vm2", "vm3"}
+
+
+def test_a_newer_record_of_the_same_domain_counts(host: Host) -> None:
+    host.add("vm1")
+
+    def lost_again() -> Finding:
+        host.now += 1
+        host.endings.clear()
+        host.add("vm1")
+        host.book.gather()
+        return DONE
+
+    host.endings["vm1"] = lost_again
+    assert host.recover()
+    # Both runs are back, the second one by its own record.
+    assert len([line for _, line in host.story.lines if "done after" in line]) == 2
+    assert len([ready for _, _, ready in host.visits if ready]) == 2
+
+
+def test_a_newer_record_replaces_one_that_waits(host: Host) -> None:
+    host.add("vm1")
+    host.state, host.storage_from = None, 20.0
+    host.at = [(10.0, lambda: host.add("vm1", found="replaced"))]
+    seen: list[str] = []
+
+    def come_back() -> Finding:
+        seen.append(host.recovery._cases["vm1"].record.found)
+        return DONE
+
+    host.endings["vm1"] = come_back
+    assert host.recover()
+    assert seen == ["replaced"]
+
+
+def test_what_comes_of_a_record_that_is_gone_is_not_told(host: Host) -> None:
+    host.add("vm1")
+
+    def forget() -> Finding:
+        host.book.forget("vm1")
+        host.recovery._gather()
+        return DONE
+
+    host.endings["vm1"] = forget
+    assert host.recover()
+    assert "done after" not in host.story.text()
+
+
+def test_storage_that_flaps(host: Host) -> None:
+    host.add("vm1")
+    host.endings["vm1"] = lambda: DONE if host.now > 30 else AGAIN
+    host.at = [
+        (3.0, lambda: setattr(host, "state", None)),
+        (3.0, lambda: setattr(host, "storage_from", 30.0)),
+    ]
+    assert host.recover()
+    assert host.visits[-1][2]
+    assert 30 < host.now < 36
+    assert not any(ready for when, _, ready in host.visits if 4 < when < 29)
+
+
+def test_a_lockspace_that_nobody_knows_the_place_of(host: Host) -> None:
+    host.add("vm1", lockspaces=())
+    host.state = None
+    assert not host.recover(wait=False)
+    assert "join it by hand" in host.story.text()
+
+
+def test_unknown_leases_need_the_lockspace_that_libvirt_is_configured_for(host: Host) -> None:
+    host.add("vm1", leases=(), unknown="sanlock hangs")
+    host.state, host.default = None, SPACE
+    assert host.recover()
+    assert len(host.joins) == 1
+
+
+def test_a_state_directory_that_cannot_be_written(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("in the way")
+    host.add("vm1")
+    assert host.recover()
+    assert "records are not copied to" in host.story.text()
+    assert os.listdir(host.run_dir) == []

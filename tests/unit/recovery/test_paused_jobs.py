@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Domains that a job has paused, before their lockspace is joined: what is ended, waited for and noted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+libvirt = pytest.importorskip("libvirt")
+
+from sanlock_helper.errors import PassingError  # noqa: E402
+from sanlock_helper.leases.held import Lockspace  # noqa: E402
+from sanlock_helper.records.directory import Records  # noqa: E402
+from sanlock_helper.records.record import Record  # noqa: E402
+from sanlock_helper.records.store import Book  # noqa: E402
+from sanlock_helper.recovery.paused_jobs import SETTLE_SECONDS, PausedJobs  # noqa: E402
+from sanlock_helper.virt.processes import Process  # noqa: E402
+
+from ..libvirt_errors import libvirt_error  # noqa: E402
+from ..recovery_world import OFF, PAUSED, RUNNING, SPACE, UUID, Story  # noqa: E402
+
+DUMP = libvirt.VIR_DOMAIN_PAUSED_DUMP
+XML = "<domain><devices><lease><lockspace>{}</lockspace><key>disk</key></lease></devices></domain>"
+
+
+class Domain:
+    """A domain with a job, and its libvirtd."""
+
+    def __init__(self, reason: int = DUMP, state: int = PAUSED) -> None:
+        self.now = 0.0
+        self.told = (state, reason)
+        self.job = libvirt.VIR_DOMAIN_JOB_UNBOUNDED
+        self.lockspace = "LS"
+        # What an abort does, and what time does.
+        self.abort: Callable[[], None] = self.end_job
+        self.tick: Callable[[], None] = lambda: None
+        self.aborts = 0
+        self.uris: list[str] = []
+        self.error: Exception | None = None
+
+    def end_job(self) -> None:
+        """libvirt keeps the reason of a pause that it could not end."""
+        self.job = libvirt.VIR_DOMAIN_JOB_NONE
+
+    def connect(self, uri: str) -> Domain:
+        self.uris.append(uri)
+        return self
+
+    def close(self) -> None:
+        pass
+
+    def listAllDomains(self, flags: int) -> list[Domain]:
+        return [self]
+
+    def state(self) -> list[int]:
+        if self.error:
+            raise self.error
+        return list(self.told)
+
+    def jobInfo(self) -> list[int]:
+        return [self.job]
+
+    def abortJob(self) -> None:
+        self.aborts += 1
+        self.abort()
+
+    def XMLDesc(self, flags: int) -> str:
+        return XML.format(self.lockspace)
+
+    def name(self) -> str:
+        return "vm1"
+
+    def UUIDString(self) -> str:
+        return UUID
+
+    def ID(self) -> int:
+        return 7
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.tick()
+
+
+class Scene:
+    """PausedJobs on one domain."""
+
+    def __init__(self, path: Path, domain: Domain) -> None:
+        self.story = Story()
+        self.domain = domain
+        self.run = f"{path}/run/records"
+        self.book = Book(self.story, self.run, f"{path}/state")  # type: ignore[arg-type]
+        self.jobs = PausedJobs(
+            domain.connect,
+            self.book,
+            self.story,  # type: ignore[arg-type]
+            find=lambda uuid: Process(4711, 99),
+            boot=lambda: "boot",
+            clock=lambda: domain.now,
+            sleep=domain.sleep,
+        )
+
+    def settle(self, lockspace: Lockspace = SPACE) -> Record | None:
+        self.jobs.settle(lockspace)
+        return self.book.gather().get(UUID)
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (DUMP, "dumping"),
+        (libvirt.VIR_DOMAIN_PAUSED_SAVE, "saving"),
+        (libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT, "creating snapshot"),
+    ],
+)
+def test_a_job_is_ended_and_its_domain_left_to_the_administrator(
+    tmp_path: Path, reason: int, words: str
+) -> None:
+    scene = Scene(tmp_path, Domain(reason))
+    record = scene.settle()
+    assert record is not None
+    assert scene.domain.aborts == 1
+    assert (record.action, record.mark, record.found) == ("pause", "refused", f"paused ({words})")
+    assert (record.run, record.pid, record.pid_start, record.boot) == (7, 4711, 99, "boot")
+    assert [lockspace.name for lockspace in record.lockspaces] == ["LS"]
+    (line,) = [line for level, line in scene.story.lines if level == "error"]
+    assert f"paused ({words})" in line
+    assert "virt-sanlock-helper recover --resume-anyway vm1" in line
+    # Once.
+    scene.settle()
+    assert len([line for level, line in scene.story.lines if level == "error"]) == 1
+
+
+def test_a_job_that_is_over_already(tmp_path: Path) -> None:
+    domain = Domain()
+    domain.end_job()
+    record = Scene(tmp_path, domain).settle()
+    assert record is not None
+    assert domain.aborts == 0
+
+
+def test_a_job_that_takes_a_while(tmp_path: Path) -> None:
+    domain = Domain()
+    domain.abort = lambda: None
+    domain.tick = lambda: domain.end_job() if domain.now > 5 else None
+    assert Scene(tmp_path, domain).settle() is not None
+    assert domain.now < 6
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_job_that_does_not_end_keeps_the_lockspace_out(tmp_path: Path, refuses: bool) -> None:
+    def refuse() -> None:
+        if refuses:
+            raise libvirt_error(libvirt.VIR_ERR_OPERATION_INVALID, message="cannot abort memory-only dump")
+
+    domain = Domain()
+    domain.abort = refuse
+    with pytest.raises(PassingError, match=r"vm1: it is paused \(dumping\), which does not end") as caught:
+        Scene(tmp_path, domain).settle()
+    assert "virsh destroy vm1" in caught.value.hint
+    assert SETTLE_SECONDS <= domain.now < SETTLE_SECONDS + 1
+
+
+def test_a_migration_is_left_to_end(tmp_path: Path) -> None:
+    domain = Domain(libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
+    domain.tick = lambda: setattr(domain, "told", (OFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED))
+    assert Scene(tmp_path, domain).settle() is None
+    assert domain.aborts == 0
+
+
+def test_a_start_is_waited_for_and_keeps_nothing_out(tmp_path: Path) -> None:
+    domain = Domain(libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+    assert Scene(tmp_path, domain).settle() is None
+    assert (domain.aborts, domain.now >= SETTLE_SECONDS) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (PAUSED, libvirt.VIR_DOMAIN_PAUSED_SHUTTING_DOWN),
+        (libvirt.VIR_DOMAIN_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTDOWN_USER),
+    ],
+)
+def test_a_guest_that_shuts_down_is_waited_for(tmp_path: Path, state: int, reason: int) -> None:
+    domain = Domain(reason, state)
+    with pytest.raises(PassingError):
+        Scene(tmp_path, domain).settle()
+    domain.now = 0.0
+    domain.tick = lambda: setattr(domain, "error", libvirt_error(libvirt.VIR_ERR_NO_DOMAIN))
+    assert Scene(tmp_path, domain).settle() is None
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER),
+        (PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR),
+        (PAUSED, libvirt.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT),
+        (PAUSED, 12),  # post-copy: it never runs here again
+        (PAUSED, 13),
+        (RUNNING, libvirt.VIR_DOMAIN_RUNNING_BOOTED),
+        (libvirt.VIR_DOMAIN_PMSUSPENDED, 0),
+        (libvirt.VIR_DOMAIN_CRASHED, libvirt.VIR_DOMAIN_CRASHED_PANICKED),
+    ],
+)
+def test_what_lasts_is_none_of_its_business(tmp_path: Path, state: int, reason: int) -> None:
+    domain = Domain(reason, state)
+    scene = Scene(tmp_path, domain)
+    assert scene.settle() is None
+    assert (domain.aborts, domain.now, scene.story.lines) == (0, 0.0, [])
+
+
+def test_another_lockspace(tmp_path: Path) -> None:
+    domain = Domain()
+    domain.lockspace = "other"
+    assert Scene(tmp_path, domain).settle() is None
+    assert domain.aborts == 0
+
+
+def test_the_lockspace_of_the_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = Domain()
+    xml = "<domain><devices><disk><source file='/a.img'/></disk></devices></domain>"
+    monkeypatch.setattr(domain, "XMLDesc", lambda flags: xml)
+    assert Scene(tmp_path, domain).settle(Lockspace("__LIBVIRT__DISKS__", 1, "/l", 0)) is not None
+
+
+@pytest.mark.parametrize("xml", ["<domain", ""])
+def test_leases_that_cannot_be_told_count(tmp_path: Path, xml: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = Domain()
+    monkeypatch.setattr(domain, "XMLDesc", lambda flags: xml)
+    assert Scene(tmp_path, domain).settle() is not None
+
+
+def test_a_record_of_the_helper_is_kept(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, Domain())
+    Records(scene.run).write(Record(UUID, "vm1", "qemu:///system", "pause", time=5.0))
+    record = scene.settle()
+    assert record is not None
+    assert (record.time, record.mark) == (5.0, "")
+    assert scene.domain.aborts == 1
+    assert scene.story.lines == []
+
+
+def test_the_uris_of_the_records_are_looked_at(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, Domain())
+    other = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
+    Records(scene.run).write(Record(other, "vm2", "qemu:///session", "pause", time=5.0))
+    scene.settle()
+    assert scene.domain.uris == ["qemu:///session", "qemu:///system"]
+
+
+@pytest.mark.parametrize("uri", ["qemu:///bogus", "qemu:///embed?root=/r", "qemu:///system?x=y", "test:///x"])
+def test_a_uri_that_sanlock_is_not_given_keeps_nothing_out(tmp_path: Path, uri: str) -> None:
+    scene = Scene(tmp_path, Domain())
+    other = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
+    Records(scene.run).write(Record(other, "vm2", uri, "pause", time=5.0))
+    scene.settle()
+    assert scene.domain.uris == ["qemu:///system"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a;b", "7", "-v", "", "716b3698-0ee7-4e8f-8b5c-a2c619edc268", "R&D", "$(x)"]
+)
+def test_a_remedy_never_names_another_domain(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = Domain()
+    monkeypatch.setattr(domain, "name", lambda: name)
+    scene = Scene(tmp_path, domain)
+    domain.abort = lambda: None
+    with pytest.raises(PassingError) as caught:
+        scene.settle()
+    assert caught.value.hint.startswith(f"virsh domjobinfo {UUID}; virsh destroy {UUID} lets")
+    domain.abort = domain.end_job
+    scene.settle()
+    (line,) = [line for level, line in scene.story.lines if level == "error"]
+    assert f"recover --resume-anyway {UUID}, or" in line
+
+
+def test_a_libvirtd_that_does_not_answer_keeps_the_lockspace_out(tmp_path: Path) -> None:
+    domain: Any = Domain()
+    domain.error = libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR, message="broken")
+    with pytest.raises(PassingError, match="broken"):
+        Scene(tmp_path, domain).settle()
+
+
+def test_a_record_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "records").write_text("no directory")
+    scene = Scene(tmp_path, Domain())
+    scene.jobs.settle(SPACE)
+    assert [level for level, _ in scene.story.lines] == ["warning", "error"]

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""libvirt's status files: what counts is what stands inside, at its place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sanlock_helper.virt.status_files import Status, StatusFileError, StatusFiles, parse_status_file
+
+from ..fake_host import OTHER, UUID, status_xml
+
+pytestmark = pytest.mark.pure
+
+NAMES = [
+    "vm1",
+    "R&D",
+    "a&amp;b",
+    "x<y>",
+    "q\"u'o",
+    "blank name",
+    "ünï",
+    "名",
+    "nl\nx",
+    "a.xml",
+    ".pid",
+    "-",
+    "a]]>b",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_domain_is_found_whatever_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "any.xml").write_bytes(status_xml(name))
+    status = StatusFiles(str(tmp_path)).find(UUID)
+    assert status is not None
+    assert (status.name, status.uuid, status.id, status.pid) == (name, UUID, 3, 4711)
+    assert (status.state, status.reason) == ("running", "booted")
+    assert status.xml.startswith("<domain type='kvm' id='3'>")
+    assert status.xml.endswith("</domain>")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        f"<uuid>{OTHER}</uuid>",
+        f"<a:x xmlns:a='urn:a'><domain id='9'><name>b</name><uuid>{OTHER}</uuid></domain></a:x>",
+        f"<![CDATA[</metadata></domain></domstatus><domain><uuid>{OTHER}</uuid>]]>",
+        f"<!-- <uuid>{OTHER}</uuid> -->",
+    ],
+)
+def test_what_stands_in_the_metadata_names_no_domain(tmp_path: Path, metadata: str) -> None:
+    (tmp_path / "vm1.xml").write_bytes(status_xml(metadata=metadata))
+    files = StatusFiles(str(tmp_path))
+    assert files.find(OTHER) is None
+    status = files.find(UUID)
+    assert status is not None
+    assert (status.name, status.id) == ("vm1", 3)
+    assert metadata in status.xml
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0",
+        b"no XML",
+        b"<domain id='3'><name>a</name><uuid>%s</uuid></domain>" % UUID.encode(),
+        status_xml()[:-20],
+        status_xml().replace(b"pid='4711'", b"pid=''"),
+        status_xml().replace(b" id='3'", b""),
+        status_xml().replace(b"<name>vm1</name>", b""),
+        b"<domstatus state='running' pid='1'></domstatus>",
+        "<domstatus state='running' pid='1'/>".encode("utf-16"),
+    ],
+)
+def test_what_is_no_status_file_is_about_no_domain(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(StatusFileError):
+        parse_status_file(data)
+    (tmp_path / "vm1.xml").write_bytes(data)
+    (tmp_path / "vm2.xml").write_bytes(status_xml("vm2", OTHER))
+    files = StatusFiles(str(tmp_path))
+    assert files.find(UUID) is None
+    assert [status.name for status in files.all()] == ["vm2"]
+
+
+def test_only_regular_files_that_root_alone_can_write_count(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.xml")
+    (tmp_path / "directory.xml").mkdir()
+    (tmp_path / "dangling.xml").symlink_to("/nowhere")
+    (tmp_path / "true").write_bytes(status_xml())
+    (tmp_path / "link.xml").symlink_to(tmp_path / "true")
+    (tmp_path / "open.xml").write_bytes(status_xml())
+    (tmp_path / "open.xml").chmod(0o666)
+    assert StatusFiles(str(tmp_path)).find(UUID) is None
+    assert StatusFiles(str(tmp_path)).all() == []
+
+
+def test_no_directory_is_no_domain(tmp_path: Path) -> None:
+    assert StatusFiles(f"{tmp_path}/none").find(UUID) is None
+
+
+def test_a_file_that_was_written_again_is_read_again(tmp_path: Path) -> None:
+    files = StatusFiles(str(tmp_path))
+    assert files.find(UUID) is None
+    path = tmp_path / "vm1.xml"
+    for pid, state in ((1, "running"), (2, "paused")):
+        new = tmp_path / "new"
+        new.write_bytes(status_xml(pid=pid, state=state))
+        new.rename(path)
+        status = files.find(UUID)
+        assert status is not None
+        assert (status.pid, status.state) == (pid, state)
+    # Another domain of the same name came after it.
+    path.write_bytes(status_xml(uuid=OTHER))
+    assert files.find(UUID) is None
+    assert files.find(OTHER) is not None
+    path.unlink()
+    assert files.find(OTHER) is None
+
+
+def test_the_newest_of_two_files_counts(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b", "c")):
+        (tmp_path / f"{name}.xml").write_bytes(status_xml(pid=number + 1))
+        os.utime(tmp_path / f"{name}.xml", (0, 100 if name == "b" else number))
+    status = StatusFiles(str(tmp_path)).find(UUID)
+    assert status is not None
+    assert status.pid == 2
+
+
+def test_a_file_that_another_thread_reads_at_the_same_time_is_found(tmp_path: Path) -> None:
+    """Between the look at what is known and the look for what has changed."""
+    for name, uuid in (("a", UUID), ("b", OTHER)):
+        (tmp_path / f"{name}.xml").write_bytes(status_xml(name, uuid))
+    files = StatusFiles(str(tmp_path))
+    real = files._names
+
+    def interleave() -> list[str]:
+        files._names = real  # type: ignore[method-assign]
+        assert files.find(OTHER) is not None
+        return real()
+
+    files._names = interleave  # type: ignore[method-assign]
+    assert files.find(UUID) is not None
+
+
+def test_300_files_are_not_all_read_for_each_domain(tmp_path: Path) -> None:
+    uuids = [f"00000000-0000-0000-0000-{number:012d}" for number in range(300)]
+    for uuid in uuids:
+        (tmp_path / f"{uuid}.xml").write_bytes(status_xml(uuid, uuid))
+    files = StatusFiles(str(tmp_path))
+    read: list[str] = []
+    real = files._read
+
+    def count(name: str) -> Status | None:
+        read.append(name)
+        return real(name)
+
+    files._read = count  # type: ignore[method-assign]
+    for uuid in uuids:
+        assert files.find(uuid) is not None
+    assert len(read) < 2 * len(uuids)
+
+
+@given(st.text(st.characters(exclude_characters="\0\r", exclude_categories=("Cs", "Cc")), min_size=1))
+def test_any_name(name: str) -> None:
+    try:
+        status = parse_status_file(status_xml(name))
+    except StatusFileError:
+        assert any(char in name for char in "\ufffe\uffff")
+    else:
+        assert status.name == name
+
+
+def test_a_document_type_is_none_of_libvirts(tmp_path: Path) -> None:
+    """The text of its entities may be a thousand times the file's, and each try read it again."""
+    xml = status_xml().partition(b"-->")[2].replace(b"<name>vm1</name>", b"<name>&e;</name>")
+    (tmp_path / "a.xml").write_bytes(b"<!DOCTYPE domstatus [<!ENTITY e 'vm1'>]>" + xml)
+    assert StatusFiles(str(tmp_path)).find(UUID) is None
