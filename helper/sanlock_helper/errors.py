@@ -25,15 +25,15 @@ class UsageError(HelperError, ValueError):
     """
 
 
-class PassingError(HelperError):
+class TransientError(HelperError):
     """A failure that may be over in a moment: libvirtd restarting, a busy domain, a broken connection."""
 
 
-class FinalError(HelperError):
+class PermanentError(HelperError):
     """A failure that another try would only repeat: no such domain, authentication refused, a bad URI."""
 
 
-class AuthenticationError(FinalError):
+class AuthenticationError(PermanentError):
     """libvirtd refused the credentials, or none can be had.
 
     Final for a person at a terminal.  It passes where the credentials are right and what checks them is away,

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     class Receipt(Protocol):
         """What has to know when a line is told."""
 
-        def telling(self) -> bool:
+        def logging(self) -> bool:
             """Whether the line is to be told at all: called right before."""
 
-        def told(self) -> None:
+        def logged(self) -> None:
             """Called right after."""
 
 
@@ -107,21 +107,21 @@ class Journal:
 
     def notice(self, line: str) -> None:
         """Tell what was done."""
-        self.tell("notice", line)
+        self.log("notice", line)
 
     def warning(self, line: str) -> None:
         """Tell what did not work yet, or what somebody should look at."""
-        self.tell("warning", line)
+        self.log("warning", line)
 
     def error(self, line: str) -> None:
         """Tell what was not done although no virtual machine is in danger."""
-        self.tell("error", line)
+        self.log("error", line)
 
     def crit(self, line: str) -> None:
         """Tell what failed for good."""
-        self.tell("crit", line)
+        self.log("crit", line)
 
-    def tell(self, level: str, line: str, receipt: Receipt | None = None) -> None:
+    def log(self, level: str, line: str, receipt: Receipt | None = None) -> None:
         """Tell LINE at one of the LEVELS; RECEIPT is asked before, and hears when it was told.
 
         Any text may be told: names and the messages of other programs are escaped here.  A level that is not
@@ -165,7 +165,7 @@ class Journal:
 
     def _write_line(self, level: str, line: str, receipt: Receipt | None) -> None:
         try:
-            wanted = receipt is None or receipt.telling()
+            wanted = receipt is None or receipt.logging()
         except Exception:
             # Whether another process logs it is not known: twice is better than never.
             wanted = True
@@ -180,4 +180,4 @@ class Journal:
         finally:
             # Also when it could not be written: a process may be waiting for this.
             if receipt is not None:
-                receipt.told()
+                receipt.logged()

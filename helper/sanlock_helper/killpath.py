@@ -3,7 +3,7 @@
 
 Nothing here may depend on the environment: sanlock starts the program without HOME, with stdio on /dev/null,
 SIGINT ignored and pipe ends of its own left open.  Hundreds of these processes may start in the same second,
-and what most of them do is all here; the rest is in duty.py.
+and what most of them do is all here; the rest is in service.py.
 """
 
 import posix
@@ -27,7 +27,7 @@ _MOST_DESCRIPTORS = 65536
 _STOCK_SECONDS = 35.0
 
 
-def main(arguments: "Sequence[str]", in_person: "bool | None" = None) -> int:
+def main(arguments: "Sequence[str]", interactive: "bool | None" = None) -> int:
     """Run with the ARGUMENTS behind the program's name; returns the exit status.
 
     IN_PERSON: somebody waits for the outcome, as at a terminal (which it is taken from when it is None).
@@ -47,7 +47,7 @@ def main(arguments: "Sequence[str]", in_person: "bool | None" = None) -> int:
         from .agent.service import refuse
 
         return refuse(error)
-    waits = posix.isatty(2) if in_person is None else in_person
+    waits = posix.isatty(2) if interactive is None else interactive
     spool, name, problem = None, "", ""
     if invocation.action != "ignore":
         try:

@@ -41,7 +41,7 @@ RUNTIME_DIR = "/run/virt-sanlock-helper"
 STAND_BYS = 3
 
 DONE = ".done"
-TELLING = ".telling"
+LOGGING = ".telling"
 
 # Of the content of a request's file.
 FORMAT = "2"
@@ -176,7 +176,7 @@ class Spool:
 
     def unserved(self) -> "list[str]":
         """The files of the requests that nobody has served yet, oldest first."""
-        return [name for name in self.names() if not name.endswith((DONE, TELLING))]
+        return [name for name in self.names() if not name.endswith((DONE, LOGGING))]
 
     def rename(self, name: str, new: str) -> None:
         """Give the file NAME its NEW one."""
@@ -492,7 +492,7 @@ def pid_namespace() -> int:
 def is_request(name: str) -> bool:
     """Whether the file NAME may be a request, whatever its step."""
     parts = name.split(".")
-    form = len(parts) == 3 or (len(parts) == 4 and f".{parts[3]}" in (DONE, TELLING))
+    form = len(parts) == 3 or (len(parts) == 4 and f".{parts[3]}" in (DONE, LOGGING))
     return form and len(parts[0]) == 36 and parts[2].replace("-", "").isdigit()
 
 

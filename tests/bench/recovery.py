@@ -115,15 +115,15 @@ class Host:
             folder.rmdir()
 
 
-def storms(host: Host, action: str, turns: int) -> Times:
+def storms(host: Host, action: str, slots: int) -> Times:
     """TURNS storms with recovery and as many without, in turn."""
-    pairs = [(host.storm(action, True), host.storm(action, False)) for _ in range(turns)]
+    pairs = [(host.storm(action, True), host.storm(action, False)) for _ in range(slots)]
     return Times(f"{len(host.domains)} QEMU VMs, {action}", pairs)
 
 
-def outages(host: Host, turns: int) -> Times:
+def outages(host: Host, slots: int) -> Times:
     """The same for outages."""
-    pairs = [(host.outage(True), host.outage(False)) for _ in range(turns)]
+    pairs = [(host.outage(True), host.outage(False)) for _ in range(slots)]
     return Times(f"{len(host.domains)} QEMU VMs, an outage, half pause", pairs)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 def answers(sanlock: Any, pid: int, lease: Any, steps: list[str]) -> dict[str, Any]:
     """The answers to STEPS, without what only a real machine has: times, paths."""
-    from sanlock_helper.leases.lockspaces import SanlockFailure
+    from sanlock_helper.leases.lockspaces import SanlockError
 
     calls: dict[str, Callable[[], Any]] = {
         "lockspaces": lambda: {name: entry[1] for name, entry in sanlock.lockspaces().items()},
@@ -28,7 +28,7 @@ def answers(sanlock: Any, pid: int, lease: Any, steps: list[str]) -> dict[str, A
     for step in steps:
         try:
             found[step] = calls[step]()
-        except SanlockFailure as error:
+        except SanlockError as error:
             # Which error storage gives depends on how it failed.
             found[step] = "refused" if error.number else "no answer"
     return found

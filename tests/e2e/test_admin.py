@@ -232,11 +232,11 @@ def test_a_user_who_is_not_root_is_told_so(calm: Stack) -> None:
     socket = calm.path("/run/libvirt/libvirt-sock")
     mode = socket.stat().st_mode & 0o777
     socket.chmod(0o700)
-    for words, status, told in BY_NOBODY:
+    for words, status, logged in BY_NOBODY:
         result = calm.run(*nobody, f"{PROGRAM}/helper/virt-sanlock-helper", *words, check=False)
         assert (words, result.returncode) == (words, status), result.stderr
         assert "Traceback" not in result.stderr, words
-        assert told in result.stderr, words
+        assert logged in result.stderr, words
         if words == ("check",):
             assert re.search(r"^user +warn  uid 65534: .*; remedy: run it as root$", result.stdout, re.M)
             assert re.search(r"^sanlock +fail .*; remedy: run this as root$", result.stdout, re.M)
@@ -271,12 +271,12 @@ def test_a_watch_outlives_libvirtd(calm: Stack) -> None:
 
 def by_record_alone(stack: Stack) -> None:
     """A stack has no journald: the records tell, and what is missing is said."""
-    told = document(stack, "history", "history")
-    assert told["problems"] == [
+    logged = document(stack, "history", "history")
+    assert logged["problems"] == [
         "read the journal: this host keeps none: there are no journal files "
         "(journalctl -o json on the host that has it, then --journal FILE)"
     ]
-    stories = {story["name"]: story for outage in told["outages"] for story in outage["domains"]}
+    stories = {story["name"]: story for outage in logged["outages"] for story in outage["domains"]}
     waiting = {name: (story["outcome"], story["waiting"]["todo"]) for name, story in stories.items()}
     assert waiting == {
         "held": ("on record", "resume"),
@@ -297,13 +297,15 @@ def with_a_journal(stack: Stack, journal: str) -> None:
     program = stack.run("sh", "-c", "command -v journalctl").stdout.strip()
     stack.write("/run/stack/journalctl", f"#!/bin/sh\nexec cat {journal}\n", 0o755)
     stack.run("mount", "--bind", "/run/stack/journalctl", program)
-    told = document(stack, "history", "history")
+    logged = document(stack, "history", "history")
     stack.run("umount", program)
-    assert told["problems"] == []
-    events = [event for outage in told["outages"] for story in outage["domains"] for event in story["events"]]
+    assert logged["problems"] == []
+    events = [
+        event for outage in logged["outages"] for story in outage["domains"] for event in story["events"]
+    ]
     assert {event["kind"] for event in events} == {"done"}
     assert len(events) == 4
-    held, off = told["outages"][-1]["domains"]
+    held, off = logged["outages"][-1]["domains"]
     assert {story["waiting"]["todo"] for story in (held, off)} == {"resume", "start"}
 
 

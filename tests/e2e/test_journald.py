@@ -124,9 +124,9 @@ def run(script: str, **words: str) -> str:
 def test_history_from_a_real_journald() -> None:
     script = SCRIPT
     printed = run(script, other=UUID[:-1] + "0", unheard=UUID[:-1] + "1", write=WRITE.format(helper=HELPER))
-    told = validated(printed, "history")
-    assert told["problems"] == []
-    (outage,) = told["outages"]
+    logged = validated(printed, "history")
+    assert logged["problems"] == []
+    (outage,) = logged["outages"]
     assert len(outage["lost"]) == 1
     kills = [(kill["pid"], kill["name"], kill["uuid"]) for kill in outage["sigkills"]]
     assert kills == [(79, "rec", UUID[:-1] + "1")]
@@ -144,9 +144,9 @@ def test_only_what_journald_vouches_for_is_history() -> None:
     printed = run(FORGE, native=NATIVE, ours=OURS.format(helper=HELPER, uuid=UUID, forked=FORKED, odd=ODD))
     here, exported = printed.split("\n}\n")[:2]
     for document in (here, exported):
-        told = validated(f"{document}\n}}", "history")
-        assert told["problems"] == []
-        (outage,) = told["outages"]
+        logged = validated(f"{document}\n}}", "history")
+        assert logged["problems"] == []
+        (outage,) = logged["outages"]
         assert (outage["lost"], outage["sigkills"]) == ([], [])
         stories = {story["uuid"]: story for story in outage["domains"]}
         assert set(stories) == {UUID, FORKED, ODD}

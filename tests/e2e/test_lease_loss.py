@@ -37,7 +37,7 @@ def story(stack: Stack) -> list[JournalLine]:
     return stack.journal(IDENTIFIER)
 
 
-def told(stack: Stack, text: str) -> JournalLine:
+def logged(stack: Stack, text: str) -> JournalLine:
     """The line of the journal with TEXT in it; the recorder reads the log's socket a moment later."""
 
     def find() -> list[JournalLine]:
@@ -97,7 +97,7 @@ def test_outage(stack: Stack) -> None:
     assert "HOME" not in calls["pause"].environ
     lines = {line.message.split()[0]: line for line in story(stack)}
     assert len(story(stack)) == 2
-    told = "".join(call.stderr for call in calls.values())
+    logged = "".join(call.stderr for call in calls.values())
     for action, name, uuid, words in (
         ("poweroff", "off", off.uuid, "found running, destroyed, verified off"),
         ("pause", "held", held.uuid, "found running, suspended, verified paused, no lease held"),
@@ -107,7 +107,7 @@ def test_outage(stack: Stack) -> None:
         assert line.message.endswith(words)
         assert (line.facility, line.level) == ("daemon", "notice")
         # One process served both, unless the other came when it was done.
-        assert f"{IDENTIFIER}: {line.message}\n" in told
+        assert f"{IDENTIFIER}: {line.message}\n" in logged
 
 
 Absence = Callable[[Stack], None]
@@ -224,7 +224,7 @@ def test_restart_without_storage_leaves_the_domain_off_and_says_why(stack: Stack
     assert (
         "the VM is safe, but was not started again: start the domain: Failed to acquire lock" in result.stderr
     )
-    assert told(stack, "was not started again").level == "err"
+    assert logged(stack, "was not started again").level == "err"
 
 
 def test_already_there_is_success(stack: Stack) -> None:
@@ -251,7 +251,7 @@ def test_a_domain_that_nothing_on_the_host_knows_is_off(calm: Stack) -> None:
     assert result.returncode == 0, result.stderr
     assert "verified off, libvirt does not know it, and no process of this host runs it" in result.stderr
     assert time.monotonic() - start < 3
-    assert told(calm, "6695eb01-f6a4-8304-79aa-97f2502e193f").level == "notice"
+    assert logged(calm, "6695eb01-f6a4-8304-79aa-97f2502e193f").level == "notice"
 
 
 def test_leases_that_cannot_be_read_are_a_failure(stack: Stack) -> None:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from sanlock_helper.leases.held import Lease, Lockspace
-from sanlock_helper.records.directory import Records
+from sanlock_helper.records.directory import RecordDirectory
 from sanlock_helper.records.record import Record
 from sanlock_helper.virt.status_files import StatusFiles
 from tests.schemas import validated
@@ -158,7 +158,7 @@ def note(stack: Stack, domain: Domain, action: str) -> None:
     )
     assert record.leases
     record.xml = status.xml
-    Records(str(stack.path(RUN_RECORDS))).write(record)
+    RecordDirectory(str(stack.path(RUN_RECORDS))).write(record)
 
 
 def test_what_sanlock_killed_while_libvirtd_was_away(stack: Stack) -> None:
@@ -448,7 +448,7 @@ def test_a_uri_that_no_libvirtd_has_costs_one_domain(stack: Stack, uri: str) -> 
     stack.start_all([off, held, bad])
     for domain in (off, held, bad):
         make_safe(stack, domain)
-    written = Records(str(stack.path(RUN_RECORDS)))
+    written = RecordDirectory(str(stack.path(RUN_RECORDS)))
     record = written.read(bad.uuid)
     assert record is not None
     record.uri = uri

@@ -56,12 +56,12 @@ def test_agents_that_are_killed_lose_no_request(monolithic: Stack) -> None:
     command = ("/usr/bin/python3", str(KILLER), str(HELPER), str(HELPER.parent), *map(str, range(SEEDS)))
     results = [json.loads(line) for line in stack.run(*command, timeout=280).stdout.splitlines()]
     assert len(results) == SEEDS
-    told = outcomes(stack)
+    logged = outcomes(stack)
     for result in results:
         assert result["running"] == [], result["seed"]
         assert result["left"] == [], result["seed"]
         for uuid in result["uuids"]:
-            lines = told[uuid]
+            lines = logged[uuid]
             assert all("verified off" in line for line in lines), lines
             # Once, but for the line over which an agent died: whether that was told nobody knows, so it is
             # told again, and says so.
@@ -159,8 +159,8 @@ def test_libvirtd_restarted_in_the_middle_of_a_storm(stack: Stack) -> None:
 
 def all_told(stack: Stack, domains: list[Domain], number: int) -> bool:
     """Whether each of DOMAINS has had NUMBER outcomes."""
-    told = outcomes(stack)
-    return all(len(told.get(domain.uuid, [])) >= number for domain in domains)
+    logged = outcomes(stack)
+    return all(len(logged.get(domain.uuid, [])) >= number for domain in domains)
 
 
 def test_a_vm_whose_calls_hang_holds_up_no_other(stack: Stack) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sanlock_helper.errors import FinalError
+from sanlock_helper.errors import PermanentError
 from sanlock_helper.virt.libvirt_conf import Value, read_conf
 from tests.integration import conf_oracle
 
@@ -36,7 +36,7 @@ def plain(value: Value) -> conf_oracle.Value:
 def ours(path: Path) -> str | dict[str, conf_oracle.Value]:
     try:
         values = read_conf(path)
-    except FinalError:
+    except PermanentError:
         return conf_oracle.REFUSED
     return {name: plain(value) for name, value in values.items() if name in NAMES}
 

@@ -86,8 +86,8 @@ def test_what_the_readme_makes_can_be_made() -> None:
     targets = re.findall(r"^([a-z0-9]+(?: [a-z0-9]+)*):", (TOP / "Makefile").read_text(), re.MULTILINE)
     known = {name for target in targets for name in target.split()}
     readme = (TOP / "README.md").read_text()
-    told = re.findall(r"(?:^    |`)(?:REQUIRE=1 )?make ([a-z0-9]+)", readme, re.MULTILINE)
-    assert set(told) <= known
+    logged = re.findall(r"(?:^    |`)(?:REQUIRE=1 )?make ([a-z0-9]+)", readme, re.MULTILINE)
+    assert set(logged) <= known
     # For developers each is listed once.
     listed = re.findall(r"^    make (\w+)", readme.partition("## For developers")[2], re.MULTILINE)
     assert len(listed) == len(set(listed)) > 5

@@ -136,8 +136,8 @@ INSPECT = """
 import os, sys
 sys.argv[1:] = []
 sys.path.insert(0, {helper!r})
-from sanlock_helper.agent.service import shed
-shed({keep})
+from sanlock_helper.agent.service import close_inherited_descriptors
+close_inherited_descriptors({keep})
 print(sorted(os.listdir("/proc/self/fd"), key=int))
 """
 

@@ -317,7 +317,7 @@ def test_ctrl_c_while_python_is_loading(tmp_path: Path) -> None:
     package = tmp_path / "sanlock_helper"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "cli.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(30)\n")
+    (package / "main.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(30)\n")
     command = shutil.copy(COMMAND, tmp_path)
     with subprocess.Popen([command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

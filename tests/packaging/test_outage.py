@@ -128,11 +128,11 @@ def test_half_an_update_still_makes_the_vm_safe(host: Machine) -> None:
         data = lose_the_storage(host)
     finally:
         host.run("mv", f"{folder}.away", folder)
-    told = host.journal("-p", "crit").splitlines()[-1]
-    assert told.startswith(
+    logged = host.journal("-p", "crit").splitlines()[-1]
+    assert logged.startswith(
         f"poweroff {UUID}: this program failed: ModuleNotFoundError: No module named 'libvirt_auth'"
     )
-    assert told.endswith(f"/proc/1/root{STOCK} takes over, to poweroff")
+    assert logged.endswith(f"/proc/1/root{STOCK} takes over, to poweroff")
     bring_it_back(host, data)
 
 

@@ -221,9 +221,9 @@ def test_an_update_of_the_owner_is_put_right(
     record_property("seconds of libvirt's helper", f"{gap:.3f}")
     print(f"{name}: libvirt's helper stood there for {gap:.3f} s")
     assert gap < GAP_SECONDS
-    told = f"after an update: bound {OURS} over {STOCK} in the running sanlock (pid {pid})"
-    assert said == f"virt-sanlock-helper: {told}"
-    assert told in host.machine.journal()
+    logged = f"after an update: bound {OURS} over {STOCK} in the running sanlock (pid {pid})"
+    assert said == f"virt-sanlock-helper: {logged}"
+    assert logged in host.machine.journal()
     assert host.check()[0] == 0
     # Binds stack: one is enough, and one more update changes nothing in that.
     host.owner("3", name)

@@ -13,7 +13,7 @@ from typing import Any, Callable
 import libvirt
 
 from sanlock_helper.leases.held import Lease, Lockspace
-from sanlock_helper.leases.lockspaces import JOINED, SanlockFailure
+from sanlock_helper.leases.lockspaces import JOINED, SanlockError
 from sanlock_helper.records.record import Record
 
 from .libvirt_errors import libvirt_error
@@ -191,7 +191,7 @@ class World:
     def _ask(self, name: str) -> None:
         self._called(name)
         if not self.answers:
-            raise SanlockFailure(name, errno.ECONNREFUSED)
+            raise SanlockError(name, errno.ECONNREFUSED)
 
     def lockspaces(self) -> dict[str, tuple[Lockspace, str]]:
         self._ask("lockspaces")
@@ -200,7 +200,7 @@ class World:
     def join(self, lockspace: Lockspace) -> None:
         self._ask("join")
         if not self.storage:
-            raise SanlockFailure("join", errno.EIO)
+            raise SanlockError("join", errno.EIO)
         if self.state is None:
             self.generation += 1
             self.losing = False
@@ -214,18 +214,18 @@ class World:
     def version_of(self, lease: Lease) -> int:
         self._ask("version")
         if not self.storage:
-            raise SanlockFailure("read", errno.EIO)
+            raise SanlockError("read", errno.EIO)
         self._look_at(lease)
         return self.version
 
     def _look_at(self, lease: Lease) -> None:
         if self.lease_path not in ("", lease.path):
-            raise SanlockFailure("read", self.path_errors.get(lease.path, errno.ENOENT))
+            raise SanlockError("read", self.path_errors.get(lease.path, errno.ENOENT))
 
     def holders(self, lease: Lease, host_id: int) -> dict[int, str]:
         self._ask("holders")
         if not self.storage:
-            raise SanlockFailure("read", errno.EIO)
+            raise SanlockError("read", errno.EIO)
         self._look_at(lease)
         others = [self.owner] if self.owner not in (None, host_id) else []
         return {other: self.host_states[other] for other in others if other is not None}

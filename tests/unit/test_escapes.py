@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("libvirt")
 
 from sanlock_helper.agent.actions import Progress
-from sanlock_helper.agent.jobs import Case
+from sanlock_helper.agent.jobs import Job
 from sanlock_helper.agent.requests import Request
 from sanlock_helper.escapes import printable, quoted, unquoted
 from sanlock_helper.history.journal_entries import Entry
@@ -61,7 +61,7 @@ def test_any_name_comes_back_and_forges_nothing(name: str) -> None:
     lines: list[str] = []
     journal = Journal(lambda _priority, text: lines.append(text), lambda _text: None)
     journal.notice(f"recover {Record(UUID, name, URI, 'pause')}: done after 3.00 s: resumed")
-    case = Case(Request(URI, UUID, "pause", Deadline(0.0, 40)), Progress())
+    case = Job(Request(URI, UUID, "pause", Deadline(0.0, 40)), Progress())
     case.progress.name = name
     journal.crit(f"{case}: FAILED after 35.00 s at try 9: x {OTHER}: done after 1 s: y")
     assert journal.flush()

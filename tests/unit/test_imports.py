@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,29 @@ def test_nothing_is_imported_after_the_binding_is_loaded(tmp_path: Path) -> None
         "ctypes", "_ctypes", "ctypes._endian", "struct", "_struct", "sanlock_helper.leases.libsanlock",
     }  # fmt: skip
     assert later == set()
+
+
+def opened(program: str, tmp_path: Path) -> list[str]:
+    """The files and directories, but those of /proc, that an interpreter opens to run PROGRAM, in order."""
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-e", "trace=open,openat", "-o", str(trace), "/usr/bin/python3", "-ISB"]
+    subprocess.run([*command, "-c", program, str(HELPER)], capture_output=True, check=True)
+    calls = [
+        line.split('"')[1] for line in trace.read_text().splitlines() if '"' in line and "ENOENT" not in line
+    ]
+    return [path for path in calls if not path.startswith("/proc")]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_the_fast_path_opens_its_own_modules_and_no_other_file(tmp_path: Path) -> None:
+    bare = "import sys; sys.path.insert(0, sys.argv[1])"
+    more = Counter(opened(PROBE, tmp_path)) - Counter(opened(bare, tmp_path))
+    package = HELPER / "sanlock_helper"
+    folders = {str(HELPER): 1, str(package): 1}
+    modules = {Path(path).stem.split(".")[0] for path in more.keys() - folders.keys()}
+    assert modules == {"__init__", *FAST}
+    # One file a module: its byte code, or its source where that was never compiled.
+    assert sum(more.values()) == len(folders) + len(modules)
 
 
 def test_parsing_the_arguments_imports_c_modules_only() -> None:

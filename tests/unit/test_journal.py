@@ -20,7 +20,7 @@ def test_levels_and_order() -> None:
     journal = Journal(lambda priority, line: lines.append((priority, line)), terminal.append)
     journal.warning("trying")
     journal.crit("failed")
-    journal.tell("error", "safe")
+    journal.log("error", "safe")
     journal.notice("done")
     assert journal.flush()
     assert lines == [
@@ -75,7 +75,7 @@ def test_an_unknown_level_is_an_error() -> None:
     lines: list[tuple[int, str]] = []
     journal = Journal(lambda priority, line: lines.append((priority, line)), lambda _line: None)
     for level in ("forged", "", "NOTICE"):
-        journal.tell(level, "x")
+        journal.log(level, "x")
     assert journal.flush()
     assert lines == [(syslog.LOG_ERR, "x")] * 3
 
@@ -86,10 +86,10 @@ class BrokenReceipt:
     def __init__(self) -> None:
         self.was_told = False
 
-    def telling(self) -> bool:
+    def logging(self) -> bool:
         raise OSError("read-only")
 
-    def told(self) -> None:
+    def logged(self) -> None:
         self.was_told = True
         raise OSError("read-only")
 
@@ -111,8 +111,8 @@ def test_the_thread_goes_on_whatever_fails(broken: str, capfd: pytest.CaptureFix
 
     journal = Journal(to_syslog, to_terminal)
     receipt = BrokenReceipt()
-    journal.tell("notice", "one", receipt)
-    journal.tell("notice", "two", BrokenReceipt())
+    journal.log("notice", "one", receipt)
+    journal.log("notice", "two", BrokenReceipt())
     journal.notice("three")
     assert journal.flush()
     # One that does not know whether another process logs the line logs it all the same.

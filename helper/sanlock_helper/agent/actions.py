@@ -12,8 +12,8 @@ from typing import Any, Callable
 
 import libvirt
 
-from ..bounded import NoAnswerError, bounded
-from ..errors import FinalError, GivenUpError, HelperError, LeasesUnknownError, PassingError
+from ..errors import GivenUpError, HelperError, LeasesUnknownError, PermanentError, TransientError
+from ..threads import NoAnswerError, call_with_timeout
 from ..virt.connection import failure, is_no_domain
 from ..virt.domain_state import describe, ends_by_itself, is_administrators_pause, state_name
 from .requests import Request
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..records.record import Record
     from ..virt.local_domains import LocalDomains
     from ..virt.processes import Process
-    from .recorder import Notes
+    from .recorder import RecoveryRecorder
 
 # How long the XML of a transient domain may take.
 XML_SECONDS = 3.0
@@ -66,18 +66,18 @@ _MIGRATIONS = {
 class Outcome:
     """How an action on a domain that is safe ended: reached or not, and the words for the journal."""
 
-    __slots__ = ("did", "found", "note", "reached", "verified")
+    __slots__ = ("did", "found", "reached", "remark", "verified")
 
-    def __init__(self, found: str, did: str, verified: str, note: str = "", reached: bool = True) -> None:
+    def __init__(self, found: str, did: str, verified: str, remark: str = "", reached: bool = True) -> None:
         self.found = found
         self.did = did
         self.verified = verified
-        self.note = note
+        self.remark = remark
         self.reached = reached
 
     def __str__(self) -> str:
         text = f"found {self.found}, {self.did}, verified {self.verified}"
-        return f"{text}; {self.note}" if self.note else text
+        return f"{text}; {self.remark}" if self.remark else text
 
 
 class Progress:
@@ -95,25 +95,25 @@ class Progress:
         "held_before",
         "migrates",
         "name",
-        "note_run",
-        "noted",
         "process",
         "record",
+        "record_tried",
         "recorded",
         "run",
         "safe",
+        "save_run",
         "start_error",
         "xml",
         "xml_missing",
     )
 
-    def __init__(self, run: int | None = None, note_run: Callable[[int], None] | None = None) -> None:
+    def __init__(self, run: int | None = None, save_run: Callable[[int], None] | None = None) -> None:
         """RUN is the id at first sight, where an agent that died since saw it; else NOTE_RUN hears of it."""
         self.name = ""
         self.run = run
         # The id of a run that is known to have begun after the request.
         self.another: int | None = None
-        self.note_run = note_run
+        self.save_run = save_run
         # The process of the run that lost its leases, where it is proven.
         self.process: Process | None = None
         self.found = ""
@@ -125,7 +125,7 @@ class Progress:
         # Why there is none, where one is needed.
         self.xml_missing = ""
         # Whether recovery's record was made, or tried to be; the record, and whether it was written.
-        self.noted = False
+        self.record_tried = False
         self.record: Record | None = None
         self.recorded = False
         # Whether an earlier try found it paused with its leases still held.
@@ -135,7 +135,7 @@ class Progress:
         # Why the one try to start again failed, should the domain not run after it.
         self.start_error = ""
         # The tries that are inside a call which changes the domain.
-        self.calling: set[Try] = set()
+        self.calling: set[Attempt] = set()
 
     def is_over(self) -> bool:
         """Whether the run that lost its leases is over, by libvirtd's word or by its process."""
@@ -153,18 +153,22 @@ class Progress:
         """RUN is the one that lost its leases, unless that is known already."""
         if self.run is None:
             self.run = run
-            if self.note_run:
-                self.note_run(run)
+            if self.save_run:
+                self.save_run(run)
 
     def follow(self, earlier: Progress) -> None:
         """Take over what EARLIER, of another action on the same domain, has learned of the same run."""
         if self.run is None and earlier.run is not None:
             self.name, self.process = earlier.name, earlier.process
-            self.noted, self.record, self.recorded = earlier.noted, earlier.record, earlier.recorded
+            self.record_tried, self.record, self.recorded = (
+                earlier.record_tried,
+                earlier.record,
+                earlier.recorded,
+            )
             self.see(earlier.run)
 
 
-class Try:
+class Attempt:
     """One try of an action on one domain, over one connection."""
 
     def __init__(
@@ -174,8 +178,8 @@ class Try:
         progress: Progress,
         given_up: Callable[[], bool],
         local: LocalDomains | None = None,
-        notes: Notes | None = None,
-        await_turn: Callable[[], bool] = lambda: False,
+        recorder: RecoveryRecorder | None = None,
+        await_slot: Callable[[], bool] = lambda: False,
     ) -> None:
         """GIVEN_UP says whether nobody waits for this try any more.
 
@@ -187,8 +191,8 @@ class Try:
         self.request = request
         self.progress = progress
         self.local = local
-        self.notes = notes
-        self.await_turn = await_turn
+        self.recorder = recorder
+        self.await_slot = await_slot
         self._given_up = given_up
         self.domain: Any = None
 
@@ -196,8 +200,8 @@ class Try:
         """Look the domain up.
 
         Returns its id, -1 when it is not active, None when libvirtd does not know it (any more).  Raises
-        FinalError when libvirtd never knew it and the host cannot say either, PassingError when libvirtd does
-        not say.
+        PermanentError when libvirtd never knew it and the host does not know it either, TransientError when
+        libvirtd does not answer.
         """
         progress, request = self.progress, self.request
         is_first = self.domain is None
@@ -229,8 +233,8 @@ class Try:
     def change(self, what: str, did: str, call: Callable[[], Any]) -> None:
         """Make one CALL that changes the domain; DID is the word for it in the journal.
 
-        Raises GivenUpError instead of calling when nobody waits for this try any more; PassingError or
-        FinalError when the call fails.
+        Raises GivenUpError instead of calling when nobody waits for this try any more; TransientError or
+        PermanentError when the call fails.
         """
         if self._given_up():
             raise GivenUpError(what, "this try was given up")
@@ -252,7 +256,7 @@ class Try:
         return self.local.processes(self.request.uuid, self.request.deadline.start)
 
     def verify_over(self) -> None:
-        """Raise PassingError when a process of the run lives on, and does not hold no lease."""
+        """Raise TransientError when a process of the run lives on, and does not hold no lease."""
         local = self.local
         for process in self.processes():
             if local is None or process.is_over():
@@ -261,22 +265,24 @@ class Try:
             try:
                 held = local.held_by(process)
             except LeasesUnknownError as error:
-                raise PassingError(what, f"its leases cannot be read: {error}") from error
+                raise TransientError(what, f"its leases cannot be read: {error}") from error
             if held:
-                raise PassingError(what, f"it holds {', '.join(map(str, held))}, and libvirtd has it as off")
+                raise TransientError(
+                    what, f"it holds {', '.join(map(str, held))}, and libvirtd has it as off"
+                )
 
-    def outcome(self, verified: str, note: str = "", reached: bool = True) -> Outcome:
+    def outcome(self, verified: str, remark: str = "", reached: bool = True) -> Outcome:
         """The Outcome of a domain that is safe."""
         self.progress.safe = True
-        return Outcome(self.progress.found, self.progress.did, verified, note, reached)
+        return Outcome(self.progress.found, self.progress.did, verified, remark, reached)
 
 
-def poweroff(attempt: Try) -> Outcome:
+def poweroff(attempt: Attempt) -> Outcome:
     """Destroy the domain without grace; the goal is that the run which lost its leases is over."""
     return _poweroff(attempt, "poweroff")
 
 
-def _poweroff(attempt: Try, action: str) -> Outcome:
+def _poweroff(attempt: Attempt, action: str) -> Outcome:
     progress = attempt.progress
     run = attempt.look()
     if not _still_runs(attempt, run):
@@ -286,22 +292,22 @@ def _poweroff(attempt: Try, action: str) -> Outcome:
     progress.found = progress.found or state_name(state)
     # A record there is of a domain that was in use, and may have been paused by an earlier request since.
     if action == "restart" or progress.record is not None or _is_in_use(state, reason):
-        _note(attempt, action)
-    if attempt.await_turn():
+        _write_record(attempt, action)
+    if attempt.await_slot():
         run = attempt.look()
         if not _still_runs(attempt, run):
             return _ended_meanwhile(attempt, run)
     try:
         attempt.change("destroy the domain", "destroyed", attempt.domain.destroy)
-    except (PassingError, FinalError) as error:
+    except (TransientError, PermanentError) as error:
         # It may be over all the same: it ended while we worked, or only the answer was lost.
-        now = _look_after(attempt, error)
+        now = _look_again(attempt, error)
         if _still_runs(attempt, now):
             raise
         return _ended_meanwhile(attempt, now)
     now = attempt.look()
     if _still_runs(attempt, now):
-        raise PassingError("destroy the domain", "it is still active after the call")
+        raise TransientError("destroy the domain", "it is still active after the call")
     return attempt.outcome(_over(attempt, now))
 
 
@@ -313,12 +319,12 @@ def _see_end(progress: Progress) -> None:
         progress.did = "it ended meanwhile"
 
 
-def _ended_meanwhile(attempt: Try, run: int | None) -> Outcome:
+def _ended_meanwhile(attempt: Attempt, run: int | None) -> Outcome:
     attempt.progress.did = "it ended meanwhile"
     return attempt.outcome(_over(attempt, run))
 
 
-def restart(attempt: Try) -> Outcome:
+def restart(attempt: Attempt) -> Outcome:
     """Power the domain off, verified; then one try to start it again.
 
     Safety rests on the poweroff alone: an Outcome that is not reached means that the domain is off.
@@ -334,21 +340,21 @@ def restart(attempt: Try) -> Outcome:
         return _not_started(attempt, off, progress.start_error)
     if progress.calling:
         # An earlier destroy that has not returned would hit the new run.
-        raise PassingError("start the domain", "an earlier call for it has not returned yet")
+        raise TransientError("start the domain", "an earlier call for it has not returned yet")
     start = _starter(attempt)
     if start is None:
         return _not_started(attempt, off, progress.xml_missing)
     try:
         attempt.change("start the domain", f"{progress.did}, started again", start)
         progress.start_error = "it was off again after the start"
-    except (PassingError, FinalError) as error:
+    except (TransientError, PermanentError) as error:
         progress.start_error = str(error)
     if _runs_again(attempt, attempt.look()):
         return _restarted(attempt)
     return _not_started(attempt, off, progress.start_error)
 
 
-def pause(attempt: Try) -> Outcome:
+def pause(attempt: Attempt) -> Outcome:
     """Suspend the domain; the goal is a domain paused for good whose process holds no lease any more."""
     progress = attempt.progress
     run = attempt.look()
@@ -357,14 +363,14 @@ def pause(attempt: Try) -> Outcome:
     state, reason = attempt.state()
     progress.found = progress.found or _found(state, reason)
     if _is_in_use(state, reason):
-        _note(attempt, "pause")
+        _write_record(attempt, "pause")
     if state not in _STOPPED:
         now = _suspend(attempt, state)
         if not _still_runs(attempt, now):
             return _nothing_to_pause(attempt, now)
         state, reason = attempt.state()
         if state not in _STOPPED:
-            raise PassingError("suspend the domain", f"it is {state_name(state)} after the call")
+            raise TransientError("suspend the domain", f"it is {state_name(state)} after the call")
     if state == libvirt.VIR_DOMAIN_CRASHED:
         _see_crash_last(attempt)
     else:
@@ -372,7 +378,7 @@ def pause(attempt: Try) -> Outcome:
     return attempt.outcome(*_leases_given_up(attempt, state_name(state)))
 
 
-def _suspend(attempt: Try, state: int) -> int | None:
+def _suspend(attempt: Attempt, state: int) -> int | None:
     """Suspend a domain that is in STATE; returns its id after that, as look() does."""
     if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
         _wake_up(attempt)
@@ -381,26 +387,26 @@ def _suspend(attempt: Try, state: int) -> int | None:
     did = "suspended" if did == "nothing to do" else f"{did}, suspended"
     try:
         attempt.change("suspend the domain", did, attempt.domain.suspend)
-    except (PassingError, FinalError) as error:
-        now = _look_after(attempt, error)
+    except (TransientError, PermanentError) as error:
+        now = _look_again(attempt, error)
         if _still_runs(attempt, now) and attempt.state()[0] not in _STOPPED:
             raise
         return now
     return attempt.look()
 
 
-def _wake_up(attempt: Try) -> None:
-    """Wake up a guest that sleeps; raises PassingError, since libvirt learns of that a moment later.
+def _wake_up(attempt: Attempt) -> None:
+    """Wake up a guest that sleeps; raises TransientError, since libvirt learns of that a moment later.
 
     It holds its leases and runs on at any time, by its clock or its network, and libvirt suspends no such
     domain (qemuDomainSuspend() in libvirt src/qemu/qemu_driver.c).
     """
     attempt.change("wake the guest up", "woken up", attempt.domain.pMWakeup)
-    raise PassingError("suspend the domain", "it was pmsuspended, and was woken up for that")
+    raise TransientError("suspend the domain", "it was pmsuspended, and was woken up for that")
 
 
-def _see_crash_last(attempt: Try) -> None:
-    """Raise PassingError when libvirt itself ends the domain's crash, by starting the guest again or not.
+def _see_crash_last(attempt: Attempt) -> None:
+    """Raise TransientError when libvirt itself ends the domain's crash, by starting the guest again or not.
 
     QEMU stops a guest that panics, and libvirt releases its leases (processGuestPanicEvent() in libvirt
     src/qemu/qemu_driver.c).  libvirt writes one on_crash; where there are more, some are in the metadata.
@@ -410,7 +416,7 @@ def _see_crash_last(attempt: Try) -> None:
     except libvirt.libvirtError as error:
         raise failure("read the on_crash of the crashed domain", error) from error
     if xml.count("<on_crash>") != 1 or "<on_crash>preserve</on_crash>" not in xml:
-        raise PassingError("pause the domain", "it is crashed, and its on_crash is waited for")
+        raise TransientError("pause the domain", "it is crashed, and its on_crash is waited for")
 
 
 def _found(state: int, reason: int) -> str:
@@ -423,8 +429,8 @@ def _is_in_use(state: int, reason: int) -> bool:
     return state in _IN_USE or (is_paused and not is_administrators_pause(state, reason))
 
 
-def _end_job(attempt: Try, state: int, reason: int) -> None:
-    """See that a paused domain stays so: PassingError while a job of libvirt's may let it run on.
+def _end_job(attempt: Attempt, state: int, reason: int) -> None:
+    """See that a paused domain stays so: TransientError while a job of libvirt's may let it run on.
 
     libvirt pauses a domain to dump or to save it, and starts its processors when that has ended or failed; to
     suspend it meanwhile does nothing (qemuDomainSuspend() in libvirt src/qemu/qemu_driver.c).  Its pause
@@ -440,24 +446,26 @@ def _end_job(attempt: Try, state: int, reason: int) -> None:
     try:
         operation = _job(attempt)
     except libvirt.libvirtError as error:
-        raise PassingError(what, f"it is {where}, and {failure('its job cannot be read', error)}") from error
+        raise TransientError(
+            what, f"it is {where}, and {failure('its job cannot be read', error)}"
+        ) from error
     if operation is None or (lasts and operation in _BESIDE):
         if not lasts and reason not in _JOBS:
-            raise PassingError(what, f"it is {where}, which ends by itself")
+            raise TransientError(what, f"it is {where}, which ends by itself")
         return
     if operation in _MIGRATIONS:
         attempt.progress.migrates = operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
-        raise PassingError(what, f"{_MIGRATIONS[operation]}, which is left to end")
+        raise TransientError(what, f"{_MIGRATIONS[operation]}, which is left to end")
     if lasts:
         where += ", with a job under way"
     try:
         attempt.change("abort its job", f"aborted the job of a domain {where}", attempt.domain.abortJob)
-    except (PassingError, FinalError) as error:
-        raise PassingError(what, f"it is {where}, and runs on when that has ended; {error}") from error
-    raise PassingError(what, f"it was {where}: that job was aborted, and its end is waited for")
+    except (TransientError, PermanentError) as error:
+        raise TransientError(what, f"it is {where}, and runs on when that has ended; {error}") from error
+    raise TransientError(what, f"it was {where}: that job was aborted, and its end is waited for")
 
 
-def _end_dump(attempt: Try) -> None:
+def _end_dump(attempt: Attempt) -> None:
     """Abort the live dump of a running domain: libvirt suspends no domain before its dump has ended.
 
     Others are left alone: beside a backup, a migration or a live snapshot a domain can be suspended
@@ -472,12 +480,12 @@ def _end_dump(attempt: Try) -> None:
     what = "suspend the domain"
     try:
         attempt.change("abort its dump", "aborted its dump", attempt.domain.abortJob)
-    except (PassingError, FinalError) as error:
-        raise PassingError(what, f"it is being dumped, which has to end first; {error}") from error
-    raise PassingError(what, "it is being dumped: that was aborted, and its end is waited for")
+    except (TransientError, PermanentError) as error:
+        raise TransientError(what, f"it is being dumped, which has to end first; {error}") from error
+    raise TransientError(what, "it is being dumped: that was aborted, and its end is waited for")
 
 
-def _job(attempt: Try) -> int | None:
+def _job(attempt: Attempt) -> int | None:
     """The virDomainJobOperation of libvirt's job on the domain, None when none is under way."""
     job = attempt.domain.jobStats()
     if job.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
@@ -485,10 +493,10 @@ def _job(attempt: Try) -> int | None:
     return int(job.get("operation", libvirt.VIR_DOMAIN_JOB_OPERATION_UNKNOWN))
 
 
-def _leases_given_up(attempt: Try, stopped: str) -> tuple[str, str]:
+def _leases_given_up(attempt: Attempt, stopped: str) -> tuple[str, str]:
     """What was verified of a STOPPED domain, paused or crashed, and a note.
 
-    Raises PassingError while it still holds leases.
+    Raises TransientError while it still holds leases.
 
     libvirt releases the leases when the guest's processors have stopped, and only warns in its own log when
     that fails (qemuProcessStopCPUs() in libvirt src/qemu/qemu_process.c).
@@ -498,7 +506,7 @@ def _leases_given_up(attempt: Try, stopped: str) -> tuple[str, str]:
         return stopped, "its leases were not read: it is no QEMU process of this host"
     processes = attempt.processes()
     if not processes:
-        raise PassingError("read its leases", f"it is {stopped}, but its process was not found")
+        raise TransientError("read its leases", f"it is {stopped}, but its process was not found")
     held: dict[Process, str] = {}
     try:
         for process in processes:
@@ -508,7 +516,7 @@ def _leases_given_up(attempt: Try, stopped: str) -> tuple[str, str]:
     except LeasesUnknownError as error:
         if error.absent:
             return stopped, f"its leases were not read: {error}"
-        raise PassingError("read its leases", f"it is {stopped}, but {error}") from error
+        raise TransientError("read its leases", f"it is {stopped}, but {error}") from error
     if not held:
         return f"{stopped}, no lease held", ""
     # The first reading may have come just before libvirt's own release.
@@ -516,10 +524,12 @@ def _leases_given_up(attempt: Try, stopped: str) -> tuple[str, str]:
         return _release(attempt, local, held, stopped)
     progress.held_before = True
     who = " and ".join(f"process {process.pid} still holds {names}" for process, names in held.items())
-    raise PassingError("pause the domain", f"it is {stopped}, but {who}")
+    raise TransientError("pause the domain", f"it is {stopped}, but {who}")
 
 
-def _release(attempt: Try, local: LocalDomains, held: dict[Process, str], stopped: str) -> tuple[str, str]:
+def _release(
+    attempt: Attempt, local: LocalDomains, held: dict[Process, str], stopped: str
+) -> tuple[str, str]:
     """Give up the leases of the STOPPED domain's own processes, in libvirt's stead.
 
     A libvirtd that ends after QEMU has stopped the processors and before it has released the leases leaves
@@ -533,46 +543,46 @@ def _release(attempt: Try, local: LocalDomains, held: dict[Process, str], stoppe
             local.release(process, attempt.request.uuid)
         left = any(local.held_by(process) for process in held)
     except LeasesUnknownError as error:
-        raise PassingError(what, f"{names}: {error}") from error
+        raise TransientError(what, f"{names}: {error}") from error
     if left or attempt.state()[0] not in _STOPPED:
-        raise PassingError(what, f"{names}: it was resumed meanwhile")
+        raise TransientError(what, f"{names}: it was resumed meanwhile")
     return f"{stopped}, no lease held", f"libvirtd had left {names} with it: released"
 
 
-def _note(attempt: Try, action: str) -> None:
+def _write_record(attempt: Attempt, action: str) -> None:
     """Complete what recovery needs, before the domain is touched.
 
     The record is there already where the host knew the domain without libvirtd (see preparation.py).  Every
     wait in here is bounded, and a failure is only noted: the virtual machine's safety must not suffer.
     """
-    progress, request, notes = attempt.progress, attempt.request, attempt.notes
+    progress, request, recorder = attempt.progress, attempt.request, attempt.recorder
     record = progress.record
     if record is not None:
         _complete(attempt, record, action)
-    elif not progress.noted:
-        progress.noted = True
-        if action == "restart" or (action == "poweroff" and notes is not None):
+    elif not progress.record_tried:
+        progress.record_tried = True
+        if action == "restart" or (action == "poweroff" and recorder is not None):
             _save_transient_xml(attempt)
-        if notes is not None:
+        if recorder is not None:
             run = _OFF if progress.run is None else progress.run
-            record = notes.make_record(request, progress.name, action, progress.found, run)
+            record = recorder.make_record(request, progress.name, action, progress.found, run)
             record.xml = progress.xml or ""
-            progress.recorded = notes.write(record, progress.process or _holder(attempt))
+            progress.recorded = recorder.write(record, progress.process or _holder(attempt))
 
 
-def _holder(attempt: Try) -> Process | None:
+def _holder(attempt: Attempt) -> Process | None:
     """The one process that has the domain's UUID and holds leases, where libvirt has no status file of it."""
     local = attempt.local
     if local is None:
         return None
     try:
         found = [process for process in attempt.processes() if local.held_by(process)]
-    except (PassingError, LeasesUnknownError):
+    except (TransientError, LeasesUnknownError):
         return None  # the record says so
     return found[0] if len(found) == 1 else None
 
 
-def _complete(attempt: Try, record: Record, action: str) -> None:
+def _complete(attempt: Attempt, record: Record, action: str) -> None:
     """Write RECORD again where libvirtd knows better: a persistent domain is started from its own definition.
 
     An earlier action on the same run may have left it: what this one does is what recovery has to undo.
@@ -591,14 +601,14 @@ def _complete(attempt: Try, record: Record, action: str) -> None:
         elif is_persistent is not None:
             progress.xml = record.xml
     # What could not be written has been logged, and no try would make room for it.
-    if attempt.notes is not None and progress.recorded and before != (record.action, record.xml):
-        progress.recorded = attempt.notes.rewrite(record)
+    if attempt.recorder is not None and progress.recorded and before != (record.action, record.xml):
+        progress.recorded = attempt.recorder.rewrite(record)
 
 
-def _save_transient_xml(attempt: Try) -> None:
+def _save_transient_xml(attempt: Attempt) -> None:
     """Keep the XML of a transient domain, which is gone from libvirt once it is off."""
-    domain, progress, notes = attempt.domain, attempt.progress, attempt.notes
-    seconds = notes.xml_seconds if notes else XML_SECONDS
+    domain, progress, recorder = attempt.domain, attempt.progress, attempt.recorder
+    seconds = recorder.xml_seconds if recorder else XML_SECONDS
 
     def ask() -> str:
         return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE))
@@ -610,17 +620,17 @@ def _save_transient_xml(attempt: Try) -> None:
         # (libvirt src/remote/remote_protocol.x).
         if domain.isPersistent():
             return
-        progress.xml = bounded(ask, seconds)
+        progress.xml = call_with_timeout(ask, seconds)
     except libvirt.libvirtError as error:
         progress.xml_missing = str(failure("read the domain's XML", error))
     except NoAnswerError:
         progress.xml_missing = f"libvirtd did not give its XML within {seconds:g} s"
         came = False
-    if notes:
-        notes.xml_came(came)
+    if recorder:
+        recorder.xml_came(came)
 
 
-def _starter(attempt: Try) -> Callable[[], Any] | None:
+def _starter(attempt: Attempt) -> Callable[[], Any] | None:
     """The call that starts the domain again, None when there is no XML to start it from."""
     progress = attempt.progress
     if progress.xml is not None:
@@ -633,28 +643,28 @@ def _starter(attempt: Try) -> Callable[[], Any] | None:
     return create
 
 
-def _restarted(attempt: Try) -> Outcome:
-    if attempt.progress.recorded and attempt.notes is not None:
-        attempt.notes.drop(attempt.request.uuid)
+def _restarted(attempt: Attempt) -> Outcome:
+    if attempt.progress.recorded and attempt.recorder is not None:
+        attempt.recorder.drop(attempt.request.uuid)
     return attempt.outcome("running again")
 
 
-def _not_started(attempt: Try, off: Outcome, why: str) -> Outcome:
-    note = f"the VM is safe, but was not started again: {why}{attempt.progress.next}"
-    return attempt.outcome(off.verified, note, reached=False)
+def _not_started(attempt: Attempt, off: Outcome, why: str) -> Outcome:
+    remark = f"the VM is safe, but was not started again: {why}{attempt.progress.next}"
+    return attempt.outcome(off.verified, remark, reached=False)
 
 
-def _nothing_to_pause(attempt: Try, run: int | None) -> Outcome:
+def _nothing_to_pause(attempt: Attempt, run: int | None) -> Outcome:
     _see_end(attempt.progress)
-    note = "there is nothing to pause"
+    remark = "there is nothing to pause"
     # A transient domain is gone from libvirt with its reason.
     migrated = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
     if attempt.progress.migrates if run is None else run == _OFF and attempt.state() == migrated:
-        note = "it was migrated to another host"
-    return attempt.outcome(_over(attempt, run), note)
+        remark = "it was migrated to another host"
+    return attempt.outcome(_over(attempt, run), remark)
 
 
-def _look_after(attempt: Try, error: HelperError) -> int | None:
+def _look_again(attempt: Attempt, error: HelperError) -> int | None:
     """Look again after ERROR, which is what counts when that fails as well."""
     try:
         return attempt.look()
@@ -662,16 +672,16 @@ def _look_after(attempt: Try, error: HelperError) -> int | None:
         raise error from None
 
 
-def _still_runs(attempt: Try, run: int | None) -> bool:
+def _still_runs(attempt: Attempt, run: int | None) -> bool:
     """Whether the run that lost its leases is active."""
     progress = attempt.progress
     return run not in (None, _OFF, progress.another) and run == progress.run
 
 
-def _runs_again(attempt: Try, run: int | None) -> bool:
+def _runs_again(attempt: Attempt, run: int | None) -> bool:
     """Whether another run is active.
 
-    Raises PassingError while its start is under way, which may still fail.
+    Raises TransientError while its start is under way, which may still fail.
     """
     progress = attempt.progress
     if run in (None, _OFF) or (run == progress.run and run != progress.another):
@@ -680,12 +690,12 @@ def _runs_again(attempt: Try, run: int | None) -> bool:
     if state in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
         return False
     if ends_by_itself(state, reason):
-        raise PassingError("start the domain", f"it is {describe(state, reason)}")
+        raise TransientError("start the domain", f"it is {describe(state, reason)}")
     return True
 
 
-def _over(attempt: Try, run: int | None) -> str:
-    """What was verified of a run that is over, by libvirtd's word and by its process; PassingError else."""
+def _over(attempt: Attempt, run: int | None) -> str:
+    """What was verified of a run that is over, by libvirtd's word and by its process; TransientError else."""
     attempt.verify_over()
     attempt.progress.see(_OFF)
     if run is None and attempt.progress.name:
@@ -695,4 +705,4 @@ def _over(attempt: Try, run: int | None) -> str:
     return "off" if run == _OFF else "over, another run was started since"
 
 
-ACTIONS: dict[str, Callable[[Try], Outcome]] = {"poweroff": poweroff, "restart": restart, "pause": pause}
+ACTIONS: dict[str, Callable[[Attempt], Outcome]] = {"poweroff": poweroff, "restart": restart, "pause": pause}

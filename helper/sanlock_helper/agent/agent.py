@@ -13,24 +13,24 @@ from collections import deque
 from heapq import heapify, heappop, heappush
 from typing import Any, Callable
 
-from ..errors import AuthenticationError, FinalError, GivenUpError, HelperError, PassingError
+from ..errors import AuthenticationError, GivenUpError, HelperError, PermanentError, TransientError
 from ..journal import Journal
-from ..spool import DONE, LIFE_SECONDS, RUNTIME_DIR, TELLING, SpoolError, is_request
+from ..spool import DONE, LIFE_SECONDS, LOGGING, RUNTIME_DIR, SpoolError, is_request
+from ..threads import WorkerThreads
 from ..virt.connection import is_embedded, is_local
-from ..workers import Workers
-from .actions import ACTIONS, Outcome, Progress, Try
+from .actions import ACTIONS, Attempt, Outcome, Progress
 from .apart import Apart
-from .jobs import Case, Cases, Running
+from .jobs import Execution, Job, JobQueue
 from .odd_files import OddFiles
 from .pool import LOGIN_SECONDS, Connection, Connections
 from .preparation import prepare
 from .requests import Receipt, Request, Requests
-from .slots import AHEAD, IN_FLIGHT, Turns
+from .slots import AHEAD, IN_FLIGHT, Slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..virt.local_domains import LocalDomains
-    from .recorder import Notes
+    from .recorder import RecoveryRecorder
 
 # A destroy may well take seconds on a loaded host; a libvirtd that is silent for longer is asked anew.
 PATIENCE = 10.0
@@ -63,7 +63,7 @@ ODD_AT_ONCE = 100
 AHEAD_SECONDS = 10.0
 
 # What a try found, by its thread; without a try, the case that is prepared.
-Answers = SimpleQueue["tuple[Running | None, Any]"]
+Answers = SimpleQueue["tuple[Execution | None, Any]"]
 # No answer, but another try may start now.  A try without an answer is prepared, and waits for its turn.
 _OPENED = (None, None)
 
@@ -82,9 +82,9 @@ class Agent:
         wall: Callable[[], float] = time.time,
         start_thread: Callable[[Callable[..., object], tuple[Any, ...]], object] | None = None,
         answers: Answers | None = None,
-        notes: Notes | None = None,
+        recorder: RecoveryRecorder | None = None,
         local: LocalDomains | None = None,
-        make_host: Callable[[], tuple[LocalDomains, Notes]] | None = None,
+        make_host: Callable[[], tuple[LocalDomains, RecoveryRecorder]] | None = None,
     ) -> None:
         """CONNECT opens a URI (see connection.connect); CLOCK is monotonic, WALL the time of day.
 
@@ -94,20 +94,20 @@ class Agent:
         """
         self._connections = Connections(connect, IN_FLIGHT + AHEAD, clock)
         self._journal = journal
-        self._notes = notes
+        self._recorder = recorder
         self._local = local
         self._make_host = make_host
         # Requests that wait for what the host knows of their domains; so many are seen to at a time.
-        self._unprepared: deque[Case] = deque()
+        self._unprepared: deque[Job] = deque()
         self._preparing = 0
         self._clock = clock
         self._wall = wall
-        self._start_thread = start_thread or Workers().start
+        self._start_thread = start_thread or WorkerThreads().start
         self._answers: Answers = answers or SimpleQueue()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_count = 0
-        self._cases = Cases(self._progress)
-        self._turns = Turns(clock)
+        self._jobs = JobQueue(self._progress)
+        self._slots = Slots(clock)
         self._requests: Requests | None = None
         # Files of the spool that were seen, and when the spool was looked at last.
         self._known: set[str] = set()
@@ -125,12 +125,12 @@ class Agent:
 
     def serve(self, request: Request) -> bool:
         """Serve one REQUEST to its end; True when its goal was reached and verified."""
-        case = self._cases.add(request)
-        self._watch(case)
-        self._prepare(case)
-        while not case.done:
+        job = self._jobs.add(request)
+        self._watch(job)
+        self._prepare(job)
+        while not job.done:
             self._step()
-        return case.reached
+        return job.reached
 
     def work(self, requests: Requests) -> None:
         """Serve REQUESTS, and what comes into their spool meanwhile, until nothing is left.
@@ -142,7 +142,7 @@ class Agent:
         requests.inherit()
         requests.sweep(self._clock())
         while requests.show_life():
-            self._apart.step(requests, self._cases.open)
+            self._apart.step(requests, self._jobs.open)
             if not self._fetch() and not self._lingers():
                 self._journal.flush()
                 return
@@ -152,12 +152,12 @@ class Agent:
     def serve_apart(self, requests: Requests, request: Request) -> bool:
         """Serve one REQUEST of the spool to its end, beside the agent: see one_request.py."""
         self._requests = requests
-        case = self._cases.add(request)
-        self._watch(case)
-        self._prepare(case)
-        while not case.done and requests.show_life():
+        job = self._jobs.add(request)
+        self._watch(job)
+        self._prepare(job)
+        while not job.done and requests.show_life():
             self._step(LIFE_SECONDS)
-        return case.reached
+        return job.reached
 
     def reached(self, request: Request) -> bool | None:
         """Whether the goal of REQUEST was reached, None when this agent did not serve it."""
@@ -191,16 +191,16 @@ class Agent:
             if odd[ODD_AT_ONCE:] or self._odd_files.are_there(names):
                 return True
             self._odd_files.report()
-        return bool(self._cases.open or self._apart.open)
+        return bool(self._jobs.open or self._apart.open)
 
     def _withdraw(self) -> None:
         """Leave all to the agent that took this one's place while this process was stopped, or hung."""
-        for case in self._cases.all():
-            if case.running is not None:
-                case.running.given_up = True
+        for job in self._jobs.all():
+            if job.execution is not None:
+                job.execution.given_up = True
         self._journal.warning(
             "this process showed no sign of life for long, and another one serves in its place: "
-            f"it leaves its {self._cases.open} requests to that"
+            f"it leaves its {self._jobs.open} requests to that"
         )
         self._journal.flush()
 
@@ -224,30 +224,30 @@ class Agent:
         self._odd_files.was_read(name)
         if request is None:
             return None
-        if request.outcome is not None and not name.endswith((DONE, TELLING)):
+        if request.outcome is not None and not name.endswith((DONE, LOGGING)):
             # Its agent died right after it had noted the outcome; or could not rename it, and has logged it.
             done = requests.mark_done(name)
             if done is None:
                 return None
             name = done
-        if request.outcome is not None or name.endswith((DONE, TELLING)):
-            self._tell_for_another(requests, name, request)
+        if request.outcome is not None or name.endswith((DONE, LOGGING)):
+            self._log_for_another(requests, name, request)
             return None
         return request
 
-    def _tell_for_another(self, requests: Requests, name: str, request: Request) -> None:
+    def _log_for_another(self, requests: Requests, name: str, request: Request) -> None:
         """Tell the outcome of a request whose agent died before it could."""
         level, line = request.outcome or ("error", f"{request}: served, but its outcome was not noted")
-        if name.endswith(TELLING):
+        if name.endswith(LOGGING):
             line = f"{line} (told again: who told it first died over it)"
-        self._journal.tell(level, line, Receipt(requests, name))
+        self._journal.log(level, line, Receipt(requests, name))
 
     def _take(self, request: Request) -> None:
         if self._was_served(request):
             return
         if self._apart.takes(request):
             # Its own process takes these steps.
-            self._known.update((request.name + DONE, request.name + TELLING))
+            self._known.update((request.name + DONE, request.name + LOGGING))
             return
         self._open(request)
 
@@ -257,59 +257,59 @@ class Agent:
         if ended is None or request.deadline.start > ended[0]:
             return False
         # A second restart would hit a healthy run.
-        self._note(request, ended[1], "notice", f"{request}: served together with an earlier request")
+        self._log_outcome(request, ended[1], "notice", f"{request}: served together with an earlier request")
         return True
 
     def _open(self, request: Request) -> None:
         """Serve REQUEST in this process."""
-        case = self._cases.add(request)
-        if case.request is request:
-            self._watch(case)
-            if self._cases.is_first(case):
-                self._prepare(case)
+        job = self._jobs.add(request)
+        if job.request is request:
+            self._watch(job)
+            if self._jobs.is_first(job):
+                self._prepare(job)
 
-    def _prepare(self, case: Case) -> None:
+    def _prepare(self, job: Job) -> None:
         """Have the domain of CASE named and its record written, by what the host knows; then it is tried."""
-        if self._make_host is not None and not is_embedded(case.request.uri):
-            self._local, self._notes = self._make_host()
+        if self._make_host is not None and not is_embedded(job.request.uri):
+            self._local, self._recorder = self._make_host()
             self._make_host = None
-        if self._local is None or not is_local(case.request.uri):
-            self._cases.ready(case)
+        if self._local is None or not is_local(job.request.uri):
+            self._jobs.ready(job)
             return
-        if case.request.action == "pause":
-            self._unprepared.appendleft(case)
+        if job.request.action == "pause":
+            self._unprepared.appendleft(job)
         else:
-            self._unprepared.append(case)
+            self._unprepared.append(job)
         self._start_preparing()
 
     def _start_preparing(self) -> None:
         while self._local is not None and self._unprepared and self._preparing < PREPARED_AT_ONCE:
             self._preparing += 1
-            case = self._unprepared.popleft()
+            job = self._unprepared.popleft()
             if self._requests is not None:
-                case.in_hand = self._requests.begin(case.request.name)
+                job.in_hand = self._requests.begin(job.request.name)
             try:
-                self._start_thread(self._run_preparation, (case, self._local))
+                self._start_thread(self._run_preparation, (job, self._local))
             except RuntimeError:
                 # No more threads.  The next one is prepared when this one's answer is read.
-                self._run_preparation(case, self._local)
+                self._run_preparation(job, self._local)
                 return
 
-    def _run_preparation(self, case: Case, local: LocalDomains) -> None:
+    def _run_preparation(self, job: Job, local: LocalDomains) -> None:
         """The thread of one preparation; its waits are bounded."""
         try:
-            prepare(case.request, case.progress, local, self._notes)
+            prepare(job.request, job.progress, local, self._recorder)
         except Exception as error:
             # A defect of ours: the domain is made safe all the same.
-            self._journal.error(f"{case}: internal error before the first try: {error!r}")
-        self._answers.put((None, case))
+            self._journal.error(f"{job}: internal error before the first try: {error!r}")
+        self._answers.put((None, job))
 
-    def _prepared(self, case: Case) -> None:
+    def _prepared(self, job: Job) -> None:
         self._preparing -= 1
         if self._requests is not None:
-            self._requests.end(case.in_hand)
+            self._requests.end(job.in_hand)
         self._start_preparing()
-        self._cases.ready(case)
+        self._jobs.ready(job)
 
     def _end_apart(self, request: Request, reached: bool, level: str, line: str) -> None:
         """A process of its own has served REQUEST: it has logged the outcome, or LINE is that."""
@@ -317,27 +317,27 @@ class Agent:
         self._ended[(request.uri, request.uuid, request.action)] = (self._ended_at, reached)
         self._reached[request.name] = reached
         if line:
-            self._note(request, reached, level, line)
+            self._log_outcome(request, reached, level, line)
         else:
             # It may have died before it had logged the outcome.
             self._known.discard(request.name + DONE)
 
-    def _note(self, request: Request, reached: bool, level: str, line: str, tell: bool = True) -> None:
+    def _log_outcome(self, request: Request, reached: bool, level: str, line: str, log: bool = True) -> None:
         """Note the outcome of REQUEST where it came from, then tell it."""
         self._reached[request.name] = reached
         receipt = None
         if self._requests is not None:
             done = self._requests.finish(request.name, level, line)
-            self._known.update((request.name + DONE, request.name + TELLING))
-            if done is not None and not tell:
+            self._known.update((request.name + DONE, request.name + LOGGING))
+            if done is not None and not log:
                 self._requests.remove(done)
             elif done is not None:
                 receipt = Receipt(self._requests, done)
             elif not self._requests.serves():
                 return  # it is another agent's by now
             self._report_obstacle(self._requests.obstacle)
-        if tell:
-            self._journal.tell(level, line, receipt)
+        if log:
+            self._journal.log(level, line, receipt)
 
     def _report_obstacle(self, why: str) -> None:
         if why != self._obstacle:
@@ -353,7 +353,7 @@ class Agent:
             return Progress(request.run)
         # Should this agent die, the next one has to know the run: a restart must not be done twice, and a
         # transient domain that is gone by then was there.
-        return Progress(request.run, lambda run: requests.note_run(name, run))
+        return Progress(request.run, lambda run: requests.save_run(name, run))
 
     # The loop
 
@@ -366,7 +366,7 @@ class Agent:
             waits.append(max(0.0, self._timers[0][0] - now))
         timeout = min(waits, default=None)
         try:
-            running, answer = self._answers.get(timeout=timeout)
+            execution, answer = self._answers.get(timeout=timeout)
         except Empty:
             self._overslept(self._clock() - now - (timeout or 0.0))
             while self._timers and self._timers[0][0] <= self._clock():
@@ -374,8 +374,8 @@ class Agent:
         else:
             if self._requests is not None and not self._requests.show_life():
                 return
-            if running is not None:
-                self._hear(running, answer)
+            if execution is not None:
+                self._hear(execution, answer)
             elif answer is not None:
                 self._prepared(answer)
 
@@ -388,10 +388,10 @@ class Agent:
         if seconds < OVERSLEPT_SECONDS:
             return
         now = self._clock()
-        for case in self._cases.all():
-            case.slept += seconds
-            if case.running is not None and case.running.timed_from < float("inf"):
-                self._time(case.running)
+        for job in self._jobs.all():
+            job.slept += seconds
+            if job.execution is not None and job.execution.timed_from < float("inf"):
+                self._time(job.execution)
         timers = []
         for when, number, call in self._timers:
             timers.append((max(when, now + MOMENT_SECONDS), number, call))
@@ -400,53 +400,53 @@ class Agent:
 
     def _fill(self) -> None:
         """Start what can start: pauses, then what is prepared, then further tries."""
-        while not self._turns.is_full:
-            found = self._cases.next(self._connections.borrow, pauses_only=True)
-            granted = None if found is not None else self._turns.grant()
+        while not self._slots.is_full:
+            found = self._jobs.next(self._connections.borrow, pauses_only=True)
+            granted = None if found is not None else self._slots.release_next()
             if granted is not None:
                 self._time(granted)
-                granted.turn.put(None)
+                granted.slot_given.put(None)
                 continue
-            if found is None and not self._turns.is_enough:
-                found = self._cases.next(self._connections.borrow)
+            if found is None and not self._slots.is_saturated:
+                found = self._jobs.next(self._connections.borrow)
             if found is None:
                 break
             self._start(*found)
             if not self._has_threads:
                 break  # whatever came meanwhile may be more urgent
 
-    def _hear(self, running: Running, answer: Outcome | HelperError | None) -> None:
+    def _hear(self, execution: Execution, answer: Outcome | HelperError | None) -> None:
         """What the thread of a try says: its ANSWER, or none when it is prepared."""
-        if running.given_up:
+        if execution.given_up:
             return
         if answer is not None:
-            self._answered(running, answer)
-        elif self._turns.arrive(running):
-            running.timed_from = float("inf")
+            self._answered(execution, answer)
+        elif self._slots.park(execution):
+            execution.timed_from = float("inf")
 
     def _at(self, when: float, call: Callable[[], None]) -> None:
         self._timer_count += 1
         heappush(self._timers, (when, self._timer_count, call))
 
-    def _watch(self, case: Case) -> None:
-        self._at(case.request.deadline.next_look(self._clock()), lambda: self._expire(case))
+    def _watch(self, job: Job) -> None:
+        self._at(job.request.deadline.next_look(self._clock()), lambda: self._expire(job))
 
-    def _start(self, case: Case, connection: Connection) -> None:
-        if case.request.deadline.end <= self._clock():
+    def _start(self, job: Job, connection: Connection) -> None:
+        if job.request.deadline.end <= self._clock():
             # Perhaps long ago: the domain may run again by now, under its leases.
             self._connections.give_back(connection)
-            self._fail(case, "the time was up before it could be served")
+            self._fail(job, "the time was up before it could be served")
             return
-        case.tries += 1
-        case.running = running = Running(case, connection)
+        job.tries += 1
+        job.execution = execution = Execution(job, connection)
         if self._requests is not None:
-            running.in_hand = self._requests.begin(case.request.name)
-        self._turns.begin(running)
-        self._time(running)
+            execution.in_hand = self._requests.begin(job.request.name)
+        self._slots.begin(execution)
+        self._time(execution)
         try:
-            self._start_thread(self._run, (running,))
+            self._start_thread(self._run, (execution,))
         except RuntimeError as error:
-            self._run_in_place(running, error)
+            self._run_in_place(execution, error)
             return
         self._has_threads = True
         ahead = self._connections.ahead(connection.uri)
@@ -456,25 +456,25 @@ class Agent:
             except RuntimeError:
                 self._connections.retire(ahead)
 
-    def _run_in_place(self, running: Running, error: RuntimeError) -> None:
+    def _run_in_place(self, execution: Execution, error: RuntimeError) -> None:
         """Make a try here and now: there are no more threads (RLIMIT_NPROC, pids.max, RLIMIT_AS)."""
         if self._has_threads:
             self._has_threads = False
             self._journal.warning(f"{error}: this process serves its requests one after the other")
-        running.in_place = running.has_turn = True
-        if self._may_act(running):
-            self._run(running)
+        execution.in_place = execution.has_slot = True
+        if self._may_act(execution):
+            self._run(execution)
         else:
-            self._answers.put((running, GivenUpError("try", "another process serves")))
+            self._answers.put((execution, GivenUpError("try", "another process serves")))
 
-    def _time(self, running: Running) -> None:
+    def _time(self, execution: Execution) -> None:
         """Wait for a try from now on, as long as there is patience."""
-        running.timed_from = now = self._clock()
-        self._at(now + self._patience(running.case), lambda: self._give_up(running, now))
+        execution.timed_from = now = self._clock()
+        self._at(now + self._patience(execution.job), lambda: self._give_up(execution, now))
 
-    def _patience(self, case: Case) -> float:
+    def _patience(self, job: Job) -> float:
         """Seconds to wait for one try: a short budget still has room for three."""
-        deadline = case.request.deadline
+        deadline = job.request.deadline
         return min(PATIENCE, (deadline.end - deadline.start) / 3.5)
 
     def _open_ahead(self, connection: Connection) -> None:
@@ -486,25 +486,25 @@ class Agent:
             self._connections.retire(connection)
         self._answers.put(_OPENED)
 
-    def _run(self, running: Running) -> None:
+    def _run(self, execution: Execution) -> None:
         """The thread of one try."""
-        request, connection = running.case.request, running.connection
+        request, connection = execution.job.request, execution.connection
         is_new = connection.handle is None
         answer: Outcome | HelperError
         try:
             handle = self._connections.handle(connection)
             if is_new:
                 self._answers.put(_OPENED)
-            if running.given_up:
+            if execution.given_up:
                 raise GivenUpError("connect", "took too long")
-            attempt = Try(
+            attempt = Attempt(
                 handle,
                 request,
-                running.case.progress,
-                lambda: running.given_up or not self._may_act(running),
+                execution.job.progress,
+                lambda: execution.given_up or not self._may_act(execution),
                 self._local if is_local(request.uri) else None,
-                self._notes,
-                lambda: self._await_turn(running),
+                self._recorder,
+                lambda: self._await_slot(execution),
             )
             answer = ACTIONS[request.action](attempt)
         except HelperError as error:
@@ -515,132 +515,132 @@ class Agent:
                 self._connections.lost(connection)
         except Exception as error:
             # A defect of ours, or libvirt-python raised something else: one try fails, not the agent.
-            answer = PassingError("internal error", repr(error))
+            answer = TransientError("internal error", repr(error))
         self._connections.give_back(connection)
-        self._answers.put((running, answer))
+        self._answers.put((execution, answer))
 
-    def _may_act(self, running: Running) -> bool:
+    def _may_act(self, execution: Execution) -> bool:
         """Whether a try may change its domain: no other process serves in this one's place."""
         if self._requests is None:
             return True
-        return self._requests.show_life() if running.in_place else self._requests.may_act()
+        return self._requests.show_life() if execution.in_place else self._requests.may_act()
 
-    def _await_turn(self, running: Running) -> bool:
+    def _await_slot(self, execution: Execution) -> bool:
         """The thread of a try that is prepared: return when it is its turn; whether that took long."""
-        if running.has_turn:
+        if execution.has_slot:
             return False
         since = self._clock()
-        self._answers.put((running, None))
-        running.turn.get()
-        if running.given_up:
+        self._answers.put((execution, None))
+        execution.slot_given.get()
+        if execution.given_up:
             raise GivenUpError("wait for its turn", "this try was given up")
         return self._clock() - since > LOOK_AGAIN_SECONDS
 
-    def _answered(self, running: Running, answer: Outcome | HelperError) -> None:
-        case = running.case
-        self._put_down(running)
-        case.running = None
+    def _answered(self, execution: Execution, answer: Outcome | HelperError) -> None:
+        job = execution.job
+        self._put_down(execution)
+        job.execution = None
         # libvirtd has a worker free: what is left to do for this one keeps nobody waiting.
         self._fill()
         if isinstance(answer, Outcome):
-            self._finish(case, answer)
+            self._finish(job, answer)
         elif isinstance(answer, AuthenticationError):
-            self._refused(case, answer)
-        elif isinstance(answer, FinalError):
-            self._fail(case, str(answer))
+            self._refused(job, answer)
+        elif isinstance(answer, PermanentError):
+            self._fail(job, str(answer))
         else:
-            self._again(case, str(answer), min(LAST_BACKOFF, FIRST_BACKOFF * 2.0 ** (case.tries - 1)))
+            self._again(job, str(answer), min(LAST_BACKOFF, FIRST_BACKOFF * 2.0 ** (job.tries - 1)))
 
-    def _refused(self, case: Case, error: AuthenticationError) -> None:
+    def _refused(self, job: Job, error: AuthenticationError) -> None:
         """libvirtd refused the login: the next one, for all that wait for this URI, comes seconds later."""
-        uri = case.request.uri
+        uri = job.request.uri
         next_at, _ = self._connections.refusal(uri) or (self._clock(), error)
-        case.told = str(error)
-        self._at(next_at, lambda: self._cases.ready(case))
-        told, told_at = self._refusals.get(uri, ("", 0.0))
-        if told != case.told or self._clock() - told_at >= REPEAT_SECONDS:
-            self._refusals[uri] = case.told, self._clock()
+        job.logged = str(error)
+        self._at(next_at, lambda: self._jobs.ready(job))
+        logged, logged_at = self._refusals.get(uri, ("", 0.0))
+        if logged != job.logged or self._clock() - logged_at >= REPEAT_SECONDS:
+            self._refusals[uri] = job.logged, self._clock()
             self._journal.warning(
-                f"{case}: {error}; trying again every {LOGIN_SECONDS:.0f} s, "
+                f"{job}: {error}; trying again every {LOGIN_SECONDS:.0f} s, "
                 f"with one login for all VMs of {uri}"
             )
 
-    def _give_up(self, running: Running, timed_from: float) -> None:
+    def _give_up(self, execution: Execution, timed_from: float) -> None:
         """Stop waiting for a try that was timed then; its connection serves nobody else any more."""
-        case = running.case
-        if case.running is running and running.timed_from == timed_from:
-            self._abandon(running)
-            self._again(case, f"no answer from libvirtd within {self._patience(case):.1f} s", 0.0)
+        job = execution.job
+        if job.execution is execution and execution.timed_from == timed_from:
+            self._abandon(execution)
+            self._again(job, f"no answer from libvirtd within {self._patience(job):.1f} s", 0.0)
 
-    def _abandon(self, running: Running) -> None:
-        running.given_up = True
-        running.case.running = None
-        self._put_down(running)
-        self._connections.retire(running.connection)
-        running.turn.put(None)
+    def _abandon(self, execution: Execution) -> None:
+        execution.given_up = True
+        execution.job.execution = None
+        self._put_down(execution)
+        self._connections.retire(execution.connection)
+        execution.slot_given.put(None)
 
-    def _put_down(self, running: Running) -> None:
+    def _put_down(self, execution: Execution) -> None:
         """A try is over, or is waited for no more."""
-        self._turns.end(running)
+        self._slots.end(execution)
         if self._requests is not None:
-            self._requests.end(running.in_hand)
+            self._requests.end(execution.in_hand)
 
-    def _again(self, case: Case, why: str, delay: float) -> None:
+    def _again(self, job: Job, why: str, delay: float) -> None:
         now = self._clock()
-        if case.told != why or now - case.told_at >= REPEAT_SECONDS:
-            case.told, case.told_at = why, now
-            left = case.request.deadline.left(now)
-            self._journal.warning(f"{case}: try {case.tries} failed: {why}; trying again, {left:.1f} s left")
-        self._at(now + delay, lambda: self._cases.ready(case))
+        if job.logged != why or now - job.logged_at >= REPEAT_SECONDS:
+            job.logged, job.logged_at = why, now
+            left = job.request.deadline.left(now)
+            self._journal.warning(f"{job}: try {job.tries} failed: {why}; trying again, {left:.1f} s left")
+        self._at(now + delay, lambda: self._jobs.ready(job))
 
-    def _expire(self, case: Case) -> None:
-        if case.done:
+    def _expire(self, job: Job) -> None:
+        if job.done:
             return
-        if case.request.deadline.left(self._clock()):
+        if job.request.deadline.left(self._clock()):
             # sanlock's grace was not known yet.
-            self._watch(case)
+            self._watch(job)
             return
-        if case.running is not None:
-            self._abandon(case.running)
-        refusal = self._connections.refusal(case.request.uri)
-        self._fail(case, case.told or (str(refusal[1]) if refusal else "no answer from libvirtd"))
+        if job.execution is not None:
+            self._abandon(job.execution)
+        refusal = self._connections.refusal(job.request.uri)
+        self._fail(job, job.logged or (str(refusal[1]) if refusal else "no answer from libvirtd"))
 
     # Outcomes
 
-    def _finish(self, case: Case, outcome: Outcome) -> None:
+    def _finish(self, job: Job, outcome: Outcome) -> None:
         verdict = "done" if outcome.reached else "NOT DONE"
         level = "notice" if outcome.reached else "error"
-        self._end(case, outcome.reached, level, f"{verdict} after {self._seconds(case)}: {outcome}")
+        self._end(job, outcome.reached, level, f"{verdict} after {self._seconds(job)}: {outcome}")
 
-    def _fail(self, case: Case, why: str) -> None:
-        after = f"after {self._seconds(case)} at try {case.tries}"
-        if case.slept:
-            why += f" (this process was stopped, or had no processor, for {case.slept:.1f} s of that time)"
-        if case.progress.is_over():
-            after_that = case.progress.next if case.request.action == "restart" else ""
+    def _fail(self, job: Job, why: str) -> None:
+        after = f"after {self._seconds(job)} at try {job.tries}"
+        if job.slept:
+            why += f" (this process was stopped, or had no processor, for {job.slept:.1f} s of that time)"
+        if job.progress.is_over():
+            after_that = job.progress.next if job.request.action == "restart" else ""
             text = f"NOT DONE {after}: the VM is safe (off), but: {why}{after_that}"
-            self._end(case, False, "error", text)
+            self._end(job, False, "error", text)
         else:
-            sigkill = case.request.deadline.sigkill(self._clock(), self._wall())
-            self._end(case, False, "crit", f"FAILED {after}: {why}; {sigkill}")
+            sigkill = job.request.deadline.sigkill(self._clock(), self._wall())
+            self._end(job, False, "crit", f"FAILED {after}: {why}; {sigkill}")
 
-    def _end(self, case: Case, reached: bool, level: str, text: str) -> None:
-        case.reached = reached
-        following = self._cases.close(case)
+    def _end(self, job: Job, reached: bool, level: str, text: str) -> None:
+        job.reached = reached
+        following = self._jobs.close(job)
         if following is not None:
             # It came before this one was over, and is about the same run.
-            following.progress.follow(case.progress)
+            following.progress.follow(job.progress)
             if following.progress.run is None:
                 self._prepare(following)
             else:
-                self._cases.ready(following)
+                self._jobs.ready(following)
         self._ended_at = self._clock()
-        self._ended[(*case.domain, case.request.action)] = (self._ended_at, reached)
-        first, *others = case.requests
-        line = f"{case}: {text}" + (f" ({len(case.requests)} requests)" if others else "")
+        self._ended[(*job.domain, job.request.action)] = (self._ended_at, reached)
+        first, *others = job.requests
+        line = f"{job}: {text}" + (f" ({len(job.requests)} requests)" if others else "")
         for request in others:
-            self._note(request, reached, level, line, tell=False)
-        self._note(first, reached, level, line)
+            self._log_outcome(request, reached, level, line, log=False)
+        self._log_outcome(first, reached, level, line)
 
-    def _seconds(self, case: Case) -> str:
-        return f"{self._clock() - case.request.deadline.start:.2f} s"
+    def _seconds(self, job: Job) -> str:
+        return f"{self._clock() - job.request.deadline.start:.2f} s"

@@ -227,16 +227,16 @@ class _Child:
             self.request,
             self.request.action != "restart",
             "warning" if self.request.action == "restart" else "notice",
-            f"{self._case()}: {what} after {seconds:.2f} s by libvirt's own helper, which reports success; "
+            f"{self._job_of()}: {what} after {seconds:.2f} s by libvirt's own helper, which reports success; "
             "this program did not verify it, since its own processes died over this request",
         )
         return True
 
     def _failed(self, why: str) -> bool:
         seconds = self._clock() - self.request.deadline.start
-        line = f"{self._case()}: FAILED after {seconds:.2f} s: {why}; its process died ({self._why})"
+        line = f"{self._job_of()}: FAILED after {seconds:.2f} s: {why}; its process died ({self._why})"
         self._end(self.request, False, "crit", line)
         return True
 
-    def _case(self) -> str:
+    def _job_of(self) -> str:
         return f"{self.request.action} - {self.request.uuid}"

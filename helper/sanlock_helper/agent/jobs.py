@@ -17,19 +17,19 @@ from .pool import Connection
 from .requests import Request
 
 
-class Case:
+class Job:
     """One action on one domain, and the requests that asked for it."""
 
     __slots__ = (
         "done",
+        "execution",
         "in_hand",
+        "logged",
+        "logged_at",
         "progress",
         "reached",
         "requests",
-        "running",
         "slept",
-        "told",
-        "told_at",
         "tries",
     )
 
@@ -37,10 +37,10 @@ class Case:
         self.requests = [request]
         self.progress = progress
         self.tries = 0
-        self.running: Running | None = None
+        self.execution: Execution | None = None
         # The last reason for another try, and when the journal heard of it.
-        self.told = ""
-        self.told_at = 0.0
+        self.logged = ""
+        self.logged_at = 0.0
         # The number under which its request is noted as in hand while it is prepared: see in_hand.py.
         self.in_hand = -1
         # For how many seconds this process was not running when it should have been.
@@ -63,18 +63,27 @@ class Case:
         return f"{self.request.action} {name} {self.request.uuid}"
 
 
-class Running:
+class Execution:
     """One try under way."""
 
-    __slots__ = ("case", "connection", "given_up", "has_turn", "in_hand", "in_place", "timed_from", "turn")
+    __slots__ = (
+        "connection",
+        "given_up",
+        "has_slot",
+        "in_hand",
+        "in_place",
+        "job",
+        "slot_given",
+        "timed_from",
+    )
 
-    def __init__(self, case: Case, connection: Connection) -> None:
-        self.case = case
+    def __init__(self, job: Job, connection: Connection) -> None:
+        self.job = job
         self.connection = connection
         self.given_up = False
-        # Whether it may do all that its action needs: see turns.py.  Its thread waits for TURN if not.
-        self.has_turn = False
-        self.turn: SimpleQueue[None] = SimpleQueue()
+        # Whether it may do all that its action needs: see slots.py.  Its thread waits for TURN if not.
+        self.has_slot = False
+        self.slot_given: SimpleQueue[None] = SimpleQueue()
         # The number under which its request is noted as in hand: see in_hand.py.
         self.in_hand = -1
         # Whether the agent's loop itself runs it, since there are no more threads.
@@ -83,47 +92,47 @@ class Running:
         self.timed_from = 0.0
 
 
-class Cases:
+class JobQueue:
     """All cases that are open, in the order in which they are served."""
 
     def __init__(self, make_progress: Callable[[Request], Progress]) -> None:
         self._make_progress = make_progress
         # By URI.  A pause saves the guest's state, is quick, and is served by fewer of libvirtd's workers.
-        self._pauses: dict[str, deque[Case]] = {}
-        self._others: dict[str, deque[Case]] = {}
+        self._pauses: dict[str, deque[Job]] = {}
+        self._others: dict[str, deque[Job]] = {}
         # Those that an agent had in hand which died come last.
-        self._suspects: dict[str, deque[Case]] = {}
+        self._suspects: dict[str, deque[Job]] = {}
         # Per domain the open cases, the one being served first.
-        self._domains: dict[tuple[str, str], list[Case]] = {}
+        self._domains: dict[tuple[str, str], list[Job]] = {}
         self.open = 0
 
-    def add(self, request: Request) -> Case:
+    def add(self, request: Request) -> Job:
         """The case of REQUEST: a new one, or the open one that asks for the same."""
         queue = self._domains.setdefault((request.uri, request.uuid), [])
-        for case in queue:
-            if case.request.action == request.action:
-                case.requests.append(request)
-                return case
-        case = Case(request, self._make_progress(request))
+        for job in queue:
+            if job.request.action == request.action:
+                job.requests.append(request)
+                return job
+        job = Job(request, self._make_progress(request))
         self.open += 1
-        queue.append(case)
-        return case
+        queue.append(job)
+        return job
 
-    def is_first(self, case: Case) -> bool:
+    def is_first(self, job: Job) -> bool:
         """Whether no earlier case of the same domain is open."""
-        return self._domains[case.domain][0] is case
+        return self._domains[job.domain][0] is job
 
-    def ready(self, case: Case) -> None:
+    def ready(self, job: Job) -> None:
         """CASE can be tried, now or again."""
-        if not case.done:
-            queues = self._pauses if case.request.action == "pause" else self._others
-            if case.request.died:
+        if not job.done:
+            queues = self._pauses if job.request.action == "pause" else self._others
+            if job.request.died:
                 queues = self._suspects
-            queues.setdefault(case.request.uri, deque()).append(case)
+            queues.setdefault(job.request.uri, deque()).append(job)
 
     def next(
         self, borrow: Callable[[str], Connection | None], pauses_only: bool = False
-    ) -> tuple[Case, Connection] | None:
+    ) -> tuple[Job, Connection] | None:
         """The case to try next, and what BORROW gives for its URI; None when none is ready, or may start."""
         queues_in_order = (self._pauses, self._others, self._suspects)
         for queues in queues_in_order[:1] if pauses_only else queues_in_order:
@@ -132,25 +141,25 @@ class Cases:
                 while queue and queue[0].done:
                     queue.popleft()
                 connection = borrow(uri) if queue else None
-                case = queue.popleft() if connection is not None else None
+                job = queue.popleft() if connection is not None else None
                 if not queue:
                     del queues[uri]
-                if case is not None and connection is not None:
-                    return case, connection
+                if job is not None and connection is not None:
+                    return job, connection
         return None
 
-    def all(self) -> list[Case]:
+    def all(self) -> list[Job]:
         """All that are open."""
-        return [case for queue in self._domains.values() for case in queue]
+        return [job for queue in self._domains.values() for job in queue]
 
-    def close(self, case: Case) -> Case | None:
+    def close(self, job: Job) -> Job | None:
         """CASE is done; returns the one of its domain that has waited for it."""
-        case.done = True
+        job.done = True
         self.open -= 1
-        queue = self._domains[case.domain]
-        was_first = queue[0] is case
-        queue.remove(case)
+        queue = self._domains[job.domain]
+        was_first = queue[0] is job
+        queue.remove(job)
         if queue:
             return queue[0] if was_first else None
-        del self._domains[case.domain]
+        del self._domains[job.domain]
         return None

@@ -12,7 +12,7 @@ from ..leases.grace import Grace
 from ..leases.sanlock_daemon import join_sanlock_group, run_dir
 from ..spool import Spool
 from .requests import Requests
-from .service import make_agent, shed
+from .service import close_inherited_descriptors, make_agent
 
 # How often a process waits for another one that serves the same request, left by an agent that died.
 _WAIT_SECONDS = 0.05
@@ -36,7 +36,7 @@ class OneRequest(Requests):
 def main(name: str) -> None:
     """Serve request NAME, log its outcome and exit: with status 0 when its goal was reached."""
     spool = Spool.open()
-    shed(spool.descriptors())
+    close_inherited_descriptors(spool.descriptors())
     join_sanlock_group(run_dir())
     try:
         descriptor = posix.open(name, posix.O_RDWR | posix.O_NOFOLLOW, dir_fd=spool.directory)

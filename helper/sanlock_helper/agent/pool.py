@@ -14,7 +14,7 @@ import _thread
 from _queue import Empty, SimpleQueue
 from typing import Any, Callable
 
-from ..errors import AuthenticationError, FinalError, HelperError
+from ..errors import AuthenticationError, HelperError, PermanentError
 
 # So many may be opened at a time in the beginning: one alone might hang.
 OPENED_AT_ONCE = 2
@@ -66,7 +66,7 @@ class Connections:
     """The pool.  One thread borrows, any thread gives back."""
 
     def __init__(self, connect: Callable[[str], Any], most: int, clock: Callable[[], float]) -> None:
-        """CONNECT takes a URI and returns a virConnect, or raises PassingError or FinalError.
+        """CONNECT takes a URI and returns a virConnect, or raises TransientError or PermanentError.
 
         MOST bounds what is opened ahead; CLOCK is monotonic, in seconds.
         """
@@ -172,7 +172,9 @@ class Connections:
 
         One that libvirtd refused for good stays, so that its error answers every further try at once.
         """
-        if isinstance(connection.error, FinalError) and not isinstance(connection.error, AuthenticationError):
+        if isinstance(connection.error, PermanentError) and not isinstance(
+            connection.error, AuthenticationError
+        ):
             return
         with self._lock:
             self._retire(connection)

@@ -12,11 +12,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..virt.local_domains import LocalDomains
     from .actions import Progress
-    from .recorder import Notes
+    from .recorder import RecoveryRecorder
     from .requests import Request
 
 
-def prepare(request: Request, progress: Progress, local: LocalDomains, notes: Notes | None) -> None:
+def prepare(
+    request: Request, progress: Progress, local: LocalDomains, recorder: RecoveryRecorder | None
+) -> None:
     """Put what the host knows of the domain of REQUEST into PROGRESS, and write its record with NOTES.
 
     Raises nothing, and takes no longer than the bounds of LOCAL and NOTES.
@@ -34,10 +36,10 @@ def prepare(request: Request, progress: Progress, local: LocalDomains, notes: No
         return
     if progress.run is not None:
         # An agent that died since has done all this, before it touched the domain.
-        progress.noted = progress.recorded = notes is not None and notes.has(request.uuid)
+        progress.record_tried = progress.recorded = recorder is not None and recorder.has(request.uuid)
         return
-    if notes is not None:
-        progress.noted = True
-        progress.record = notes.of_status(status, request.uri, request.action)
-        progress.recorded = progress.record is not None and notes.write(progress.record, run.process)
+    if recorder is not None:
+        progress.record_tried = True
+        progress.record = recorder.of_status(status, request.uri, request.action)
+        progress.recorded = progress.record is not None and recorder.write(progress.record, run.process)
     progress.see(status.id)

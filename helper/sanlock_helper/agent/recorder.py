@@ -13,13 +13,13 @@ from __future__ import annotations
 import time
 from typing import Callable
 
-from ..bounded import NoAnswerError, bounded
 from ..journal import Journal
 from ..leases import held as leases
-from ..records.directory import Records
+from ..records.directory import RecordDirectory
 from ..records.record import Record
+from ..threads import NoAnswerError, call_with_timeout
 from ..virt.connection import is_embedded
-from ..virt.processes import Process
+from ..virt.processes import Process, boot_id
 from ..virt.status_files import STATE_WORDS, Status
 from .actions import XML_SECONDS
 from .requests import Request
@@ -31,19 +31,17 @@ SANLOCK_TRIES = 3
 # How long the XML of a transient domain may take once libvirtd has kept one waiting for XML_SECONDS.
 IMPATIENT_XML_SECONDS = 0.2
 
-BOOT_ID = "/proc/sys/kernel/random/boot_id"
-
 # What is not to come back: it is going off, or an administrator paused it.
 _ENDING = ("shutdown", "shutoff", "crashed")
 _ADMINISTRATORS_PAUSES = ("user", "from snapshot")
 
 
-class Notes:
+class RecoveryRecorder:
     """The notes of one process on all the domains it serves; used by several threads."""
 
     def __init__(
         self,
-        records: Records,
+        records: RecordDirectory,
         journal: Journal,
         wall: Callable[[], float] = time.time,
         ask_sanlock: Callable[[int], tuple[tuple[leases.Lockspace, ...], tuple[leases.Lease, ...]]]
@@ -89,7 +87,7 @@ class Notes:
             record.unknown = "its process was not found"
         else:
             record.pid, record.pid_start = process.pid, process.start
-            self._note_leases(record, process.pid)
+            self._add_leases(record, process.pid)
         return self.rewrite(record)
 
     def rewrite(self, record: Record) -> bool:
@@ -118,25 +116,17 @@ class Notes:
         except OSError as error:
             self._journal.warning(f"remove the recovery record of {uuid}: {error}")
 
-    def _note_leases(self, record: Record, pid: int) -> None:
+    def _add_leases(self, record: Record, pid: int) -> None:
         if self._silences >= SANLOCK_TRIES:
             record.unknown = "sanlock: it did not answer for others"
             return
         try:
-            record.lockspaces, record.leases = bounded(lambda: self._ask_sanlock(pid), SANLOCK_SECONDS)
+            record.lockspaces, record.leases = call_with_timeout(
+                lambda: self._ask_sanlock(pid), SANLOCK_SECONDS
+            )
             self._silences = 0
         except NoAnswerError as error:
             self._silences += 1
             record.unknown = f"sanlock: {error}"
         except Exception as error:
             record.unknown = str(error)
-
-
-def boot_id(path: str = BOOT_ID) -> str:
-    """The kernel's id of this boot, "" when it does not say."""
-    try:
-        # Bytes: a codec would be looked up on the disk.
-        with open(path, "rb") as file:
-            return file.read(64).decode("ascii").strip()
-    except (OSError, ValueError):
-        return ""

@@ -10,7 +10,7 @@ import time
 from ..escapes import printable
 from ..invocation import ACTIONS, Invocation
 from ..leases.grace import Deadline, Grace
-from ..spool import DONE, FORMAT, RUNTIME_DIR, TELLING, Spool, SpoolError, started
+from ..spool import DONE, FORMAT, LOGGING, RUNTIME_DIR, Spool, SpoolError, started
 from .in_hand import InHand
 from .stand_by import POLL_SECONDS, StandBy
 
@@ -68,7 +68,7 @@ class Request:
         """
         try:
             uuid, action, _ = name.split(".", 2)
-            form, start, budget, pid, uri, *notes = text.split("\n")
+            form, start, budget, pid, uri, *recorder = text.split("\n")
             if form != FORMAT or action not in ACTIONS or action == "ignore":
                 raise ValueError(f"format {form!r}, action {action!r}")
             # As strict as with sanlock's own arguments: no budget or process id that they may not have.
@@ -78,7 +78,7 @@ class Request:
                 raise ValueError(f"UUID {uuid!r}")
             deadline = Deadline(_start(start), grace, wanted.budget)
             request = cls.of(wanted, deadline, name)
-            for note in notes:
+            for note in recorder:
                 request._read_note(*note.partition("\t")[::2])
         except ValueError as error:
             raise SpoolError(f"it is not one of this program's: {error}") from error
@@ -257,7 +257,7 @@ class Requests:
             raise
         return f"{RUNTIME_DIR}/{new[3:]}"
 
-    def note_run(self, name: str, run: int) -> None:
+    def save_run(self, name: str, run: int) -> None:
         """Note in request NAME the id that its domain has before anything is done to it."""
         self._append(name, f"{_RUN}\t{run}\n")
 
@@ -285,12 +285,12 @@ class Requests:
         self.obstacle = error.strerror or repr(error)
         self.ignored.add(name)
 
-    def telling(self, name: str) -> str | None:
+    def logging(self, name: str) -> str | None:
         """Claim the telling of a finished request's outcome.
 
         Returns the file's new name, None when it was claimed by another.
         """
-        new = name[: -len(DONE)] + TELLING
+        new = name[: -len(DONE)] + LOGGING
         try:
             self._spool.rename(name, new)
         except FileNotFoundError:
@@ -350,13 +350,13 @@ class Receipt:
         self._requests = requests
         self._name: str | None = name
 
-    def telling(self) -> bool:
+    def logging(self) -> bool:
         """Claim the telling; False when it is another's."""
         if self._name is not None and self._name.endswith(DONE):
-            self._name = self._requests.telling(self._name)
+            self._name = self._requests.logging(self._name)
         return self._name is not None
 
-    def told(self) -> None:
+    def logged(self) -> None:
         """The request is over."""
         if self._name is not None:
             self._requests.remove(self._name)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..virt.local_domains import LocalDomains
     from .agent import Agent
-    from .recorder import Notes
+    from .recorder import RecoveryRecorder
 
 # The agent's nice value (setpriority(2)).  With -20 it would weigh as much as 88 others: the kernel keeps
 # those off its processor, where they wait while it idles between two calls.  That cost a storm a twentieth.
@@ -41,7 +41,7 @@ WAIT_SECONDS = 0.05
 
 def refuse(error: Exception) -> int:
     """Say what is wrong with the arguments; returns the exit status."""
-    shed()
+    close_inherited_descriptors()
     journal = Journal()
     journal.crit(f"usage error: {error}")
     journal.flush()
@@ -56,7 +56,7 @@ def perform(invocation: Invocation, start: float, spool: Spool | None, name: str
     action is one at all.  A spool that keeps the file open has somebody who waits for the outcome; else this
     process is enlisted there.  Returns the exit status.
     """
-    shed(spool.descriptors() if spool is not None else ())
+    close_inherited_descriptors(spool.descriptors() if spool is not None else ())
     journal = Journal()
     join_sanlock_group(run_dir())
     grace = Grace()
@@ -160,7 +160,7 @@ def make_agent(journal: Journal, uri: str) -> Agent:
     """
     require_memory()
     journal.prepare()
-    _hurry()
+    raise_priority()
     import gc
 
     # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
@@ -186,7 +186,7 @@ def _preload() -> None:
     from ..leases import held as leases
     from ..records import directory as records  # noqa: F401
     from ..virt import local_domains  # noqa: F401
-    from . import recorder as notes  # noqa: F401
+    from . import recorder  # noqa: F401
 
     try:
         leases.load()
@@ -194,13 +194,13 @@ def _preload() -> None:
         pass  # a lease that cannot be read is reported with its domain
 
 
-def _make_host(journal: Journal) -> tuple[LocalDomains, Notes]:
+def _make_host(journal: Journal) -> tuple[LocalDomains, RecoveryRecorder]:
     """What the host knows of its domains, and what takes down what recovery needs."""
-    from ..records.directory import Records
+    from ..records.directory import RecordDirectory
     from ..virt.local_domains import LocalDomains
-    from .recorder import Notes
+    from .recorder import RecoveryRecorder
 
-    return LocalDomains(), Notes(Records(), journal)
+    return LocalDomains(), RecoveryRecorder(RecordDirectory(), journal)
 
 
 def _find_modules() -> None:
@@ -221,7 +221,7 @@ def _find_modules() -> None:
         sys.path.extend(local)
 
 
-def _hurry() -> None:
+def raise_priority() -> None:
     """Go before the processes that only hand over: hundreds may start beside this one, and all need it."""
     try:
         posix.setpriority(posix.PRIO_PROCESS, 0, NICE)
@@ -229,7 +229,7 @@ def _hurry() -> None:
         pass  # not root, or without CAP_SYS_NICE
 
 
-def shed(keep: Iterable[int] = ()) -> None:
+def close_inherited_descriptors(keep: Iterable[int] = ()) -> None:
     """Close the descriptors above 2 that were inherited: all but those to KEEP."""
     kept = {0, 1, 2, *keep}
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Callable
 
-from .jobs import Running
+from .jobs import Execution
 
 # Tries that make calls at a time: libvirtd has 20 ordinary workers and 5 for high-priority calls
 # (libvirtd.conf).
@@ -30,15 +30,15 @@ PAUSE_SECONDS = 0.1
 AHEAD = 8
 
 
-class Turns:
+class Slots:
     """The tries under way.  Only the agent's loop calls this."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """CLOCK is monotonic, in seconds."""
         self._clock = clock
         # Those that make calls, and those that are prepared and wait; the oldest first.
-        self._calling: list[Running] = []
-        self._waiting: deque[Running] = deque()
+        self._calling: list[Execution] = []
+        self._waiting: deque[Execution] = deque()
         # When a pause was tried first, the last time.
         self._paused_at = float("-inf")
 
@@ -48,53 +48,55 @@ class Turns:
         return len(self._calling) >= IN_FLIGHT
 
     @property
-    def is_enough(self) -> bool:
+    def is_saturated(self) -> bool:
         """Whether no further poweroff or restart should start now, not even to be prepared."""
-        prepared = len(self._waiting) + sum(not running.has_turn for running in self._calling)
+        prepared = len(self._waiting) + sum(not execution.has_slot for execution in self._calling)
         return not self._is_one_free() and (self._pauses_come() or prepared >= AHEAD)
 
-    def begin(self, running: Running) -> None:
+    def begin(self, execution: Execution) -> None:
         """A try starts: a pause at once, a poweroff or restart with its turn if one is free."""
-        if running.case.request.action == "pause":
-            running.has_turn = True
-            if running.case.tries == 1:
+        if execution.job.request.action == "pause":
+            execution.has_slot = True
+            if execution.job.tries == 1:
                 self._paused_at = self._clock()
         else:
-            running.has_turn = self._is_one_free()
-        self._calling.append(running)
+            execution.has_slot = self._is_one_free()
+        self._calling.append(execution)
 
-    def arrive(self, running: Running) -> bool:
+    def park(self, execution: Execution) -> bool:
         """A try is prepared; True when it waits for its turn, False when that has come already."""
-        if running.has_turn:
+        if execution.has_slot:
             return False
-        self._calling.remove(running)
-        self._waiting.append(running)
+        self._calling.remove(execution)
+        self._waiting.append(execution)
         return True
 
-    def grant(self) -> Running | None:
+    def release_next(self) -> Execution | None:
         """Give a free turn to the try that was prepared first; None when none is free, or nobody needs it."""
         if not self._is_one_free():
             return None
         if self._waiting:
-            running = self._waiting.popleft()
-            self._calling.append(running)
+            execution = self._waiting.popleft()
+            self._calling.append(execution)
         else:
-            found = next((running for running in self._calling if not running.has_turn), None)
+            found = next((execution for execution in self._calling if not execution.has_slot), None)
             if found is None:
                 return None
-            running = found
-        running.has_turn = True
-        return running
+            execution = found
+        execution.has_slot = True
+        return execution
 
-    def end(self, running: Running) -> None:
+    def end(self, execution: Execution) -> None:
         """A try is over, or nobody waits for it any more."""
-        if running in self._calling:
-            self._calling.remove(running)
+        if execution in self._calling:
+            self._calling.remove(execution)
         else:
-            self._waiting.remove(running)
+            self._waiting.remove(execution)
 
     def _is_one_free(self) -> bool:
-        others = sum(running.has_turn and running.case.request.action != "pause" for running in self._calling)
+        others = sum(
+            execution.has_slot and execution.job.request.action != "pause" for execution in self._calling
+        )
         return others < (OTHERS_BESIDE_PAUSES if self._pauses_come() else OTHERS_IN_FLIGHT)
 
     def _pauses_come(self) -> bool:

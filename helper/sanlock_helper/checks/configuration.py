@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import HelperError
-from ..leases.sanlock_status import Lockspace
+from ..leases.sanlock_status import JoinedLockspace
 from ..leases.timeline import DEFAULT_IO_TIMEOUT
 from ..virt.libvirt_conf import Setting, Value, given_again
 from ..virt.qemu_sanlock_conf import LockConf
@@ -27,7 +27,7 @@ def check_lock_manager(value: Value | None, daemon: str) -> Finding:
     return Finding(name, FAIL, f"{value}: sanlock is not used", wanted, remedy)
 
 
-def check_host_id(conf: LockConf, joined: Lockspace | None) -> Finding:
+def check_host_id(conf: LockConf, joined: JoinedLockspace | None) -> Finding:
     """The host_id of qemu-sanlock.conf; JOINED is the lockspace as it is in use, if it is."""
     name, wanted = "host_id", f"1 to {MAX_HOST_ID}, another one on each host"
     remedy = "set host_id in /etc/libvirt/qemu-sanlock.conf, then restart libvirt's daemon"
@@ -43,7 +43,7 @@ def check_host_id(conf: LockConf, joined: Lockspace | None) -> Finding:
     return Finding(name, PASS, f"{conf.host_id}", wanted)
 
 
-def check_io_timeout(conf: LockConf, joined: Lockspace | None) -> Finding:
+def check_io_timeout(conf: LockConf, joined: JoinedLockspace | None) -> Finding:
     """The io_timeout of qemu-sanlock.conf against that of the joined lockspace."""
     name = "io_timeout"
     configured = conf.io_timeout or DEFAULT_IO_TIMEOUT

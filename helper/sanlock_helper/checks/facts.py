@@ -13,10 +13,10 @@ from typing import Any, Callable
 
 import libvirt_auth
 
-from ..errors import FinalError, HelperError
+from ..errors import HelperError, PermanentError
 from ..install.paths import killpath
 from ..leases.sanlock_status import SanlockStatus, ask_sanlock
-from ..patience import within
+from ..threads import within
 from ..virt.connection import connect
 from ..virt.inventory import KnownDomain, take_inventory
 from ..virt.libvirt_conf import Setting, Value, in_force, read_settings
@@ -31,7 +31,7 @@ SERVICE_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 
 
 @dataclass(frozen=True)
-class Host:
+class HostPaths:
     """Where things are."""
 
     uri: str = "qemu:///system"
@@ -70,7 +70,7 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class ConnectionAttempt:
     """One connection to libvirt's daemon: how long it took, and the error if it failed.
 
     activated: the daemon did not run before, and was started by being asked.  stale: the socket that the
@@ -107,7 +107,7 @@ def sanlock_settings(path: str) -> list[Setting]:
 class Facts:
     """Gathered when a check first asks.  Raises HelperError for what cannot be had."""
 
-    def __init__(self, host: Host, open_uri: Callable[[str], Any] = connect) -> None:
+    def __init__(self, host: HostPaths, open_uri: Callable[[str], Any] = connect) -> None:
         self.host = host
         self._open = open_uri
 
@@ -124,7 +124,7 @@ class Facts:
     def sanlock_proc(self) -> Path:
         """Where proc(5) tells of the running daemon."""
         if self.sanlock_pid is None:
-            raise FinalError("look at sanlock", "it does not run", "systemctl start sanlock")
+            raise PermanentError("look at sanlock", "it does not run", "systemctl start sanlock")
         return self.host.proc / str(self.sanlock_pid)
 
     @cached_property
@@ -192,19 +192,19 @@ class Facts:
         return found
 
     @cached_property
-    def _connected(self) -> tuple[Attempt, Any]:
+    def _connected(self) -> tuple[ConnectionAttempt, Any]:
         uri, files, name = self.host.uri, self.host.files, self.host.daemon
         activated = not files.runs(name)
         start = time.monotonic()
         try:
             connection = within(CONNECT_SECONDS, f"connect to {uri}", lambda: self._open(uri))
         except HelperError as error:
-            return Attempt(time.monotonic() - start, error, stale=stale_socket(files)), None
+            return ConnectionAttempt(time.monotonic() - start, error, stale=stale_socket(files)), None
         seconds = time.monotonic() - start
-        return Attempt(seconds, None, activated and files.runs(name)), connection
+        return ConnectionAttempt(seconds, None, activated and files.runs(name)), connection
 
     @property
-    def attempt(self) -> Attempt:
+    def attempt(self) -> ConnectionAttempt:
         """How connecting went."""
         return self._connected[0]
 

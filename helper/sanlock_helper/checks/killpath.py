@@ -19,7 +19,7 @@ PYTHON = "/usr/bin/python3"
 # SANLK_HELPER_ARGS_LEN and SANLK_HELPER_PATH_LEN less the NUL (sanlock src/sanlock_admin.h).
 LONGEST = 127
 
-# Looks for modules where duty.py does.
+# Looks for modules where service.py does.
 _PROBE = """\
 import sys, site
 folders = site.getsitepackages()

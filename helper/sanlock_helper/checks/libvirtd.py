@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..virt.libvirt_conf import Value
-from .facts import Attempt
+from .facts import ConnectionAttempt
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 
 SLOW_SECONDS = 2.0
 
 # A destroy of a live QEMU on a loaded host, the slowest of what the helper calls (FACTS: 0.15 to 0.25 s).
 CALL_SECONDS = 0.25
-# What the agent has in flight, and what it prepares meanwhile, each over a connection of its own (turns.py).
+# What the agent has in flight, and what it prepares meanwhile, each over a connection of its own (slots.py).
 IN_FLIGHT = 25
 AHEAD = 8
 
@@ -27,7 +27,7 @@ DEFAULTS = {
 }
 
 
-def check_libvirtd(attempt: Attempt, daemon: str, uri: str, remedy: str = "") -> Finding:
+def check_libvirtd(attempt: ConnectionAttempt, daemon: str, uri: str, remedy: str = "") -> Finding:
     """Whether DAEMON answered on its read-write socket, and how long that took; REMEDY where it did not."""
     name, wanted = "libvirtd", f"an answer to {uri} within {SLOW_SECONDS:g} s"
     if attempt.error is not None and not attempt.is_refused:
@@ -46,7 +46,7 @@ def check_libvirtd(attempt: Attempt, daemon: str, uri: str, remedy: str = "") ->
     return Finding(name, PASS, found, wanted)
 
 
-def check_authentication(attempt: Attempt, scheme: Value | None, daemon: str) -> Finding:
+def check_authentication(attempt: ConnectionAttempt, scheme: Value | None, daemon: str) -> Finding:
     """What SCHEME (auth_unix_rw) asks for, and whether it is satisfied with the auth.conf in force."""
     name, wanted = "authentication", "accepted for root, with the auth.conf in force for sanlock's children"
     asked = f"{scheme}" if scheme is not None else "libvirt's default (polkit or none: root is let in)"

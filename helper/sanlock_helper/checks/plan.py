@@ -13,8 +13,8 @@ import libvirt_auth
 
 from ..errors import HelperError
 from ..leases.grace import DEFAULT_GRACE
-from ..leases.sanlock_status import Lockspace
-from ..patience import within
+from ..leases.sanlock_status import JoinedLockspace
+from ..threads import within
 from ..virt import libvirt_daemon
 from ..virt.qemu_sanlock_conf import LOCKSPACE
 from . import auth_conf, configuration, killpath, lease_dir, leases, libvirtd, sanlock, system
@@ -141,7 +141,7 @@ def _sanlock(facts: Facts) -> Iterator[Check]:
     yield Check(
         "clock",
         lambda: sanlock.check_clock(
-            sanlock.clock_of(facts.sanlock, facts.lock_conf),
+            sanlock.timeline_of(facts.sanlock, facts.lock_conf),
             facts.sanlock.number("use_watchdog") != 0,
             sanlock.lockspaces_without_clock(facts.sanlock),
         ),
@@ -204,7 +204,7 @@ def _system(facts: Facts) -> Iterator[Check]:
     yield Check(
         "multipath",
         lambda: system.check_multipath(
-            system.multipath_config(host.etc), sanlock.clock_of(facts.sanlock, facts.lock_conf)
+            system.multipath_config(host.etc), sanlock.timeline_of(facts.sanlock, facts.lock_conf)
         ),
     )
     yield Check("recovery units", lambda: system.check_recovery_units(system.unit_states()))
@@ -230,7 +230,7 @@ def _readable(name: str, facts: Facts) -> Finding | None:
     return None
 
 
-def _joined(facts: Facts) -> Lockspace | None:
+def _joined(facts: Facts) -> JoinedLockspace | None:
     try:
         space = facts.sanlock.lockspace(LOCKSPACE)
     except HelperError:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
-from ..errors import FinalError
+from ..errors import PermanentError
 from ..leases.grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
 from ..leases.sanlock_status import SanlockStatus
-from ..leases.timeline import DEFAULT_IO_TIMEOUT, Clock
+from ..leases.timeline import DEFAULT_IO_TIMEOUT, Timeline
 from ..virt.libvirt_conf import Setting
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
@@ -79,19 +79,19 @@ def check_watchdog(
         return Finding(
             name, FAIL, "sanlock uses it, and wdmd does not run", wanted, "systemctl enable --now wdmd"
         )
-    if _is_told(command_line, "-w", "0"):
+    if _is_given(command_line, "-w", "0"):
         return Finding(name, PASS, "none, deliberately: sanlock was started with -w 0", wanted)
     by_file = version_of(status) >= (4,)
     values = [setting.value for setting in conf if setting.name == "use_watchdog"]
     if by_file and values[-1:] == ["0"]:
         return Finding(name, PASS, "none, deliberately: use_watchdog = 0 in sanlock.conf", wanted)
     found = "none: use_watchdog = 0, and not from -w 0; a VM that cannot be killed keeps writing"
-    told = "say use_watchdog = 0 there" if by_file else "start with -w 0"
-    remedy = f"remove use_watchdog from /etc/sanlock/sanlock.conf, or {told}"
+    logged = "say use_watchdog = 0 there" if by_file else "start with -w 0"
+    remedy = f"remove use_watchdog from /etc/sanlock/sanlock.conf, or {logged}"
     return Finding(name, WARN, found, wanted, remedy)
 
 
-def _is_told(words: Sequence[str], option: str, value: str) -> bool:
+def _is_given(words: Sequence[str], option: str, value: str) -> bool:
     return f"{option}{value}" in words or (option, value) in zip(words, words[1:])
 
 
@@ -109,11 +109,11 @@ def check_fire_timeout(status: SanlockStatus) -> Finding:
     return Finding(name, PASS, f"{fire} s", wanted)
 
 
-def clock_of(status: SanlockStatus, conf: LockConf) -> Clock:
-    """The clock of this host; see clock.py."""
+def timeline_of(status: SanlockStatus, conf: LockConf) -> Timeline:
+    """The clock of this host; see timeline.py."""
     joined = status.lockspace(LOCKSPACE)
     grace, fire = status.number("kill_grace_seconds"), status.number("watchdog_fire_timeout")
-    return Clock(
+    return Timeline(
         joined.io_timeout if joined else conf.io_timeout or DEFAULT_IO_TIMEOUT,
         DEFAULT_GRACE if grace is None else grace,
         DEFAULT_FIRE_TIMEOUT if fire is None else fire,
@@ -134,7 +134,7 @@ def lockspaces_without_clock(status: SanlockStatus) -> list[str]:
     ]
 
 
-def check_clock(clock: Clock, watchdog: bool, without: Sequence[str] = ()) -> Finding:
+def check_clock(clock: Timeline, watchdog: bool, without: Sequence[str] = ()) -> Finding:
     """The order of events after a loss; WATCHDOG says whether one is in use.
 
     WITHOUT: see lockspaces_without_clock().
@@ -216,7 +216,7 @@ def check_format(status: SanlockStatus, conf: LockConf, read: Callable[[], str])
 def read_format(path: str) -> str:
     """The disk format of the lockspace at PATH as sanlock writes it, 0x30004.  Reads storage.
 
-    Raises FinalError.
+    Raises PermanentError.
     """
     where = re.sub(r"([ :])", r"\\\1", path)
     command = ("sanlock", "direct", "read_leader", "-s", f"{LOCKSPACE}:1:{where}:0")
@@ -224,7 +224,9 @@ def read_format(path: str) -> str:
     # A format that this sanlock does not know is an error to it, and printed.
     values = dict(line.split(" ", 1) for line in answer.splitlines() if " " in line)
     if values.get("space_name") != LOCKSPACE or "version" not in values:
-        raise FinalError(f"read {path}", values.get("read_leader", "no answer"), "sanlock direct dump PATH")
+        raise PermanentError(
+            f"read {path}", values.get("read_leader", "no answer"), "sanlock direct dump PATH"
+        )
     return values["version"]
 
 
@@ -237,7 +239,7 @@ class Slot:
 
 
 def read_slots(path: str) -> dict[int, Slot]:
-    """All taken places of the lockspace at PATH by host_id.  Reads storage.  Raises FinalError."""
+    """All taken places of the lockspace at PATH by host_id.  Reads storage.  Raises PermanentError."""
     return parse_dump(_direct(path, ("sanlock", "direct", "dump", path), check=True))
 
 
@@ -252,7 +254,7 @@ def _direct(path: str, command: tuple[str, ...], check: bool) -> str:
             check=check,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise FinalError(f"read {path}", str(error)) from error
+        raise PermanentError(f"read {path}", str(error)) from error
     return answer.stdout
 
 

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..leases.timeline import Clock
+from ..leases.timeline import Timeline
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 from .lease_dir import Mount, Owner
 
@@ -55,7 +55,7 @@ def check_runtime_dir(path: str, folder: Owner | None, mount: Mount) -> Finding:
     return Finding(name, PASS, f"{folder}", wanted)
 
 
-def check_multipath(config: str | None, clock: Clock) -> Finding:
+def check_multipath(config: str | None, clock: Timeline) -> Finding:
     """How long multipath queues I/O without a path, from its CONFIG; None where it is not installed."""
     name = "multipath"
     wanted = f"I/O without a path fails within {clock.lost} s: what is queued longer may be written too late"

@@ -9,8 +9,8 @@ from typing import Any
 
 from libvirt_auth.uri import URI
 
-from ..errors import PassingError
-from ..patience import within
+from ..errors import TransientError
+from ..threads import within
 from ..virt import libvirt_daemon
 from .terminal import plain
 
@@ -32,14 +32,14 @@ def uri_argument(text: str) -> str:
 
 
 def connect_within(uri: str, seconds: float = CONNECT_SECONDS) -> Any:
-    """A connection to URI.  Raises FinalError, or PassingError when there is none within SECONDS."""
+    """A connection to URI.  Raises PermanentError, or TransientError when there is none within SECONDS."""
     # Not every use of a verb with this option connects, and not every host has libvirt-python.
     from ..virt.connection import connect
 
     try:
         return within(seconds, f"connect to {uri}", lambda: connect(uri))
-    except PassingError as error:
-        raise PassingError(error.what, error.why, error.hint or _remedy(uri)) from error
+    except TransientError as error:
+        raise TransientError(error.what, error.why, error.hint or _remedy(uri)) from error
 
 
 def _remedy(uri: str) -> str:

@@ -11,7 +11,7 @@ from ..escapes import printable
 from ..journal import write_stderr
 
 
-class Screen:
+class LiveLines:
     """The lower end of a terminal; where there is none, only the lines that stay are written."""
 
     def __init__(
@@ -27,7 +27,7 @@ class Screen:
         self._lock = threading.Lock()
         self._shown: list[str] = []
 
-    def tell(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Write LINE above what is shown; it stays."""
         with self._lock:
             self._write("\n".join([f"{self._erase()}{line}", *self._shown]))

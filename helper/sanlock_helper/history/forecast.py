@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..leases.grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
 from ..leases.sanlock_status import SanlockStatus
-from ..leases.timeline import DEFAULT_IO_TIMEOUT, Clock
+from ..leases.timeline import DEFAULT_IO_TIMEOUT, Timeline
 from ..virt.inventory import DomainConfig, KnownDomain
 from .outages import Event
 
@@ -61,12 +61,12 @@ def _is_lost(name: str, sanlock: SanlockStatus | None) -> bool:
     return space is not None and space.lost
 
 
-def clock_of(sanlock: SanlockStatus, lockspaces: Iterable[str]) -> Clock:
+def timeline_of(sanlock: SanlockStatus, lockspaces: Iterable[str]) -> Timeline:
     """The clock for leases in LOCKSPACES: the first one to be lost counts."""
     spaces = [space for name in lockspaces if (space := sanlock.lockspace(name))]
     grace = sanlock.number("kill_grace_seconds")
     fire = sanlock.number("watchdog_fire_timeout")
-    return Clock(
+    return Timeline(
         min((space.io_timeout for space in spaces), default=DEFAULT_IO_TIMEOUT),
         DEFAULT_GRACE if grace is None else grace,
         DEFAULT_FIRE_TIMEOUT if fire is None else fire,
@@ -85,7 +85,7 @@ def at_loss(domain: KnownDomain, held: Mapping[str, int] | None, sanlock: Sanloc
         return AtLoss("nothing, it holds no lease")
     if domain.config is None:
         return AtLoss("not known, its XML could not be read")
-    return _foretell(domain.config, clock_of(sanlock, held))
+    return _foretell(domain.config, timeline_of(sanlock, held))
 
 
 def _at_loss_of_forgotten(
@@ -94,12 +94,12 @@ def _at_loss_of_forgotten(
     """The same for a DOMAIN that libvirtd has as off, while a process of it may hold leases."""
     if not held or sanlock is None:
         return AtLoss("nothing, it is off")
-    sigkill = clock_of(sanlock, held).sigkill
+    sigkill = timeline_of(sanlock, held).sigkill
     why = f"libvirtd has it as off, and its process {domain.pid} runs"
     return AtLoss(f"SIGKILL at {sigkill} s: {why}", None, sigkill)
 
 
-def _foretell(config: DomainConfig, clock: Clock) -> AtLoss:
+def _foretell(config: DomainConfig, clock: Timeline) -> AtLoss:
     action = config.on_lockfailure
     kill = f"SIGKILL at {clock.sigkill} s"
     if clock.grace == 0:

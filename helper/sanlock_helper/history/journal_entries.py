@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .. import IDENTIFIER
-from ..errors import FinalError, UsageError
+from ..errors import PermanentError, UsageError
 
 SANLOCK = "sanlock"
 SANLOCK_UNIT = "sanlock.service"
@@ -48,7 +48,7 @@ class Entry:
 def read_journal(since: float, seconds: float = SECONDS, program: str = "journalctl") -> list[Entry]:
     """The entries since SINCE (seconds since the epoch), oldest first.
 
-    Raises FinalError when there is no journal to be read, or reading takes longer than SECONDS.
+    Raises PermanentError when there is no journal to be read, or reading takes longer than SECONDS.
     """
     named = ["-t", IDENTIFIER, "-t", SANLOCK, f"--since=@{max(0.0, since):.0f}"]
     # Lines of others would be dropped by parse_entries(), after they had been read and printed.
@@ -57,30 +57,32 @@ def read_journal(since: float, seconds: float = SECONDS, program: str = "journal
     # Where there are no files at all, journalctl -o json says nothing, with status 0: no message is no outage
     # only where messages are kept.  systemd 252 tells with --header.
     if not text and not _journalctl(program, ["--header"], seconds):
-        raise FinalError("read the journal", "this host keeps none: there are no journal files", HINT)
+        raise PermanentError("read the journal", "this host keeps none: there are no journal files", HINT)
     return parse_entries(text.splitlines(), since)
 
 
 def _journalctl(program: str, arguments: list[str], seconds: float) -> bytes:
-    """What journalctl prints.  Raises FinalError when it cannot read the system's messages."""
+    """What journalctl prints.  Raises PermanentError when it cannot read the system's messages."""
     try:
         answer = subprocess.run([program, *arguments], capture_output=True, timeout=seconds, check=False)
     except OSError as error:
-        raise FinalError("read the journal", f"{program}: {error.strerror}", HINT) from error
+        raise PermanentError("read the journal", f"{program}: {error.strerror}", HINT) from error
     except subprocess.TimeoutExpired:
-        raise FinalError("read the journal", f"not done within {seconds:g} s") from None
+        raise PermanentError("read the journal", f"not done within {seconds:g} s") from None
     errors = answer.stderr.decode("utf-8", "backslashreplace").strip()
     if "not seeing messages" in errors or "insufficient permissions" in errors:
-        raise FinalError("read the journal", "no permission to see the system's messages", "run this as root")
+        raise PermanentError(
+            "read the journal", "no permission to see the system's messages", "run this as root"
+        )
     if answer.returncode != 0:
-        raise FinalError("read the journal", errors.split("\n")[0] or f"status {answer.returncode}", HINT)
+        raise PermanentError("read the journal", errors.split("\n")[0] or f"status {answer.returncode}", HINT)
     return answer.stdout
 
 
 def read_file(path: str, since: float) -> list[Entry]:
     """The same from a file that `journalctl -o json` wrote.
 
-    Raises FinalError when it cannot be read, or is another one: that is no time without outages.
+    Raises PermanentError when it cannot be read, or is another one: that is no time without outages.
     """
     what, hint = f"read {path or repr(path)}", "--journal takes what journalctl -o json wrote"
     # Whether a line is one of an export, for those that are not blank.
@@ -97,9 +99,9 @@ def read_file(path: str, since: float) -> list[Entry]:
                 (note(line) for line in iter(lambda: file.readline(MAX_LINE), b"")), since
             )
     except OSError as error:
-        raise FinalError(what, error.strerror or str(error), hint) from error
+        raise PermanentError(what, error.strerror or str(error), hint) from error
     if kinds == {False}:
-        raise FinalError(what, "no line of it is an entry of a journal", hint)
+        raise PermanentError(what, "no line of it is an entry of a journal", hint)
     return entries
 
 

@@ -105,8 +105,8 @@ class Story:
     def outcome(self) -> Event | None:
         """How the action ended, as far as it is told."""
         actions = self.actions
-        told = [event for event in actions if event.kind not in ("try", "note")] or actions
-        return told[-1] if told else None
+        logged = [event for event in actions if event.kind not in ("try", "note")] or actions
+        return logged[-1] if logged else None
 
     @property
     def came_back(self) -> list[Event]:
@@ -207,21 +207,21 @@ def _sanlocks(entry: Entry) -> Event | None:
 
 def add_records(events: Iterable[Event], records: Iterable[Record]) -> list[Event]:
     """EVENTS, and one for each of RECORDS that none of them tells of."""
-    told = list(events)
+    logged = list(events)
     times: dict[tuple[str, str], list[float]] = {}
-    for event in told:
+    for event in logged:
         times.setdefault((event.uuid, event.action), []).append(event.time)
     return [
-        *told,
+        *logged,
         *(
             _from_record(record)
             for record in records
-            if not _is_told(record, times.get((record.uuid, record.action), []))
+            if not _is_logged(record, times.get((record.uuid, record.action), []))
         ),
     ]
 
 
-def _is_told(record: Record, times: Iterable[float]) -> bool:
+def _is_logged(record: Record, times: Iterable[float]) -> bool:
     """Whether one of TIMES, at which its action on its domain was told, is of RECORD's loss."""
     return any(-RECORD_EARLY <= time - record.time <= QUIET_SECONDS for time in times)
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import HelperError
-from ..records import snapshot as kept_records
+from ..records import snapshot
 from ..records.record import Record
 from .journal_entries import SECONDS, read_file, read_journal
 from .outages import Event, add_records, events_of, name_kills
 
 
 @dataclass(frozen=True)
-class Told:
+class History:
     """Events, the record that recovery still has of a domain by UUID, and what could not be read.
 
     `journal_error` is None when the journal was read; its text is the first problem otherwise.
@@ -25,7 +25,7 @@ class Told:
     journal_error: HelperError | None
 
 
-def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -> Told:
+def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -> History:
     """What is told since SINCE (seconds since the epoch), within SECONDS; nothing is changed.
 
     JOURNAL is a file to read instead of this host's journal: perhaps another host's, which the records here
@@ -39,9 +39,9 @@ def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -
         error = failure
     problems = [str(error)] if error else []
     if journal is not None:
-        return Told(name_kills(events, ()), {}, problems, error)
-    kept = kept_records.look()
+        return History(name_kills(events, ()), {}, problems, error)
+    kept = snapshot.take_snapshot()
     records = [record for record in kept.records if record.time >= since]
     waiting = {uuid: record for uuid, record in kept.newest.items() if record.time >= since}
     events = name_kills(add_records(events, records), records)
-    return Told(events, waiting, [*problems, *kept.problems], error)
+    return History(events, waiting, [*problems, *kept.problems], error)

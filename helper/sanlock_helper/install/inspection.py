@@ -8,7 +8,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from ..errors import FinalError
+from ..errors import PermanentError
 from .host import Host
 
 RUNTIME_DIR = "/run/virt-sanlock-helper"
@@ -48,7 +48,7 @@ def _bindings(_host: Host) -> Finding:
     try:
         # sanlock-python is not needed, and newer distributions have none.
         from ..leases import libsanlock  # noqa: F401
-    except FinalError as error:
+    except PermanentError as error:
         return Finding("bindings", f"{error.what}: {error.why}", False, error.hint)
     return Finding("bindings", "libvirt-python and sanlock's client library are here", True)
 

@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any, Callable
 
-from ..errors import FinalError, LeasesUnknownError, PassingError
+from ..errors import LeasesUnknownError, PermanentError, TransientError
 from . import sanlock_daemon
 
 BUSY_TRIES = 25
@@ -81,9 +81,9 @@ def load() -> Any:
             from . import libsanlock
 
             _loaded.append(libsanlock)
-        except FinalError as error:
+        except PermanentError as error:
             _loaded.append(error)
-    if isinstance(_loaded[0], FinalError):
+    if isinstance(_loaded[0], PermanentError):
         raise LeasesUnknownError(str(_loaded[0])) from _loaded[0]
     return _loaded[0]
 
@@ -92,7 +92,7 @@ def held_by(pid: int) -> list[Lease]:
     """The leases that process PID holds now, from the sanlock daemon's memory: no storage is read.
 
     A process that sanlock does not know holds none.  A lease whose names cannot be learned is held all the
-    same, under the name UNKNOWN.  Raises LeasesUnknownError when sanlock cannot be asked, PassingError when
+    same, under the name UNKNOWN.  Raises LeasesUnknownError when sanlock cannot be asked, TransientError when
     it has no time for this now.
     """
     binding = load()
@@ -105,7 +105,7 @@ def held_by(pid: int) -> list[Lease]:
             return []
         # Another command for the same process is under way, such as the release that is waited for.
         if error.errno == errno.EBUSY:
-            raise PassingError(
+            raise TransientError(
                 f"ask sanlock for the leases of process {pid}", "it is busy with it"
             ) from error
         raise _no_answer(error) from error

@@ -11,9 +11,9 @@ is linked to the former, so it is wherever a domain can have a lease, and it nee
 the latter loads libaio and libblkid too.  The structures are those of sanlock ``src/sanlock.h``, the same
 from 3.8.5 to 5.1.1; the soname stands for them.
 
-To import this raises FinalError, with what to install, where there is no such library.  No call has a time
-limit: it waits as long as the daemon takes, see bounded.py.  No answer makes one of these crash, whatever
-the daemon sends: counts are not believed, text is read to the end of its memory at most.
+To import this raises PermanentError, with what to install, where there is no such library.  No call has a
+time limit: it waits as long as the daemon takes, see threads.py.  No answer makes one of these crash,
+whatever the daemon sends: counts are not believed, text is read to the end of its memory at most.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import errno
 import os
 from typing import Any
 
-from ..errors import FinalError
+from ..errors import PermanentError
 
 try:
     from ctypes import (
@@ -42,7 +42,7 @@ try:
         string_at,
     )
 except ImportError as error:
-    raise FinalError(
+    raise PermanentError(
         "load sanlock's library", str(error), "install all of Python's standard library"
     ) from error
 
@@ -164,11 +164,13 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 
 def _load() -> Any:
-    """The library, with the types of its calls.  Raises FinalError."""
+    """The library, with the types of its calls.  Raises PermanentError."""
     what, hint = "load sanlock's library", "install sanlock-lib; on Debian libsanlock-client1"
     wrong = [kind.__name__ for kind, size in _SIZES if sizeof(kind) != size]
     if wrong:
-        raise FinalError(what, f"{', '.join(wrong)}: another size than in sanlock's headers", "report this")
+        raise PermanentError(
+            what, f"{', '.join(wrong)}: another size than in sanlock's headers", "report this"
+        )
     why = ""
     for name in SONAMES:
         try:
@@ -180,7 +182,7 @@ def _load() -> Any:
             return library
         except (OSError, AttributeError) as error:
             why = why or str(error)
-    raise FinalError(what, why, hint)
+    raise PermanentError(what, why, hint)
 
 
 _library = _load()

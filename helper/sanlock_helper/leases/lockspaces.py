@@ -7,7 +7,7 @@ import errno
 import time
 from typing import Any, Callable
 
-from ..errors import FinalError, HelperError, LeasesUnknownError, PassingError
+from ..errors import HelperError, LeasesUnknownError, PermanentError, TransientError
 from . import held as leases
 from .error_texts import explain
 from .held import Lease, Lockspace
@@ -31,7 +31,7 @@ NOT_THERE = frozenset(
 )  # fmt: skip
 
 
-class SanlockFailure(PassingError):
+class SanlockError(TransientError):
     """sanlock refused; number is its error, negative, 0 when it could not be asked at all."""
 
     def __init__(self, what: str, number: int, joins: bool = False) -> None:
@@ -41,7 +41,7 @@ class SanlockFailure(PassingError):
 
 
 class Sanlock:
-    """The sanlock daemon.  Methods raise SanlockFailure; those on storage block as long as it does."""
+    """The sanlock daemon.  Methods raise SanlockError; those on storage block as long as it does."""
 
     def __init__(
         self,
@@ -50,13 +50,15 @@ class Sanlock:
     ) -> None:
         """CLOCK is CLOCK_MONOTONIC, which sanlock's timestamps are of; STATUS asks for all that it says.
 
-        Raises FinalError where sanlock's client library is not installed.
+        Raises PermanentError where sanlock's client library is not installed.
         """
         try:
             self._binding = leases.load()
         except LeasesUnknownError as error:
             cause = error.__cause__
-            raise (cause if isinstance(cause, FinalError) else FinalError("sanlock", str(error))) from None
+            raise (
+                cause if isinstance(cause, PermanentError) else PermanentError("sanlock", str(error))
+            ) from None
         self._errors: Any = (self._binding.SanlockException,)
         if sanlock is not None:
             self._errors = (self._binding.SanlockException, sanlock.SanlockException)
@@ -85,7 +87,7 @@ class Sanlock:
                 "look at a lockspace",
                 lambda: self._binding.get_hosts(leases.raw(lockspace.name), lockspace.host_id),
             )
-        except SanlockFailure as error:
+        except SanlockError as error:
             if error.number == -errno.EAGAIN:
                 return JOINED  # acquired a moment ago: nothing was read back yet
             if error.number == -errno.ENOENT:
@@ -133,7 +135,7 @@ class Sanlock:
                 ),
                 joins=True,
             )
-        except SanlockFailure as error:
+        except SanlockError as error:
             if error.number != -errno.EEXIST:
                 raise
 
@@ -141,7 +143,7 @@ class Sanlock:
         """Whether sanlock knows process PID, as it must before libvirt can take leases for it."""
         try:
             self._ask(f"ask for process {pid}", lambda: leases.inquire(pid))
-        except SanlockFailure as error:
+        except SanlockError as error:
             if error.number == -errno.ESRCH:
                 return False
             raise
@@ -152,7 +154,7 @@ class Sanlock:
         try:
             return leases.held_by(pid)
         except LeasesUnknownError as error:
-            raise PassingError(f"ask for the leases of process {pid}", str(error)) from error
+            raise TransientError(f"ask for the leases of process {pid}", str(error)) from error
 
     def version(self, lease: Lease) -> int:
         """The version of LEASE on storage now."""
@@ -162,7 +164,7 @@ class Sanlock:
             lease.lockspace,
             lease.resource,
         ):
-            raise SanlockFailure(what, -227)
+            raise SanlockError(what, -227)
         version: int = found["version"]
         return version
 
@@ -185,7 +187,7 @@ class Sanlock:
             hosts = self._ask(
                 "look at a host", lambda: self._binding.get_hosts(leases.raw(lockspace), host_id)
             )
-        except SanlockFailure:
+        except SanlockError:
             return "unknown"
         state = hosts[0]["flags"] & 0xF if hosts else self._binding.HOST_UNKNOWN  # SANLK_HOST_MASK
         if state in (self._binding.HOST_LIVE, self._binding.HOST_FAIL):
@@ -197,4 +199,4 @@ class Sanlock:
         try:
             return call()
         except self._errors as error:
-            raise SanlockFailure(what, error.errno, joins) from error
+            raise SanlockError(what, error.errno, joins) from error

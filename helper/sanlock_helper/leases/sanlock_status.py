@@ -52,7 +52,7 @@ class SanlockUnknownError(HelperError):
 
 
 @dataclass(frozen=True)
-class Lockspace:
+class JoinedLockspace:
     """A lockspace that sanlock has; `values` are sanlock's own names and numbers for it.
 
     state: ADD while it is being joined, as for as long as another live host has our host_id; REM while it is
@@ -103,7 +103,7 @@ class SanlockStatus:
     """The daemon's settings by name, the lockspaces, the leases."""
 
     daemon: dict[str, str]
-    lockspaces: tuple[Lockspace, ...]
+    lockspaces: tuple[JoinedLockspace, ...]
     leases: tuple[HeldLease, ...]
 
     def number(self, name: str) -> int | None:
@@ -111,7 +111,7 @@ class SanlockStatus:
         value = self.daemon.get(name, "")
         return int(value) if re.fullmatch(r"-?\d+", value) else None
 
-    def lockspace(self, name: str) -> Lockspace | None:
+    def lockspace(self, name: str) -> JoinedLockspace | None:
         """The lockspace NAME, joined or not."""
         return next((space for space in self.lockspaces if space.name == name), None)
 
@@ -151,7 +151,7 @@ def parse_status(text: str) -> SanlockStatus:
     Source: status_daemon(), status_lockspace() and status_resource() in sanlock ``src/client_cmd.c``.
     """
     daemon: dict[str, str] = {}
-    lockspaces: list[Lockspace] = []
+    lockspaces: list[JoinedLockspace] = []
     leases: list[HeldLease] = []
     values: dict[str, str] = {}
     for line in _lines(text):
@@ -188,15 +188,15 @@ def _is_part(line: str) -> bool:
     return (kind == "s" and not _SPACE.fullmatch(rest)) or (kind == "r" and not _LEASE.fullmatch(rest))
 
 
-def _lockspace(text: str, values: dict[str, str]) -> Lockspace | None:
+def _lockspace(text: str, values: dict[str, str]) -> JoinedLockspace | None:
     match = _SPACE.fullmatch(text)
     if match is None:
         return None
     name, host_id, path, offset, state = match.groups("")
-    return Lockspace(name, int(host_id), _path(path), int(offset), values, state)
+    return JoinedLockspace(name, int(host_id), _path(path), int(offset), values, state)
 
 
-def _lease(text: str, lockspaces: list[Lockspace]) -> HeldLease | None:
+def _lease(text: str, lockspaces: list[JoinedLockspace]) -> HeldLease | None:
     """The lease of a line; None only where not even its process can be read."""
     match = _LEASE.fullmatch(text)
     if match is None:

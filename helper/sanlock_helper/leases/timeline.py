@@ -15,7 +15,7 @@ WDMD_INTERVAL = 10
 
 
 @dataclass(frozen=True)
-class Clock:
+class Timeline:
     """N = io_timeout, G = kill_grace_seconds, W = watchdog_fire_timeout."""
 
     io_timeout: int

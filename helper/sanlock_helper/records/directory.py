@@ -26,7 +26,7 @@ SET_ASIDE = "set-aside"
 _MAX_BYTES = 32 * 1024 * 1024
 
 
-class Records:
+class RecordDirectory:
     """The records in one directory.  Methods raise OSError when the directory cannot be used."""
 
     def __init__(self, path: str = RUN_DIR, suffix: str = SUFFIX) -> None:

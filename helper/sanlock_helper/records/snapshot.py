@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The recovery records of this host, for reading only.
 
-Recovery's own view of them is book.py: that one takes, copies and sets aside.  Here whatever is found is left
+Recovery's own view of them is store.py: that one takes, copies and sets aside.  Here whatever is found is left
 as it is, and what cannot be used is said.
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from .directory import RUN_DIR, SET_ASIDE, STATE_DIR, TAKEN, Records
+from .directory import RUN_DIR, SET_ASIDE, STATE_DIR, TAKEN, RecordDirectory
 from .record import Record, RecordError
 
 
 @dataclass(frozen=True)
-class KeptRecords:
+class RecordSnapshot:
     """The records that there are, oldest first, what could not be read, and what recovery had set aside."""
 
     records: list[Record]
@@ -33,12 +33,15 @@ class KeptRecords:
         return {record.uuid: record for record in self.records}
 
 
-def look(run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> KeptRecords:
+def take_snapshot(run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> RecordSnapshot:
     """All records.  Raises nothing: a directory that is not there has none."""
     found: dict[tuple[str, float], Record] = {}
     unread: list[str] = []
     # In the order in which recovery moves them: none is missed on its way.
-    looks = [read_all(place) for place in (Records(run_dir), Records(run_dir, TAKEN), Records(state_dir))]
+    looks = [
+        read_all(place)
+        for place in (RecordDirectory(run_dir), RecordDirectory(run_dir, TAKEN), RecordDirectory(state_dir))
+    ]
     for records, why in reversed(looks):
         # A copy on disk and the one on tmpfs that it was made from are one.
         found.update({(record.uuid, record.time): record for record in records})
@@ -46,10 +49,10 @@ def look(run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> KeptRecords:
     set_aside = [line for path in (state_dir, run_dir) for line in _set_aside(f"{path}/{SET_ASIDE}")]
     records_found = sorted(found.values(), key=lambda record: record.time)
     # One directory is looked at under two names.
-    return KeptRecords(records_found, list(dict.fromkeys(unread)), set_aside)
+    return RecordSnapshot(records_found, list(dict.fromkeys(unread)), set_aside)
 
 
-def read_all(records: Records) -> tuple[list[Record], list[str]]:
+def read_all(records: RecordDirectory) -> tuple[list[Record], list[str]]:
     """All that is in RECORDS, and what could not be read, in words."""
     try:
         uuids = records.uuids()

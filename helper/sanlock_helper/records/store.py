@@ -14,35 +14,35 @@ import os
 from collections.abc import Iterator
 
 from ..journal import Journal
-from . import snapshot as kept_records
-from .directory import RUN_DIR, STATE_DIR, TAKEN, Records
+from . import snapshot
+from .directory import RUN_DIR, STATE_DIR, TAKEN, RecordDirectory
 from .record import Record, RecordError
 
 
-class Book:
+class RecordStore:
     """All records that there are."""
 
     def __init__(self, journal: Journal, run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> None:
         self._journal = journal
         self._lock_path = f"{run_dir}.lock"
-        self._new = Records(run_dir)
-        self._taken = Records(run_dir, TAKEN)
-        self._kept = Records(state_dir)
-        self._told: set[str] = set()
+        self._new = RecordDirectory(run_dir)
+        self._taken = RecordDirectory(run_dir, TAKEN)
+        self._on_disk = RecordDirectory(state_dir)
+        self._logged: set[str] = set()
         # Directories whose records, if there are any, are not known.
         self.unread: set[str] = set()
 
-    def look(self) -> dict[str, Record]:
+    def records(self) -> dict[str, Record]:
         """The records by UUID, the newest of each domain, read only; what cannot be read is left out."""
-        return self.look_at_all()[0]
+        return self.records_and_problems()[0]
 
-    def look_at_all(self) -> tuple[dict[str, Record], list[str]]:
+    def records_and_problems(self) -> tuple[dict[str, Record], list[str]]:
         """What look() returns, and what could not be read, in words."""
         found: dict[str, Record] = {}
         unread: list[str] = []
         # In the order in which recovery moves them: none is missed on its way.
-        for records in (self._new, self._taken, self._kept):
-            here, problems = kept_records.read_all(records)
+        for records in (self._new, self._taken, self._on_disk):
+            here, problems = snapshot.read_all(records)
             unread += problems
             for record in here:
                 found.setdefault(record.uuid, record)
@@ -57,9 +57,9 @@ class Book:
                 self._take(uuid)
             for uuid in self._uuids(self._taken):
                 record = self._read(self._taken, uuid)
-                if record and self._keep(record):
+                if record and self._copy_to_disk(record):
                     self._drop_taken(uuid)
-            for records in (self._kept, self._taken):
+            for records in (self._on_disk, self._taken):
                 for uuid in self._uuids(records):
                     record = self._read(records, uuid)
                     if record:
@@ -76,13 +76,13 @@ class Book:
             pass  # the helper has taken it back: a restart that succeeded
         except OSError as error:
             file = self._new.file(uuid)
-            self._tell(f"recover {uuid}: {file} cannot be taken, the domain is not brought back: {error}")
+            self._log_once(f"recover {uuid}: {file} cannot be taken, the domain is not brought back: {error}")
 
     def _drop_taken(self, uuid: str) -> None:
         try:
             self._taken.remove(uuid)
         except OSError as error:
-            self._tell(f"recover {uuid}: {self._taken.file(uuid)} cannot be removed: {error}")
+            self._log_once(f"recover {uuid}: {self._taken.file(uuid)} cannot be removed: {error}")
 
     def add(self, record: Record) -> bool:
         """Add a RECORD of recovery's own; False when its domain has one.
@@ -90,7 +90,7 @@ class Book:
         Raises OSError when it cannot be written.
         """
         with self._locked():
-            if record.uuid in self.look():
+            if record.uuid in self.records():
                 return False
             self._taken.write(record)
         return True
@@ -108,7 +108,7 @@ class Book:
             before = record.mark, record.why
             record.mark, record.why = mark, why
             try:
-                if place is not self._kept or not self._keep(record):
+                if place is not self._on_disk or not self._copy_to_disk(record):
                     self._taken.write(record)
             except OSError:
                 record.mark, record.why = before
@@ -118,7 +118,7 @@ class Book:
     def remove(self, record: Record) -> bool:
         """Remove RECORD; False when it is gone, or another one of the same domain is there."""
         with self._locked():
-            places = [place for place in (self._kept, self._taken) if self._is_in(place, record)]
+            places = [place for place in (self._on_disk, self._taken) if self._is_in(place, record)]
             # The copy on disk first: it may be the older one, and would come to light without the other.
             return any([place.remove(record.uuid) for place in places])
 
@@ -132,19 +132,19 @@ class Book:
     def forget(self, uuid: str) -> bool:
         """Remove whatever there is of domain UUID; False when there was nothing."""
         with self._locked():
-            gone = [records.remove(uuid) for records in (self._new, self._taken, self._kept)]
+            gone = [records.remove(uuid) for records in (self._new, self._taken, self._on_disk)]
         return any(gone)
 
-    def _place(self, record: Record) -> Records | None:
+    def _place(self, record: Record) -> RecordDirectory | None:
         """Where RECORD is, and it is still the same one."""
-        for records in (self._taken, self._kept):
+        for records in (self._taken, self._on_disk):
             with contextlib.suppress(RecordError):
                 found = records.read(record.uuid)
                 if found is not None:
                     return records if _is_same(found, record) else None
         return None
 
-    def _is_in(self, records: Records, record: Record) -> bool:
+    def _is_in(self, records: RecordDirectory, record: Record) -> bool:
         """Whether RECORD can be read in RECORDS."""
         try:
             found = records.read(record.uuid)
@@ -152,7 +152,7 @@ class Book:
             return False
         return found is not None and _is_same(found, record)
 
-    def _uuids(self, records: Records) -> list[str]:
+    def _uuids(self, records: RecordDirectory) -> list[str]:
         """Who has a record there; nobody, where the directory cannot be read: the others are brought back."""
         try:
             uuids = records.uuids()
@@ -160,39 +160,39 @@ class Book:
             return uuids
         except OSError as error:
             self.unread.add(records.path)
-            self._tell(f"recover: the records in {records.path} cannot be read: {error}")
+            self._log_once(f"recover: the records in {records.path} cannot be read: {error}")
             return []
 
-    def _tell(self, line: str, level: str = "warning") -> None:
+    def _log_once(self, line: str, level: str = "warning") -> None:
         """Report LINE once, though it is met again and again."""
-        if line not in self._told:
-            self._told.add(line)
+        if line not in self._logged:
+            self._logged.add(line)
             getattr(self._journal, level)(line)
 
-    def _read(self, records: Records, uuid: str) -> Record | None:
+    def _read(self, records: RecordDirectory, uuid: str) -> Record | None:
         """The record of domain UUID in RECORDS; what is none is set aside, what cannot be read is left."""
         try:
             return records.read(uuid)
         except RecordError as error:
             why = str(error)
         except OSError as error:
-            self._tell(f"recover {uuid}: {records.file(uuid)} cannot be read: {error}")
+            self._log_once(f"recover {uuid}: {records.file(uuid)} cannot be read: {error}")
             return None
         self._set_aside(records, uuid, why)
         return None
 
-    def _set_aside(self, records: Records, uuid: str, why: str) -> None:
+    def _set_aside(self, records: RecordDirectory, uuid: str, why: str) -> None:
         try:
             now = f"set aside as {records.set_aside(uuid)}"
         except OSError as error:
             now = f"and cannot be set aside: {error}"
-        self._tell(f"recover {uuid}: {records.file(uuid)} is not used: {why}; {now}", "error")
+        self._log_once(f"recover {uuid}: {records.file(uuid)} is not used: {why}; {now}", "error")
 
-    def _keep(self, record: Record) -> bool:
+    def _copy_to_disk(self, record: Record) -> bool:
         try:
-            self._kept.write(record, durable=True)
+            self._on_disk.write(record, durable=True)
         except OSError as error:
-            self._tell(f"recover: records are not copied to {self._kept.path} yet: {error}")
+            self._log_once(f"recover: records are not copied to {self._on_disk.path} yet: {error}")
             return False
         return True
 

@@ -17,17 +17,17 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from ..agent.recorder import boot_id
-from ..errors import FinalError, HelperError, PassingError
+from ..errors import HelperError, PermanentError, TransientError
 from ..leases.held import Lease, Lockspace
-from ..leases.lockspaces import NOT_THERE, Sanlock, SanlockFailure
+from ..leases.lockspaces import NOT_THERE, Sanlock, SanlockError
 from ..records.record import Record
-from ..records.store import Book
+from ..records.store import RecordStore
 from ..virt import policy, processes
 from ..virt.connection import failure, is_no_domain
 from ..virt.domain_log import last_end
 from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, is_administrators_pause, state_name
 from ..virt.lookup import as_argument
+from ..virt.processes import boot_id
 from ..virt.qemu_sanlock_conf import auto_lockspace
 from . import domain_identity, lease_places
 
@@ -51,7 +51,7 @@ class Verdict(Enum):
 
     DONE = "done"  # it is back: the record goes
     DROPPED = "dropped"  # it is not ours to bring back any more: the record goes
-    LEFT = "left"  # its policy does not ask for it, or it lost no lease: the record goes
+    LEFT_ALONE = "left"  # its policy does not ask for it, or it lost no lease: the record goes
     UNUSABLE = "unusable"  # no domain can have such a record: it is set aside
     REFUSED = "refused"  # it could come back, but must not by itself: the record stays for the administrator
     EARLY = "early"  # the helper is still making it safe
@@ -59,7 +59,7 @@ class Verdict(Enum):
     AGAIN = "again"  # a failure that may pass
 
 
-class Finding(NamedTuple):
+class VisitResult(NamedTuple):
     """A verdict and its reason, in words for the journal.
 
     lockspaces: the names of those that the domain's definition asks for, where its leases are not known.
@@ -77,9 +77,9 @@ UNPROTECTED = (_NO_PROCESS, _UNREGISTERED)
 # How the refusal for a malformed policy ends where the domain is gone, and with it the metadata to be set.
 GONE = ", and libvirt no longer knows the domain"
 
-NO_POLICY = Finding(Verdict.LEFT, "as their policy says")
-LOST_NOTHING = Finding(
-    Verdict.LEFT,
+NO_POLICY = VisitResult(Verdict.LEFT_ALONE, "as their policy says")
+LOST_NOTHING = VisitResult(
+    Verdict.LEFT_ALONE,
     "for no lockspace was lost: the helper was called by hand, or a host asked for the lease",
 )
 
@@ -96,14 +96,14 @@ class UnusableError(Exception):
     """No domain can have such a record; the text says why."""
 
 
-class Comeback:
+class DomainRecovery:
     """Visits domains; several threads may use one."""
 
     def __init__(
         self,
         connect: Callable[[str], Any],
         sanlock: Sanlock,
-        book: Book,
+        store: RecordStore,
         boot: Callable[[], str] = boot_id,
         process_started: Callable[[int], int] = processes.process_start,
         pid_of: Callable[[str], int | None] | None = None,
@@ -119,7 +119,7 @@ class Comeback:
         """
         self._connect = connect
         self._sanlock = sanlock
-        self._book = book
+        self._store = store
         self._boot = boot
         self._process_started = process_started
         self._pid_of = pid_of or _pid_of
@@ -127,7 +127,7 @@ class Comeback:
         self._ended = ended
         self._is_persistent = is_persistent
 
-    def visit(self, record: Record, ready: bool, age: float = 0.0, anyway: bool = False) -> Finding:
+    def visit(self, record: Record, ready: bool, age: float = 0.0, anyway: bool = False) -> VisitResult:
         """Bring the domain of RECORD back as far as that is possible now.
 
         READY: its lockspaces are joined.  AGE: seconds that recovery has known it.  ANYWAY: the administrator
@@ -149,15 +149,15 @@ class Comeback:
                 with contextlib.suppress(libvirt.libvirtError):
                     connection.close()
         except DropError as error:
-            return Finding(Verdict.DROPPED, str(error))
+            return VisitResult(Verdict.DROPPED, str(error))
         except (RefusalError, policy.PolicyError) as error:
-            return Finding(Verdict.REFUSED, str(error))
+            return VisitResult(Verdict.REFUSED, str(error))
         except UnusableError as error:
-            return Finding(Verdict.UNUSABLE, str(error))
+            return VisitResult(Verdict.UNUSABLE, str(error))
         except (libvirt.libvirtError, HelperError, OSError) as error:
-            return Finding(Verdict.AGAIN, _words(error))
+            return VisitResult(Verdict.AGAIN, _words(error))
 
-    def _visit(self, connection: Any, record: Record, ready: bool, age: float, anyway: bool) -> Finding:
+    def _visit(self, connection: Any, record: Record, ready: bool, age: float, anyway: bool) -> VisitResult:
         domain = self._look_up(connection, record.uuid)
         if domain is not None and record.xml and domain.isPersistent():
             self._forget_xml(record)
@@ -165,17 +165,17 @@ class Comeback:
         if run == _OFF:
             if record.todo == "resume":
                 self._drop_if_ended_by_wish(domain, record)
-            return self._bring_up(connection, domain, record, ready, age)
+            return self._start(connection, domain, record, ready, age)
         state = domain.state()[0]
         if state == libvirt.VIR_DOMAIN_SHUTOFF:
-            return Finding(Verdict.EARLY, "it is just ending")
+            return VisitResult(Verdict.EARLY, "it is just ending")
         if not self._is_same_run(record, run):
             return self._another_run(domain, record, age)
         if record.todo == "start":
             return self._still_runs(record, age)
         if state in RUNNING_STATES and not self._was_paused(record, age):
             return self._still_runs(record, age)
-        return self._bring_on(domain, record, ready, age, anyway)
+        return self._resume(domain, record, ready, age, anyway)
 
     def _forget_xml(self, record: Record) -> None:
         """The definition of a persistent domain is libvirt's: when it is undefined later, that counts.
@@ -184,7 +184,7 @@ class Comeback:
         """
         record.xml = ""
         with contextlib.suppress(OSError):
-            self._book.mark(record, record.mark, record.why)
+            self._store.mark(record, record.mark, record.why)
 
     def _was_paused(self, record: Record, age: float) -> bool:
         """Whether a domain that runs was paused since its record was written: its leases are others then."""
@@ -204,12 +204,12 @@ class Comeback:
     def _process(self, record: Record) -> int | None:
         """The process id of the domain of RECORD, None when none is proven to be its.
 
-        Raises PassingError when the host's processes cannot be read.
+        Raises TransientError when the host's processes cannot be read.
         """
         try:
             return self._pid_of(record.uuid)
         except OSError as error:
-            raise PassingError("look for its process", str(error)) from error
+            raise TransientError("look for its process", str(error)) from error
 
     def _is_same_run(self, record: Record, run: int) -> bool:
         """Whether RUN is the run that lost its leases.
@@ -239,13 +239,13 @@ class Comeback:
             raise DropError("it was left paused, and has ended since")
         if record.boot != self._boot() or record.mark == "starting":
             return
-        why = self._why_over(domain, record)
+        why = self._refuse_if_ended_by_hand(domain, record)
         if why == "destroyed":
             raise DropError("it was paused, and was powered off since")
         if why and why not in _UNWISHED_ENDS:
             raise DropError(f"it was paused, and has ended since: {why}")
 
-    def _why_over(self, domain: Any, record: Record) -> str:
+    def _refuse_if_ended_by_hand(self, domain: Any, record: Record) -> str:
         """libvirt's word for why the domain's last run ended, "" where it is known nowhere."""
         state, reason = (libvirt.VIR_DOMAIN_SHUTOFF, 0) if domain is None else domain.state()
         if state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN:
@@ -253,7 +253,7 @@ class Comeback:
             return self._ended(record.name, record.time)
         return describe(state, reason).partition("(")[2].rstrip(")")
 
-    def _bring_up(self, connection: Any, domain: Any, record: Record, ready: bool, age: float) -> Finding:
+    def _start(self, connection: Any, domain: Any, record: Record, ready: bool, age: float) -> VisitResult:
         if domain is None and not record.xml:
             raise DropError(
                 "libvirt no longer knows it: undefined, or transient and its XML could not be had"
@@ -267,10 +267,10 @@ class Comeback:
             if left:
                 return left
         if not ready:
-            return Finding(Verdict.WAIT, "to be started", _own_lockspaces(domain, record))
+            return VisitResult(Verdict.WAIT, "to be started", _own_lockspaces(domain, record))
         for lease in record.leases:
             self._check_before_start(lease, domain, record)
-        if not self._book.mark(record, "starting"):
+        if not self._store.mark(record, "starting"):
             raise DropError("its record was removed or replaced")
         try:
             domain = connection.createXML(record.xml, 0) if domain is None else domain
@@ -302,18 +302,18 @@ class Comeback:
             raise DropError(f"it ran since: its lease {lease} was version {lease.version} and is {now} now")
 
     def _find(self, lease: Lease, record: Record, xml: str) -> tuple[Lease, int]:
-        """LEASE where it is on storage now, and its version there; PassingError when it cannot be read."""
+        """LEASE where it is on storage now, and its version there; TransientError when it cannot be read."""
         tried = []
         for there in self._places(lease, record, xml):
             try:
                 return there, self._sanlock.version(there)
-            except SanlockFailure as error:
+            except SanlockError as error:
                 # Where storage is that does not answer, no other place counts.
                 if error.number not in NOT_THERE:
                     raise
                 tried.append(f"{there.path} ({error.why})")
         by_hand = f"virsh start {as_argument(record.name, record.uuid)}"
-        raise PassingError(
+        raise TransientError(
             f"look for lease {lease}",
             f"it is not where it was noted, nor where libvirt has it now: {', '.join(tried)}",
             f"bring its storage back to {lease.path}, or start the domain by hand: {by_hand}",
@@ -325,67 +325,71 @@ class Comeback:
         now = [self._default_lockspace(), joined[0] if joined else None]
         return lease_places.places(lease, before, [space for space in now if space], xml)
 
-    def _another_run(self, domain: Any, record: Record, age: float) -> Finding:
+    def _another_run(self, domain: Any, record: Record, age: float) -> VisitResult:
         if record.mark == "starting":
             return self._started(domain, record, "started by an earlier recovery", age)
         state, reason = domain.state()
         if ends_by_itself(state, reason):
-            raise PassingError(
+            raise TransientError(
                 "look at the domain", f"somebody started it, and it is {describe(state, reason)}"
             )
-        return Finding(Verdict.DONE, f"found {state_name(state)}, nothing to do, somebody started it")
+        return VisitResult(Verdict.DONE, f"found {state_name(state)}, nothing to do, somebody started it")
 
-    def _started(self, domain: Any, record: Record, did: str, age: float) -> Finding:
+    def _started(self, domain: Any, record: Record, did: str, age: float) -> VisitResult:
         """What became of a start: only a state that lasts is the end of it."""
         state, reason = domain.state()
         if is_administrators_pause(state, reason):
-            return Finding(Verdict.DONE, f"found off, {did}, verified paused: somebody paused it since")
+            return VisitResult(Verdict.DONE, f"found off, {did}, verified paused: somebody paused it since")
         if state == libvirt.VIR_DOMAIN_PAUSED and not ends_by_itself(state, reason):
             now = describe(state, reason)
             command = f"virsh resume {as_argument(domain.name(), record.uuid)}"
             raise DropError(f"{did}, and it is {now} now; once that is mended: {command}")
         if state not in RUNNING_STATES:
-            raise PassingError("start the domain", f"it is {describe(state, reason)} after the call")
+            raise TransientError("start the domain", f"it is {describe(state, reason)} after the call")
         pid = self._process(record)
         if pid is None:
             return self._started_unseen(did, age)
         held = self._sanlock.held_by(pid)
         if record.leases and not held:
-            raise PassingError("start the domain", "it runs without a lease: see lock_manager in qemu.conf")
-        return Finding(Verdict.DONE, f"found off, {did}, verified running, {_count(held)} held")
+            raise TransientError("start the domain", "it runs without a lease: see lock_manager in qemu.conf")
+        return VisitResult(Verdict.DONE, f"found off, {did}, verified running, {_count(held)} held")
 
-    def _started_unseen(self, did: str, age: float) -> Finding:
+    def _started_unseen(self, did: str, age: float) -> VisitResult:
         """A domain runs, and its process is not to be found: that is no failure of the start."""
         why = f"{_NO_PROCESS}, so its leases were not looked at"
         if age < PROCESS_SECONDS:
-            raise PassingError("look at the leases of the started domain", why)
-        return Finding(Verdict.DONE, f"found off, {did}, verified running; {why}: see sanlock client status")
+            raise TransientError("look at the leases of the started domain", why)
+        return VisitResult(
+            Verdict.DONE, f"found off, {did}, verified running; {why}: see sanlock client status"
+        )
 
-    def _still_runs(self, record: Record, age: float) -> Finding:
+    def _still_runs(self, record: Record, age: float) -> VisitResult:
         """The record is written before the domain is touched: perhaps the helper is just about to."""
         if age > STILL_RUNS_SECONDS:
             raise DropError(f"it still runs: its {record.action} was not done")
-        return Finding(Verdict.EARLY, f"its {record.action} is not done yet")
+        return VisitResult(Verdict.EARLY, f"its {record.action} is not done yet")
 
     # To resume
 
-    def _bring_on(self, domain: Any, record: Record, ready: bool, age: float, anyway: bool) -> Finding:
+    def _resume(self, domain: Any, record: Record, ready: bool, age: float, anyway: bool) -> VisitResult:
         state, reason = domain.state()
         if state in RUNNING_STATES:
             return self._found_running(domain, record, state)
         if state != libvirt.VIR_DOMAIN_PAUSED:
-            return Finding(Verdict.AGAIN, f"it is {state_name(state)}")
+            return VisitResult(Verdict.AGAIN, f"it is {state_name(state)}")
         if record.mark == "refused" and not anyway and not policy.is_malformed(record.why):
             raise RefusalError(record.why)
         if ends_by_itself(state, reason) and _has_job(domain):
-            raise PassingError("resume the domain", f"it is {describe(state, reason)}, which ends by itself")
+            raise TransientError(
+                "resume the domain", f"it is {describe(state, reason)}, which ends by itself"
+            )
         left = None if anyway else self._why_left(domain, record)
         if left:
             return left
         if not ready:
-            return Finding(Verdict.WAIT, "to be resumed", _own_lockspaces(domain, record))
+            return VisitResult(Verdict.WAIT, "to be resumed", _own_lockspaces(domain, record))
         self._check_before_resume(domain, record, age, anyway)
-        if not self._book.mark(record, "resuming"):
+        if not self._store.mark(record, "resuming"):
             raise DropError("its record was removed or replaced")
         try:
             domain.resume()
@@ -393,24 +397,24 @@ class Comeback:
             raise failure("resume the domain", error) from error
         return self._resumed(domain, record, "resumed", anyway)
 
-    def _found_running(self, domain: Any, record: Record, state: int) -> Finding:
+    def _found_running(self, domain: Any, record: Record, state: int) -> VisitResult:
         if record.mark == "resuming":
             return self._resumed(domain, record, "resumed by an earlier recovery")
-        return Finding(Verdict.DONE, f"found {state_name(state)}, nothing to do, somebody resumed it")
+        return VisitResult(Verdict.DONE, f"found {state_name(state)}, nothing to do, somebody resumed it")
 
     def _check_before_resume(self, domain: Any, record: Record, age: float, anyway: bool) -> None:
         try:
             for lease in record.leases:
                 self._refuse_other_holders(lease, before_start=False)
-        except SanlockFailure as error:
+        except SanlockError as error:
             raise self._stays_paused(error, domain, record) from error
         except HelperError as error:
-            raise PassingError("resume the domain", f"it stays paused: {error}") from error
+            raise TransientError("resume the domain", f"it stays paused: {error}") from error
         self._refuse_unless_registered(record, age)
         if not anyway:
             self._refuse_unless_untouched(domain, record)
 
-    def _stays_paused(self, error: SanlockFailure, domain: Any, record: Record) -> PassingError:
+    def _stays_paused(self, error: SanlockError, domain: Any, record: Record) -> TransientError:
         """Why a lease could not be read: where it has moved, that is the reason, and it has a remedy.
 
         libvirt takes the leases of a paused domain where they were when it was paused.
@@ -420,13 +424,13 @@ class Comeback:
                 with contextlib.suppress(HelperError):
                     there, _ = self._find(lease, record, domain.XMLDesc(0))
                     if (there.path, there.offset) != (lease.path, lease.offset):
-                        return PassingError(
+                        return TransientError(
                             "resume the domain",
                             f"it stays paused: its lease {lease} is at {there.path} now, and libvirt takes "
                             f"it at {lease.path}, where it was when the domain was paused",
                             f"make {lease.path} lead to it again, or destroy and start the domain",
                         )
-        return PassingError("resume the domain", f"it stays paused: {error}")
+        return TransientError("resume the domain", f"it stays paused: {error}")
 
     def _refuse_unless_registered(self, record: Record, age: float) -> None:
         """libvirt takes no lease for a process that sanlock does not know, and resumes it all the same.
@@ -437,7 +441,7 @@ class Comeback:
         if pid is None:
             why = f"{_NO_PROCESS}, so sanlock cannot be asked for it"
             if age < PROCESS_SECONDS:
-                raise PassingError("resume the domain", f"it stays paused: {why}")
+                raise TransientError("resume the domain", f"it stays paused: {why}")
             raise RefusalError(why)
         if not self._sanlock.is_registered(pid):
             raise RefusalError(f"{_UNREGISTERED}: it would go on without a lease")
@@ -451,17 +455,17 @@ class Comeback:
                 raise RefusalError(f"its lease {lease} is shared: its version says nothing")
             try:
                 now = self._sanlock.version(lease)
-            except SanlockFailure as error:
+            except SanlockError as error:
                 raise self._stays_paused(error, domain, record) from error
             except HelperError as error:
-                raise PassingError("resume the domain", f"it stays paused: {error}") from error
+                raise TransientError("resume the domain", f"it stays paused: {error}") from error
             if now != lease.version:
                 raise RefusalError(
                     f"its lease {lease} was version {lease.version} when it was paused and is {now} now: "
                     "somebody else held it, and the guest's memory may be older than its disk"
                 )
 
-    def _resumed(self, domain: Any, record: Record, did: str, anyway: bool = False) -> Finding:
+    def _resumed(self, domain: Any, record: Record, did: str, anyway: bool = False) -> VisitResult:
         """Look at what the resume took; anything but what was expected, and the domain is paused again."""
         try:
             held = {str(lease): lease.version for lease in self._held(record)}
@@ -471,14 +475,14 @@ class Comeback:
             try:
                 domain.suspend()
             except libvirt.libvirtError as again:
-                raise PassingError(
+                raise TransientError(
                     "pause the domain again", f"{error}; {failure('suspend', again)}"
                 ) from again
             raise RefusalError(f"it was paused again at once: {error}") from error
         state, reason = domain.state()
         if state not in RUNNING_STATES:
-            raise PassingError("resume the domain", f"it is {describe(state, reason)} after the call")
-        return Finding(
+            raise TransientError("resume the domain", f"it is {describe(state, reason)} after the call")
+        return VisitResult(
             Verdict.DONE, f"found paused, {did}, verified {state_name(state)}, {_count(held)} held"
         )
 
@@ -493,7 +497,7 @@ class Comeback:
 
     # Both
 
-    def _why_left(self, domain: Any, record: Record) -> Finding | None:
+    def _why_left(self, domain: Any, record: Record) -> VisitResult | None:
         """Why the domain is to stay as it is, if it is."""
         wanted = _policy_of(record) if domain is None else policy.recovers(domain)
         if not wanted:
@@ -521,7 +525,7 @@ class Comeback:
         """
         joined = self._sanlock.lockspaces().get(lease.lockspace)
         if joined is None:
-            raise PassingError(
+            raise TransientError(
                 "look for other holders", f"lockspace {lease.lockspace} is not joined any more"
             )
         try:
@@ -534,14 +538,14 @@ class Comeback:
             if state == "live":
                 raise DropError(f"its lease {lease} is held by host_id {host_id}: it runs there")
             if state == "unknown" and not before_start:
-                raise PassingError(
+                raise TransientError(
                     "look for other holders", f"host_id {host_id} has lease {lease}, and may be alive"
                 )
 
     def _held(self, record: Record) -> list[Lease]:
         pid = self._process(record)
         if pid is None:
-            raise FinalError("ask for its leases", "its process could not be found")
+            raise PermanentError("ask for its leases", "its process could not be found")
         return self._sanlock.held_by(pid)
 
 

@@ -14,7 +14,7 @@ import os
 import stat
 from xml.etree import ElementTree
 
-from ..errors import FinalError
+from ..errors import PermanentError
 from ..records.record import Record
 from ..virt.qemu_sanlock_conf import LOCKSPACE
 
@@ -30,7 +30,7 @@ _SOURCE = ("file", "dev", "dir", "pool", "volume", "protocol", "name")
 def why_another(record: Record, name: str, xml: str) -> str:
     """Why the domain NAME with the definition XML is another machine than RECORD is of, "" when it is not.
 
-    Raises FinalError for XML that is none.
+    Raises PermanentError for XML that is none.
     """
     old_leases = {(lease.lockspace, lease.resource) for lease in record.leases}
     old_disks = disks(record.xml) if record.xml else set()
@@ -109,4 +109,4 @@ def _parse(xml: str) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
-        raise FinalError("the domain's XML", str(error)) from error
+        raise PermanentError("the domain's XML", str(error)) from error

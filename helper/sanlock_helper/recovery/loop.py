@@ -8,17 +8,17 @@ import time
 from _queue import Empty, SimpleQueue
 from typing import Any, Callable
 
-from ..errors import FinalError, HelperError
+from ..errors import HelperError, PermanentError
 from ..journal import Journal
 from ..leases.held import Lockspace
-from ..leases.lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, NOT_THERE, Sanlock, SanlockFailure
-from ..patience import OneAtATime
+from ..leases.lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, NOT_THERE, Sanlock, SanlockError
 from ..records.record import Record
-from ..records.store import Book
+from ..records.store import RecordStore
+from ..threads import OneAtATime
 from ..virt import policy
 from ..virt.lookup import as_argument
 from ..virt.qemu_sanlock_conf import LOCKSPACE
-from .domain import GONE, UNPROTECTED, Comeback, Finding, Verdict
+from .domain import GONE, UNPROTECTED, DomainRecovery, Verdict, VisitResult
 
 FIRST_DELAY = 1.0
 LAST_DELAY = 30.0
@@ -66,7 +66,7 @@ def delay(waited: float) -> float:
     return min(LAST_DELAY, max(FIRST_DELAY, waited / 10))
 
 
-class Case:
+class PendingDomain:
     """One record in recovery's hands."""
 
     def __init__(self, record: Record, now: float) -> None:
@@ -80,11 +80,11 @@ class Case:
         self.waits = False
         self.lockspaces: frozenset[str] = frozenset()
         self.text = "not looked at yet"
-        self.told = ""
-        self.told_at = 0.0
+        self.logged = ""
+        self.logged_at = 0.0
 
 
-class Door:
+class LockspaceWait:
     """One lockspace that domains wait for."""
 
     def __init__(self, now: float) -> None:
@@ -96,8 +96,8 @@ class Door:
         self.failures = 0
         self.state = ABSENT
         self.text = ""
-        self.told = ""
-        self.told_at = 0.0
+        self.logged = ""
+        self.logged_at = 0.0
 
 
 def _stays(record: Record) -> str:
@@ -121,8 +121,8 @@ class Recovery:
 
     def __init__(
         self,
-        book: Book,
-        comeback: Comeback,
+        store: RecordStore,
+        domain_recovery: DomainRecovery,
         sanlock: Sanlock,
         journal: Journal,
         default_lockspace: Callable[[], Lockspace | None],
@@ -137,8 +137,8 @@ class Recovery:
         CLOCK is monotonic; START_THREAD runs what may block, and its results come through ANSWERS.
         BEFORE_JOIN does what must be done before a lockspace is joined; it raises HelperError when it cannot.
         """
-        self._book = book
-        self._comeback = comeback
+        self._store = store
+        self._domain_recovery = domain_recovery
         self._sanlock = sanlock
         self._journal = journal
         self._default_lockspace = default_lockspace
@@ -148,12 +148,12 @@ class Recovery:
         self._answers = answers or SimpleQueue()
         self._before_join = before_join
         self._look_at_sanlock = OneAtATime(sanlock.lockspaces, SANLOCK_SECONDS)
-        self._cases: dict[str, Case] = {}
-        self._doors: dict[str, Door] = {}
+        self._pending: dict[str, PendingDomain] = {}
+        self._waits: dict[str, LockspaceWait] = {}
         # The names of those that stay as they are, by the reason.
         self._left: dict[str, list[str]] = {}
         # Of whom a visit is under way and waited for: not those that hang.
-        self._visits: set[Case] = set()
+        self._visits: set[PendingDomain] = set()
         self._answered_at = 0.0
 
     def run(self, wait: bool) -> bool:
@@ -165,14 +165,14 @@ class Recovery:
         start = self._answered_at
         while True:
             self._gather()
-            self._look_at_doors()
+            self._update_lockspaces()
             self._count_out_hanging()
             self._visit_due()
-            self._tell_left()
+            self._log_left_alone()
             self._show(self.lines())
-            waiting = [case for case in self._cases.values() if case.record.mark != "refused"]
-            if not waiting and not any(case in self._visits for case in self._cases.values()):
-                return not self._cases
+            waiting = [pending for pending in self._pending.values() if pending.record.mark != "refused"]
+            if not waiting and not any(pending in self._visits for pending in self._pending.values()):
+                return not self._pending
             if not wait and self._tried_all(waiting, start):
                 return False
             self._collect()
@@ -185,21 +185,25 @@ class Recovery:
         """What is waited for, a line each, for a person."""
         now = self._clock()
         found = []
-        for name, door in sorted(self._doors.items()):
-            if door.state != JOINED:
-                names = [case.record.name for case in self._cases.values() if name in self._needs(case)]
+        for name, space_wait in sorted(self._waits.items()):
+            if space_wait.state != JOINED:
+                names = [
+                    pending.record.name for pending in self._pending.values() if name in self._needs(pending)
+                ]
                 next_try = (
-                    "joining now" if door.joining else f"next try in {max(0, door.next_try - now):.0f} s"
+                    "joining now"
+                    if space_wait.joining
+                    else f"next try in {max(0, space_wait.next_try - now):.0f} s"
                 )
                 first = ", ".join(sorted(names)[:5])
                 found.append(
-                    f"lockspace {name}: waited for {now - door.since:.0f} s, {next_try}, "
-                    f"then {len(names)} to bring back ({first}): {door.text or door.state}"
+                    f"lockspace {name}: waited for {now - space_wait.since:.0f} s, {next_try}, "
+                    f"then {len(names)} to bring back ({first}): {space_wait.text or space_wait.state}"
                 )
         found += [
-            f"{case.record.name}: {case.record.todo}: {case.text}"
-            for case in self._cases.values()
-            if (case.visiting and case.ready) or case.failed_since is not None
+            f"{pending.record.name}: {pending.record.todo}: {pending.text}"
+            for pending in self._pending.values()
+            if (pending.visiting and pending.ready) or pending.failed_since is not None
         ]
         return found
 
@@ -208,21 +212,21 @@ class Recovery:
     def _gather(self) -> None:
         """Bring the cases into line with the records: new ones come, removed ones go, replaced ones too."""
         try:
-            records = self._book.gather()
+            records = self._store.gather()
         except OSError as error:
-            raise FinalError("recover: read the records", str(error)) from error
-        for uuid in [uuid for uuid in self._cases if uuid not in records]:
-            del self._cases[uuid]
+            raise PermanentError("recover: read the records", str(error)) from error
+        for uuid in [uuid for uuid in self._pending if uuid not in records]:
+            del self._pending[uuid]
         for uuid, record in records.items():
-            case = self._cases.get(uuid)
-            if case is None or case.record.time != record.time:
-                self._cases[uuid] = Case(record, self._clock())
+            pending = self._pending.get(uuid)
+            if pending is None or pending.record.time != record.time:
+                self._pending[uuid] = PendingDomain(record, self._clock())
 
     # Lockspaces
 
-    def _needs(self, case: Case) -> set[str]:
+    def _needs(self, pending: PendingDomain) -> set[str]:
         """The names of the lockspaces that the domain of CASE needs."""
-        names = {lease.lockspace for lease in case.record.leases} | case.lockspaces
+        names = {lease.lockspace for lease in pending.record.leases} | pending.lockspaces
         if not names:
             default = self._default_lockspace()
             names = {default.name} if default else set()
@@ -239,7 +243,9 @@ class Recovery:
             return [default]
         if name == LOCKSPACE:
             return []
-        records = sorted((case.record for case in self._cases.values()), key=lambda record: -record.time)
+        records = sorted(
+            (pending.record for pending in self._pending.values()), key=lambda record: -record.time
+        )
         found = {
             (lockspace.host_id, lockspace.path, lockspace.offset): lockspace
             for record in records
@@ -248,13 +254,16 @@ class Recovery:
         }
         return list(found.values())
 
-    def _look_at_doors(self) -> None:
+    def _update_lockspaces(self) -> None:
         wanted = {
-            name for case in self._cases.values() if case.waits or case.ready for name in self._needs(case)
+            name
+            for pending in self._pending.values()
+            if pending.waits or pending.ready
+            for name in self._needs(pending)
         }
         now = self._clock()
-        for name in [name for name in self._doors if name not in wanted and not self._doors[name].joining]:
-            del self._doors[name]
+        for name in [name for name in self._waits if name not in wanted and not self._waits[name].joining]:
+            del self._waits[name]
         if not wanted:
             return
         try:
@@ -263,30 +272,30 @@ class Recovery:
         except HelperError as error:
             found, why = {}, str(error)
         for name in wanted:
-            door = self._doors.setdefault(name, Door(now))
-            before, door.state = door.state, found[name][1] if name in found else ABSENT
-            if before == JOINED != door.state:
-                door.since, door.tries, door.told = now, 0, ""
-            door.text = _STATES.get(door.state, door.text)
-            if door.state == JOINED:
+            space_wait = self._waits.setdefault(name, LockspaceWait(now))
+            before, space_wait.state = space_wait.state, found[name][1] if name in found else ABSENT
+            if before == JOINED != space_wait.state:
+                space_wait.since, space_wait.tries, space_wait.logged = now, 0, ""
+            space_wait.text = _STATES.get(space_wait.state, space_wait.text)
+            if space_wait.state == JOINED:
                 if before != JOINED:
-                    self._opened(name, door)
+                    self._became_joined(name, space_wait)
             elif why:
-                self._door_failed(name, door, why)
-            elif door.state == ABSENT and not door.joining and now >= door.next_try:
-                self._join(name, door)
+                self._lockspace_failed(name, space_wait, why)
+            elif space_wait.state == ABSENT and not space_wait.joining and now >= space_wait.next_try:
+                self._join(name, space_wait)
 
-    def _join(self, name: str, door: Door) -> None:
+    def _join(self, name: str, space_wait: LockspaceWait) -> None:
         definitions = self._definitions(name)
         if not definitions:
             why = NOT_CONFIGURED if name == LOCKSPACE else "nobody knows where it is"
-            self._door_failed(name, door, f"{why}; {_by_hand(name)}")
+            self._lockspace_failed(name, space_wait, f"{why}; {_by_hand(name)}")
             return
         # Records that disagree, as after a LUN got another path: each has its turn.
-        lockspace = definitions[door.tries % len(definitions)]
-        door.joining = True
-        door.join_began = self._clock()
-        door.tries += 1
+        lockspace = definitions[space_wait.tries % len(definitions)]
+        space_wait.joining = True
+        space_wait.join_began = self._clock()
+        space_wait.tries += 1
         self._start_thread(self._run_join, (name, lockspace))
 
     def _run_join(self, name: str, lockspace: Lockspace) -> None:
@@ -295,160 +304,172 @@ class Recovery:
         try:
             self._before_join(lockspace)
             self._sanlock.join(lockspace)
-        except SanlockFailure as error:
+        except SanlockError as error:
             why = f"{error}{_moved(lockspace) if error.number in NOT_THERE else ''}"
         except HelperError as error:
             why = str(error)
         except Exception as error:
             why = repr(error)
-        self._answers.put(lambda: self._joined(name, why))
+        self._answers.put(lambda: self._join_ended(name, why))
 
-    def _joined(self, name: str, why: str) -> None:
+    def _join_ended(self, name: str, why: str) -> None:
         self._answered_at = self._clock()
-        door = self._doors[name]
-        door.joining = False
+        space_wait = self._waits[name]
+        space_wait.joining = False
         if why:
-            self._door_failed(name, door, why)
+            self._lockspace_failed(name, space_wait, why)
 
-    def _door_failed(self, name: str, door: Door, why: str) -> None:
+    def _lockspace_failed(self, name: str, space_wait: LockspaceWait, why: str) -> None:
         now = self._clock()
-        door.text = why
-        door.failures += 1
-        door.next_try = now + delay(now - door.since)
-        if door.told != why or now - door.told_at >= REPEAT_SECONDS:
-            door.told, door.told_at = why, now
+        space_wait.text = why
+        space_wait.failures += 1
+        space_wait.next_try = now + delay(now - space_wait.since)
+        if space_wait.logged != why or now - space_wait.logged_at >= REPEAT_SECONDS:
+            space_wait.logged, space_wait.logged_at = why, now
             self._journal.warning(
-                f"recover: waiting for lockspace {name} since {now - door.since:.0f} s: {why}; trying again"
+                f"recover: waiting for lockspace {name} since {now - space_wait.since:.0f} s: {why}; "
+                "trying again"
             )
 
-    def _opened(self, name: str, door: Door) -> None:
+    def _became_joined(self, name: str, space_wait: LockspaceWait) -> None:
         now = self._clock()
-        how = f"joined again at try {door.tries}" if door.tries else "is joined"
-        self._journal.notice(f"recover: lockspace {name} {how}, waited for {now - door.since:.2f} s")
-        for case in self._cases.values():
-            if name in self._needs(case):
-                case.next_visit = now
-                case.failed_since = None
+        how = f"joined again at try {space_wait.tries}" if space_wait.tries else "is joined"
+        self._journal.notice(f"recover: lockspace {name} {how}, waited for {now - space_wait.since:.2f} s")
+        for pending in self._pending.values():
+            if name in self._needs(pending):
+                pending.next_visit = now
+                pending.failed_since = None
 
     # Domains
 
     def _visit_due(self) -> None:
         now = self._clock()
-        for case in list(self._cases.values()):
+        for pending in list(self._pending.values()):
             if self._visiting >= SIDE_BY_SIDE:
                 return
-            if not case.visiting and now >= case.next_visit:
-                case.ready = self._is_open(case)
-                if not case.ready and self._is_looking(now):
+            if not pending.visiting and now >= pending.next_visit:
+                pending.ready = self._lockspaces_are_joined(pending)
+                if not pending.ready and self._is_looking(now):
                     continue
-                case.visiting = True
-                case.visit_began = now
-                self._visits.add(case)
-                self._start_thread(self._run_visit, (case, now))
+                pending.visiting = True
+                pending.visit_began = now
+                self._visits.add(pending)
+                self._start_thread(self._run_visit, (pending, now))
 
     def _count_out_hanging(self) -> None:
         """Go on without the visits that do not return: a domain that libvirtd hangs for costs that one."""
         now = self._clock()
-        for case in list(self._visits):
-            if now - case.visit_began >= HANG_SECONDS:
-                self._visits.remove(case)
-                case.text = f"no answer from libvirtd or sanlock for {now - case.visit_began:.0f} s"
+        for pending in list(self._visits):
+            if now - pending.visit_began >= HANG_SECONDS:
+                self._visits.remove(pending)
+                pending.text = f"no answer from libvirtd or sanlock for {now - pending.visit_began:.0f} s"
                 self._journal.warning(
-                    f"recover {case.record}: {case.text}; it is still waited for, the others are brought back"
+                    f"recover {pending.record}: {pending.text}; it is still waited for, "
+                    "the others are brought back"
                 )
 
-    def _is_open(self, case: Case) -> bool:
+    def _lockspaces_are_joined(self, pending: PendingDomain) -> bool:
         """Whether all lockspaces that the domain needs are joined."""
-        return all(name in self._doors and self._doors[name].state == JOINED for name in self._needs(case))
+        return all(name in self._waits and self._waits[name].state == JOINED for name in self._needs(pending))
 
     def _is_looking(self, now: float) -> bool:
         """Whether a look is under way that is waited for: less long, once one has hung."""
-        looks = [now - case.visit_began for case in self._cases.values() if case.visiting and not case.ready]
+        looks = [
+            now - pending.visit_began
+            for pending in self._pending.values()
+            if pending.visiting and not pending.ready
+        ]
         seconds = FIRST_DELAY if looks and max(looks) >= LOOK_SECONDS else LOOK_SECONDS
         return any(look < seconds for look in looks)
 
-    def _run_visit(self, case: Case, now: float) -> None:
+    def _run_visit(self, pending: PendingDomain, now: float) -> None:
         """The thread that visits one domain; it waits as long as libvirtd does."""
         try:
-            finding = self._comeback.visit(case.record, case.ready, now - case.since)
+            finding = self._domain_recovery.visit(pending.record, pending.ready, now - pending.since)
         except Exception as error:
             # A defect of ours: one domain is tried again, the others are brought back.
-            finding = Finding(Verdict.AGAIN, f"internal error: {error!r}")
-        self._answers.put(lambda: self._visited(case, finding))
+            finding = VisitResult(Verdict.AGAIN, f"internal error: {error!r}")
+        self._answers.put(lambda: self._visited(pending, finding))
 
-    def _visited(self, case: Case, finding: Finding) -> None:
-        case.visiting = False
-        self._visits.discard(case)
+    def _visited(self, pending: PendingDomain, finding: VisitResult) -> None:
+        pending.visiting = False
+        self._visits.discard(pending)
         self._answered_at = self._clock()
-        case.text = finding.text
-        case.waits = finding.verdict is Verdict.WAIT
-        case.lockspaces = case.lockspaces | finding.lockspaces
-        if self._cases.get(case.record.uuid) is not case:
+        pending.text = finding.text
+        pending.waits = finding.verdict is Verdict.WAIT
+        pending.lockspaces = pending.lockspaces | finding.lockspaces
+        if self._pending.get(pending.record.uuid) is not pending:
             return  # removed or replaced meanwhile
         now = self._clock()
         if finding.verdict is Verdict.EARLY:
-            case.next_visit = now + FIRST_DELAY
+            pending.next_visit = now + FIRST_DELAY
         elif finding.verdict in (Verdict.WAIT, Verdict.AGAIN):
-            self._again(case, finding, now)
+            self._again(pending, finding, now)
         elif finding.verdict is Verdict.REFUSED:
-            self._refuse(case, finding, now)
+            self._refuse(pending, finding, now)
         elif finding.verdict is Verdict.UNUSABLE:
-            self._set_aside(case, finding, now)
+            self._set_aside(pending, finding, now)
         else:
-            self._finish(case, finding, now)
+            self._finish(pending, finding, now)
 
-    def _again(self, case: Case, finding: Finding, now: float) -> None:
+    def _again(self, pending: PendingDomain, finding: VisitResult, now: float) -> None:
         if finding.verdict is Verdict.WAIT:
             # It is visited again when its lockspaces are joined; and from time to time, for somebody may have
             # started it.
             # They may have been joined during the look.
-            case.next_visit = now if self._is_open(case) else now + max(LOOK_AGAIN, delay(now - case.since))
+            pending.next_visit = (
+                now
+                if self._lockspaces_are_joined(pending)
+                else now + max(LOOK_AGAIN, delay(now - pending.since))
+            )
             return
-        if case.failed_since is None:
-            case.failed_since = now
-        case.next_visit = now + delay(now - case.failed_since)
-        if case.told != finding.text or now - case.told_at >= REPEAT_SECONDS:
-            case.told, case.told_at = finding.text, now
-            self._journal.warning(f"recover {case.record}: {finding.text}; trying again")
+        if pending.failed_since is None:
+            pending.failed_since = now
+        pending.next_visit = now + delay(now - pending.failed_since)
+        if pending.logged != finding.text or now - pending.logged_at >= REPEAT_SECONDS:
+            pending.logged, pending.logged_at = finding.text, now
+            self._journal.warning(f"recover {pending.record}: {finding.text}; trying again")
 
-    def _refuse(self, case: Case, finding: Finding, now: float) -> None:
-        case.next_visit = now + LAST_DELAY
-        if case.record.mark == "refused" and case.record.why == finding.text:
+    def _refuse(self, pending: PendingDomain, finding: VisitResult, now: float) -> None:
+        pending.next_visit = now + LAST_DELAY
+        if pending.record.mark == "refused" and pending.record.why == finding.text:
             return
         self._journal.error(
-            f"recover {case.record}: NOT DONE after {now - case.since:.2f} s: "
-            f"it stays {_stays(case.record)}: {finding.text} ({_remedy(case.record, finding.text)})",
+            f"recover {pending.record}: NOT DONE after {now - pending.since:.2f} s: "
+            f"it stays {_stays(pending.record)}: {finding.text} ({_remedy(pending.record, finding.text)})",
         )
         try:
-            self._book.mark(case.record, "refused", finding.text)
+            self._store.mark(pending.record, "refused", finding.text)
         except OSError as error:
-            case.record.mark, case.record.why = "refused", finding.text
-            self._journal.warning(f"recover {case.record}: that could not be written down: {error}")
+            pending.record.mark, pending.record.why = "refused", finding.text
+            self._journal.warning(f"recover {pending.record}: that could not be written down: {error}")
 
-    def _finish(self, case: Case, finding: Finding, now: float) -> None:
+    def _finish(self, pending: PendingDomain, finding: VisitResult, now: float) -> None:
         try:
-            self._book.remove(case.record)
+            self._store.remove(pending.record)
         except OSError as error:
-            self._again(case, Finding(Verdict.AGAIN, f"remove its record: {error}"), now)
+            self._again(pending, VisitResult(Verdict.AGAIN, f"remove its record: {error}"), now)
             return
-        del self._cases[case.record.uuid]
-        if finding.verdict is Verdict.LEFT:
-            self._left.setdefault(finding.text, []).append(case.record.name)
+        del self._pending[pending.record.uuid]
+        if finding.verdict is Verdict.LEFT_ALONE:
+            self._left.setdefault(finding.text, []).append(pending.record.name)
         elif finding.verdict is Verdict.DONE:
-            after = f"done after {now - case.since:.2f} s"
-            self._journal.notice(f"recover {case.record}: {after}: {finding.text}")
+            after = f"done after {now - pending.since:.2f} s"
+            self._journal.notice(f"recover {pending.record}: {after}: {finding.text}")
         else:
-            self._journal.warning(f"recover {case.record}: dropped: {finding.text}")
+            self._journal.warning(f"recover {pending.record}: dropped: {finding.text}")
 
-    def _set_aside(self, case: Case, finding: Finding, now: float) -> None:
+    def _set_aside(self, pending: PendingDomain, finding: VisitResult, now: float) -> None:
         try:
-            self._book.set_aside(case.record, finding.text)
+            self._store.set_aside(pending.record, finding.text)
         except OSError as error:
-            self._again(case, Finding(Verdict.AGAIN, f"{finding.text}; set its record aside: {error}"), now)
+            self._again(
+                pending, VisitResult(Verdict.AGAIN, f"{finding.text}; set its record aside: {error}"), now
+            )
             return
-        del self._cases[case.record.uuid]
+        del self._pending[pending.record.uuid]
 
-    def _tell_left(self) -> None:
+    def _log_left_alone(self) -> None:
         """One line for all that stay as they are, for each reason: an outage may have hundreds."""
         if self._visiting:
             return
@@ -471,10 +492,13 @@ class Recovery:
             answer()
             timeout = 0
 
-    def _tried_all(self, waiting: list[Case], start: float) -> bool:
+    def _tried_all(self, waiting: list[PendingDomain], start: float) -> bool:
         """Whether every case was tried once, and every lockspace that is needed; or nothing answers."""
         now = self._clock()
-        if any(door.joining and now - door.join_began < JOIN_SECONDS for door in self._doors.values()):
+        if any(
+            space_wait.joining and now - space_wait.join_began < JOIN_SECONDS
+            for space_wait in self._waits.values()
+        ):
             return False
         if now - self._answered_at > PASS_SECONDS:
             return True
@@ -483,15 +507,15 @@ class Recovery:
         if now - start > PASS_SECONDS:
             return True
         return all(
-            (case.visiting and case not in self._visits)
-            or case.failed_since is not None
-            or (case.waits and any(self._door_was_tried(name) for name in self._needs(case)))
-            for case in waiting
+            (pending.visiting and pending not in self._visits)
+            or pending.failed_since is not None
+            or (pending.waits and any(self._lockspace_was_tried(name) for name in self._needs(pending)))
+            for pending in waiting
         )
 
-    def _door_was_tried(self, name: str) -> bool:
-        door = self._doors.get(name)
-        return door is not None and door.state != JOINED and door.failures > 0
+    def _lockspace_was_tried(self, name: str) -> bool:
+        space_wait = self._waits.get(name)
+        return space_wait is not None and space_wait.state != JOINED and space_wait.failures > 0
 
 
 def _moved(lockspace: Lockspace) -> str:

@@ -16,18 +16,17 @@ from typing import Any, Callable
 
 import libvirt
 
-from ..agent.recorder import boot_id
-from ..errors import HelperError, PassingError
+from ..errors import HelperError, TransientError
 from ..journal import Journal
 from ..leases.held import Lockspace
-from ..patience import within
 from ..records.record import Record
-from ..records.store import Book
+from ..records.store import RecordStore
+from ..threads import within
 from ..virt import processes
 from ..virt.connection import failure, is_no_domain
 from ..virt.domain_state import describe, ends_by_itself
 from ..virt.lookup import as_argument
-from ..virt.processes import Process
+from ..virt.processes import Process, boot_id
 from .domain_identity import leases
 
 URI = "qemu:///system"
@@ -61,7 +60,7 @@ class PausedJobs:
     def __init__(
         self,
         connect: Callable[[str], Any],
-        book: Book,
+        store: RecordStore,
         journal: Journal,
         find: Callable[[str], Process | None] = processes.find,
         boot: Callable[[], str] = boot_id,
@@ -70,7 +69,7 @@ class PausedJobs:
     ) -> None:
         """CONNECT opens a URI; FIND gives the process of a domain's UUID; BOOT is the kernel's boot id."""
         self._connect = connect
-        self._book = book
+        self._store = store
         self._journal = journal
         self._find = find
         self._boot = boot
@@ -83,7 +82,7 @@ class PausedJobs:
         A domain that stays paused gets a record, unless it has one.  Raises HelperError when a job does not
         end, or libvirtd does not say: the lockspace must not be joined then.
         """
-        uris = {record.uri for record in self._book.look().values() if record.uri in _URIS}
+        uris = {record.uri for record in self._store.records().values() if record.uri in _URIS}
         for uri in sorted(uris | {URI}):
             what = f"look for paused jobs in {uri}"
             within(ALL_SECONDS, what, lambda uri=uri: self._settle(uri, lockspace))  # type: ignore[misc]
@@ -128,7 +127,7 @@ class PausedJobs:
             return now
         name, words = domain.name(), describe(*now)
         argument = as_argument(name, domain.UUIDString())
-        raise PassingError(
+        raise TransientError(
             f"domain {name}",
             f"it is {words}, which does not end: with its lockspace joined it would run on then, over disks "
             "that another host may have written to",
@@ -152,7 +151,7 @@ class PausedJobs:
             "whether it ran elsewhere"
         )
         try:
-            is_new = self._book.add(record)
+            is_new = self._store.add(record)
         except OSError as error:
             # It stays paused all the same.
             is_new = True

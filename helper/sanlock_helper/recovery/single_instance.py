@@ -8,13 +8,13 @@ import fcntl
 import os
 from collections.abc import Iterator
 
-from ..errors import FinalError
+from ..errors import PermanentError
 from ..records.directory import INSTANCE_LOCK
 
 
 @contextlib.contextmanager
 def only_instance(path: str = INSTANCE_LOCK) -> Iterator[None]:
-    """Hold the lock at PATH.  Raises FinalError, with the holder's process id, when another one does."""
+    """Hold the lock at PATH.  Raises PermanentError, with the holder's process id, when another one does."""
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     with open(path, "a+", encoding="ascii") as lock:
         try:
@@ -22,7 +22,7 @@ def only_instance(path: str = INSTANCE_LOCK) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             pid = lock.read(16).strip() or "unknown"
-            raise FinalError(
+            raise PermanentError(
                 "recover",
                 f"another recovery is at work, process {pid}",
                 "see journalctl -t virt-sanlock-helper, and recover --list",

@@ -13,7 +13,7 @@ import libvirt
 
 import libvirt_auth
 
-from ..errors import AuthenticationError, FinalError, HelperError, PassingError
+from ..errors import AuthenticationError, HelperError, PermanentError, TransientError
 
 # Another try would meet the same answer.  Codes that an older libvirt-python lacks are left out.
 _FINAL_CODES = frozenset(
@@ -77,21 +77,21 @@ def is_no_domain(error: libvirt.libvirtError) -> bool:
 
 
 def failure(what: str, error: libvirt.libvirtError) -> HelperError:
-    """ERROR, met while doing WHAT, as a PassingError, a FinalError, or its kind AuthenticationError."""
+    """ERROR, met while doing WHAT, as a TransientError, a PermanentError, or its kind AuthenticationError."""
     final = error.get_error_code() in _FINAL_CODES or error.get_error_domain() in _FINAL_DOMAINS
     # The first line only: libvirt quotes QEMU's output, and an event is one line.
     why = (error.get_error_message() or str(error)).strip().split("\n", 1)[0]
     hint = _HINTS.get(error.get_error_code(), "")
     if error.get_error_code() in _AUTHENTICATION_CODES:
         return AuthenticationError(what, why, hint)
-    return FinalError(what, why, hint) if final else PassingError(what, why, hint)
+    return PermanentError(what, why, hint) if final else TransientError(what, why, hint)
 
 
 def connect(uri: str) -> Any:
     """Open URI read-write, with credentials from libvirt's auth.conf.  Returns a virConnect.
 
-    Raises FinalError when the URI is wrong, AuthenticationError when the credentials are refused or cannot be
-    had, PassingError when libvirtd does not answer now.  Blocks for as long as libvirtd does.
+    Raises PermanentError when the URI is wrong, AuthenticationError when the credentials are refused or
+    cannot be had, TransientError when libvirtd does not answer now.  Blocks for as long as libvirtd does.
     """
     what = f"connect to {uri}"
     try:

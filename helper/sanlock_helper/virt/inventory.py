@@ -89,7 +89,7 @@ class KnownDomain:
 def take_inventory(
     connection: Any, processes: Processes | None = None, config_dir: str = QEMU_CONFIG_DIR
 ) -> list[KnownDomain]:
-    """All domains of CONNECTION by name.  Raises PassingError or FinalError when libvirtd does not say.
+    """All domains of CONNECTION by name.  Raises TransientError or PermanentError when libvirtd does not say.
 
     PROCESSES and CONFIG_DIR are the host's, for a connection to its own qemu:///system.
     """

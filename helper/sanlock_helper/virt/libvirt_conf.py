@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
-from ..errors import FinalError
+from ..errors import PermanentError
 
 Value = Union[int, str, list["Value"]]
 
@@ -87,25 +87,29 @@ def parse_conf(text: str | bytes) -> dict[str, Value]:
 def read_settings(path: Path) -> list[Setting]:
     """All settings in libvirt's configuration file PATH, in its order; none when it is not there.
 
-    Raises FinalError, with the line, when libvirt would not read it either.
+    Raises PermanentError, with the line, when libvirt would not read it either.
     """
     try:
         # What is no regular file may have no end, or wait for a writer; libvirt has the same path.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise FinalError(f"read {path}", "it is no regular file", f"ls -l {path}")
+                raise PermanentError(f"read {path}", "it is no regular file", f"ls -l {path}")
             data = file.read(MAX_SIZE + 1)
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise FinalError(f"read {path}", error.strerror or str(error)) from error
+        raise PermanentError(f"read {path}", error.strerror or str(error)) from error
     if len(data) > MAX_SIZE:
-        raise FinalError(f"read {path}", "it is larger than 10 MiB", "libvirt refuses the file: shorten it")
+        raise PermanentError(
+            f"read {path}", "it is larger than 10 MiB", "libvirt refuses the file: shorten it"
+        )
     try:
         return parse_settings(data)
     except ConfSyntaxError as error:
-        raise FinalError(f"read {path}", str(error), "libvirt refuses the file: correct that line") from error
+        raise PermanentError(
+            f"read {path}", str(error), "libvirt refuses the file: correct that line"
+        ) from error
 
 
 def read_conf(path: Path) -> dict[str, Value]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple, TypeVar
 
-from ..bounded import NoAnswerError, bounded
-from ..errors import PassingError
+from ..errors import TransientError
 from ..leases import held as leases
 from ..leases.held import Lease
+from ..threads import NoAnswerError, call_with_timeout
 from .processes import Process, Processes, process_start, prove, unread
 from .status_files import Status
 
@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
 
 class LocalDomains:
-    """What the host knows.  Several threads may use one; methods raise PassingError without an answer."""
+    """What the host knows.  Several threads may use one; methods raise TransientError without an answer."""
 
     def __init__(self, processes: Processes | None = None, seconds: float = SECONDS) -> None:
         """SECONDS bounds each answer."""
@@ -60,7 +60,7 @@ class LocalDomains:
 
         try:
             return self._ask("find its process", find)
-        except PassingError:
+        except TransientError:
             # The status files are on tmpfs; what could not be read is the memory of a process.
             status = self._processes.files.find(uuid)
             if status is None:
@@ -91,17 +91,17 @@ class LocalDomains:
         def release() -> None:
             # Looked at again: what is released here must not be another virtual machine's.
             if prove(process.pid, uuid) != process:
-                raise PassingError("release its leases", f"process {process.pid} is over or another's")
+                raise TransientError("release its leases", f"process {process.pid} is over or another's")
             leases.release(process.pid)
 
         self._ask("release its leases", release)
 
     def _ask(self, what: str, call: Callable[[], T]) -> T:
         try:
-            answer: Any = bounded(call, self._seconds)
+            answer: Any = call_with_timeout(call, self._seconds)
         except NoAnswerError as error:
-            raise PassingError(what, str(error)) from error
+            raise TransientError(what, str(error)) from error
         except OSError as error:
-            raise PassingError(what, error.strerror or str(error)) from error
+            raise TransientError(what, error.strerror or str(error)) from error
         found: T = answer
         return found

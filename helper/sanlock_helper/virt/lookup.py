@@ -9,14 +9,14 @@ from typing import Any
 
 import libvirt
 
-from ..errors import FinalError
+from ..errors import PermanentError
 from .connection import failure, is_no_domain
 
 
 def find_domain(connection: Any, text: str) -> Any:
     """The virDomain that TEXT names: an id, a UUID or a name, tried in that order as virsh does.
 
-    Raises FinalError when there is none, PassingError when libvirtd does not say.  Source: virsh's
+    Raises PermanentError when there is none, TransientError when libvirtd does not say.  Source: virsh's
     virshLookupDomainInternal() in libvirt ``tools/virsh-util.c``.
     """
     lookups = [connection.lookupByName]
@@ -32,7 +32,7 @@ def find_domain(connection: Any, text: str) -> Any:
         except libvirt.libvirtError as error:
             if not is_no_domain(error):
                 raise failure(f"look up domain {text!r}", error) from error
-    raise FinalError(f"domain {text!r}", "there is no such domain", "see virsh list --all")
+    raise PermanentError(f"domain {text!r}", "there is no such domain", "see virsh list --all")
 
 
 def as_argument(name: str, uuid: str) -> str:

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from ..errors import FinalError
+from ..errors import PermanentError
 from .connection import failure
 
 NAMESPACE = "urn:virt-sanlock-helper:1"
@@ -26,7 +26,7 @@ _TAG = f"{{{NAMESPACE}}}lockfailure"
 _WHAT = "the recovery policy in its metadata"
 
 
-class PolicyError(FinalError):
+class PolicyError(PermanentError):
     """The element of domain UUID is malformed: whether to bring the domain back is not known."""
 
     def __init__(self, why: str, uuid: str) -> None:
@@ -41,7 +41,7 @@ def is_malformed(why: str) -> bool:
 def recovers(domain: Any) -> bool:
     """Whether the metadata of DOMAIN asks for recovery.
 
-    Raises PassingError or FinalError when libvirtd does not say, or the element is malformed.
+    Raises TransientError or PermanentError when libvirtd does not say, or the element is malformed.
     """
     try:
         # The running definition of a running domain, else the persistent one.
@@ -53,12 +53,12 @@ def recovers(domain: Any) -> bool:
 def in_xml(xml: str) -> bool:
     """Whether the metadata in a domain's XML asks for recovery.
 
-    Raises PolicyError when the element is malformed, FinalError when the XML is.
+    Raises PolicyError when the element is malformed, PermanentError when the XML is.
     """
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
-        raise FinalError("the domain's XML", str(error)) from error
+        raise PermanentError("the domain's XML", str(error)) from error
     return in_element(root)
 
 

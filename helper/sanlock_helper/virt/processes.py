@@ -29,6 +29,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 # How much later than its status file a process may seem to have started: the time of day is adjusted.
 _CLOCK_SECONDS = 1.0
 
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
 
 class Process:
     """One process of this boot: its id, and its start in clock ticks since boot."""
@@ -121,6 +123,16 @@ def unread(status: Status) -> Process | None:
     """
     start = _start(status.pid)
     return Process(status.pid, start) if start and _is_older(start, status) else None
+
+
+def boot_id(path: str = _BOOT_ID) -> str:
+    """The kernel's id of this boot, "" when it does not say."""
+    try:
+        # Bytes: a codec would be looked up on the disk.
+        with open(path, "rb") as file:
+            return file.read(64).decode("ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def process_start(pid: int) -> int:

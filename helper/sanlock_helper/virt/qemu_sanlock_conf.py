@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FinalError
+from ..errors import PermanentError
 from ..leases.held import Lockspace
 from .libvirt_conf import Value, read_conf
 
@@ -37,13 +37,13 @@ class LockConf:
 def read_lock_conf(path: Path) -> LockConf:
     """The settings in the file PATH, the defaults where there is none.
 
-    Raises FinalError for what libvirt refuses, and where the file cannot be read.
+    Raises PermanentError for what libvirt refuses, and where the file cannot be read.
     """
     return make_lock_conf(read_conf(path))
 
 
 def make_lock_conf(values: Mapping[str, Value]) -> LockConf:
-    """A LockConf out of the file's VALUES.  Raises FinalError for one of a wrong type."""
+    """A LockConf out of the file's VALUES.  Raises PermanentError for one of a wrong type."""
     return LockConf(
         auto_disk_leases=bool(_number(values, "auto_disk_leases", 1)),
         host_id=_number(values, "host_id", 2**32 - 1),
@@ -58,14 +58,14 @@ def make_lock_conf(values: Mapping[str, Value]) -> LockConf:
 def _number(values: Mapping[str, Value], name: str, most: int) -> int:
     value = values.get(name, 0)
     if not isinstance(value, int) or not 0 <= value <= most:
-        raise FinalError(f"qemu-sanlock.conf: {name}", f"{value!r} is no whole number from 0 to {most}")
+        raise PermanentError(f"qemu-sanlock.conf: {name}", f"{value!r} is no whole number from 0 to {most}")
     return value
 
 
 def _text(values: Mapping[str, Value], name: str) -> str | None:
     value = values.get(name)
     if value is not None and not isinstance(value, str):
-        raise FinalError(f"qemu-sanlock.conf: {name}", f"{value!r} is no text in quotes")
+        raise PermanentError(f"qemu-sanlock.conf: {name}", f"{value!r} is no text in quotes")
     return value
 
 
@@ -76,7 +76,7 @@ def auto_lockspace(path: str = PATH) -> Lockspace | None:
     """
     try:
         conf = read_lock_conf(Path(path))
-    except FinalError:
+    except PermanentError:
         return None
     if not conf.auto_disk_leases or not conf.host_id:
         return None

@@ -12,8 +12,8 @@ from pytest_mock import MockerFixture
 libvirt = pytest.importorskip("libvirt")
 
 from sanlock_helper.agent import actions  # noqa: E402
-from sanlock_helper.agent.actions import Outcome, Progress, Try  # noqa: E402
-from sanlock_helper.errors import FinalError, GivenUpError, LeasesUnknownError, PassingError  # noqa: E402
+from sanlock_helper.agent.actions import Attempt, Outcome, Progress  # noqa: E402
+from sanlock_helper.errors import GivenUpError, LeasesUnknownError, PermanentError, TransientError  # noqa: E402
 from sanlock_helper.leases import held as leases  # noqa: E402
 from sanlock_helper.virt.domain_state import describe  # noqa: E402
 from sanlock_helper.virt.processes import Process  # noqa: E402
@@ -126,9 +126,9 @@ def local() -> FakeLocal:
     return FakeLocal()
 
 
-def attempt(host: FakeHost, action: str, progress: Progress | None = None, **options: Any) -> Try:
+def attempt(host: FakeHost, action: str, progress: Progress | None = None, **options: Any) -> Attempt:
     given_up = options.pop("given_up", False)
-    return Try(host.connection, make_request(action), progress or Progress(), lambda: given_up, **options)
+    return Attempt(host.connection, make_request(action), progress or Progress(), lambda: given_up, **options)
 
 
 def run(host: FakeHost, action: str, progress: Progress | None = None, **options: Any) -> Outcome:
@@ -143,28 +143,28 @@ def changes(host: FakeHost) -> list[str]:
 
 
 def test_the_turn_for_a_destroy_is_waited_for_with_everything_else_done(host: FakeHost) -> None:
-    def await_turn() -> bool:
+    def await_slot() -> bool:
         assert host.calls == ["lookup", "state"]
         return False
 
-    run(host, "poweroff", await_turn=await_turn)
+    run(host, "poweroff", await_slot=await_slot)
     assert host.calls == ["lookup", "state", "destroy", "lookup"]
 
 
 def test_after_a_long_wait_a_domain_is_looked_at_again(host: FakeHost) -> None:
-    def await_turn() -> bool:
+    def await_slot() -> bool:
         return True
 
-    run(host, "poweroff", await_turn=await_turn)
+    run(host, "poweroff", await_slot=await_slot)
     assert host.calls == ["lookup", "state", "lookup", "destroy", "lookup"]
 
 
 def test_a_run_that_began_during_a_long_wait_is_left_alone(host: FakeHost) -> None:
-    def await_turn() -> bool:
+    def await_slot() -> bool:
         host.start()
         return True
 
-    outcome = run(host, "poweroff", await_turn=await_turn)
+    outcome = run(host, "poweroff", await_slot=await_slot)
     assert str(outcome) == "found running, it ended meanwhile, verified over, another run was started since"
     assert changes(host) == []
 
@@ -187,7 +187,7 @@ def test_poweroff_of_a_transient_domain(host: FakeHost) -> None:
 
 def test_poweroff_of_an_unknown_domain_fails_for_good(host: FakeHost) -> None:
     host.known = False
-    with pytest.raises(FinalError, match="look up the domain"):
+    with pytest.raises(PermanentError, match="look up the domain"):
         run(host, "poweroff")
 
 
@@ -199,13 +199,13 @@ def test_poweroff_of_a_domain_that_ends_meanwhile_is_success(host: FakeHost, cod
 
 def test_destroy_that_fails_is_tried_again(host: FakeHost) -> None:
     host.raises["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
-    with pytest.raises(PassingError, match="destroy the domain"):
+    with pytest.raises(TransientError, match="destroy the domain"):
         run(host, "poweroff")
 
 
 def test_a_domain_still_active_after_the_call_is_no_success(host: FakeHost) -> None:
     host.off = lambda: None  # type: ignore[method-assign]
-    with pytest.raises(PassingError, match="still active"):
+    with pytest.raises(TransientError, match="still active"):
         run(host, "poweroff")
 
 
@@ -214,7 +214,7 @@ def test_unknown_is_never_off(host: FakeHost) -> None:
         host.raises["lookup"] = libvirt_error(BROKEN, libvirt.VIR_FROM_RPC)
 
     host.off = break_lookup  # type: ignore[method-assign]
-    with pytest.raises(PassingError, match="look up the domain"):
+    with pytest.raises(TransientError, match="look up the domain"):
         run(host, "poweroff")
 
 
@@ -222,7 +222,7 @@ def test_the_first_error_is_told_when_the_look_after_it_fails_too(host: FakeHost
     host.answer_lost["destroy"] = libvirt_error(BROKEN, message="the connection broke")
     progress = Progress()
     host.off = lambda: host.raises.update(lookup=libvirt_error(BROKEN))  # type: ignore[method-assign]
-    with pytest.raises(PassingError, match="the connection broke"):
+    with pytest.raises(TransientError, match="the connection broke"):
         run(host, "poweroff", progress)
     # The next try finds what the first one did.
     host.raises.clear()
@@ -234,7 +234,7 @@ def test_the_first_error_is_told_when_the_look_after_it_fails_too(host: FakeHost
 def test_another_run_is_left_alone(host: FakeHost) -> None:
     progress = Progress()
     host.raises["destroy"] = libvirt_error(BROKEN)
-    with pytest.raises(PassingError):
+    with pytest.raises(TransientError):
         run(host, "poweroff", progress)
     host.start()
     assert "another run" in run(host, "poweroff", progress).verified
@@ -276,15 +276,15 @@ def test_a_refused_start_leaves_the_domain_safe_and_says_why(host: FakeHost) -> 
     assert not outcome.reached
     assert progress.safe
     assert outcome.verified == "off"
-    assert "safe" in outcome.note
-    assert "No space left on device" in outcome.note
+    assert "safe" in outcome.remark
+    assert "No space left on device" in outcome.remark
 
 
 def test_the_start_is_tried_once(host: FakeHost) -> None:
     progress = Progress()
     host.raises["create"] = libvirt_error(BROKEN, message="refused")
     run(host, "restart", progress)
-    assert "refused" in run(host, "restart", progress).note
+    assert "refused" in run(host, "restart", progress).remark
     assert changes(host) == ["destroy", "create"]
 
 
@@ -296,7 +296,7 @@ def test_a_start_whose_answer_was_lost_is_looked_at(host: FakeHost) -> None:
 def test_no_start_while_an_earlier_call_has_not_returned(host: FakeHost) -> None:
     progress = Progress()
     progress.calling.add(attempt(host, "restart", progress, given_up=True))
-    with pytest.raises(PassingError, match="has not returned"):
+    with pytest.raises(TransientError, match="has not returned"):
         run(host, "restart", progress)
     assert changes(host) == ["destroy"]
     assert progress.safe
@@ -312,13 +312,13 @@ def test_xml_that_does_not_come_does_not_hold_up_the_poweroff(
     outcome = run(host, "restart")
     release.set()
     assert (outcome.reached, outcome.verified) == (False, "off, libvirt no longer knows it")
-    assert "did not give its XML" in outcome.note
+    assert "did not give its XML" in outcome.remark
 
 
 def test_xml_that_cannot_be_read_is_said(host: FakeHost) -> None:
     host.persistent = False
     host.raises["xml"] = libvirt_error(libvirt.VIR_ERR_OPERATION_DENIED, message="no secrets for you")
-    assert "no secrets for you" in run(host, "restart").note
+    assert "no secrets for you" in run(host, "restart").remark
 
 
 # pause
@@ -341,13 +341,13 @@ def test_pause_of_a_domain_that_is_off_is_success_and_said(host: FakeHost) -> No
     host.off()
     outcome = run(host, "pause")
     assert (outcome.reached, outcome.verified) == (True, "off")
-    assert "nothing to pause" in outcome.note
+    assert "nothing to pause" in outcome.remark
     assert changes(host) == []
 
 
 def test_pause_of_a_domain_that_ends_meanwhile(host: FakeHost) -> None:
     host.pause = host.off  # type: ignore[method-assign]
-    assert "nothing to pause" in run(host, "pause").note
+    assert "nothing to pause" in run(host, "pause").remark
 
 
 def test_pause_whose_answer_was_lost(host: FakeHost, local: FakeLocal) -> None:
@@ -358,14 +358,14 @@ def test_pause_whose_answer_was_lost(host: FakeHost, local: FakeLocal) -> None:
 @pytest.mark.parametrize("state", [libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PMSUSPENDED, 99])
 def test_any_other_state_after_the_call_is_no_success(host: FakeHost, state: int) -> None:
     host.pause = lambda: setattr(host, "state", state)  # type: ignore[method-assign]
-    with pytest.raises(PassingError, match="after the call"):
+    with pytest.raises(TransientError, match="after the call"):
         run(host, "pause")
 
 
 def test_a_domain_of_another_host_is_paused_with_its_leases_unread(host: FakeHost) -> None:
     outcome = run(host, "pause")
     assert (outcome.reached, outcome.verified) == (True, "paused")
-    assert outcome.note == "its leases were not read: it is no QEMU process of this host"
+    assert outcome.remark == "its leases were not read: it is no QEMU process of this host"
 
 
 # pauses that end by themselves
@@ -383,7 +383,7 @@ def test_a_job_that_would_let_the_domain_run_on_is_aborted(
 ) -> None:
     host.begin_job(reason, JOBS[reason])
     progress = Progress()
-    with pytest.raises(PassingError, match="that job was aborted"):
+    with pytest.raises(TransientError, match="that job was aborted"):
         run(host, "pause", progress, local=local)
     outcome = run(host, "pause", progress, local=local)
     words = describe(libvirt.VIR_DOMAIN_PAUSED, reason)
@@ -396,7 +396,7 @@ def test_a_job_that_would_let_the_domain_run_on_is_aborted(
 def test_a_job_that_cannot_be_aborted_is_waited_for(host: FakeHost, local: FakeLocal) -> None:
     host.begin_job(libvirt.VIR_DOMAIN_PAUSED_DUMP, libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP)
     host.raises["abort"] = libvirt_error(libvirt.VIR_ERR_OPERATION_INVALID, message="cannot be aborted")
-    with pytest.raises(PassingError, match=r"dumping.*cannot be aborted"):
+    with pytest.raises(TransientError, match=r"dumping.*cannot be aborted"):
         run(host, "pause", local=local)
     host.end_job()
     assert run(host, "pause", local=local).reached
@@ -417,14 +417,14 @@ def test_a_pause_without_a_job_that_ends_by_itself_is_waited_for(
     host: FakeHost, local: FakeLocal, reason: int
 ) -> None:
     host.state, host.reason = libvirt.VIR_DOMAIN_PAUSED, reason
-    with pytest.raises(PassingError, match="ends by itself"):
+    with pytest.raises(TransientError, match="ends by itself"):
         run(host, "pause", local=local)
 
 
 def test_a_job_that_cannot_be_read_is_waited_for(host: FakeHost, local: FakeLocal) -> None:
     host.begin_job(libvirt.VIR_DOMAIN_PAUSED_SAVE, libvirt.VIR_DOMAIN_JOB_OPERATION_SAVE)
     host.raises["job"] = libvirt_error(libvirt.VIR_ERR_NO_SUPPORT)
-    with pytest.raises(PassingError, match="its job cannot be read"):
+    with pytest.raises(TransientError, match="its job cannot be read"):
         run(host, "pause", local=local)
 
 
@@ -433,13 +433,13 @@ def test_a_migration_is_left_to_end(host: FakeHost, local: FakeLocal, persistent
     host.persistent = persistent
     host.begin_job(libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
     progress = Progress()
-    with pytest.raises(PassingError, match="migrated to another host, which is left to end"):
+    with pytest.raises(TransientError, match="migrated to another host, which is left to end"):
         run(host, "pause", progress, local=local)
     host.off()
     host.reason = libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED
     local.found.clear()
     outcome = run(host, "pause", progress, local=local)
-    assert (outcome.reached, outcome.note) == (True, "it was migrated to another host")
+    assert (outcome.reached, outcome.remark) == (True, "it was migrated to another host")
     assert changes(host) == []
 
 
@@ -459,7 +459,7 @@ def test_a_pause_that_lasts_does_not_with_a_job_under_way(
 ) -> None:
     """QEMU pauses a guest for a live memory-only dump by itself, and libvirt knows no reason."""
     host.begin_job(reason, operation)
-    with pytest.raises(PassingError, match="with a job under way: that job was aborted"):
+    with pytest.raises(TransientError, match="with a job under way: that job was aborted"):
         run(host, "pause", local=local)
     assert run(host, "pause", local=local).verified == "paused, no lease held"
     assert changes(host) == ["abort", "suspend"]
@@ -476,7 +476,7 @@ def test_a_live_dump_is_aborted_before_the_suspend(host: FakeHost, local: FakeLo
     host.begin_job(0, libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP)
     host.state = libvirt.VIR_DOMAIN_RUNNING
     progress = Progress()
-    with pytest.raises(PassingError, match="being dumped: that was aborted"):
+    with pytest.raises(TransientError, match="being dumped: that was aborted"):
         run(host, "pause", progress, local=local)
     assert run(host, "pause", progress, local=local).did == "aborted its dump, suspended"
     assert changes(host) == ["abort", "suspend"]
@@ -486,7 +486,7 @@ def test_a_live_dump_that_cannot_be_aborted_is_waited_for(host: FakeHost, local:
     host.begin_job(0, libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP)
     host.state = libvirt.VIR_DOMAIN_RUNNING
     host.raises["abort"] = libvirt_error(libvirt.VIR_ERR_OPERATION_INVALID, message="cannot abort")
-    with pytest.raises(PassingError, match=r"being dumped, which has to end first.*cannot abort"):
+    with pytest.raises(TransientError, match=r"being dumped, which has to end first.*cannot abort"):
         run(host, "pause", local=local)
     assert changes(host) == ["abort"]
 
@@ -512,7 +512,7 @@ def test_a_guest_that_sleeps_is_woken_up_and_suspended(host: FakeHost, local: Fa
     """It holds its leases, may run on at any time, and libvirt suspends none that sleeps."""
     host.state = libvirt.VIR_DOMAIN_PMSUSPENDED
     progress = Progress()
-    with pytest.raises(PassingError, match="woken up"):
+    with pytest.raises(TransientError, match="woken up"):
         run(host, "pause", progress, local=local)
     outcome = run(host, "pause", progress, local=local)
     assert str(outcome) == "found pmsuspended, woken up, suspended, verified paused, no lease held"
@@ -528,11 +528,11 @@ def test_a_crash_that_is_preserved_is_as_good_as_a_pause(host: FakeHost, local: 
 @pytest.mark.parametrize("on_crash", ["restart", "coredump-restart", "destroy"])
 def test_a_crash_that_libvirt_ends_is_waited_for(host: FakeHost, local: FakeLocal, on_crash: str) -> None:
     host.state, host.on_crash = libvirt.VIR_DOMAIN_CRASHED, on_crash
-    with pytest.raises(PassingError, match="its on_crash is waited for"):
+    with pytest.raises(TransientError, match="its on_crash is waited for"):
         run(host, "pause", local=local)
     # The administrator's own text is no answer.
     host.on_crash = f"{on_crash}</on_crash><metadata><on_crash>preserve</on_crash></metadata><on_crash>"
-    with pytest.raises(PassingError, match="its on_crash is waited for"):
+    with pytest.raises(TransientError, match="its on_crash is waited for"):
         run(host, "pause", local=local)
 
 
@@ -563,7 +563,7 @@ def holding(local: FakeLocal) -> FakeLocal:
 
 def test_leases_still_held_are_no_success_and_named(host: FakeHost, holding: FakeLocal) -> None:
     progress = Progress()
-    with pytest.raises(PassingError, match="4711 still holds __LIBVIRT__DISKS__:abc"):
+    with pytest.raises(TransientError, match="4711 still holds __LIBVIRT__DISKS__:abc"):
         run(host, "pause", progress, local=holding)
     assert not progress.safe
 
@@ -571,7 +571,7 @@ def test_leases_still_held_are_no_success_and_named(host: FakeHost, holding: Fak
 def pause_again(host: FakeHost, local: FakeLocal) -> Outcome:
     """A pause whose first try found the leases still held, tried again."""
     progress = Progress()
-    with pytest.raises(PassingError, match="still holds"):
+    with pytest.raises(TransientError, match="still holds"):
         run(host, "pause", progress, local=local)
     return run(host, "pause", progress, local=local)
 
@@ -582,18 +582,18 @@ def test_leases_that_libvirtd_left_are_given_up_at_the_second_look(
     outcome = pause_again(host, holding)
     assert holding.released == [4711]
     assert (outcome.reached, outcome.verified) == (True, "paused, no lease held")
-    assert "libvirtd had left __LIBVIRT__DISKS__:abc" in outcome.note
+    assert "libvirtd had left __LIBVIRT__DISKS__:abc" in outcome.remark
 
 
 def test_a_release_that_sanlock_refuses_is_tried_again(host: FakeHost, holding: FakeLocal) -> None:
     holding.raises["release"] = LeasesUnknownError("sanlock does not release them: busy")
-    with pytest.raises(PassingError, match="abc: sanlock does not release them"):
+    with pytest.raises(TransientError, match="abc: sanlock does not release them"):
         pause_again(host, holding)
 
 
 def test_leases_that_stay_after_a_release_are_no_success(host: FakeHost, holding: FakeLocal) -> None:
     holding.release = lambda process, uuid: None  # type: ignore[method-assign]
-    with pytest.raises(PassingError, match="release the leases"):
+    with pytest.raises(TransientError, match="release the leases"):
         pause_again(host, holding)
 
 
@@ -605,13 +605,13 @@ def test_a_domain_resumed_while_its_leases_were_given_up_is_paused_again(
         host.state = libvirt.VIR_DOMAIN_RUNNING
 
     holding.release = release  # type: ignore[method-assign]
-    with pytest.raises(PassingError, match="it was resumed meanwhile"):
+    with pytest.raises(TransientError, match="it was resumed meanwhile"):
         pause_again(host, holding)
 
 
 def test_leases_that_cannot_be_read_are_no_success(host: FakeHost, local: FakeLocal) -> None:
     local.raises["held_by"] = UNKNOWN
-    with pytest.raises(PassingError, match="it is paused, but sanlock does not answer"):
+    with pytest.raises(TransientError, match="it is paused, but sanlock does not answer"):
         run(host, "pause", local=local)
 
 
@@ -621,12 +621,12 @@ def test_a_host_without_sanlock_holds_no_lease(host: FakeHost, local: FakeLocal)
     local.raises["held_by"] = absent
     outcome = run(host, "pause", local=local)
     assert (outcome.reached, outcome.verified) == (True, "paused")
-    assert outcome.note == "its leases were not read: the sanlock daemon does not run"
+    assert outcome.remark == "its leases were not read: the sanlock daemon does not run"
 
 
 def test_a_process_that_is_not_found_is_no_proof(host: FakeHost, local: FakeLocal) -> None:
     local.found.clear()
-    with pytest.raises(PassingError, match="its process was not found"):
+    with pytest.raises(TransientError, match="its process was not found"):
         run(host, "pause", local=local)
 
 
@@ -634,7 +634,7 @@ def test_the_process_of_the_run_that_lost_its_leases_counts(host: FakeHost, loca
     progress = Progress()
     progress.process = FakeProcess(12)
     local.held[progress.process] = [LEFT]
-    with pytest.raises(PassingError, match="12 still holds"):
+    with pytest.raises(TransientError, match="12 still holds"):
         run(host, "pause", progress, local=local)
 
 
@@ -648,7 +648,7 @@ def test_off_is_not_off_while_its_process_holds_a_lease(
 ) -> None:
     host.off()
     host.known = known
-    with pytest.raises(PassingError, match=r"4711 .*it holds __LIBVIRT__DISKS__:abc"):
+    with pytest.raises(TransientError, match=r"4711 .*it holds __LIBVIRT__DISKS__:abc"):
         run(host, action, local=holding)
     assert changes(host) == []
     holding.held.clear()
@@ -660,7 +660,7 @@ def test_off_is_not_off_while_the_leases_of_its_process_cannot_be_read(
 ) -> None:
     host.off()
     local.raises["held_by"] = UNKNOWN
-    with pytest.raises(PassingError, match="cannot be read: sanlock does not answer"):
+    with pytest.raises(TransientError, match="cannot be read: sanlock does not answer"):
         run(host, "poweroff", local=local)
     assert local.process is not None
     local.process.over = True
@@ -670,7 +670,7 @@ def test_off_is_not_off_while_the_leases_of_its_process_cannot_be_read(
 def test_a_domain_that_libvirtd_knows_again_is_powered_off(host: FakeHost, holding: FakeLocal) -> None:
     host.known = False
     progress = Progress()
-    with pytest.raises(PassingError):
+    with pytest.raises(TransientError):
         run(host, "poweroff", progress, local=holding)
     host.known = True
     holding.held.clear()
@@ -733,7 +733,7 @@ def test_a_start_under_way_is_waited_for(host: FakeHost) -> None:
 
     host.start = start  # type: ignore[method-assign]
     progress = Progress()
-    with pytest.raises(PassingError, match="starting up"):
+    with pytest.raises(TransientError, match="starting up"):
         run(host, "restart", progress)
     assert progress.safe
     # It may fail, too.
@@ -744,4 +744,4 @@ def test_a_start_under_way_is_waited_for(host: FakeHost) -> None:
 def test_a_start_that_failed_after_a_while_is_no_restart(host: FakeHost) -> None:
     host.answer_lost["create"] = libvirt_error(BROKEN, message="it failed after a while")
     host.start = lambda: setattr(host, "run", -1)  # type: ignore[method-assign]
-    assert "it failed after a while" in run(host, "restart").note
+    assert "it failed after a while" in run(host, "restart").remark

@@ -13,19 +13,19 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.agent import agent as agent_module
-from sanlock_helper.agent.actions import Outcome, Try
+from sanlock_helper.agent.actions import Attempt, Outcome
 from sanlock_helper.agent.agent import Agent
-from sanlock_helper.agent.jobs import Running
+from sanlock_helper.agent.jobs import Execution
 from sanlock_helper.agent.requests import Request
-from sanlock_helper.agent.slots import Turns
-from sanlock_helper.errors import AuthenticationError, FinalError, PassingError
+from sanlock_helper.agent.slots import Slots
+from sanlock_helper.errors import AuthenticationError, PermanentError, TransientError
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline, Grace
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 START = 1000.0
 
-Answer = Callable[[Try], Outcome]
+Answer = Callable[[Attempt], Outcome]
 
 
 class Clock:
@@ -35,7 +35,7 @@ class Clock:
         self.now = START
         self.answers: deque[Any] = deque()
         # Tries in threads of their own, which wait for their turn; and whether one of them has said so.
-        self.prepared: list[tuple[Running, threading.Thread]] = []
+        self.prepared: list[tuple[Execution, threading.Thread]] = []
         self.came = threading.Event()
 
     def __call__(self) -> float:
@@ -47,8 +47,8 @@ class Clock:
             self.came.set()
 
     def get(self, timeout: float | None) -> Any:
-        for running, thread in self.prepared:
-            if running.has_turn or running.given_up:
+        for execution, thread in self.prepared:
+            if execution.has_slot or execution.given_up:
                 thread.join(10)
         if self.answers:
             return self.answers.popleft()
@@ -63,14 +63,14 @@ class Story:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
 
-    def tell(self, level: str, line: str, receipt: Any = None) -> None:
-        if receipt is None or receipt.telling():
+    def log(self, level: str, line: str, receipt: Any = None) -> None:
+        if receipt is None or receipt.logging():
             self.lines.append((level, line))
             if receipt is not None:
-                receipt.told()
+                receipt.logged()
 
     def warning(self, line: str) -> None:
-        self.tell("warning", line)
+        self.log("warning", line)
 
     def flush(self) -> bool:
         return True
@@ -131,9 +131,9 @@ class World:
         else:
             run(*arguments)
 
-    def act(self, this: Try) -> Outcome:
+    def act(self, this: Attempt) -> Outcome:
         if any(thread is threading.current_thread() for _, thread in self.clock.prepared):
-            this.await_turn()
+            this.await_slot()
         self.order.append(this.request.uuid)
         answer = self.script.popleft() if self.script else None
         if isinstance(answer, Exception):
@@ -148,9 +148,9 @@ class World:
         return self.clock.now - START
 
 
-def tries(turns: Turns) -> int:
+def tries(slots: Slots) -> int:
     """How many are under way."""
-    return len(turns._calling) + len(turns._waiting)
+    return len(slots._calling) + len(slots._waiting)
 
 
 def request(action: str = "poweroff", grace: int = 40, uuid: str = UUID) -> Request:
@@ -166,7 +166,7 @@ def test_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_passing_failure_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(monkeypatch, PassingError("connect", "refused"), PassingError("connect", "refused"))
+    world = World(monkeypatch, TransientError("connect", "refused"), TransientError("connect", "refused"))
     assert world.serve()
     # The same reason is told once.
     assert world.story.levels() == ["warning", "notice"]
@@ -174,14 +174,14 @@ def test_a_passing_failure_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_final_failure_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(monkeypatch, FinalError("connect", "wrong password"))
+    world = World(monkeypatch, PermanentError("connect", "wrong password"))
     assert not world.serve()
     assert world.waited == 0
     assert world.story.levels() == ["crit"]
 
 
 def test_the_end_of_the_budget_says_when_sigkill_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(monkeypatch, *[PassingError("connect", "refused")] * 100)
+    world = World(monkeypatch, *[TransientError("connect", "refused")] * 100)
     assert not world.serve()
     assert world.waited == 35
     level, line = world.story.lines[-1]
@@ -191,7 +191,7 @@ def test_the_end_of_the_budget_says_when_sigkill_comes(monkeypatch: pytest.Monke
 
 
 def test_a_repeated_reason_is_told_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(monkeypatch, *[PassingError("connect", "refused")] * 100)
+    world = World(monkeypatch, *[TransientError("connect", "refused")] * 100)
     world.serve()
     assert world.story.levels() == ["warning"] * 4 + ["crit"]
 
@@ -206,7 +206,7 @@ def test_a_try_that_hangs_is_given_up_for_a_fresh_connection(monkeypatch: pytest
 def test_a_hung_call_retires_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch)
 
-    def hang_in_the_call(this: Try) -> Outcome:
+    def hang_in_the_call(this: Attempt) -> Outcome:
         if len(world.connections) == 1:
             raise HangError
         return Outcome("running", "destroyed", "off")
@@ -249,8 +249,8 @@ def test_the_grace_may_be_learned_after_the_first_try_began(
         return seconds if world.clock.now >= START + 0.2 else 40
 
     monkeypatch.setattr(Grace, "seconds", lambda _self: learn())
-    case = Request.of(Invocation("qemu:///system", UUID, "poweroff"), Deadline(START, grace))
-    assert not world.agent.serve(case)
+    job = Request.of(Invocation("qemu:///system", UUID, "poweroff"), Deadline(START, grace))
+    assert not world.agent.serve(job)
     assert asked[0] == START
     assert len(world.hanging) >= 3
     assert world.waited == pytest.approx(waited)
@@ -261,7 +261,7 @@ def test_an_answer_after_the_end_changes_nothing(monkeypatch: pytest.MonkeyPatch
     world.serve()
     world.hanging[0]()
     assert world.order == [UUID]  # the late try did not act
-    assert tries(world.agent._turns) == 0
+    assert tries(world.agent._slots) == 0
 
 
 def test_a_short_budget_has_room_for_three_tries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,13 +272,13 @@ def test_a_short_budget_has_room_for_three_tries(monkeypatch: pytest.MonkeyPatch
 
 def test_a_broken_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Connected, "alive", 0)
-    world = World(monkeypatch, PassingError("destroy", "the connection broke"))
+    world = World(monkeypatch, TransientError("destroy", "the connection broke"))
     assert world.serve()
     assert len(world.connections) == 2
 
 
 def test_a_connection_that_lives_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(monkeypatch, PassingError("destroy", "a job holds the domain"))
+    world = World(monkeypatch, TransientError("destroy", "a job holds the domain"))
     assert world.serve()
     assert len(world.connections) == 1
 
@@ -301,7 +301,7 @@ def test_a_libvirtd_that_refused_for_good_is_not_asked_again(monkeypatch: pytest
 
     def refuse(uri: str) -> Connected:
         tried.append(uri)
-        raise FinalError("connect", "wrong password")
+        raise PermanentError("connect", "wrong password")
 
     world.agent._connections._connect = refuse
     assert not world.serve()

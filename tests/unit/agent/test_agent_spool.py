@@ -12,10 +12,10 @@ pytest.importorskip("libvirt")
 
 from sanlock_helper.agent import agent as agent_module
 from sanlock_helper.agent import pool as connections
-from sanlock_helper.agent import slots as turns
-from sanlock_helper.agent.actions import Outcome, Try
+from sanlock_helper.agent import slots
+from sanlock_helper.agent.actions import Attempt, Outcome
 from sanlock_helper.agent.requests import Receipt, Request, Requests
-from sanlock_helper.errors import PassingError
+from sanlock_helper.errors import TransientError
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.spool import Spool
 
@@ -72,7 +72,7 @@ def test_pauses_go_first_and_each_in_the_order_they_came(
 
 
 def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
-    monkeypatch.setattr(turns, "IN_FLIGHT", 3)
+    monkeypatch.setattr(slots, "IN_FLIGHT", 3)
     world = World(monkeypatch, *["hang"] * 3)
     for number in range(5):
         put(requests, uuid=uuid_of(number))
@@ -81,7 +81,7 @@ def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, re
 
     def watched(longest: float | None = None) -> None:
         nonlocal most
-        most = max(most, len(world.agent._turns._calling))
+        most = max(most, len(world.agent._slots._calling))
         step(longest)
 
     monkeypatch.setattr(world.agent, "_step", watched)
@@ -92,9 +92,9 @@ def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, re
 
 
 def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
-    monkeypatch.setattr(turns, "IN_FLIGHT", 3)
-    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 2)
-    monkeypatch.setattr(turns, "AHEAD", 0)
+    monkeypatch.setattr(slots, "IN_FLIGHT", 3)
+    monkeypatch.setattr(slots, "OTHERS_IN_FLIGHT", 2)
+    monkeypatch.setattr(slots, "AHEAD", 0)
     monkeypatch.setattr(connections, "OPENED_AT_ONCE", 3)
     world = World(monkeypatch, *["hang"] * 2)
     for number in range(4):
@@ -111,7 +111,7 @@ def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, 
 def test_a_poweroff_that_is_prepared_waits_for_another_to_end(
     monkeypatch: pytest.MonkeyPatch, requests: Requests
 ) -> None:
-    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
+    monkeypatch.setattr(slots, "OTHERS_IN_FLIGHT", 1)
     world = World(monkeypatch, "hang", "prepare")
     for number in range(2):
         put(requests, uuid=uuid_of(number), start=START + number)
@@ -127,7 +127,7 @@ def test_a_poweroff_that_is_prepared_waits_for_another_to_end(
 def test_the_wait_for_a_turn_is_not_taken_for_a_hang(
     monkeypatch: pytest.MonkeyPatch, requests: Requests
 ) -> None:
-    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
+    monkeypatch.setattr(slots, "OTHERS_IN_FLIGHT", 1)
     world = World(monkeypatch, "hang", "prepare")
     for number in range(2):
         put(requests, uuid=uuid_of(number), start=START + 0.1 * number)
@@ -142,12 +142,12 @@ def test_the_wait_for_a_turn_is_not_taken_for_a_hang(
 def test_one_that_hangs_once_it_has_its_turn_is_given_up(
     monkeypatch: pytest.MonkeyPatch, requests: Requests
 ) -> None:
-    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
+    monkeypatch.setattr(slots, "OTHERS_IN_FLIGHT", 1)
     world = World(monkeypatch, "hang", "hang")
     for number in range(2):
         put(requests, uuid=uuid_of(number), start=START + 0.1 * number)
     take(world, requests)
-    world.agent._hear(world.agent._turns._calling[1], None)
+    world.agent._hear(world.agent._slots._calling[1], None)
     world.agent.work(requests)
     assert world.story.levels() == ["warning", "notice"] * 2
     assert [uuid_of(0) in line for _, line in world.story.lines] == [True, True, False, False]
@@ -157,7 +157,7 @@ def test_one_that_hangs_once_it_has_its_turn_is_given_up(
 def test_a_try_whose_time_is_up_while_it_waits_does_nothing(
     monkeypatch: pytest.MonkeyPatch, requests: Requests
 ) -> None:
-    monkeypatch.setattr(turns, "OTHERS_IN_FLIGHT", 1)
+    monkeypatch.setattr(slots, "OTHERS_IN_FLIGHT", 1)
     world = World(monkeypatch, "hang", "prepare")
     put(requests, uuid=uuid_of(0), start=START)
     take(world, requests)
@@ -167,13 +167,13 @@ def test_a_try_whose_time_is_up_while_it_waits_does_nothing(
     assert not waiting.is_alive()
     assert world.order == [uuid_of(0)]
     assert world.story.levels() == ["crit", "warning", "notice"]
-    assert tries(world.agent._turns) == 0
+    assert tries(world.agent._slots) == 0
 
 
 def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
     monkeypatch: pytest.MonkeyPatch, requests: Requests
 ) -> None:
-    monkeypatch.setattr(turns, "OTHERS_BESIDE_PAUSES", 2)
+    monkeypatch.setattr(slots, "OTHERS_BESIDE_PAUSES", 2)
     monkeypatch.setattr(connections, "OPENED_AT_ONCE", 6)
     world = World(monkeypatch, *["hang"] * 6)
     put(requests, "pause", uuid_of(9), START)
@@ -181,7 +181,7 @@ def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
         put(requests, uuid=uuid_of(number), start=START + number)
     take(world, requests)
     assert len(world.hanging) == 1 + 2
-    world.clock.now += turns.PAUSE_SECONDS
+    world.clock.now += slots.PAUSE_SECONDS
     world.agent._step(0.0)
     assert len(world.hanging) == 1 + 5
 
@@ -199,7 +199,7 @@ def test_the_same_action_twice_is_one_case(monkeypatch: pytest.MonkeyPatch, requ
 
 
 def test_another_action_waits_for_the_first(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
-    world = World(monkeypatch, PassingError("suspend", "busy"))
+    world = World(monkeypatch, TransientError("suspend", "busy"))
     put(requests, "poweroff", start=START)
     put(requests, "pause", start=START + 1)
     world.agent.work(requests)
@@ -213,7 +213,7 @@ def test_one_that_was_asked_for_before_it_was_done_is_not_done_again(
 ) -> None:
     world = World(monkeypatch)
 
-    def act(this: Try) -> Outcome:
+    def act(this: Attempt) -> Outcome:
         # Written while the first is being served, seen when that is over.
         put(requests, "restart", start=START, pid=2)
         world.clock.now += 1
@@ -251,10 +251,10 @@ def test_a_request_whose_time_is_up_is_not_executed(
 def test_the_next_agent_knows_the_run(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
     world = World(monkeypatch)
     request = put(requests, "restart")
-    requests.note_run(request.name, 7)
+    requests.save_run(request.name, 7)
     runs: list[int | None] = []
 
-    def act(this: Try) -> Outcome:
+    def act(this: Attempt) -> Outcome:
         runs.append(this.progress.run)
         return Outcome("running", "nothing to do", "running again")
 
@@ -270,12 +270,12 @@ def test_what_a_dead_agent_had_served_is_told_and_not_served(
     requests.finish(put(requests, uuid=uuid_of(1)).name, "notice", "poweroff vm1: done")
     done = requests.finish(put(requests, uuid=uuid_of(2)).name, "crit", "poweroff vm2: FAILED")
     assert done is not None
-    Receipt(requests, done).telling()
+    Receipt(requests, done).logging()
     world.agent.work(requests)
     assert world.order == []
-    told = dict(world.story.lines)
-    assert told["notice"] == "poweroff vm1: done"
-    assert told["crit"].startswith("poweroff vm2: FAILED (told again")
+    logged = dict(world.story.lines)
+    assert logged["notice"] == "poweroff vm1: done"
+    assert logged["crit"].startswith("poweroff vm2: FAILED (told again")
     assert requests.names() == []
 
 

@@ -24,7 +24,7 @@ from sanlock_helper import spool as spool_module
 from sanlock_helper.agent.requests import Receipt, Requests
 from sanlock_helper.agent.stand_by import StandBy
 from sanlock_helper.invocation import Invocation
-from sanlock_helper.spool import DONE, LATE_SECONDS, TELLING, Spool, SpoolError
+from sanlock_helper.spool import DONE, LATE_SECONDS, LOGGING, Spool, SpoolError
 
 pytestmark = pytest.mark.pure
 
@@ -55,7 +55,7 @@ class World:
         self.files: dict[str, File] = {}
         self.serving: dict[str, int] = {}
         self.served_twice_at_once: list[str] = []
-        self.told: dict[str, list[bool]] = {}
+        self.logged: dict[str, list[bool]] = {}
         self.written: list[str] = []
         self.processes: dict[int, Process] = {}
         self.now = 1000.0
@@ -175,13 +175,13 @@ class Process:
                 self._serve_one(requests, name)
 
     def _tell(self, name: str, again: bool) -> None:
-        self.world.told.setdefault(name, []).append(again)
+        self.world.logged.setdefault(name, []).append(again)
 
     def _serve_one(self, requests: Requests, name: str) -> None:
         request = requests.read(name)
         if request is None:
             return
-        base = name.replace(DONE, "").replace(TELLING, "")
+        base = name.replace(DONE, "").replace(LOGGING, "")
         done = name
         if name == base and request.outcome is None:
             if not requests.may_act():
@@ -210,10 +210,10 @@ class Process:
                 return
             done = marked
         receipt = Receipt(requests, done)
-        if receipt.telling():
+        if receipt.logging():
             self._pause()
-            self._tell(base, name.endswith(TELLING))
-            receipt.told()
+            self._tell(base, name.endswith(LOGGING))
+            receipt.logged()
 
     # The kernel
 
@@ -409,7 +409,7 @@ class Helpers(RuleBasedStateMachine):
         self.run_to_the_end()
         self.check_all_told()
         assert not self.world.served_twice_at_once
-        for tellings in self.world.told.values():
+        for tellings in self.world.logged.values():
             # Logged again only where a process died over it, and then it says so.
             assert tellings.count(False) <= 1
             assert len(tellings) == 1 or self.deaths + self.world.kills + self.stops
@@ -432,7 +432,7 @@ class Helpers(RuleBasedStateMachine):
 
     def check_all_told(self) -> None:
         # What a stopped process was about to log is its own until it goes on.
-        assert set(self.world.written) == set(self.world.told)
+        assert set(self.world.written) == set(self.world.logged)
         assert [name for name in self.world.files if name[:1] != "."] == []
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sanlock_helper.agent.pool import FEW, LOGIN_SECONDS, QUICK_SECONDS, Connection, Connections
-from sanlock_helper.errors import AuthenticationError, FinalError, PassingError
+from sanlock_helper.errors import AuthenticationError, PermanentError, TransientError
 
 pytestmark = pytest.mark.pure
 
@@ -196,9 +196,9 @@ def test_never_more_than_the_bound_ahead(pool: Pool) -> None:
 
 
 def test_one_that_failed_is_not_handed_out_again(pool: Pool) -> None:
-    pool.error = PassingError("connect", "refused")
+    pool.error = TransientError("connect", "refused")
     connection = pool.borrow()
-    with pytest.raises(PassingError):
+    with pytest.raises(TransientError):
         pool.connections.handle(connection)
     pool.connections.retire(connection)
     pool.connections.give_back(connection)
@@ -209,10 +209,10 @@ def test_one_that_failed_is_not_handed_out_again(pool: Pool) -> None:
 
 
 def test_a_refusal_for_good_answers_every_further_try(pool: Pool) -> None:
-    pool.error = FinalError("connect", "wrong password")
+    pool.error = PermanentError("connect", "wrong password")
     connection = pool.borrow()
     for _ in range(3):
-        with pytest.raises(FinalError):
+        with pytest.raises(PermanentError):
             pool.connections.handle(connection)
         pool.connections.retire(connection)
         pool.connections.give_back(connection)

@@ -12,10 +12,10 @@ libvirt = pytest.importorskip("libvirt")
 
 from sanlock_helper.agent.actions import Progress  # noqa: E402
 from sanlock_helper.agent.preparation import prepare  # noqa: E402
-from sanlock_helper.agent.recorder import Notes  # noqa: E402
-from sanlock_helper.errors import PassingError  # noqa: E402
+from sanlock_helper.agent.recorder import RecoveryRecorder  # noqa: E402
+from sanlock_helper.errors import TransientError  # noqa: E402
 from sanlock_helper.leases.held import Lease, Lockspace  # noqa: E402
-from sanlock_helper.records.directory import Records  # noqa: E402
+from sanlock_helper.records.directory import RecordDirectory  # noqa: E402
 from sanlock_helper.virt.status_files import Status  # noqa: E402
 
 from ..fake_local import UUID, FakeLocal, make_request  # noqa: E402
@@ -29,20 +29,20 @@ class Desk:
 
     def __init__(self, path: Path) -> None:
         self.story = Story()
-        self.records = Records(f"{path}/records")
+        self.records = RecordDirectory(f"{path}/records")
         self.asked: list[int] = []
-        self.notes = Notes(self.records, self.story, lambda: 5.0, self.ask)  # type: ignore[arg-type]
+        self.recorder = RecoveryRecorder(self.records, self.story, lambda: 5.0, self.ask)  # type: ignore[arg-type]
         self.local = FakeLocal()
         self.local.status = Status("R&D", UUID, 3, "running", "booted", 4711, xml=XML)
-        self.noted: list[int] = []
+        self.record_tried: list[int] = []
 
     def ask(self, pid: int) -> Any:
         self.asked.append(pid)
         return (Lockspace("LS", 1, "/LS", 0, 1),), (Lease("LS", "disk", 3, "/disk"),)
 
     def prepare(self, action: str = "poweroff", run: int | None = None) -> Progress:
-        progress = Progress(run, self.noted.append)
-        prepare(make_request(action), progress, self.local, self.notes)
+        progress = Progress(run, self.record_tried.append)
+        prepare(make_request(action), progress, self.local, self.recorder)
         return progress
 
 
@@ -60,7 +60,7 @@ def test_a_running_domain_is_named_and_on_record(desk: Desk, action: str) -> Non
     assert (record.name, record.action, record.found, record.run) == ("R&D", action, "running", 3)
     assert (record.pid, record.pid_start, record.time, record.xml) == (4711, 99, 5.0, XML)
     assert [str(lease) for lease in record.leases] == ["LS:disk"]
-    assert desk.noted == [3]
+    assert desk.record_tried == [3]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_process_that_is_not_proven_has_no_record(desk: Desk) -> None:
 def test_the_successor_of_an_agent_that_died_keeps_its_record(desk: Desk) -> None:
     """By now the domain may be paused, and its process without the leases that were noted."""
     desk.prepare("pause")
-    desk.notes = Notes(desk.records, desk.story, lambda: 6.0, desk.ask)  # type: ignore[arg-type]
+    desk.recorder = RecoveryRecorder(desk.records, desk.story, lambda: 6.0, desk.ask)  # type: ignore[arg-type]
     progress = desk.prepare("pause", run=3)
     assert (progress.name, progress.recorded) == ("R&D", True)
     record = desk.records.read(UUID)
@@ -115,12 +115,12 @@ def test_the_successor_of_an_agent_that_died_keeps_its_record(desk: Desk) -> Non
 
 
 def test_without_an_answer_the_tries_go_on(desk: Desk) -> None:
-    desk.local.raises["run"] = PassingError("find its process", "no answer within 1 s")
+    desk.local.raises["run"] = TransientError("find its process", "no answer within 1 s")
     progress = desk.prepare()
-    assert (progress.name, progress.noted, progress.run) == ("", False, None)
+    assert (progress.name, progress.record_tried, progress.run) == ("", False, None)
 
 
 def test_without_a_status_file_libvirtd_is_asked(desk: Desk) -> None:
     desk.local.status = None
     progress = desk.prepare()
-    assert (progress.name, progress.noted) == ("", False)
+    assert (progress.name, progress.record_tried) == ("", False)

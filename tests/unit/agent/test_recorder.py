@@ -16,17 +16,20 @@ from pytest_mock import MockerFixture
 
 libvirt = pytest.importorskip("libvirt")
 
-from sanlock_helper.agent import actions  # noqa: E402
-from sanlock_helper.agent import recorder as notes  # noqa: E402
-from sanlock_helper.agent.actions import Progress, Try  # noqa: E402
-from sanlock_helper.agent.recorder import Notes, boot_id  # noqa: E402
-from sanlock_helper.bounded import NoAnswerError, bounded  # noqa: E402
-from sanlock_helper.errors import LeasesUnknownError, PassingError  # noqa: E402
+from sanlock_helper.agent import actions, recorder  # noqa: E402
+from sanlock_helper.agent.actions import Attempt, Progress  # noqa: E402
+from sanlock_helper.agent.recorder import RecoveryRecorder  # noqa: E402
+from sanlock_helper.errors import LeasesUnknownError, TransientError  # noqa: E402
 from sanlock_helper.leases import held as leases  # noqa: E402
 from sanlock_helper.leases.held import Lease, Lockspace  # noqa: E402
-from sanlock_helper.records.directory import Records  # noqa: E402
+from sanlock_helper.records.directory import RecordDirectory  # noqa: E402
 from sanlock_helper.records.record import Record  # noqa: E402
-from sanlock_helper.virt.processes import Process, process_start  # noqa: E402
+from sanlock_helper.threads import NoAnswerError, call_with_timeout  # noqa: E402
+from sanlock_helper.virt.processes import (  # noqa: E402
+    Process,
+    boot_id,
+    process_start,
+)
 
 from ..fake_local import UUID, FakeLocal, FakeProcess, make_request  # noqa: E402
 from ..libvirt_errors import libvirt_error  # noqa: E402
@@ -43,11 +46,11 @@ class Desk:
     def __init__(self, path: Path, mocker: MockerFixture) -> None:
         self.host = FakeHost(mocker)
         self.story = Story()
-        self.records = Records(f"{path}/records")
+        self.records = RecordDirectory(f"{path}/records")
         self.asked: list[int] = []
         # What was written when the domain was touched.
         self.then: list[Record | None] = []
-        self.notes = Notes(self.records, self.story, lambda: 5.0, self.ask)  # type: ignore[arg-type]
+        self.recorder = RecoveryRecorder(self.records, self.story, lambda: 5.0, self.ask)  # type: ignore[arg-type]
         for name in ("off", "pause"):
             effect = getattr(self.host, name)
             setattr(self.host, name, lambda effect=effect: self.look(effect))
@@ -62,9 +65,9 @@ class Desk:
 
     def local_record(self, progress: Progress, action: str) -> None:
         """The record that is written before the first try, from the status file."""
-        progress.noted = True
+        progress.record_tried = True
         progress.record = Record(UUID, "vm1", "qemu:///system", action, "running", 7, xml="<domain/>")
-        progress.recorded = self.notes.write(progress.record, SELF)
+        progress.recorded = self.recorder.write(progress.record, SELF)
         progress.see(7)
 
     def act(self, action: str, progress: Progress | None = None) -> actions.Outcome:
@@ -72,7 +75,7 @@ class Desk:
         progress.process = Process(os.getpid(), process_start(os.getpid()))
         local, request = FakeLocal(), make_request(action)
         # The test's own process stands for QEMU, and does not end.
-        attempt = Try(self.host.connection, request, progress, lambda: False, local, self.notes)
+        attempt = Attempt(self.host.connection, request, progress, lambda: False, local, self.recorder)
         return actions.ACTIONS[action](attempt)
 
 
@@ -98,7 +101,7 @@ def test_the_record_is_there_before_the_domain_is_touched(desk: Desk, action: st
 def test_a_restart_whose_start_failed_says_who_starts_it(desk: Desk) -> None:
     desk.host.raises["create"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR, message="No space left")
     outcome = desk.act("restart")
-    assert "recovery (virt-sanlock-helper recover) starts it once its leases can be had" in outcome.note
+    assert "recovery (virt-sanlock-helper recover) starts it once its leases can be had" in outcome.remark
     assert desk.records.uuids() == [UUID]
 
 
@@ -119,7 +122,7 @@ def test_what_its_administrator_paused_is_not_brought_back(
     desk: Desk, action: str, state: int, reason: int, comes_back: bool
 ) -> None:
     desk.host.state, desk.host.reason = state, reason
-    with contextlib.suppress(PassingError):  # a guest that sleeps is woken up first
+    with contextlib.suppress(TransientError):  # a guest that sleeps is woken up first
         desk.act(action)
     assert (desk.records.uuids() == [UUID]) == comes_back
 
@@ -127,7 +130,7 @@ def test_what_its_administrator_paused_is_not_brought_back(
 def test_the_record_of_our_own_pause_stays(desk: Desk) -> None:
     desk.act("pause")
     before = desk.records.read(UUID)
-    desk.notes = Notes(desk.records, desk.story, lambda: 6.0, desk.ask)  # type: ignore[arg-type]
+    desk.recorder = RecoveryRecorder(desk.records, desk.story, lambda: 6.0, desk.ask)  # type: ignore[arg-type]
     desk.act("pause")
     after = desk.records.read(UUID)
     assert before is not None
@@ -173,10 +176,10 @@ def test_the_leases_are_noted_where_libvirt_has_no_status_file(desk: Desk) -> No
     local = FakeLocal()
     local.found = [other, process]
     local.held = {process: [Lease("LS", "disk", 3)]}
-    attempt = Try(
-        desk.host.connection, make_request("poweroff"), Progress(), lambda: False, local, desk.notes
+    attempt = Attempt(
+        desk.host.connection, make_request("poweroff"), Progress(), lambda: False, local, desk.recorder
     )
-    with pytest.raises(PassingError, match="it holds LS:disk"):
+    with pytest.raises(TransientError, match="it holds LS:disk"):
         actions.poweroff(attempt)
     record = desk.records.read(UUID)
     assert record is not None
@@ -187,7 +190,7 @@ def test_it_is_noted_once_for_all_tries(desk: Desk) -> None:
     progress = Progress()
     desk.host.raises["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
     for _ in range(2):
-        with pytest.raises(PassingError):
+        with pytest.raises(TransientError):
             desk.act("poweroff", progress)
     assert len(desk.asked) == 1
 
@@ -232,24 +235,24 @@ def test_a_record_that_cannot_be_written_is_told_once(desk: Desk) -> None:
 def test_a_file_in_the_records_place_is_no_directory(desk: Desk) -> None:
     """Nobody else may write to it."""
     Path(desk.records.path).write_text("")
-    assert not desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
+    assert not desk.recorder.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
     ((_, line),) = desk.story.lines
     assert "no recovery record: [Errno 20] it is no directory" in line
 
 
 def test_a_sanlock_that_hangs_is_asked_three_times(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notes, "SANLOCK_SECONDS", 0.05)
+    monkeypatch.setattr(recorder, "SANLOCK_SECONDS", 0.05)
     release = threading.Event()
 
     def hang(pid: int) -> Any:
         desk.asked.append(pid)
         release.wait()
 
-    desk.notes = Notes(desk.records, desk.story, ask_sanlock=hang)  # type: ignore[arg-type]
+    desk.recorder = RecoveryRecorder(desk.records, desk.story, ask_sanlock=hang)  # type: ignore[arg-type]
     start = time.monotonic()
     found = []
     for _ in range(5):
-        assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
+        assert desk.recorder.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
         record = desk.records.read(UUID)
         assert record is not None
         found.append(record.unknown)
@@ -261,7 +264,7 @@ def test_a_sanlock_that_hangs_is_asked_three_times(desk: Desk, monkeypatch: pyte
 
 
 def test_a_sanlock_that_was_slow_is_asked_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notes, "SANLOCK_SECONDS", 0.05)
+    monkeypatch.setattr(recorder, "SANLOCK_SECONDS", 0.05)
     slow = [True, True, False, True, True, False]
 
     def answer(pid: int) -> Any:
@@ -269,9 +272,9 @@ def test_a_sanlock_that_was_slow_is_asked_again(desk: Desk, monkeypatch: pytest.
             time.sleep(0.1)
         return HELD
 
-    desk.notes = Notes(desk.records, desk.story, ask_sanlock=answer)  # type: ignore[arg-type]
+    desk.recorder = RecoveryRecorder(desk.records, desk.story, ask_sanlock=answer)  # type: ignore[arg-type]
     for _ in range(6):
-        assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
+        assert desk.recorder.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
     record = desk.records.read(UUID)
     assert record is not None
     assert record.unknown == ""
@@ -281,7 +284,7 @@ def test_a_sanlock_that_refuses_is_noted(desk: Desk) -> None:
     def refuse(pid: int) -> Any:
         raise LeasesUnknownError("sanlock is down")
 
-    desk.notes = Notes(desk.records, desk.story, ask_sanlock=refuse)  # type: ignore[arg-type]
+    desk.recorder = RecoveryRecorder(desk.records, desk.story, ask_sanlock=refuse)  # type: ignore[arg-type]
     assert desk.act("pause").reached
     record = desk.records.read(UUID)
     assert record is not None
@@ -290,25 +293,25 @@ def test_a_sanlock_that_refuses_is_noted(desk: Desk) -> None:
 
 def test_xml_that_does_not_come_makes_the_others_wait_less(desk: Desk) -> None:
     desk.host.persistent = False
-    desk.notes.xml_seconds = 0.05
+    desk.recorder.xml_seconds = 0.05
     release = threading.Event()
     desk.host.xml = lambda flags: str(release.wait())  # type: ignore[method-assign]
     assert desk.act("poweroff").reached
     release.set()
-    assert desk.notes.xml_seconds == notes.IMPATIENT_XML_SECONDS
+    assert desk.recorder.xml_seconds == recorder.IMPATIENT_XML_SECONDS
     desk.host.xml = lambda flags: "<domain/>"  # type: ignore[method-assign]
     FakeHost.start(desk.host)
     assert desk.act("poweroff").reached
-    assert desk.notes.xml_seconds == actions.XML_SECONDS
+    assert desk.recorder.xml_seconds == actions.XML_SECONDS
 
 
 def test_libvirts_embedded_test_driver_is_not_noted(desk: Desk) -> None:
-    assert not desk.notes.write(Record(UUID, "test", "test:///default", "poweroff"), SELF)
+    assert not desk.recorder.write(Record(UUID, "test", "test:///default", "poweroff"), SELF)
     assert desk.records.uuids() == []
 
 
 def test_a_process_that_is_not_known_is_said(desk: Desk) -> None:
-    assert desk.notes.write(Record(UUID, "vm1", "qemu:///system", "poweroff"), None)
+    assert desk.recorder.write(Record(UUID, "vm1", "qemu:///system", "poweroff"), None)
     record = desk.records.read(UUID)
     assert record is not None
     assert record.unknown == "its process was not found"
@@ -323,12 +326,12 @@ def test_a_process_that_sanlock_is_busy_with_is_asked_again(mocker: MockerFixtur
 
 
 def test_bounded() -> None:
-    assert bounded(lambda: 7, 5) == 7
+    assert call_with_timeout(lambda: 7, 5) == 7
     with pytest.raises(ZeroDivisionError):
-        bounded(lambda: 1 // 0, 5)
+        call_with_timeout(lambda: 1 // 0, 5)
     release = threading.Event()
     with pytest.raises(NoAnswerError):
-        bounded(release.wait, 0.02)
+        call_with_timeout(release.wait, 0.02)
     release.set()
 
 
@@ -337,7 +340,7 @@ def test_a_call_that_fails_with_a_timeout_has_answered() -> None:
         raise OSError(errno.ETIMEDOUT, "Connection timed out")
 
     with pytest.raises(TimeoutError):
-        bounded(fail, 5)
+        call_with_timeout(fail, 5)
 
 
 def test_the_start_of_a_process() -> None:

@@ -12,7 +12,7 @@ from sanlock_helper.agent.requests import Receipt, Request, Requests
 from sanlock_helper.escapes import printable
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline
-from sanlock_helper.spool import DONE, TELLING, Spool, SpoolError
+from sanlock_helper.spool import DONE, LOGGING, Spool, SpoolError
 
 pytestmark = pytest.mark.pure
 
@@ -90,9 +90,9 @@ def test_the_steps_of_a_request(spool: Spool, requests: Requests) -> None:
     assert read is not None
     assert read.outcome == ("notice", "pause vm1: done")
     receipt = Receipt(requests, done)
-    assert receipt.telling()
-    assert spool.names() == [name + TELLING]
-    receipt.told()
+    assert receipt.logging()
+    assert spool.names() == [name + LOGGING]
+    receipt.logged()
     assert spool.names() == []
 
 
@@ -101,10 +101,10 @@ def test_an_outcome_is_told_by_one(spool: Spool, requests: Requests) -> None:
     done = requests.finish(spool.names()[0], "notice", "done")
     assert done is not None
     first, second = Receipt(requests, done), Receipt(requests, done)
-    assert first.telling()
-    assert not second.telling()
-    second.told()
-    assert spool.names() == [done[: -len(DONE)] + TELLING]
+    assert first.logging()
+    assert not second.logging()
+    second.logged()
+    assert spool.names() == [done[: -len(DONE)] + LOGGING]
 
 
 @pytest.mark.parametrize("line", ["a\nrun\t7\n", "a\tb", "\n\n", "crit\tb\n\nnotice\tc", "x\x00\udcff\u2028"])
@@ -120,7 +120,7 @@ def test_any_text_is_one_note(spool: Spool, requests: Requests, line: str) -> No
 def test_the_run_is_noted_for_the_next_agent(spool: Spool, requests: Requests) -> None:
     spool.write(wanted("restart"), 1000.0)
     (name,) = spool.names()
-    requests.note_run(name, 7)
+    requests.save_run(name, 7)
     read = requests.read(name)
     assert read is not None
     assert read.run == 7
@@ -134,8 +134,8 @@ def test_who_waits_reads_the_outcome_when_it_was_told(spool: Spool, requests: Re
     assert done is not None
     assert requests.outcome_of(mine) is None
     receipt = Receipt(requests, done)
-    receipt.telling()
-    receipt.told()
+    receipt.logging()
+    receipt.logged()
     assert requests.outcome_of(mine) == ("crit", "pause vm1: FAILED")
     os.close(spool.kept)
 

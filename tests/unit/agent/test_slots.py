@@ -11,10 +11,10 @@ pytest.importorskip("libvirt")
 
 from sanlock_helper.agent import slots as turns_module
 from sanlock_helper.agent.actions import Progress
-from sanlock_helper.agent.jobs import Case, Running
+from sanlock_helper.agent.jobs import Execution, Job
 from sanlock_helper.agent.pool import Connection
 from sanlock_helper.agent.requests import Request
-from sanlock_helper.agent.slots import AHEAD, IN_FLIGHT, OTHERS_IN_FLIGHT, PAUSE_SECONDS, Turns
+from sanlock_helper.agent.slots import AHEAD, IN_FLIGHT, OTHERS_IN_FLIGHT, PAUSE_SECONDS, Slots
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline
 
@@ -37,88 +37,88 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def turns(clock: Clock) -> Turns:
-    return Turns(clock)
+def slots(clock: Clock) -> Slots:
+    return Slots(clock)
 
 
-def make_try(action: str = "poweroff") -> Running:
-    case = Case(Request.of(Invocation(URI, UUID, action), Deadline(0.0, 40)), Progress())
-    case.tries = 1
-    return Running(case, Connection(URI))
+def make_try(action: str = "poweroff") -> Execution:
+    job = Job(Request.of(Invocation(URI, UUID, action), Deadline(0.0, 40)), Progress())
+    job.tries = 1
+    return Execution(job, Connection(URI))
 
 
-def begin(turns: Turns, number: int = 1, action: str = "poweroff") -> list[Running]:
+def begin(slots: Slots, number: int = 1, action: str = "poweroff") -> list[Execution]:
     tries = [make_try(action) for _ in range(number)]
-    for running in tries:
-        turns.begin(running)
+    for execution in tries:
+        slots.begin(execution)
     return tries
 
 
-def test_poweroffs_have_their_turn_while_one_is_free(turns: Turns) -> None:
-    assert all(running.has_turn for running in begin(turns, OTHERS_IN_FLIGHT))
-    assert not turns.is_full
-    assert not begin(turns)[0].has_turn
-    assert turns.is_full
+def test_poweroffs_have_their_turn_while_one_is_free(slots: Slots) -> None:
+    assert all(execution.has_slot for execution in begin(slots, OTHERS_IN_FLIGHT))
+    assert not slots.is_full
+    assert not begin(slots)[0].has_slot
+    assert slots.is_full
 
 
-def test_one_that_is_prepared_makes_room_for_the_next(turns: Turns) -> None:
-    begin(turns, OTHERS_IN_FLIGHT)
+def test_one_that_is_prepared_makes_room_for_the_next(slots: Slots) -> None:
+    begin(slots, OTHERS_IN_FLIGHT)
     for _ in range(AHEAD):
-        assert not turns.is_enough
-        (running,) = begin(turns)
-        assert turns.is_full
-        assert turns.arrive(running)
-        assert not turns.is_full
-    assert turns.is_enough
+        assert not slots.is_saturated
+        (execution,) = begin(slots)
+        assert slots.is_full
+        assert slots.park(execution)
+        assert not slots.is_full
+    assert slots.is_saturated
 
 
-def test_a_turn_goes_to_the_one_that_was_prepared_first(turns: Turns) -> None:
-    destroying = begin(turns, OTHERS_IN_FLIGHT)
+def test_a_turn_goes_to_the_one_that_was_prepared_first(slots: Slots) -> None:
+    destroying = begin(slots, OTHERS_IN_FLIGHT)
     prepared = []
     for _ in range(3):
-        prepared += begin(turns)
-        turns.arrive(prepared[-1])
-    assert turns.grant() is None
-    turns.end(destroying[0])
-    assert turns.grant() is prepared[0]
-    assert prepared[0].has_turn
-    assert turns.grant() is None
+        prepared += begin(slots)
+        slots.park(prepared[-1])
+    assert slots.release_next() is None
+    slots.end(destroying[0])
+    assert slots.release_next() is prepared[0]
+    assert prepared[0].has_slot
+    assert slots.release_next() is None
 
 
-def test_a_turn_that_comes_before_all_is_prepared_need_not_be_waited_for(turns: Turns) -> None:
-    destroying = begin(turns, OTHERS_IN_FLIGHT)
-    (running,) = begin(turns)
-    turns.end(destroying[0])
-    assert turns.grant() is running
-    assert not turns.arrive(running)
-    assert tries(turns) == OTHERS_IN_FLIGHT
+def test_a_turn_that_comes_before_all_is_prepared_need_not_be_waited_for(slots: Slots) -> None:
+    destroying = begin(slots, OTHERS_IN_FLIGHT)
+    (execution,) = begin(slots)
+    slots.end(destroying[0])
+    assert slots.release_next() is execution
+    assert not slots.park(execution)
+    assert tries(slots) == OTHERS_IN_FLIGHT
 
 
-def test_one_that_is_given_up_while_it_waits_leaves_its_place(turns: Turns) -> None:
-    destroying = begin(turns, OTHERS_IN_FLIGHT)
-    (running,) = begin(turns)
-    turns.arrive(running)
-    running.given_up = True
-    turns.end(running)
-    turns.end(destroying[0])
-    assert turns.grant() is None
-    assert tries(turns) == OTHERS_IN_FLIGHT - 1
+def test_one_that_is_given_up_while_it_waits_leaves_its_place(slots: Slots) -> None:
+    destroying = begin(slots, OTHERS_IN_FLIGHT)
+    (execution,) = begin(slots)
+    slots.park(execution)
+    execution.given_up = True
+    slots.end(execution)
+    slots.end(destroying[0])
+    assert slots.release_next() is None
+    assert tries(slots) == OTHERS_IN_FLIGHT - 1
 
 
-def test_nothing_is_prepared_while_pauses_come(turns: Turns, clock: Clock) -> None:
-    begin(turns, action="pause")
-    assert begin(turns)[0].has_turn
-    assert turns.is_enough
+def test_nothing_is_prepared_while_pauses_come(slots: Slots, clock: Clock) -> None:
+    begin(slots, action="pause")
+    assert begin(slots)[0].has_slot
+    assert slots.is_saturated
     clock.now += PAUSE_SECONDS
-    assert not turns.is_enough
+    assert not slots.is_saturated
 
 
-def test_a_pause_that_is_tried_again_holds_up_nobody(turns: Turns) -> None:
-    running = make_try("pause")
-    running.case.tries = 2
-    turns.begin(running)
-    begin(turns)
-    assert not turns.is_enough
+def test_a_pause_that_is_tried_again_holds_up_nobody(slots: Slots) -> None:
+    execution = make_try("pause")
+    execution.job.tries = 2
+    slots.begin(execution)
+    begin(slots)
+    assert not slots.is_saturated
 
 
 @given(
@@ -126,29 +126,29 @@ def test_a_pause_that_is_tried_again_holds_up_nobody(turns: Turns) -> None:
 )
 def test_never_more_calls_or_destroys_than_there_are_workers(steps: list[tuple[str, int]]) -> None:
     clock = Clock()
-    turns = Turns(clock)
-    under_way: list[Running] = []
+    slots = Slots(clock)
+    under_way: list[Execution] = []
     for step, number in steps:
         if step == "time":
             clock.now += number / 200
         elif step in ("pause", "poweroff"):
             for _ in range(number):
-                if not turns.is_full and (step == "pause" or not turns.is_enough):
-                    under_way += begin(turns, action=step)
+                if not slots.is_full and (step == "pause" or not slots.is_saturated):
+                    under_way += begin(slots, action=step)
         elif under_way:
-            running = under_way[number % len(under_way)]
+            execution = under_way[number % len(under_way)]
             if step == "end":
-                turns.end(running)
-                under_way.remove(running)
-            elif running in turns._calling:
-                turns.arrive(running)
-        while not turns.is_full and turns.grant() is not None:
+                slots.end(execution)
+                under_way.remove(execution)
+            elif execution in slots._calling:
+                slots.park(execution)
+        while not slots.is_full and slots.release_next() is not None:
             pass
-        assert len(turns._calling) <= IN_FLIGHT
-        assert tries(turns) == len(under_way) <= IN_FLIGHT + AHEAD
-        destroying = [one for one in under_way if one.has_turn and one.case.request.action == "poweroff"]
+        assert len(slots._calling) <= IN_FLIGHT
+        assert tries(slots) == len(under_way) <= IN_FLIGHT + AHEAD
+        destroying = [one for one in under_way if one.has_slot and one.job.request.action == "poweroff"]
         assert len(destroying) <= OTHERS_IN_FLIGHT
         # Nobody waits while a turn is free.
-        if turns._waiting and not turns.is_full:
-            most = OTHERS_IN_FLIGHT if not turns._pauses_come() else turns_module.OTHERS_BESIDE_PAUSES
+        if slots._waiting and not slots.is_full:
+            most = OTHERS_IN_FLIGHT if not slots._pauses_come() else turns_module.OTHERS_BESIDE_PAUSES
             assert len(destroying) >= most

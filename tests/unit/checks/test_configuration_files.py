@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.checks.configuration import check_files
-from sanlock_helper.checks.facts import Facts, Host
+from sanlock_helper.checks.facts import Facts, HostPaths
 from sanlock_helper.checks.finding import Finding
 from sanlock_helper.checks.plan import make_checks
-from sanlock_helper.errors import FinalError
+from sanlock_helper.errors import PermanentError
 from sanlock_helper.virt.qemu_sanlock_conf import make_lock_conf
 
 
@@ -22,7 +22,7 @@ def check(etc: Path, **files: str) -> Finding:
         folder = etc / ("sanlock" if name == "sanlock" else "libvirt")
         folder.mkdir(exist_ok=True)
         (folder / f"{name.replace('_', '-')}.conf").write_text(text)
-    facts = Facts(Host(etc=etc, run=etc / "run", proc=etc, lib=etc, programs=()))
+    facts = Facts(HostPaths(etc=etc, run=etc / "run", proc=etc, lib=etc, programs=()))
     return check_files(facts.files, facts.sanlock_conf)
 
 
@@ -95,7 +95,7 @@ def test_the_owner_of_a_lease(
         driver = tmp_path / folder / "libvirt/lock-driver/sanlock.so"
         driver.parent.mkdir(parents=True)
         driver.write_bytes(plugin)
-    facts = Facts(Host(etc=tmp_path, lib=tmp_path / "lib"))
+    facts = Facts(HostPaths(etc=tmp_path, lib=tmp_path / "lib"))
     (tmp_path / "libvirt").mkdir()
     (tmp_path / "libvirt/qemu-sanlock.conf").write_text(f"check_disk_lease_owner = {value}\n")
     checks = {check.name: check for check in make_checks(facts)}
@@ -103,5 +103,5 @@ def test_the_owner_of_a_lease(
 
 
 def test_the_owner_is_yes_or_no() -> None:
-    with pytest.raises(FinalError, match="check_disk_lease_owner"):
+    with pytest.raises(PermanentError, match="check_disk_lease_owner"):
         make_lock_conf({"check_disk_lease_owner": 2})

@@ -11,18 +11,18 @@ pytest.importorskip("libvirt")
 
 import libvirt_auth
 from sanlock_helper.checks.auth_conf import check_auth_file, check_auth_groups, check_auth_mode
-from sanlock_helper.checks.facts import Attempt, Facts, Host
+from sanlock_helper.checks.facts import ConnectionAttempt, Facts, HostPaths
 from sanlock_helper.checks.libvirtd import check_authentication, check_libvirtd, check_limits
 from sanlock_helper.cli.verbs.auth import group_steps
-from sanlock_helper.errors import FinalError, PassingError
+from sanlock_helper.errors import PermanentError, TransientError
 
 URI = "qemu:///system"
 
 GOOD = "[auth-libvirt-localhost]\ncredentials=a\n[credentials-a]\nauthname=x\npassword=hush\n"
 
 
-def refused() -> FinalError:
-    error = FinalError("connect", "authentication failed", "compare the credentials")
+def refused() -> PermanentError:
+    error = PermanentError("connect", "authentication failed", "compare the credentials")
     error.__cause__ = libvirt_auth.AuthRefusedError("/etc/libvirt/auth.conf", "refused")
     return error
 
@@ -30,13 +30,13 @@ def refused() -> FinalError:
 @pytest.mark.parametrize(
     ("attempt", "answers", "lets_in"),
     [
-        (Attempt(0.01, None), "pass", "pass"),
-        (Attempt(3.0, None), "warn", "pass"),
-        (Attempt(0.01, PassingError("connect", "Connection refused")), "fail", "warn"),
-        (Attempt(0.01, refused()), "pass", "fail"),
+        (ConnectionAttempt(0.01, None), "pass", "pass"),
+        (ConnectionAttempt(3.0, None), "warn", "pass"),
+        (ConnectionAttempt(0.01, TransientError("connect", "Connection refused")), "fail", "warn"),
+        (ConnectionAttempt(0.01, refused()), "pass", "fail"),
     ],
 )
-def test_the_answer_and_the_authentication(attempt: Attempt, answers: str, lets_in: str) -> None:
+def test_the_answer_and_the_authentication(attempt: ConnectionAttempt, answers: str, lets_in: str) -> None:
     assert check_libvirtd(attempt, "virtqemud", URI).verdict == answers
     finding = check_authentication(attempt, "sasl", "virtqemud")
     assert finding.verdict == lets_in
@@ -58,14 +58,16 @@ def test_limits() -> None:
 
 
 def test_a_daemon_that_its_socket_starts_is_no_failure() -> None:
-    finding = check_libvirtd(Attempt(3.0, None, activated=True), "virtqemud", URI)
+    finding = check_libvirtd(ConnectionAttempt(3.0, None, activated=True), "virtqemud", URI)
     assert (finding.verdict, "started by its socket" in finding.found) == ("pass", True)
-    busy = check_libvirtd(Attempt(3.0, None), "virtqemud", URI)
+    busy = check_libvirtd(ConnectionAttempt(3.0, None), "virtqemud", URI)
     assert "virt-admin -c virtqemud:///system server-threadpool-info virtqemud" in busy.remedy
 
 
 def test_a_socket_that_nobody_listens_on() -> None:
-    attempt = Attempt(0.1, PassingError("connect", "Connection refused"), stale="/run/libvirt/virtqemud-sock")
+    attempt = ConnectionAttempt(
+        0.1, TransientError("connect", "Connection refused"), stale="/run/libvirt/virtqemud-sock"
+    )
     finding = check_libvirtd(attempt, "libvirtd", URI, "rm it")
     assert "the client takes /run/libvirt/virtqemud-sock, and nobody listens on it" in finding.found
     assert finding.remedy == "rm it"
@@ -82,7 +84,7 @@ def test_the_daemons_own_file_counts(tmp_path: Path, daemon: str, other: str) ->
         (sockets / name).touch()
     (tmp_path / f"libvirt/{daemon}.conf").write_text('max_clients = 5\nauth_unix_rw = "sasl"\n')
     (tmp_path / f"libvirt/{other}.conf").write_text("max_workers = 1\n")
-    facts = Facts(Host(etc=tmp_path, run=tmp_path / "run", proc=tmp_path, lib=tmp_path, programs=()))
+    facts = Facts(HostPaths(etc=tmp_path, run=tmp_path / "run", proc=tmp_path, lib=tmp_path, programs=()))
     assert facts.host.daemon == daemon
     assert facts.asks_for_sasl
     finding = check_limits(facts.daemon_conf, 100, 40, daemon)

@@ -19,23 +19,23 @@ from sanlock_helper.checks.sanlock import (
     check_running,
     check_unique,
     check_watchdog,
-    clock_of,
     lockspaces_without_clock,
     parse_dump,
+    timeline_of,
 )
-from sanlock_helper.errors import FinalError
-from sanlock_helper.leases.sanlock_status import Lockspace, SanlockStatus, parse_status
-from sanlock_helper.leases.timeline import Clock
+from sanlock_helper.errors import PermanentError
+from sanlock_helper.leases.sanlock_status import JoinedLockspace, SanlockStatus, parse_status
+from sanlock_helper.leases.timeline import Timeline
 from sanlock_helper.virt.libvirt_conf import Setting
 from sanlock_helper.virt.qemu_sanlock_conf import LockConf, make_lock_conf
 
 CONF = LockConf(True, 1, 0, "/var/lib/libvirt/sanlock", None, None)
-SPACE = Lockspace(
+SPACE = JoinedLockspace(
     "__LIBVIRT__DISKS__", 1, "/var/lib/libvirt/sanlock/__LIBVIRT__DISKS__", 0, {"io_timeout": "10"}
 )
 
 
-def status(*spaces: Lockspace, **daemon: str) -> SanlockStatus:
+def status(*spaces: JoinedLockspace, **daemon: str) -> SanlockStatus:
     return SanlockStatus({"our_host_name": "host1", "version_str": "3.9.5", **daemon}, spaces, ())
 
 
@@ -71,7 +71,7 @@ def test_io_timeout(seconds: int, verdict: str) -> None:
 
 def test_a_setting_of_a_wrong_type_is_an_error_that_names_it() -> None:
     for values in ({"host_id": "1"}, {"auto_disk_leases": 2}, {"host_id": -1}, {"user": 5}):
-        with pytest.raises(FinalError, match=f"qemu-sanlock.conf: {next(iter(values))}"):
+        with pytest.raises(PermanentError, match=f"qemu-sanlock.conf: {next(iter(values))}"):
             make_lock_conf(values)
 
 
@@ -114,8 +114,8 @@ def test_fire_timeout(fire: str, verdict: str) -> None:
 
 
 def test_the_clock_of_the_defaults_is_that_of_the_readme() -> None:
-    clock = clock_of(status(), CONF)
-    assert clock == Clock(10, 40, 60)
+    clock = timeline_of(status(), CONF)
+    assert clock == Timeline(10, 40, 60)
     finding = check_clock(clock, watchdog=True)
     assert finding.verdict == "pass"
     for words in ("warning 60 s", "lost 80 s", "SIGKILL 120 s", "reset 130 to 139 s", "another host 140 s"):
@@ -127,12 +127,12 @@ def test_the_clock_of_the_defaults_is_that_of_the_readme() -> None:
     [(40, 60, False, "pass"), (55, 60, True, "warn"), (55, 60, False, "pass"), (60, 60, False, "fail")],
 )
 def test_clock(grace: int, fire: int, watchdog: bool, verdict: str) -> None:
-    assert check_clock(Clock(10, grace, fire), watchdog).verdict == verdict
+    assert check_clock(Timeline(10, grace, fire), watchdog).verdict == verdict
 
 
 def test_the_joined_lockspace_counts_for_the_clock() -> None:
     space = replace(SPACE, values={"io_timeout": "3"})
-    assert clock_of(status(space, kill_grace_seconds="7"), CONF) == Clock(3, 7, 60)
+    assert timeline_of(status(space, kill_grace_seconds="7"), CONF) == Timeline(3, 7, 60)
 
 
 def test_lockspace() -> None:
@@ -229,7 +229,7 @@ def test_lockspaces_that_the_clock_does_not_hold_for(values: dict[str, str], wor
     text += "".join(f"    {name}={value}\n" for name, value in values.items())
     without = lockspaces_without_clock(parse_status(text))
     assert len(without) == len(words)
-    finding = check_clock(Clock(10, 40, 60), True, without)
+    finding = check_clock(Timeline(10, 40, 60), True, without)
     assert finding.verdict == ("warn" if words else "pass")
     for word in words:
         assert word in finding.found

@@ -26,7 +26,7 @@ from sanlock_helper.checks.lease_dir import (
 )
 from sanlock_helper.checks.leases import check_disk_paths, check_leases, lease_name, missing_leases
 from sanlock_helper.leases.sanlock_status import HeldLease, SanlockStatus
-from sanlock_helper.leases.timeline import Clock
+from sanlock_helper.leases.timeline import Timeline
 from sanlock_helper.virt.inventory import Disk, DomainConfig, KnownDomain
 from sanlock_helper.virt.qemu_sanlock_conf import LockConf
 
@@ -193,7 +193,7 @@ def test_runtime_dir() -> None:
     ],
 )
 def test_multipath(config: str | None, verdict: str) -> None:
-    finding = system.check_multipath(config, Clock(10, 40, 60))
+    finding = system.check_multipath(config, Timeline(10, 40, 60))
     assert finding.verdict == verdict
     assert (("no_path_retry 15" in finding.remedy) or ("no_path_retry 7" in finding.remedy)) == (
         verdict != "pass"

@@ -15,7 +15,7 @@ pytest.importorskip("libvirt")
 
 from sanlock_helper.cli import main as cli
 from sanlock_helper.cli.verbs import VERBS, history
-from sanlock_helper.errors import FinalError
+from sanlock_helper.errors import PermanentError
 
 HELPER = Path(__file__).parents[3] / "helper"
 
@@ -38,7 +38,7 @@ def test_an_error_cannot_move_the_cursor(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(_arguments: argparse.Namespace) -> int:
-        raise FinalError("read a\x1b[2J", "b\nc", "d")
+        raise PermanentError("read a\x1b[2J", "b\nc", "d")
 
     monkeypatch.setattr(history, "run", run)
     assert cli.main(["history"]) == 1

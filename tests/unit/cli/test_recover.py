@@ -19,16 +19,16 @@ import pytest
 pytest.importorskip("libvirt")
 
 
-from sanlock_helper.cli.live_lines import Screen
+from sanlock_helper.cli.live_lines import LiveLines
 from sanlock_helper.cli.verbs import policy, recover
-from sanlock_helper.errors import FinalError, PassingError
+from sanlock_helper.errors import PermanentError, TransientError
 from sanlock_helper.leases import error_texts as sanlock_errors
 from sanlock_helper.leases.held import Lease
-from sanlock_helper.patience import within
-from sanlock_helper.records.directory import Records
+from sanlock_helper.records.directory import RecordDirectory
 from sanlock_helper.records.record import Record
-from sanlock_helper.records.store import Book
+from sanlock_helper.records.store import RecordStore
 from sanlock_helper.recovery.single_instance import only_instance
+from sanlock_helper.threads import within
 from sanlock_helper.virt import qemu_sanlock_conf
 
 from ..recovery_world import SPACE, UUID, Story
@@ -37,15 +37,15 @@ OTHER = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Book:
+def store(tmp_path: Path) -> RecordStore:
     record = Record(UUID, "vm1", "qemu:///system", "pause", time=1e9)
     record.lockspaces, record.leases = (SPACE,), (Lease("LS", "disk", 3, "/p", 7),)
-    Records(f"{tmp_path}/run").write(record)
-    return Book(Story(), f"{tmp_path}/run", f"{tmp_path}/state")  # type: ignore[arg-type]
+    RecordDirectory(f"{tmp_path}/run").write(record)
+    return RecordStore(Story(), f"{tmp_path}/run", f"{tmp_path}/state")  # type: ignore[arg-type]
 
 
-def test_list(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
-    assert recover._list(book, as_json=False) == 0
+def test_list(store: RecordStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recover._list(store, as_json=False) == 0
     assert re.fullmatch(rf"vm1 {UUID} resume since 2001-09-\d\d [\d:]+: waiting\n", capsys.readouterr().out)
 
 
@@ -54,24 +54,24 @@ def test_no_name_and_no_reason_moves_the_cursor(
 ) -> None:
     name = "a\nb\x9b2J\u202e: x"
     record = Record(UUID, name, "qemu:///system", "pause", mark="refused", why="x\x1b[2J\ny", time=1e300)
-    Records(f"{tmp_path}/run").write(record)
-    recover._list(Book(Story(), f"{tmp_path}/run", f"{tmp_path}/state"), as_json=False)  # type: ignore[arg-type]
+    RecordDirectory(f"{tmp_path}/run").write(record)
+    recover._list(RecordStore(Story(), f"{tmp_path}/run", f"{tmp_path}/state"), as_json=False)  # type: ignore[arg-type]
     first, why = capsys.readouterr().out.splitlines()
     assert first.startswith(f"a\\nb\\x9b2J\\u202e: x {UUID} resume since ")
     assert why == "    x\\x1b[2J\\ny"
     monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
-    with pytest.raises(FinalError, match="not confirmed"):
+    with pytest.raises(PermanentError, match="not confirmed"):
         recover._ask(record)
     assert capsys.readouterr().out.splitlines()[0] == (
         "a\\nb\\x9b2J\\u202e: x was paused when its leases were lost: x\\x1b[2J\\ny"
     )
     written: list[str] = []
-    Screen(True, written.append, lambda: 80).show([f"{name}: start: y\n"])
+    LiveLines(True, written.append, lambda: 80).show([f"{name}: start: y\n"])
     assert written == ["a\\nb\\x9b2J\\u202e: x: start: y\\n"]
 
 
-def test_list_json(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
-    recover._list(book, as_json=True)
+def test_list_json(store: RecordStore, capsys: pytest.CaptureFixture[str]) -> None:
+    recover._list(store, as_json=True)
     # Not in a package's %check: it needs jsonschema.
     found = pytest.importorskip("tests.schemas").validated(capsys.readouterr().out, "recover-list")
     assert found == {
@@ -105,20 +105,20 @@ def test_list_json(book: Book, capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-def test_list_changes_nothing(book: Book, tmp_path: Path) -> None:
+def test_list_changes_nothing(store: RecordStore, tmp_path: Path) -> None:
     (tmp_path / "run" / "bad.record").write_text("")
     before = sorted(str(path) for path in tmp_path.rglob("*"))
-    recover._list(book, as_json=False)
+    recover._list(store, as_json=False)
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("text", [UUID, "vm1"])
 @pytest.mark.parametrize("gathered", [False, True])
-def test_forget(book: Book, text: str, gathered: bool) -> None:
+def test_forget(store: RecordStore, text: str, gathered: bool) -> None:
     if gathered:
-        book.gather()
-    assert recover._forget(book, Story(), text) == 0  # type: ignore[arg-type]
-    assert book.look() == {}
+        store.gather()
+    assert recover._forget(store, Story(), text) == 0  # type: ignore[arg-type]
+    assert store.records() == {}
 
 
 # What cannot be read
@@ -138,26 +138,26 @@ def unprivileged() -> Iterator[None]:
 
 
 @pytest.fixture
-def hidden(book: Book, tmp_path: Path) -> Book:
+def hidden(store: RecordStore, tmp_path: Path) -> RecordStore:
     """Directories as they are on a host: for root alone."""
-    book.gather()
+    store.gather()
     write_another(tmp_path)
     for path in (tmp_path / "run", tmp_path / "state"):
         path.chmod(0o700)
     # pytest's own directories are for root alone, too.
     for parent in (tmp_path, *tmp_path.parents[:2]):
         parent.chmod(0o711)
-    return book
+    return store
 
 
 def write_another(tmp_path: Path) -> None:
-    Records(f"{tmp_path}/run").write(Record(OTHER, "vm2", "qemu:///system", "poweroff", time=1e9))
+    RecordDirectory(f"{tmp_path}/run").write(Record(OTHER, "vm2", "qemu:///system", "poweroff", time=1e9))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
 @pytest.mark.parametrize("as_json", [False, True])
 def test_list_as_another_user_is_an_error(
-    hidden: Book, as_json: bool, capsys: pytest.CaptureFixture[str]
+    hidden: RecordStore, as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with unprivileged():
         assert recover._list(hidden, as_json) == 1
@@ -169,30 +169,30 @@ def test_list_as_another_user_is_an_error(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
 @pytest.mark.parametrize("verb", ["forget", "resume"])
-def test_what_cannot_be_read_is_not_said_to_be_missing(hidden: Book, verb: str) -> None:
+def test_what_cannot_be_read_is_not_said_to_be_missing(hidden: RecordStore, verb: str) -> None:
     story: Any = Story()
     calls = {
         "forget": lambda: recover._forget(hidden, story, "vm1"),
         "resume": lambda: recover._resume_anyway(hidden, story, "vm1", yes=True),
     }
-    with unprivileged(), pytest.raises(FinalError) as caught:
+    with unprivileged(), pytest.raises(PermanentError) as caught:
         calls[verb]()
     assert "Permission denied (run this as root)" in caught.value.why
     assert "no record" not in caught.value.why
-    assert set(hidden.look()) == {UUID, OTHER}
+    assert set(hidden.records()) == {UUID, OTHER}
 
 
 @pytest.mark.parametrize("broken", ["run", "state"])
 @pytest.mark.parametrize("as_json", [False, True])
 def test_list_prints_what_can_be_read(
-    book: Book, tmp_path: Path, broken: str, as_json: bool, capsys: pytest.CaptureFixture[str]
+    store: RecordStore, tmp_path: Path, broken: str, as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    book.gather()
+    store.gather()
     write_another(tmp_path)
     shutil.rmtree(tmp_path / broken)
     (tmp_path / broken).write_text("no directory")
     left = {"run": UUID, "state": OTHER}[broken]
-    assert recover._list(book, as_json) == 1
+    assert recover._list(store, as_json) == 1
     printed = capsys.readouterr()
     assert left in printed.out
     assert "Not a directory" in printed.err
@@ -202,33 +202,33 @@ def test_list_prints_what_can_be_read(
 
 
 def test_list_prints_the_records_beside_a_bad_one(
-    book: Book, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: RecordStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run" / f"{OTHER}.record").write_text("no record")
-    assert recover._list(book, as_json=False) == 1
+    assert recover._list(store, as_json=False) == 1
     printed = capsys.readouterr()
     assert f"{OTHER}.record: its checksum is wrong" in printed.err
     assert UUID in printed.out
 
 
 def test_no_directories_are_no_records(tmp_path: Path) -> None:
-    nothing = Book(Story(), f"{tmp_path}/a", f"{tmp_path}/b")  # type: ignore[arg-type]
+    nothing = RecordStore(Story(), f"{tmp_path}/a", f"{tmp_path}/b")  # type: ignore[arg-type]
     assert recover._list(nothing, as_json=False) == 0
 
 
-def test_a_name_that_two_records_have(book: Book, tmp_path: Path) -> None:
-    Records(f"{tmp_path}/run").write(Record(OTHER, "vm1", "qemu:///system", "poweroff", time=1e9))
-    with pytest.raises(FinalError, match="2 records have this name"):
-        recover._forget(book, Story(), "vm1")  # type: ignore[arg-type]
-    assert set(book.look()) == {UUID, OTHER}
+def test_a_name_that_two_records_have(store: RecordStore, tmp_path: Path) -> None:
+    RecordDirectory(f"{tmp_path}/run").write(Record(OTHER, "vm1", "qemu:///system", "poweroff", time=1e9))
+    with pytest.raises(PermanentError, match="2 records have this name"):
+        recover._forget(store, Story(), "vm1")  # type: ignore[arg-type]
+    assert set(store.records()) == {UUID, OTHER}
 
 
 @pytest.mark.parametrize("text", [OTHER, OTHER.upper()])
-def test_a_name_that_is_another_domains_uuid(book: Book, tmp_path: Path, text: str) -> None:
+def test_a_name_that_is_another_domains_uuid(store: RecordStore, tmp_path: Path, text: str) -> None:
     for uuid, name in ((UUID, OTHER), (OTHER, "vm2")):
-        Records(f"{tmp_path}/run").write(Record(uuid, name, "qemu:///system", "poweroff", time=1e9))
-    recover._forget(book, Story(), text)  # type: ignore[arg-type]
-    assert set(book.look()) == {UUID}
+        RecordDirectory(f"{tmp_path}/run").write(Record(uuid, name, "qemu:///system", "poweroff", time=1e9))
+    recover._forget(store, Story(), text)  # type: ignore[arg-type]
+    assert set(store.records()) == {UUID}
 
 
 # A libvirtd that does not answer
@@ -250,13 +250,15 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     end.set()
 
 
-def test_forget_does_not_wait_for_libvirtd_without_end(book: Book, tmp_path: Path, hang: list[str]) -> None:
-    Records(f"{tmp_path}/run").write(Record(OTHER, "vm2", "qemu:///session", "poweroff", time=1e9))
-    with pytest.raises(FinalError, match=r"no record of it; .*no answer within"):
-        recover._forget(book, Story(), "another name")  # type: ignore[arg-type]
+def test_forget_does_not_wait_for_libvirtd_without_end(
+    store: RecordStore, tmp_path: Path, hang: list[str]
+) -> None:
+    RecordDirectory(f"{tmp_path}/run").write(Record(OTHER, "vm2", "qemu:///session", "poweroff", time=1e9))
+    with pytest.raises(PermanentError, match=r"no record of it; .*no answer within"):
+        recover._forget(store, Story(), "another name")  # type: ignore[arg-type]
     # By the records' own URIs; and not at all where a record has the name.
     assert hang == ["qemu:///session", "qemu:///system"]
-    assert recover._forget(book, Story(), "vm1") == 0  # type: ignore[arg-type]
+    assert recover._forget(store, Story(), "vm1") == 0  # type: ignore[arg-type]
     assert len(hang) == 2
 
 
@@ -271,7 +273,7 @@ def test_policy_does_not_wait_for_libvirtd_without_end(monkeypatch: pytest.Monke
     monkeypatch.setattr(policy, "LIBVIRT_SECONDS", 0.2)
     parser = argparse.ArgumentParser()
     policy.add_arguments(parser)
-    with pytest.raises(PassingError, match="no answer within"):
+    with pytest.raises(TransientError, match="no answer within"):
         policy.run(parser.parse_args(["vm1"]))
     end.set()
 
@@ -280,7 +282,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     path = f"{tmp_path}/run/lock"
     first = only_instance(path)
     first.__enter__()
-    with pytest.raises(FinalError, match="another recovery is at work, process"):
+    with pytest.raises(PermanentError, match="another recovery is at work, process"):
         only_instance(path).__enter__()
     first.__exit__(None, None, None)
     with only_instance(path):
@@ -289,59 +291,63 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 
 def test_the_lower_end_of_a_terminal() -> None:
     written: list[str] = []
-    screen = Screen(True, written.append, lambda: 10)
+    screen = LiveLines(True, written.append, lambda: 10)
     screen.show(["a", "0123456789"])
     screen.show(["a", "0123456789"])
-    screen.tell("stays")
+    screen.log("stays")
     screen.show([])
     assert written == ["a\n012345678", "\x1b[2A\x1b[Jstays\na\n012345678", "\x1b[2A\x1b[J\x1b[A"]
 
 
 def test_no_terminal_gets_the_lines_that_stay() -> None:
     written: list[str] = []
-    screen = Screen(False, written.append, lambda: 10)
+    screen = LiveLines(False, written.append, lambda: 10)
     screen.show(["a"])
-    screen.tell("stays")
+    screen.log("stays")
     assert written == ["stays"]
 
 
 # Book
 
 
-def test_a_record_outlives_its_copying_being_cut_short(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Records, "write", lambda self, record, durable=False: 1 // 0)
+def test_a_record_outlives_its_copying_being_cut_short(
+    store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RecordDirectory, "write", lambda self, record, durable=False: 1 // 0)
     with pytest.raises(ZeroDivisionError):
-        book.gather()
+        store.gather()
     monkeypatch.undo()
-    assert set(book.gather()) == {UUID}
+    assert set(store.gather()) == {UUID}
 
 
-def test_a_record_that_the_helper_takes_back_meanwhile(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = Book._read
+def test_a_record_that_the_helper_takes_back_meanwhile(
+    store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = RecordStore._read
 
-    def take_back(self: Book, records: Records, uuid: str) -> Record | None:
+    def take_back(self: RecordStore, records: RecordDirectory, uuid: str) -> Record | None:
         found = read(self, records, uuid)
         records.remove(uuid)
         return found
 
-    monkeypatch.setattr(Book, "_read", take_back)
-    assert book.gather() == {}
+    monkeypatch.setattr(RecordStore, "_read", take_back)
+    assert store.gather() == {}
 
 
-def test_a_mark_does_not_bring_a_record_back(book: Book) -> None:
-    record = book.gather()[UUID]
-    book.forget(UUID)
-    assert not book.mark(record, "starting")
-    assert book.look() == {}
+def test_a_mark_does_not_bring_a_record_back(store: RecordStore) -> None:
+    record = store.gather()[UUID]
+    store.forget(UUID)
+    assert not store.mark(record, "starting")
+    assert store.records() == {}
 
 
-def test_a_newer_record_is_neither_marked_nor_removed(book: Book, tmp_path: Path) -> None:
-    old = book.gather()[UUID]
-    Records(f"{tmp_path}/run").write(Record(UUID, "vm1", "qemu:///system", "poweroff", time=2e9))
-    book.gather()
-    assert not book.mark(old, "resuming")
-    assert not book.remove(old)
-    (found,) = book.gather().values()
+def test_a_newer_record_is_neither_marked_nor_removed(store: RecordStore, tmp_path: Path) -> None:
+    old = store.gather()[UUID]
+    RecordDirectory(f"{tmp_path}/run").write(Record(UUID, "vm1", "qemu:///system", "poweroff", time=2e9))
+    store.gather()
+    assert not store.mark(old, "resuming")
+    assert not store.remove(old)
+    (found,) = store.gather().values()
     assert (found.time, found.mark) == (2e9, "")
 
 

@@ -14,8 +14,8 @@ pytest.importorskip("libvirt")
 from sanlock_helper.checks.finding import Finding
 from sanlock_helper.checks.plan import Check, run_checks
 from sanlock_helper.cli.terminal import is_colourful, iso, plain, table
-from sanlock_helper.errors import FinalError, PassingError
-from sanlock_helper.patience import within
+from sanlock_helper.errors import PermanentError, TransientError
+from sanlock_helper.threads import within
 
 
 class Terminal(io.StringIO):
@@ -49,11 +49,11 @@ def test_times_for_programs_are_utc() -> None:
 
 def test_patience() -> None:
     assert within(5, "add", lambda: 1 + 1) == 2
-    with pytest.raises(FinalError, match="look: no"):
-        within(5, "x", lambda: _raise(FinalError("look", "no")))
+    with pytest.raises(PermanentError, match="look: no"):
+        within(5, "x", lambda: _raise(PermanentError("look", "no")))
     start = time.monotonic()
     release = threading.Event()
-    with pytest.raises(PassingError, match=r"hang: no answer within 0\.1 s"):
+    with pytest.raises(TransientError, match=r"hang: no answer within 0\.1 s"):
         within(0.1, "hang", release.wait)
     assert time.monotonic() - start < 3
     release.set()
@@ -71,7 +71,7 @@ def test_a_check_that_cannot_look_is_a_warning() -> None:
         return Finding("never", "pass", "")
 
     checks = [
-        Check("helper", lambda: _raise(FinalError("ask sanlock", "it does not answer", "start it"))),
+        Check("helper", lambda: _raise(PermanentError("ask sanlock", "it does not answer", "start it"))),
         Check("os", lambda: _raise(PermissionError(13, "Permission denied", "/x"))),
         Check("defect", lambda: _raise(KeyError("Uid"))),
         Check("hang", hang),

@@ -12,10 +12,10 @@ pytest.importorskip("libvirt")
 
 import libvirt
 
-from sanlock_helper.errors import FinalError
+from sanlock_helper.errors import PermanentError
 from sanlock_helper.history.forecast import make_rows
 from sanlock_helper.history.outages import Event
-from sanlock_helper.leases.sanlock_status import HeldLease, Lockspace, SanlockStatus
+from sanlock_helper.leases.sanlock_status import HeldLease, JoinedLockspace, SanlockStatus
 from sanlock_helper.virt.inventory import (
     Disk,
     DomainConfig,
@@ -153,7 +153,7 @@ def test_a_libvirtd_that_says_no() -> None:
         def getURI(self) -> str:
             raise libvirt_error(libvirt.VIR_ERR_ACCESS_DENIED)
 
-    with pytest.raises(FinalError, match="list the domains"):
+    with pytest.raises(PermanentError, match="list the domains"):
         take_inventory(Silent())
 
 
@@ -162,7 +162,7 @@ def known(action: str = "pause", recover: bool = False, number: int | None = 1) 
 
 
 def status(grace: int = 40, killing: int = 0) -> SanlockStatus:
-    space = Lockspace("disks", 1, "/x", 0, {"io_timeout": "10", "killing_pids": str(killing)})
+    space = JoinedLockspace("disks", 1, "/x", 0, {"io_timeout": "10", "killing_pids": str(killing)})
     return SanlockStatus(
         {"kill_grace_seconds": str(grace)}, (space,), (HeldLease("disks", "r", "/x", 0, 60),)
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sanlock_helper.cli.verbs import history
-from sanlock_helper.errors import FinalError, UsageError
+from sanlock_helper.errors import PermanentError, UsageError
 from sanlock_helper.history.journal_entries import Entry, parse_entries, parse_since, read_file, read_journal
 from sanlock_helper.history.outages import (
     Event,
@@ -430,11 +430,11 @@ def test_a_journal_without_a_message_for_us(tmp_path: Path) -> None:
     ],
 )
 def test_a_journal_that_cannot_be_read(tmp_path: Path, text: str, words: str) -> None:
-    with pytest.raises(FinalError, match=words):
+    with pytest.raises(PermanentError, match=words):
         read_journal(0.0, 0.2, journalctl(tmp_path / "journalctl", text))
-    with pytest.raises(FinalError, match="missing"):
+    with pytest.raises(PermanentError, match="missing"):
         read_journal(0.0, program=str(tmp_path / "missing"))
-    with pytest.raises(FinalError, match="No such file"):
+    with pytest.raises(PermanentError, match="No such file"):
         read_file(str(tmp_path / "missing"), 0.0)
 
 
@@ -477,7 +477,7 @@ def test_since_that_is_no_time(text: str) -> None:
 def test_a_file_that_is_no_export_is_no_time_without_outages(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal"
     path.write_bytes(content)
-    with pytest.raises(FinalError, match="no line of it is an entry of a journal") as caught:
+    with pytest.raises(PermanentError, match="no line of it is an entry of a journal") as caught:
         read_file(str(path), 0.0)
     assert "journalctl -o json" in caught.value.hint
     # One entry among them, of whatever program: what cannot be read is no event.

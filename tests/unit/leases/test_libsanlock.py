@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from sanlock_helper.errors import FinalError
+from sanlock_helper.errors import PermanentError
 
 try:
     from sanlock_helper.leases import libsanlock
-except FinalError as error:
+except PermanentError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 HELPER = Path(__file__).parents[3] / "helper"
@@ -240,12 +240,12 @@ def test_a_missing_library_is_said_with_what_to_install() -> None:
         "ctypes.CDLL = missing\n"
         "from sanlock_helper.leases import held as leases\n"
         "from sanlock_helper.leases.lockspaces import Sanlock\n"
-        "from sanlock_helper.errors import FinalError\n"
+        "from sanlock_helper.errors import PermanentError\n"
         "for number in range(2):\n"
         "    try: leases.held_by(1)\n"
         "    except leases.LeasesUnknownError as error: print(error.absent, error)\n"
         "try: Sanlock()\n"
-        "except FinalError as error: print(error)\n"
+        "except PermanentError as error: print(error)\n"
     )
     command = [sys.executable, "-B", "-c", code, str(HELPER)]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()

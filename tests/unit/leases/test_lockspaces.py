@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
-from sanlock_helper.errors import FinalError
+from sanlock_helper.errors import PermanentError
 from sanlock_helper.leases import held as leases
 from sanlock_helper.leases.held import Lockspace
 from sanlock_helper.leases.lockspaces import Sanlock
@@ -17,7 +17,7 @@ from sanlock_helper.leases.sanlock_status import SanlockUnknownError, parse_stat
 
 try:
     from sanlock_helper.leases import libsanlock
-except FinalError as error:
+except PermanentError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 NOTED = Lockspace("LS", 1, "/LS", 0, 1, generation=4)

@@ -16,9 +16,9 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.leases.held import Lease, Lockspace
-from sanlock_helper.records.directory import SET_ASIDE, SUFFIX, TAKEN, Records
+from sanlock_helper.records.directory import SET_ASIDE, SUFFIX, TAKEN, RecordDirectory
 from sanlock_helper.records.record import Record, RecordError, decode
-from sanlock_helper.records.store import Book
+from sanlock_helper.records.store import RecordStore
 
 from ..recovery_world import Story
 
@@ -92,8 +92,8 @@ class Places:
         for path in (self.run, self.state):
             os.makedirs(path, 0o700)
         self.story = Story()
-        self.book = Book(self.story, self.run, self.state)  # type: ignore[arg-type]
-        Records(self.run).write(make_record(GOOD))
+        self.book = RecordStore(self.story, self.run, self.state)  # type: ignore[arg-type]
+        RecordDirectory(self.run).write(make_record(GOOD))
 
     def path(self, place: str, name: str = BAD) -> bytes:
         folder, suffix = {
@@ -114,7 +114,7 @@ def places(tmp_path: Path) -> Places:
 def test_an_entry_that_is_no_record_is_set_aside_once(places: Places, place: str, kind: str) -> None:
     path = places.path(place)
     ENTRIES[kind](path)
-    assert set(places.book.look()) == {GOOD}
+    assert set(places.book.records()) == {GOOD}
     for _ in range(5):
         assert set(places.book.gather()) == {GOOD}
     assert not os.path.lexists(path)
@@ -225,7 +225,7 @@ def test_a_time_to_come_is_the_clocks_fault(places: Places) -> None:
 def test_values_that_no_call_would_take(places: Places, fields: dict[str, object], word: str) -> None:
     write(places.path("new"), make_record(BAD, **fields).encode())
     with pytest.raises(RecordError, match=word):
-        Records(places.run).read(BAD)
+        RecordDirectory(places.run).read(BAD)
 
 
 def test_the_lock_that_is_a_fifo_or_a_link(tmp_path: Path) -> None:

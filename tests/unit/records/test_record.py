@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sanlock_helper.leases.held import Lease, Lockspace
-from sanlock_helper.records.directory import Records
+from sanlock_helper.records.directory import RecordDirectory
 from sanlock_helper.records.record import MARKS, Record, RecordError, decode
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
@@ -127,7 +127,7 @@ def test_a_record_of_version_1_is_read() -> None:
 
 
 def test_written_for_its_owner_alone(tmp_path: Path) -> None:
-    records = Records(f"{tmp_path}/run/records")
+    records = RecordDirectory(f"{tmp_path}/run/records")
     umask = os.umask(0)
     try:
         records.write(record())
@@ -146,12 +146,12 @@ def test_written_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 def test_no_directory_is_no_records(tmp_path: Path) -> None:
-    assert Records(f"{tmp_path}/nowhere").uuids() == []
+    assert RecordDirectory(f"{tmp_path}/nowhere").uuids() == []
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770])
 def test_a_directory_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
-    records = Records(f"{tmp_path}/records")
+    records = RecordDirectory(f"{tmp_path}/records")
     os.mkdir(records.path)
     os.chmod(records.path, mode)
     with pytest.raises(PermissionError):
@@ -159,7 +159,7 @@ def test_a_directory_that_others_can_write_is_refused(tmp_path: Path, mode: int)
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = Records(f"{tmp_path}/records")
+    records = RecordDirectory(f"{tmp_path}/records")
     records.write(record(name="first"))
 
     def full(*arguments: object) -> int:
@@ -175,7 +175,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_only_what_we_alone_can_have_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = Records(f"{tmp_path}/records")
+    records = RecordDirectory(f"{tmp_path}/records")
     records.write(record())
     file = Path(records.file(UUID))
     file.chmod(0o622)
@@ -205,7 +205,7 @@ def test_only_what_we_alone_can_have_written_is_read(tmp_path: Path, monkeypatch
 
 
 def test_what_is_set_aside_is_kept(tmp_path: Path) -> None:
-    records = Records(f"{tmp_path}/records")
+    records = RecordDirectory(f"{tmp_path}/records")
     places = set()
     for _ in range(2):
         records.write(record())

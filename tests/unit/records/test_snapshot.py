@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from sanlock_helper.errors import FinalError
-from sanlock_helper.history import sources as told
+from sanlock_helper.errors import PermanentError
+from sanlock_helper.history import sources as logged
 from sanlock_helper.history.outages import Event, add_records, last_events, make_outages
 from sanlock_helper.journal import Journal
 from sanlock_helper.leases.held import Lease
-from sanlock_helper.records import snapshot as kept_records
-from sanlock_helper.records.directory import Records
+from sanlock_helper.records import snapshot
+from sanlock_helper.records.directory import RecordDirectory
 from sanlock_helper.records.record import Record
-from sanlock_helper.records.store import Book
+from sanlock_helper.records.store import RecordStore
 
 pytestmark = pytest.mark.pure
 
@@ -32,13 +32,13 @@ def record(uuid: str = UUID, action: str = "pause", time: float = 1000.0, **fiel
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> tuple[Records, Records]:
+def places(tmp_path: Path) -> tuple[RecordDirectory, RecordDirectory]:
     """The directories on tmpfs and on disk."""
-    return Records(str(tmp_path / "run/records")), Records(str(tmp_path / "state"))
+    return RecordDirectory(str(tmp_path / "run/records")), RecordDirectory(str(tmp_path / "state"))
 
 
-def look(places: tuple[Records, Records]) -> kept_records.KeptRecords:
-    return kept_records.look(*(place.path for place in places))
+def look(places: tuple[RecordDirectory, RecordDirectory]) -> snapshot.RecordSnapshot:
+    return snapshot.take_snapshot(*(place.path for place in places))
 
 
 def picture(top: Path) -> list[tuple[str, int, int]]:
@@ -46,9 +46,9 @@ def picture(top: Path) -> list[tuple[str, int, int]]:
     return [(str(path), status.st_mode, status.st_mtime_ns) for path, status in found]
 
 
-def test_all_that_there_are_and_a_copy_once(places: tuple[Records, Records]) -> None:
+def test_all_that_there_are_and_a_copy_once(places: tuple[RecordDirectory, RecordDirectory]) -> None:
     run, state = places
-    assert look(places) == kept_records.KeptRecords([], [])
+    assert look(places) == snapshot.RecordSnapshot([], [])
     run.write(record())
     state.write(record())
     state.write(record(OTHER, "poweroff", 900.0))
@@ -63,19 +63,21 @@ def test_all_that_there_are_and_a_copy_once(places: tuple[Records, Records]) -> 
     assert kept.problems == []
 
 
-def test_one_that_recovery_has_taken(places: tuple[Records, Records], tmp_path: Path) -> None:
+def test_one_that_recovery_has_taken(places: tuple[RecordDirectory, RecordDirectory], tmp_path: Path) -> None:
     run, _ = places
     run.write(record())
     # A disk that cannot be written to: recovery keeps it on tmpfs, under a name of its own.
     (tmp_path / "state").write_text("no directory")
     told_lines: list[str] = []
     journal = Journal(lambda level, line: told_lines.append(line), lambda line: None)
-    Book(journal, run.path, f"{tmp_path}/state/records").gather()
+    RecordStore(journal, run.path, f"{tmp_path}/state/records").gather()
     assert run.uuids() == []
-    assert [found.uuid for found in kept_records.look(run.path, f"{tmp_path}/missing").records] == [UUID]
+    assert [found.uuid for found in snapshot.take_snapshot(run.path, f"{tmp_path}/missing").records] == [UUID]
 
 
-def test_what_cannot_be_used_is_said_and_left(places: tuple[Records, Records], tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_said_and_left(
+    places: tuple[RecordDirectory, RecordDirectory], tmp_path: Path
+) -> None:
     run, state = places
     run.write(record())
     state.write(record(OTHER))
@@ -96,8 +98,8 @@ def test_what_cannot_be_used_is_said_and_left(places: tuple[Records, Records], t
 
 def test_a_directory_that_cannot_be_read_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "records").write_text("no directory")
-    kept = kept_records.look(f"{tmp_path}/records", f"{tmp_path}/missing")
-    assert kept == kept_records.KeptRecords([], [f"read the records in {tmp_path}/records: Not a directory"])
+    kept = snapshot.take_snapshot(f"{tmp_path}/records", f"{tmp_path}/missing")
+    assert kept == snapshot.RecordSnapshot([], [f"read the records in {tmp_path}/records: Not a directory"])
 
 
 def done(time: float, action: str = "pause", uuid: str = UUID) -> Event:
@@ -150,44 +152,46 @@ def test_what_waits_is_marked_in_the_last_outage_only() -> None:
     assert second.stories[UUID].waiting is not None
 
 
-def test_told_without_a_journal(places: tuple[Records, Records], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_told_without_a_journal(
+    places: tuple[RecordDirectory, RecordDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, state = places
     run.write(record())
     state.write(record(OTHER, time=10.0))
-    problem = FinalError("read the journal", "it is not there")
+    problem = PermanentError("read the journal", "it is not there")
 
     def read_journal(since: float, seconds: float) -> list[None]:
         raise problem
 
-    monkeypatch.setattr(told, "read_journal", read_journal)
+    monkeypatch.setattr(logged, "read_journal", read_journal)
     kept = look(places)
-    monkeypatch.setattr(kept_records, "look", lambda: kept)
-    found = told.gather(500.0)
+    monkeypatch.setattr(snapshot, "take_snapshot", lambda: kept)
+    found = logged.gather(500.0)
     assert [event.uuid for event in found.events] == [UUID]
     assert list(found.waiting) == [UUID]
     assert found.problems == [str(problem)]
     assert found.journal_error is problem
     # Another host's journal has nothing to do with the records here.
     (Path(run.path) / "journal").write_text("")
-    assert told.gather(500.0, f"{run.path}/journal") == told.Told([], {}, [], None)
+    assert logged.gather(500.0, f"{run.path}/journal") == logged.History([], {}, [], None)
 
 
 def test_a_record_that_recovery_moves_meanwhile_is_not_missed(
-    places: tuple[Records, Records], monkeypatch: pytest.MonkeyPatch
+    places: tuple[RecordDirectory, RecordDirectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, state = places
-    list_uuids = Records.uuids
+    list_uuids = RecordDirectory.uuids
 
-    def list_then_move(place: Records) -> list[str]:
+    def list_then_move(place: RecordDirectory) -> list[str]:
         uuids = list_uuids(place)
         if os.path.exists(run.file(UUID)):
             os.makedirs(state.path, exist_ok=True)
             os.rename(run.file(UUID), state.file(UUID))
         return uuids
 
-    monkeypatch.setattr(Records, "uuids", list_then_move)
+    monkeypatch.setattr(RecordDirectory, "uuids", list_then_move)
     run.write(record())
     assert [found.uuid for found in look(places).records] == [UUID]
     state.remove(UUID)
     run.write(record())
-    assert list(Book(Journal(), run.path, state.path).look()) == [UUID]
+    assert list(RecordStore(Journal(), run.path, state.path).records()) == [UUID]

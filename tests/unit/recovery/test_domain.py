@@ -18,32 +18,32 @@ from hypothesis import strategies as st  # noqa: E402
 
 from sanlock_helper.leases.held import Lease, Lockspace  # noqa: E402
 from sanlock_helper.leases.lockspaces import JOINED  # noqa: E402
-from sanlock_helper.records.directory import Records  # noqa: E402
-from sanlock_helper.records.store import Book  # noqa: E402
-from sanlock_helper.recovery.domain import Comeback, Finding, Verdict  # noqa: E402
+from sanlock_helper.records.directory import RecordDirectory  # noqa: E402
+from sanlock_helper.records.store import RecordStore  # noqa: E402
+from sanlock_helper.recovery.domain import DomainRecovery, Verdict, VisitResult  # noqa: E402
 
 from ..libvirt_errors import libvirt_error  # noqa: E402
 from ..recovery_world import OFF, PAUSED, RUNNING, SPACE, UUID, FakeSanlock, Killed, Story, World  # noqa: E402
 
 
 class Scene:
-    """A World and a Comeback in it, with records in a directory."""
+    """A World and a DomainRecovery in it, with records in a directory."""
 
     def __init__(self, path: Path, action: str = "pause", **changes: Any) -> None:
         self.path = path
         self.world = World()
         self.record = self.world.record(action, **changes)
         self.story = Story()
-        Records(f"{path}/run").write(self.record)
-        self.book = Book(self.story, f"{path}/run", f"{path}/state")  # type: ignore[arg-type]
-        self.book.gather()
+        RecordDirectory(f"{path}/run").write(self.record)
+        self.store = RecordStore(self.story, f"{path}/run", f"{path}/state")  # type: ignore[arg-type]
+        self.store.gather()
 
-    def comeback(self) -> Comeback:
+    def domain_recovery(self) -> DomainRecovery:
         world = self.world
-        return Comeback(
+        return DomainRecovery(
             world.connect,
             FakeSanlock(world),  # type: ignore[arg-type]
-            self.book,
+            self.store,
             boot=lambda: "boot",
             process_started=lambda pid: 99 if pid == world.pid else 0,
             pid_of=lambda uuid: world.pid if world.vm != OFF and world.is_process_known else None,
@@ -51,12 +51,12 @@ class Scene:
             ended=lambda name, since: world.log,
         )
 
-    def visit(self, ready: bool = True, **options: Any) -> Finding:
-        record = self.book.gather().get(UUID, self.record)
-        return self.comeback().visit(record, ready, **options)
+    def visit(self, ready: bool = True, **options: Any) -> VisitResult:
+        record = self.store.gather().get(UUID, self.record)
+        return self.domain_recovery().visit(record, ready, **options)
 
     def mark(self) -> str:
-        return self.book.gather()[UUID].mark
+        return self.store.gather()[UUID].mark
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_leases_that_cannot_be_looked_at_after_the_resume_pause_it_again(paused:
 
 
 def test_a_refusal_lasts(paused: Scene) -> None:
-    paused.book.mark(paused.record, "refused", "because")
+    paused.store.mark(paused.record, "refused", "because")
     assert paused.visit() == (Verdict.REFUSED, "because", frozenset())
     assert paused.visit(anyway=True).verdict is Verdict.DONE
 
@@ -235,7 +235,7 @@ def test_it_crashed_after_somebody_resumed_it(paused: Scene) -> None:
 
 
 def test_it_crashed_after_it_was_refused(paused: Scene) -> None:
-    paused.book.mark(paused.record, "refused", "because")
+    paused.store.mark(paused.record, "refused", "because")
     paused.world.destroy()
     paused.world.reason = libvirt.VIR_DOMAIN_SHUTOFF_CRASHED
     assert paused.visit().verdict is Verdict.DROPPED
@@ -278,7 +278,7 @@ def test_a_domain_that_is_off_is_started(off: Scene) -> None:
 def test_without_a_policy_it_is_left(tmp_path: Path, action: str) -> None:
     scene = Scene(tmp_path, action)
     scene.world.policy = False
-    assert scene.visit().verdict is Verdict.LEFT
+    assert scene.visit().verdict is Verdict.LEFT_ALONE
     assert (scene.world.started, scene.world.resumed) == (0, 0)
 
 
@@ -300,7 +300,7 @@ def definition(recover: str) -> str:
     ("xml", "verdict"),
     [
         (definition("yes"), Verdict.DONE),
-        ("<domain/>", Verdict.LEFT),
+        ("<domain/>", Verdict.LEFT_ALONE),
         ("", Verdict.DROPPED),
         ("<domain", Verdict.UNUSABLE),
         ("<domain>\udcff</domain>", Verdict.UNUSABLE),
@@ -326,7 +326,7 @@ def test_a_malformed_policy_is_left_to_the_administrator(tmp_path: Path, action:
     assert finding.verdict is Verdict.REFUSED
     assert f"recover is {value!r}, neither yes nor no" in finding.text
     # What recovery notes of a refusal.
-    scene.book.mark(scene.book.gather()[UUID], "refused", finding.text)
+    scene.store.mark(scene.store.gather()[UUID], "refused", finding.text)
     assert scene.visit() == finding
     assert (scene.world.started, scene.world.resumed) == (0, 0)
     # Once the policy is set, the record is as good as any.
@@ -337,7 +337,7 @@ def test_a_malformed_policy_is_left_to_the_administrator(tmp_path: Path, action:
 
 def test_what_ran_since_its_policy_was_malformed(off: Scene) -> None:
     off.world.policy = "true"
-    off.book.mark(off.book.gather()[UUID], "refused", off.visit().text)
+    off.store.mark(off.store.gather()[UUID], "refused", off.visit().text)
     off.world.policy = True
     off.world.start()
     off.world.destroy()
@@ -409,10 +409,10 @@ def test_it_is_just_being_destroyed(tmp_path: Path, action: str) -> None:
     world.run, world.vm = 7, OFF
     assert scene.visit() == (Verdict.EARLY, "it is just ending", frozenset())
     world.vm, world.held = RUNNING, 1
-    gone = Comeback(
+    gone = DomainRecovery(
         world.connect,
         FakeSanlock(world),  # type: ignore[arg-type]
-        scene.book,
+        scene.store,
         process_started=lambda pid: 0,
         pid_of=lambda name: None,
     )
@@ -440,7 +440,7 @@ def test_it_is_still_being_paused_and_its_leases_are_not_known(tmp_path: Path) -
 def test_a_record_that_was_forgotten_stops_the_start(off: Scene) -> None:
     def forget(name: str) -> None:
         if name == "version":
-            off.book.forget(UUID)
+            off.store.forget(UUID)
 
     off.world.before_call = forget
     assert off.visit().verdict is Verdict.DROPPED
@@ -451,7 +451,7 @@ def test_a_record_that_cannot_be_marked_stops_the_start(off: Scene, monkeypatch:
     def full(*arguments: object) -> bool:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(off.book, "mark", full)
+    monkeypatch.setattr(off.store, "mark", full)
     assert off.visit().verdict is Verdict.AGAIN
     assert off.world.started == 0
 
@@ -477,16 +477,16 @@ def test_the_lockspaces_of_a_domain_whose_leases_are_not_known(tmp_path: Path) -
 def test_a_process_is_looked_for_by_uuid(tmp_path: Path, action: str) -> None:
     scene = Scene(tmp_path, action)
     asked: list[str] = []
-    comeback = Comeback(
+    domain_recovery = DomainRecovery(
         scene.world.connect,
         FakeSanlock(scene.world),  # type: ignore[arg-type]
-        scene.book,
+        scene.store,
         boot=lambda: "boot",
         process_started=lambda pid: 99,
         pid_of=lambda uuid: (asked.append(uuid), scene.world.pid)[1],  # type: ignore[func-returns-value]
         default_lockspace=lambda: None,
     )
-    assert comeback.visit(scene.record, ready=True).verdict is Verdict.DONE
+    assert domain_recovery.visit(scene.record, ready=True).verdict is Verdict.DONE
     assert set(asked) == {UUID}
 
 
@@ -518,8 +518,9 @@ def test_processes_that_cannot_be_read_are_tried_again(paused: Scene) -> None:
     def fail(uuid: str) -> int:
         raise OSError(24, "Too many open files")
 
-    comeback = Comeback(paused.world.connect, FakeSanlock(paused.world), paused.book, pid_of=fail)  # type: ignore[arg-type]
-    finding = comeback.visit(paused.record, ready=True)
+    sanlock: Any = FakeSanlock(paused.world)
+    domain_recovery = DomainRecovery(paused.world.connect, sanlock, paused.store, pid_of=fail)
+    finding = domain_recovery.visit(paused.record, ready=True)
     assert (finding.verdict, "look for its process: " in finding.text) == (Verdict.AGAIN, True)
     assert "Too many open files" in finding.text
 
@@ -540,7 +541,7 @@ PASSING = {
 def test_a_start_that_is_under_way_is_not_the_end(off: Scene, words: str) -> None:
     """Somebody starts it, or an earlier recovery did; it may yet fail."""
     for mark in ("", "starting"):
-        off.book.mark(off.record, mark)
+        off.store.mark(off.record, mark)
         off.world.vm, off.world.run, off.world.reason = PAUSED, 8, PASSING[words]
         finding = off.visit()
         assert finding.verdict is Verdict.AGAIN
@@ -645,7 +646,7 @@ def test_a_start_of_ours_that_failed_after_a_crash_is_tried_again(paused: Scene)
 def test_the_definition_of_a_persistent_domain_is_libvirts(tmp_path: Path, action: str) -> None:
     scene = Scene(tmp_path, action, xml=definition("yes"))
     assert scene.visit(ready=False).verdict is Verdict.WAIT
-    assert scene.book.gather()[UUID].xml == ""
+    assert scene.store.gather()[UUID].xml == ""
     # Undefined since: that counts.
     scene.world.vm, scene.world.known = OFF, False
     scene.world.run = -1
@@ -657,7 +658,7 @@ def test_the_definition_of_a_transient_domain_is_kept(tmp_path: Path) -> None:
     scene = Scene(tmp_path, "pause", xml=definition("yes"))
     scene.world.persistent = False
     scene.visit(ready=False)
-    assert scene.book.gather()[UUID].xml == definition("yes")
+    assert scene.store.gather()[UUID].xml == definition("yes")
 
 
 # Another machine with the same UUID
@@ -734,9 +735,9 @@ def test_a_lease_is_found_again(tmp_path: Path, default: Any, xml: str, now: str
     scene.world.xml = f"<domain><devices>{xml}</devices></domain>"
     joined = conf("/joined/LS")
     scene.world.lockspaces = lambda: {"LS": (joined, JOINED)}  # type: ignore[method-assign]
-    comeback = scene.comeback()
-    comeback._default_lockspace = lambda: default
-    assert comeback.visit(scene.record, ready=True).verdict is Verdict.DONE
+    domain_recovery = scene.domain_recovery()
+    domain_recovery._default_lockspace = lambda: default
+    assert domain_recovery.visit(scene.record, ready=True).verdict is Verdict.DONE
 
 
 def test_a_lease_that_is_nowhere_is_reported_with_a_remedy(off: Scene) -> None:
@@ -755,9 +756,9 @@ def test_a_place_that_does_not_answer_is_not_passed_over(off: Scene) -> None:
     """Where libvirt has the lease now there is an error: an old copy elsewhere says nothing."""
     off.world.lease_path = "/storage/disk"
     off.world.path_errors["/new/disk"] = errno.EIO
-    comeback = off.comeback()
-    comeback._default_lockspace = lambda: conf("/new/LS")
-    finding = comeback.visit(off.record, ready=True)
+    domain_recovery = off.domain_recovery()
+    domain_recovery._default_lockspace = lambda: conf("/new/LS")
+    finding = domain_recovery.visit(off.record, ready=True)
     assert (finding.verdict, "input or output error" in finding.text) == (Verdict.AGAIN, True)
     assert off.world.started == 0
 
@@ -765,9 +766,9 @@ def test_a_place_that_does_not_answer_is_not_passed_over(off: Scene) -> None:
 def test_a_paused_domain_whose_lease_has_moved(paused: Scene) -> None:
     """libvirt takes it where it was: see lease_places."""
     paused.world.lease_path = "/new/disk"
-    comeback = paused.comeback()
-    comeback._default_lockspace = lambda: conf("/new/LS")
-    finding = comeback.visit(paused.record, ready=True)
+    domain_recovery = paused.domain_recovery()
+    domain_recovery._default_lockspace = lambda: conf("/new/LS")
+    finding = domain_recovery.visit(paused.record, ready=True)
     assert finding.verdict is Verdict.AGAIN
     assert "is at /new/disk now, and libvirt takes it at /storage/disk" in finding.text
     assert "make /storage/disk lead to it again, or destroy and start the domain" in finding.text
@@ -779,7 +780,7 @@ def test_a_paused_domain_whose_lease_has_moved(paused: Scene) -> None:
 )
 def test_a_uuid_that_is_none(off: Scene, uuid: str) -> None:
     off.record.uuid = uuid
-    finding = off.comeback().visit(off.record, ready=True)
+    finding = off.domain_recovery().visit(off.record, ready=True)
     assert (finding.verdict, "is no UUID" in finding.text) == (Verdict.UNUSABLE, True)
 
 
@@ -797,14 +798,14 @@ def asked(tmp_path: Path) -> Scene:
 def test_what_lost_nothing_is_left(tmp_path: Path, action: str, ready: bool) -> None:
     scene = Scene(tmp_path, action, lockspaces=(World().healthy(),))
     finding = scene.visit(ready=ready)
-    assert (finding.verdict, "no lockspace was lost" in finding.text) == (Verdict.LEFT, True)
+    assert (finding.verdict, "no lockspace was lost" in finding.text) == (Verdict.LEFT_ALONE, True)
     assert (scene.world.started, scene.world.resumed) == (0, 0)
 
 
 def test_a_transient_domain_that_lost_nothing_is_left(tmp_path: Path) -> None:
     scene = Scene(tmp_path, "poweroff", xml=definition("yes"), lockspaces=(World().healthy(),))
     scene.world.known = False
-    assert scene.visit().verdict is Verdict.LEFT
+    assert scene.visit().verdict is Verdict.LEFT_ALONE
 
 
 def test_a_restart_that_lost_nothing_is_started(tmp_path: Path) -> None:
@@ -816,7 +817,7 @@ def test_the_administrator_may_resume_what_lost_nothing(asked: Scene) -> None:
 
 
 def test_what_recovery_has_begun_it_ends(asked: Scene) -> None:
-    asked.book.mark(asked.record, "resuming")
+    asked.store.mark(asked.record, "resuming")
     assert asked.visit().verdict is Verdict.DONE
 
 
@@ -858,7 +859,7 @@ def test_a_sanlock_that_does_not_answer_says_nothing_of_a_loss(asked: Scene) -> 
     asked.world.answers = False
     assert asked.visit(ready=False).verdict is Verdict.WAIT
     asked.world.answers = True
-    assert asked.visit().verdict is Verdict.LEFT
+    assert asked.visit().verdict is Verdict.LEFT_ALONE
 
 
 # Whatever happens
@@ -917,7 +918,7 @@ class Luck:
 
     def visit(self, number: int, trouble: BaseException | None = None) -> None:
         """Recovery visits the domain; at its call NUMBER there is TROUBLE."""
-        if not self.scene.book.gather():
+        if not self.scene.store.gather():
             return
         calls = 0
 
@@ -936,13 +937,13 @@ class Luck:
         if self.world.resumed > before:
             self.our_version = self.world.version
             self.our_resumes += 1
-        record = self.scene.book.gather()[UUID]
-        if finding and finding.verdict in (Verdict.DONE, Verdict.DROPPED, Verdict.LEFT):
-            self.scene.book.remove(record)
-            self.others = self.others or finding.verdict in (Verdict.DROPPED, Verdict.LEFT)
-            assert finding.verdict is not Verdict.LEFT or not lost
+        record = self.scene.store.gather()[UUID]
+        if finding and finding.verdict in (Verdict.DONE, Verdict.DROPPED, Verdict.LEFT_ALONE):
+            self.scene.store.remove(record)
+            self.others = self.others or finding.verdict in (Verdict.DROPPED, Verdict.LEFT_ALONE)
+            assert finding.verdict is not Verdict.LEFT_ALONE or not lost
         if finding and finding.verdict is Verdict.REFUSED:
-            self.scene.book.mark(record, "refused", finding.text)
+            self.scene.store.mark(record, "refused", finding.text)
 
     def kill(self, number: int) -> None:
         self.visit(number, Killed())
@@ -962,7 +963,7 @@ class Luck:
             assert self.our_resumes == 0
         if not self.others:
             assert world.started <= self.lost
-            assert UUID in self.scene.book.gather() or world.vm == RUNNING
+            assert UUID in self.scene.store.gather() or world.vm == RUNNING
 
 
 EVENTS = sorted(name for name in vars(Luck) if not name.startswith("_") and name != "check")
@@ -982,7 +983,7 @@ def test_no_order_of_events_does_harm(
     scene.world.losing = noted == "late"
     if noted != "lost":
         scene.record.lockspaces = (scene.world.healthy(),)
-        assert scene.book.mark(scene.record, "")
+        assert scene.store.mark(scene.record, "")
     luck = Luck(scene, noted != "healthy")
     for name, number in events:
         getattr(luck, name)(number)

@@ -16,22 +16,22 @@ import pytest
 
 pytest.importorskip("libvirt")
 
-from sanlock_helper.errors import PassingError
+from sanlock_helper.errors import TransientError
 from sanlock_helper.leases.held import Lease, Lockspace
-from sanlock_helper.leases.lockspaces import FAILING, JOINED, LEAVING, SanlockFailure
-from sanlock_helper.records.directory import Records
+from sanlock_helper.leases.lockspaces import FAILING, JOINED, LEAVING, SanlockError
+from sanlock_helper.records.directory import RecordDirectory
 from sanlock_helper.records.record import Record
-from sanlock_helper.records.store import Book
+from sanlock_helper.records.store import RecordStore
 from sanlock_helper.recovery import loop as recovery
-from sanlock_helper.recovery.domain import GONE, UNPROTECTED, Finding, Verdict
+from sanlock_helper.recovery.domain import GONE, UNPROTECTED, Verdict, VisitResult
 from sanlock_helper.recovery.loop import LAST_DELAY, Recovery, delay
 from sanlock_helper.virt.policy import PolicyError
 
 from ..recovery_world import SPACE, Story
 
-DONE = Finding(Verdict.DONE, "it runs")
-AGAIN = Finding(Verdict.AGAIN, "a failure that may pass")
-WAIT = Finding(Verdict.WAIT, "to be started")
+DONE = VisitResult(Verdict.DONE, "it runs")
+AGAIN = VisitResult(Verdict.AGAIN, "a failure that may pass")
+WAIT = VisitResult(Verdict.WAIT, "to be started")
 
 
 class Host:
@@ -42,14 +42,14 @@ class Host:
         self.now = 0.0
         self.answers: deque[Callable[[], None]] = deque()
         self.story = Story()
-        self.book = Book(self.story, self.run_dir, f"{path}/state")  # type: ignore[arg-type]
+        self.store = RecordStore(self.story, self.run_dir, f"{path}/state")  # type: ignore[arg-type]
         self.state: str | None = JOINED
         # When a join succeeds; and how sanlock behaves until then.
         self.storage_from = 0.0
         self.joins: list[float] = []
         self.sanlock_from = 0.0
         self.visits: list[tuple[float, str, bool]] = []
-        self.endings: dict[str, Callable[[], Finding]] = {}
+        self.endings: dict[str, Callable[[], VisitResult]] = {}
         self.at: list[tuple[float, Callable[[], object]]] = []
         self.hung: set[str] = set()
         self.most = self.most_looks = 0
@@ -62,7 +62,7 @@ class Host:
         record.lockspaces, record.leases = (SPACE,), (Lease("LS", "disk", 1),)
         for key, value in changes.items():
             setattr(record, key, value)
-        Records(self.run_dir).write(record)
+        RecordDirectory(self.run_dir).write(record)
         return record
 
     # What Recovery calls
@@ -91,16 +91,16 @@ class Host:
 
     def lockspaces(self) -> dict[str, tuple[Lockspace, str]]:
         if self.now < self.sanlock_from:
-            raise SanlockFailure("ask", errno.ECONNREFUSED)
+            raise SanlockError("ask", errno.ECONNREFUSED)
         return {"LS": (SPACE, self.state)} if self.state else {}
 
     def join(self, lockspace: Lockspace) -> None:
         self.joins.append(self.now)
         if self.now < self.storage_from:
-            raise SanlockFailure("join", errno.EIO)
+            raise SanlockError("join", errno.EIO)
         self.state = JOINED
 
-    def visit(self, record: Record, ready: bool, age: float) -> Finding:
+    def visit(self, record: Record, ready: bool, age: float) -> VisitResult:
         self.visits.append((self.now, record.name, ready))
         self.most = max(self.most, self.recovery._visiting)
         if not ready:
@@ -111,7 +111,7 @@ class Host:
 
     def recover(self, wait: bool = True) -> bool:
         self.recovery = Recovery(
-            self.book,
+            self.store,
             self,  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
             self.story,  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ class Host:
         return self.recovery.run(wait)
 
     def left(self) -> set[str]:
-        return set(self.book.look())
+        return set(self.store.records())
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_a_failure_is_tried_again_and_stops_nobody(host: Host) -> None:
 def test_a_malformed_policy_is_one_line_and_not_waited_for(host: Host, action: str, stays: str) -> None:
     host.add("vm1", action)
     why = str(PolicyError("recover is 'true', neither yes nor no", "vm1"))
-    host.endings["vm1"] = lambda: Finding(Verdict.REFUSED, why)
+    host.endings["vm1"] = lambda: VisitResult(Verdict.REFUSED, why)
     assert not host.recover()
     assert host.left() == {"vm1"}
     assert not host.recover()
@@ -255,7 +255,7 @@ def test_a_look_that_hangs_stops_nobody(host: Host) -> None:
     host.add("a")
     host.add("b")
     host.hung = {"a"}
-    host.at = [(50.0, lambda: host.book.forget("a"))]
+    host.at = [(50.0, lambda: host.store.forget("a"))]
     assert host.recover()
     assert any(line.startswith("recover b b: done after 1") for _, line in host.story.lines)
     assert 50 <= host.now < 52
@@ -266,7 +266,7 @@ def test_many_that_hang_cost_themselves_alone(host: Host) -> None:
         host.add(f"a{number:02}")
     host.hung = {f"a{number:02}" for number in range(20)}
     host.add("z")
-    host.at = [(400.0, lambda: [host.book.forget(name) for name in host.hung])]
+    host.at = [(400.0, lambda: [host.store.forget(name) for name in host.hung])]
     assert host.recover()
     (line,) = [line for _, line in host.story.lines if line.startswith("recover z z: done after")]
     # Eight at a time hang, each for half a minute; the first looks one after the other.
@@ -291,7 +291,7 @@ def test_without_wait_a_libvirtd_that_hangs_is_no_reason_to_stay(host: Host, dom
 def test_one_that_hangs_and_is_forgotten_is_not_waited_for(host: Host) -> None:
     host.add("a")
     host.hung = {"a"}
-    host.at = [(5.0, lambda: host.book.forget("a"))]
+    host.at = [(5.0, lambda: host.store.forget("a"))]
     assert host.recover()
     assert host.now < 7
 
@@ -301,8 +301,8 @@ def test_a_visit_that_returns_after_all(host: Host) -> None:
     host.hung = {"a"}
 
     def answer() -> None:
-        (case,) = host.recovery._cases.values()
-        host.put(lambda: host.recovery._visited(case, DONE))
+        (pending,) = host.recovery._pending.values()
+        host.put(lambda: host.recovery._visited(pending, DONE))
 
     host.at = [(100.0, answer)]
     assert host.recover()
@@ -326,7 +326,7 @@ def test_a_sanlock_that_hangs_is_no_reason_to_stay(host: Host, monkeypatch: pyte
 def test_a_record_that_no_domain_can_have_is_set_aside(host: Host) -> None:
     host.add("vm1")
     host.add("vm2")
-    host.endings["vm1"] = lambda: Finding(Verdict.UNUSABLE, "'vm1' is no UUID")
+    host.endings["vm1"] = lambda: VisitResult(Verdict.UNUSABLE, "'vm1' is no UUID")
     assert host.recover()
     assert host.left() == set()
     (line,) = [line for level, line in host.story.lines if level == "error"]
@@ -339,10 +339,10 @@ def test_a_record_that_cannot_be_set_aside_costs_nothing_else(
     def fail(*arguments: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(host.book, "set_aside", fail)
+    monkeypatch.setattr(host.store, "set_aside", fail)
     host.add("vm1")
     host.add("vm2")
-    host.endings["vm1"] = lambda: Finding(Verdict.UNUSABLE, "'vm1' is no UUID")
+    host.endings["vm1"] = lambda: VisitResult(Verdict.UNUSABLE, "'vm1' is no UUID")
     assert not host.recover(wait=False)
     assert host.left() == {"vm1"}
     assert "'vm1' is no UUID; set its record aside: [Errno 5]" in host.story.text()
@@ -351,7 +351,7 @@ def test_a_record_that_cannot_be_set_aside_costs_nothing_else(
 def test_a_lockspace_that_is_not_at_its_path(host: Host) -> None:
     host.add("vm1")
     host.state = None
-    monkey = SanlockFailure("join lockspace LS", errno.ENOENT)
+    monkey = SanlockError("join lockspace LS", errno.ENOENT)
 
     def join(lockspace: Lockspace) -> None:
         host.joins.append(host.now)
@@ -378,7 +378,7 @@ def test_records_that_disagree_about_a_lockspace(host: Host) -> None:
     def join(lockspace: Lockspace) -> None:
         tried.append(lockspace.path)
         if lockspace.path != "/older":
-            raise SanlockFailure("join", errno.ENOENT)
+            raise SanlockError("join", errno.ENOENT)
         host.state = JOINED
 
     host.join = join  # type: ignore[method-assign]
@@ -393,10 +393,10 @@ def test_libvirts_own_lockspace_is_joined_where_it_is_configured(host: Host) -> 
 
     def join(lockspace: Lockspace) -> None:
         tried.append(lockspace.path)
-        raise SanlockFailure("join", errno.ENOENT)
+        raise SanlockError("join", errno.ENOENT)
 
     host.join = join  # type: ignore[method-assign]
-    host.at = [(60.0, lambda: host.book.forget("vm1"))]
+    host.at = [(60.0, lambda: host.store.forget("vm1"))]
     assert host.recover()
     assert set(tried) == {"/configured"}
 
@@ -407,7 +407,7 @@ def test_what_must_be_done_before_a_lockspace_is_joined(host: Host) -> None:
 
     def before_join(lockspace: Lockspace) -> None:
         if host.now < 20:
-            raise PassingError("look for paused jobs", "a dump is under way")
+            raise TransientError("look for paused jobs", "a dump is under way")
 
     host.before_join = before_join
     assert host.recover()
@@ -417,7 +417,7 @@ def test_what_must_be_done_before_a_lockspace_is_joined(host: Host) -> None:
 
 def test_a_domain_that_the_helper_still_works_on_is_not_told(host: Host) -> None:
     host.add("vm1")
-    early = Finding(Verdict.EARLY, "its pause is not done yet")
+    early = VisitResult(Verdict.EARLY, "its pause is not done yet")
     host.endings["vm1"] = lambda: DONE if host.now > 10 else early
     assert host.recover()
     assert 10 < host.now < 12
@@ -430,13 +430,13 @@ def test_a_lockspace_that_is_joined_during_a_look(host: Host) -> None:
     host.state = None
     seen: list[str] = []
 
-    def look(record: Record, ready: bool, age: float) -> Finding:
+    def look(record: Record, ready: bool, age: float) -> VisitResult:
         if record.name == "b" and not ready and not seen:
             seen.append("b")
             # The other one's lockspace, and this one's, is joined while libvirtd has not answered.
-            host.recovery._joined("LS", "")
+            host.recovery._join_ended("LS", "")
             host.state = JOINED
-            host.recovery._look_at_doors()
+            host.recovery._update_lockspaces()
         return DONE if ready else WAIT
 
     host.visit = look  # type: ignore[method-assign]
@@ -446,11 +446,11 @@ def test_a_lockspace_that_is_joined_during_a_look(host: Host) -> None:
 
 def test_a_refusal_is_told_once_and_not_waited_for(host: Host) -> None:
     host.add("vm1", "pause")
-    host.endings["vm1"] = lambda: Finding(Verdict.REFUSED, "because")
+    host.endings["vm1"] = lambda: VisitResult(Verdict.REFUSED, "because")
     assert not host.recover()
     assert not host.recover()
     assert host.left() == {"vm1"}
-    (found,) = host.book.look().values()
+    (found,) = host.store.records().values()
     assert (found.mark, found.why) == ("refused", "because")
     errors = [line for level, line in host.story.lines if level == "error"]
     assert len(errors) == 1
@@ -471,7 +471,7 @@ def test_a_refusal_is_told_once_and_not_waited_for(host: Host) -> None:
 )
 def test_the_remedy_of_a_refusal_is_one_that_works(host: Host, why: str, remedy: str) -> None:
     host.add("vm1", "pause")
-    host.endings["vm1"] = lambda: Finding(Verdict.REFUSED, why)
+    host.endings["vm1"] = lambda: VisitResult(Verdict.REFUSED, why)
     assert not host.recover()
     (line,) = [line for level, line in host.story.lines if level == "error"]
     assert line.endswith(f"it stays paused: {why} ({remedy})")
@@ -480,7 +480,7 @@ def test_the_remedy_of_a_refusal_is_one_that_works(host: Host, why: str, remedy:
 def test_those_without_a_policy_are_told_in_one_line(host: Host) -> None:
     for number in range(30):
         host.add(f"vm{number:02}")
-        host.endings[f"vm{number:02}"] = lambda: Finding(Verdict.LEFT, "no policy")
+        host.endings[f"vm{number:02}"] = lambda: VisitResult(Verdict.LEFT_ALONE, "no policy")
     assert host.recover()
     (line,) = [line for _, line in host.story.lines if "left as they are" in line]
     assert "30 left as they are" in line
@@ -490,7 +490,7 @@ def test_those_without_a_policy_are_told_in_one_line(host: Host) -> None:
 def test_each_reason_to_leave_some_has_its_line(host: Host) -> None:
     for name, why in (("a", "as asked"), ("b", "as asked"), ("c", "for no lockspace was lost")):
         host.add(name)
-        host.endings[name] = lambda why=why: Finding(Verdict.LEFT, why)  # type: ignore[misc]
+        host.endings[name] = lambda why=why: VisitResult(Verdict.LEFT_ALONE, why)  # type: ignore[misc]
     assert host.recover()
     left = [line for _, line in host.story.lines if "left as they are" in line]
     assert left == [
@@ -502,7 +502,7 @@ def test_each_reason_to_leave_some_has_its_line(host: Host) -> None:
 
 def test_what_is_dropped_is_told(host: Host) -> None:
     host.add("vm1")
-    host.endings["vm1"] = lambda: Finding(Verdict.DROPPED, "it runs on host_id 2")
+    host.endings["vm1"] = lambda: VisitResult(Verdict.DROPPED, "it runs on host_id 2")
     assert host.recover()
     assert ("warning", "recover vm1 vm1: dropped: it runs on host_id 2") in host.story.lines
 
@@ -513,7 +513,7 @@ def test_records_that_come_and_go_while_it_waits(host: Host) -> None:
     host.state, host.storage_from = None, 40.0
 
     def change() -> None:
-        host.book.forget("vm1")
+        host.store.forget("vm1")
         host.add("vm3")
 
     host.at = [(20.0, change)]
@@ -524,11 +524,11 @@ def test_records_that_come_and_go_while_it_waits(host: Host) -> None:
 def test_a_newer_record_of_the_same_domain_counts(host: Host) -> None:
     host.add("vm1")
 
-    def lost_again() -> Finding:
+    def lost_again() -> VisitResult:
         host.now += 1
         host.endings.clear()
         host.add("vm1")
-        host.book.gather()
+        host.store.gather()
         return DONE
 
     host.endings["vm1"] = lost_again
@@ -544,8 +544,8 @@ def test_a_newer_record_replaces_one_that_waits(host: Host) -> None:
     host.at = [(10.0, lambda: host.add("vm1", found="replaced"))]
     seen: list[str] = []
 
-    def come_back() -> Finding:
-        seen.append(host.recovery._cases["vm1"].record.found)
+    def come_back() -> VisitResult:
+        seen.append(host.recovery._pending["vm1"].record.found)
         return DONE
 
     host.endings["vm1"] = come_back
@@ -556,8 +556,8 @@ def test_a_newer_record_replaces_one_that_waits(host: Host) -> None:
 def test_what_comes_of_a_record_that_is_gone_is_not_told(host: Host) -> None:
     host.add("vm1")
 
-    def forget() -> Finding:
-        host.book.forget("vm1")
+    def forget() -> VisitResult:
+        host.store.forget("vm1")
         host.recovery._gather()
         return DONE
 

@@ -10,11 +10,11 @@ import pytest
 
 libvirt = pytest.importorskip("libvirt")
 
-from sanlock_helper.errors import PassingError  # noqa: E402
+from sanlock_helper.errors import TransientError  # noqa: E402
 from sanlock_helper.leases.held import Lockspace  # noqa: E402
-from sanlock_helper.records.directory import Records  # noqa: E402
+from sanlock_helper.records.directory import RecordDirectory  # noqa: E402
 from sanlock_helper.records.record import Record  # noqa: E402
-from sanlock_helper.records.store import Book  # noqa: E402
+from sanlock_helper.records.store import RecordStore  # noqa: E402
 from sanlock_helper.recovery.paused_jobs import SETTLE_SECONDS, PausedJobs  # noqa: E402
 from sanlock_helper.virt.processes import Process  # noqa: E402
 
@@ -30,7 +30,7 @@ class Domain:
 
     def __init__(self, reason: int = DUMP, state: int = PAUSED) -> None:
         self.now = 0.0
-        self.told = (state, reason)
+        self.reported = (state, reason)
         self.job = libvirt.VIR_DOMAIN_JOB_UNBOUNDED
         self.lockspace = "LS"
         # What an abort does, and what time does.
@@ -57,7 +57,7 @@ class Domain:
     def state(self) -> list[int]:
         if self.error:
             raise self.error
-        return list(self.told)
+        return list(self.reported)
 
     def jobInfo(self) -> list[int]:
         return [self.job]
@@ -90,10 +90,10 @@ class Scene:
         self.story = Story()
         self.domain = domain
         self.run = f"{path}/run/records"
-        self.book = Book(self.story, self.run, f"{path}/state")  # type: ignore[arg-type]
+        self.store = RecordStore(self.story, self.run, f"{path}/state")  # type: ignore[arg-type]
         self.jobs = PausedJobs(
             domain.connect,
-            self.book,
+            self.store,
             self.story,  # type: ignore[arg-type]
             find=lambda uuid: Process(4711, 99),
             boot=lambda: "boot",
@@ -103,7 +103,7 @@ class Scene:
 
     def settle(self, lockspace: Lockspace = SPACE) -> Record | None:
         self.jobs.settle(lockspace)
-        return self.book.gather().get(UUID)
+        return self.store.gather().get(UUID)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_job_that_does_not_end_keeps_the_lockspace_out(tmp_path: Path, refuses
 
     domain = Domain()
     domain.abort = refuse
-    with pytest.raises(PassingError, match=r"vm1: it is paused \(dumping\), which does not end") as caught:
+    with pytest.raises(TransientError, match=r"vm1: it is paused \(dumping\), which does not end") as caught:
         Scene(tmp_path, domain).settle()
     assert "virsh destroy vm1" in caught.value.hint
     assert SETTLE_SECONDS <= domain.now < SETTLE_SECONDS + 1
@@ -164,7 +164,7 @@ def test_a_job_that_does_not_end_keeps_the_lockspace_out(tmp_path: Path, refuses
 
 def test_a_migration_is_left_to_end(tmp_path: Path) -> None:
     domain = Domain(libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
-    domain.tick = lambda: setattr(domain, "told", (OFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED))
+    domain.tick = lambda: setattr(domain, "reported", (OFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED))
     assert Scene(tmp_path, domain).settle() is None
     assert domain.aborts == 0
 
@@ -184,7 +184,7 @@ def test_a_start_is_waited_for_and_keeps_nothing_out(tmp_path: Path) -> None:
 )
 def test_a_guest_that_shuts_down_is_waited_for(tmp_path: Path, state: int, reason: int) -> None:
     domain = Domain(reason, state)
-    with pytest.raises(PassingError):
+    with pytest.raises(TransientError):
         Scene(tmp_path, domain).settle()
     domain.now = 0.0
     domain.tick = lambda: setattr(domain, "error", libvirt_error(libvirt.VIR_ERR_NO_DOMAIN))
@@ -234,7 +234,7 @@ def test_leases_that_cannot_be_told_count(tmp_path: Path, xml: str, monkeypatch:
 
 def test_a_record_of_the_helper_is_kept(tmp_path: Path) -> None:
     scene = Scene(tmp_path, Domain())
-    Records(scene.run).write(Record(UUID, "vm1", "qemu:///system", "pause", time=5.0))
+    RecordDirectory(scene.run).write(Record(UUID, "vm1", "qemu:///system", "pause", time=5.0))
     record = scene.settle()
     assert record is not None
     assert (record.time, record.mark) == (5.0, "")
@@ -245,7 +245,7 @@ def test_a_record_of_the_helper_is_kept(tmp_path: Path) -> None:
 def test_the_uris_of_the_records_are_looked_at(tmp_path: Path) -> None:
     scene = Scene(tmp_path, Domain())
     other = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
-    Records(scene.run).write(Record(other, "vm2", "qemu:///session", "pause", time=5.0))
+    RecordDirectory(scene.run).write(Record(other, "vm2", "qemu:///session", "pause", time=5.0))
     scene.settle()
     assert scene.domain.uris == ["qemu:///session", "qemu:///system"]
 
@@ -254,7 +254,7 @@ def test_the_uris_of_the_records_are_looked_at(tmp_path: Path) -> None:
 def test_a_uri_that_sanlock_is_not_given_keeps_nothing_out(tmp_path: Path, uri: str) -> None:
     scene = Scene(tmp_path, Domain())
     other = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
-    Records(scene.run).write(Record(other, "vm2", uri, "pause", time=5.0))
+    RecordDirectory(scene.run).write(Record(other, "vm2", uri, "pause", time=5.0))
     scene.settle()
     assert scene.domain.uris == ["qemu:///system"]
 
@@ -269,7 +269,7 @@ def test_a_remedy_never_names_another_domain(
     monkeypatch.setattr(domain, "name", lambda: name)
     scene = Scene(tmp_path, domain)
     domain.abort = lambda: None
-    with pytest.raises(PassingError) as caught:
+    with pytest.raises(TransientError) as caught:
         scene.settle()
     assert caught.value.hint.startswith(f"virsh domjobinfo {UUID}; virsh destroy {UUID} lets")
     domain.abort = domain.end_job
@@ -281,7 +281,7 @@ def test_a_remedy_never_names_another_domain(
 def test_a_libvirtd_that_does_not_answer_keeps_the_lockspace_out(tmp_path: Path) -> None:
     domain: Any = Domain()
     domain.error = libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR, message="broken")
-    with pytest.raises(PassingError, match="broken"):
+    with pytest.raises(TransientError, match="broken"):
         Scene(tmp_path, domain).settle()
 
 

@@ -9,7 +9,7 @@ from pytest_mock import MockerFixture
 libvirt = pytest.importorskip("libvirt")
 
 import libvirt_auth  # noqa: E402
-from sanlock_helper.errors import AuthenticationError, FinalError, PassingError  # noqa: E402
+from sanlock_helper.errors import AuthenticationError, PermanentError, TransientError  # noqa: E402
 from sanlock_helper.virt import connection  # noqa: E402
 
 from ..libvirt_errors import libvirt_error  # noqa: E402
@@ -28,7 +28,7 @@ from ..libvirt_errors import libvirt_error  # noqa: E402
     ],
 )
 def test_passing(code: int, domain: int) -> None:
-    assert isinstance(connection.failure("try", libvirt_error(code, domain)), PassingError)
+    assert isinstance(connection.failure("try", libvirt_error(code, domain)), TransientError)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_passing(code: int, domain: int) -> None:
     ],
 )
 def test_final(code: int, domain: int) -> None:
-    assert isinstance(connection.failure("try", libvirt_error(code, domain)), FinalError)
+    assert isinstance(connection.failure("try", libvirt_error(code, domain)), PermanentError)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_an_event_is_one_line() -> None:
 
 @pytest.mark.parametrize("uri", ["::bad::", "nodriver"])
 def test_bad_uri_is_final(uri: str) -> None:
-    with pytest.raises(FinalError, match=f"connect to {uri}"):
+    with pytest.raises(PermanentError, match=f"connect to {uri}"):
         connection.connect(uri)
 
 
 def test_refused_credentials_are_final(mocker: MockerFixture) -> None:
     mocker.patch.object(libvirt_auth, "open_auth", side_effect=libvirt_auth.AuthError("/auth.conf", "no"))
-    with pytest.raises(FinalError, match=r"/auth\.conf: no"):
+    with pytest.raises(PermanentError, match=r"/auth\.conf: no"):
         connection.connect("qemu:///system")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sanlock_helper.errors import FinalError
+from sanlock_helper.errors import PermanentError
 from sanlock_helper.virt.libvirt_conf import (
     ConfSyntaxError,
     Value,
@@ -93,7 +93,7 @@ def test_what_is_no_regular_file_is_an_error_at_once(tmp_path: Path, kind: str) 
         os.mkfifo(target)
         if kind != "FIFO":
             path.symlink_to(target)
-    with pytest.raises(FinalError, match=r"regular file|directory"):
+    with pytest.raises(PermanentError, match=r"regular file|directory"):
         read_conf(path)
 
 

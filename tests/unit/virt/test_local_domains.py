@@ -13,7 +13,7 @@ from pytest_mock import MockerFixture
 
 libvirt = pytest.importorskip("libvirt")
 
-from sanlock_helper.errors import PassingError  # noqa: E402
+from sanlock_helper.errors import TransientError  # noqa: E402
 from sanlock_helper.leases import held as leases  # noqa: E402
 from sanlock_helper.virt import local_domains, processes  # noqa: E402
 from sanlock_helper.virt.local_domains import LocalDomains  # noqa: E402
@@ -92,9 +92,9 @@ def test_what_is_another_domains_is_not_released(
 ) -> None:
     release = mocker.patch.object(leases, "release")
     qemu = start("-uuid", UUID)
-    with pytest.raises(PassingError, match="over or another's"):
+    with pytest.raises(TransientError, match="over or another's"):
         local.release(process_of(qemu.pid), OTHER)
-    with pytest.raises(PassingError, match="over or another's"):
+    with pytest.raises(TransientError, match="over or another's"):
         local.release(Process(qemu.pid, 1), UUID)
     release.assert_not_called()
     local.release(process_of(qemu.pid), UUID)
@@ -114,7 +114,7 @@ def test_no_wait_is_without_end(files: Path, mocker: MockerFixture) -> None:
         lambda: local.release(Process(1, 1), UUID),
         lambda: local.run(UUID, 0.0, 1),
     ):
-        with pytest.raises(PassingError, match="no answer within"):
+        with pytest.raises(TransientError, match="no answer within"):
             call()
     release.set()
     assert time.monotonic() - begin < 5
@@ -153,5 +153,5 @@ def test_a_copy_of_a_status_file_hides_no_process(local: LocalDomains, files: Pa
 
 def test_what_cannot_be_read_is_not_known(local: LocalDomains, mocker: MockerFixture) -> None:
     mocker.patch.object(local_domains, "prove", side_effect=OSError(24, "Too many open files"))
-    with pytest.raises(PassingError, match="Too many open files"):
+    with pytest.raises(TransientError, match="Too many open files"):
         local.run(UUID, 0.0, 1)

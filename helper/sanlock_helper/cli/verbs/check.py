@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 
-from ...checks.facts import Facts, Host
+from ...checks.facts import Facts, HostPaths
 from ...checks.finding import FAIL, PASS, WARN, Finding
 from ...checks.plan import make_checks, run_checks
 from ..connecting import add_connect
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run all checks; 1 when one fails."""
-    facts = Facts(Host(uri=arguments.connect))
+    facts = Facts(HostPaths(uri=arguments.connect))
     # libvirt's client in this process must find the auth.conf that the helper's will find.
     os.environ.clear()
     os.environ.update(facts.environ)

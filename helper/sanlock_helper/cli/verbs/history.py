@@ -15,8 +15,8 @@ from typing import Any
 from ...history.journal_entries import parse_since
 from ...history.outages import ON_RECORD, Event, Outage, Story, make_outages
 from ...history.sources import gather
-from ...patience import within
 from ...records.record import Record
+from ...threads import within
 from ..connecting import add_connect, connect_within
 from ..terminal import iso, moment, paint, plain, print_json, warn
 
@@ -57,21 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print what there is; 1 when the journal cannot be read and there is no record either."""
     since = parse_since(arguments.since, datetime.now())
-    told = gather(since, arguments.journal)
-    if told.journal_error and not told.events:
+    logged = gather(since, arguments.journal)
+    if logged.journal_error and not logged.events:
         # "No outage" would be a guess.
-        for problem in told.problems[1:]:
+        for problem in logged.problems[1:]:
             warn(problem)
-        raise told.journal_error
-    events = told.events
+        raise logged.journal_error
+    events = logged.events
     if arguments.domain is not None:
         events = _of_domain(events, arguments.domain, arguments.connect)
-    outages = make_outages(events, told.waiting)
+    outages = make_outages(events, logged.waiting)
     if arguments.domain is not None:
         outages = [outage for outage in outages if outage.stories]
     if arguments.json:
         data = {"since": iso(since), "outages": [_json(outage) for outage in outages]}
-        print_json("history", SCHEMA, {**data, "problems": told.problems})
+        print_json("history", SCHEMA, {**data, "problems": logged.problems})
         return 0
     if not outages:
         of = "" if arguments.domain is None else f" of {plain(arguments.domain)}"
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     for number, outage in enumerate(outages):
         _print(outage, number > 0)
     sys.stdout.flush()
-    for problem in told.problems:
+    for problem in logged.problems:
         warn(problem)
     return 0
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ...patience import within
+from ...threads import within
 from ...virt import policy
 from ...virt.lookup import find_domain
 from ..connecting import add_connect, connect_within

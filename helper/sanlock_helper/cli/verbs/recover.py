@@ -14,21 +14,21 @@ import time
 from typing import Any
 
 from ... import IDENTIFIER
-from ...errors import FinalError, HelperError, UsageError
+from ...errors import HelperError, PermanentError, UsageError
 from ...journal import Journal
 from ...leases.lockspaces import JOINED, Sanlock
-from ...patience import within
 from ...records.record import Record
-from ...records.store import Book
-from ...recovery.domain import Comeback, Verdict
+from ...records.store import RecordStore
+from ...recovery.domain import DomainRecovery, Verdict
 from ...recovery.loop import NOT_CONFIGURED, Recovery
 from ...recovery.paused_jobs import PausedJobs
 from ...recovery.single_instance import only_instance
+from ...threads import within
 from ...virt import qemu_sanlock_conf
 from ...virt.connection import connect
 from ...virt.lookup import find_domain
 from ..connecting import connect_within
-from ..live_lines import Screen
+from ..live_lines import LiveLines
 from ..terminal import moment, plain, print_json
 
 # How long --resume-anyway waits for a lockspace that it joined, and for the domain itself.
@@ -58,18 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do it; returns the exit status.  Raises HelperError."""
     _check(arguments)
-    screen = Screen(sys.stderr.isatty())
-    journal = Journal(to_terminal=screen.tell)
-    book = Book(journal)
+    screen = LiveLines(sys.stderr.isatty())
+    journal = Journal(to_terminal=screen.log)
+    store = RecordStore(journal)
     try:
         if arguments.list:
-            return _list(book, arguments.json)
+            return _list(store, arguments.json)
         if arguments.forget is not None:
-            return _forget(book, journal, arguments.forget)
+            return _forget(store, journal, arguments.forget)
         if arguments.resume_anyway is not None:
-            return _resume_anyway(book, journal, arguments.resume_anyway, arguments.yes)
+            return _resume_anyway(store, journal, arguments.resume_anyway, arguments.yes)
         try:
-            return _recover(book, journal, screen, arguments.wait)
+            return _recover(store, journal, screen, arguments.wait)
         except HelperError as error:
             if not arguments.wait:
                 raise
@@ -77,9 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
             journal.error(str(error))
             return 1
     except PermissionError as error:
-        raise FinalError("recover", str(error), "run this as root") from error
+        raise PermanentError("recover", str(error), "run this as root") from error
     except OSError as error:
-        raise FinalError("recover", str(error)) from error
+        raise PermanentError("recover", str(error)) from error
     finally:
         journal.flush()
 
@@ -92,26 +92,26 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--yes", "it belongs to --resume-anyway DOMAIN", "see recover --help")
 
 
-def _recover(book: Book, journal: Journal, screen: Screen, wait: bool) -> int:
+def _recover(store: RecordStore, journal: Journal, screen: LiveLines, wait: bool) -> int:
     """One pass; or with WAIT until nothing is left to wait for: what was refused is told, and no failure."""
     with only_instance():
         sanlock = Sanlock()
         recovery = Recovery(
-            book,
-            Comeback(connect, sanlock, book),
+            store,
+            DomainRecovery(connect, sanlock, store),
             sanlock,
             journal,
             qemu_sanlock_conf.auto_lockspace,
             screen.show,
-            before_join=PausedJobs(connect, book, journal).settle,
+            before_join=PausedJobs(connect, store, journal).settle,
         )
         done = recovery.run(wait)
         screen.show([])
     # Where there may be other records, not all of them are seen to.
-    return 0 if wait or (done and not book.unread) else 1
+    return 0 if wait or (done and not store.unread) else 1
 
 
-def _list(book: Book, as_json: bool) -> int:
+def _list(store: RecordStore, as_json: bool) -> int:
     """Print the records.
 
     As JSON (packaging/schema/recover-list.json) records, a list of objects with uuid, name, uri, action
@@ -123,7 +123,7 @@ def _list(book: Book, as_json: bool) -> int:
 
     Returns 1, after it has printed what could be read, when there may be other records.
     """
-    found, problems = book.look_at_all()
+    found, problems = store.records_and_problems()
     records = sorted(found.values(), key=lambda record: record.time)
     if as_json:
         more = {"problems": problems} if problems else {}
@@ -144,42 +144,42 @@ def _print_list(records: list[Record]) -> None:
             print(f"    {plain(record.why)}")
 
 
-def _unread(problems: list[str]) -> FinalError:
+def _unread(problems: list[str]) -> PermanentError:
     """What is wrong when PROBLEMS, each with its remedy, kept records from being read."""
-    return FinalError("recover: not all records could be read", "; ".join(problems))
+    return PermanentError("recover: not all records could be read", "; ".join(problems))
 
 
-def _forget(book: Book, journal: Journal, text: str) -> int:
-    record = _find(book, text)
-    book.forget(record.uuid)
+def _forget(store: RecordStore, journal: Journal, text: str) -> int:
+    record = _find(store, text)
+    store.forget(record.uuid)
     journal.notice(f"recover {record}: forgotten, as asked: it is left as it is")
     return 0
 
 
-def _resume_anyway(book: Book, journal: Journal, text: str, yes: bool) -> int:
-    record = _find(book, text)
+def _resume_anyway(store: RecordStore, journal: Journal, text: str, yes: bool) -> int:
+    record = _find(store, text)
     if record.todo != "resume":
-        raise FinalError(f"resume {record.name}", "it was powered off, not paused", "see recover --list")
+        raise PermanentError(f"resume {record.name}", "it was powered off, not paused", "see recover --list")
     if not yes:
         _ask(record)
     sanlock = Sanlock()
-    comeback = Comeback(connect, sanlock, book)
-    jobs = PausedJobs(connect, book, journal)
+    domain_recovery = DomainRecovery(connect, sanlock, store)
+    jobs = PausedJobs(connect, store, journal)
     within(2 * JOIN_SECONDS, "join the lockspaces", lambda: _join_all(sanlock, record, jobs))
     # Taken from the helper's directory, if it still is there, so that it can be marked.
-    record = book.gather().get(record.uuid, record)
+    record = store.gather().get(record.uuid, record)
     finding = within(
         RESUME_SECONDS,
         f"resume {record.name}",
-        lambda: comeback.visit(record, ready=True, anyway=True),
+        lambda: domain_recovery.visit(record, ready=True, anyway=True),
     )
     if finding.verdict is Verdict.DONE:
-        book.remove(record)
+        store.remove(record)
         journal.notice(f"recover {record}: done, as the administrator asked: {finding.text}")
         return 0
     if finding.verdict is Verdict.DROPPED:
-        book.remove(record)
-    raise FinalError(f"resume {record.name}", finding.text)
+        store.remove(record)
+    raise PermanentError(f"resume {record.name}", finding.text)
 
 
 def _ask(record: Record) -> None:
@@ -191,7 +191,7 @@ def _ask(record: Record) -> None:
         flush=True,
     )
     if sys.stdin.readline().strip() != "yes":
-        raise FinalError(f"resume {record.name}", "not confirmed", "answer yes, or give --yes")
+        raise PermanentError(f"resume {record.name}", "not confirmed", "answer yes, or give --yes")
 
 
 def _join_all(sanlock: Sanlock, record: Record, jobs: PausedJobs) -> None:
@@ -199,26 +199,26 @@ def _join_all(sanlock: Sanlock, record: Record, jobs: PausedJobs) -> None:
     for noted in record.lockspaces:
         # As recovery does: an old copy of libvirt's own would be no protection, and an old host_id not ours.
         if noted.name == qemu_sanlock_conf.LOCKSPACE and default is None:
-            raise FinalError(f"join lockspace {noted.name}", NOT_CONFIGURED)
+            raise PermanentError(f"join lockspace {noted.name}", NOT_CONFIGURED)
         lockspace = default if default is not None and default.name == noted.name else noted
         end = time.monotonic() + JOIN_SECONDS
         while sanlock.lockspaces().get(lockspace.name, (lockspace, ""))[1] != JOINED:
             if time.monotonic() > end:
-                raise FinalError(f"join lockspace {lockspace}", f"not joined within {JOIN_SECONDS:.0f} s")
+                raise PermanentError(f"join lockspace {lockspace}", f"not joined within {JOIN_SECONDS:.0f} s")
             if lockspace.name not in sanlock.lockspaces():
                 jobs.settle(lockspace)
                 sanlock.join(lockspace)
             time.sleep(0.2)
 
 
-def _find(book: Book, text: str) -> Record:
+def _find(store: RecordStore, text: str) -> Record:
     """The record of the domain that TEXT names: by UUID or name as recorded, else as libvirt knows it.
 
     In that order, as virsh does: a domain may be named by another one's UUID.
 
-    Raises FinalError when there is none or more than one, or when not all could be read.
+    Raises PermanentError when there is none or more than one, or when not all could be read.
     """
-    records, problems = book.look_at_all()
+    records, problems = store.records_and_problems()
     if text.lower() in records:
         return records[text.lower()]
     found = [record for record in records.values() if text == record.name]
@@ -226,7 +226,7 @@ def _find(book: Book, text: str) -> Record:
         return found[0]
     what = f"domain {text!r}"
     if found:
-        raise FinalError(what, f"{len(found)} records have this name", "give a UUID of recover --list")
+        raise PermanentError(what, f"{len(found)} records have this name", "give a UUID of recover --list")
     if problems:
         raise _unread(problems)
     unknown = ""
@@ -238,7 +238,7 @@ def _find(book: Book, text: str) -> Record:
             continue
         if uuid in records:
             return records[uuid]
-    raise FinalError(what, f"there is no record of it{unknown}", "see recover --list")
+    raise PermanentError(what, f"there is no record of it{unknown}", "see recover --list")
 
 
 def _uuid_of(uri: str, text: str) -> str:

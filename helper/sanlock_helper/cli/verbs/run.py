@@ -24,7 +24,7 @@ from ...errors import LeasesUnknownError
 from ...install.paths import our_executable
 from ...invocation import ACTIONS
 from ...leases.held import Lease, held_by
-from ...patience import within
+from ...threads import within
 from ...virt import processes
 from ...virt.connection import failure
 from ...virt.domain_state import state_name
@@ -47,7 +47,7 @@ _PROGRAM = """\
 import posix, sys
 sys.path[:0] = sys.argv[1:3]
 from sanlock_helper.killpath import main
-posix._exit(main(sys.argv[3:], in_person=True))
+posix._exit(main(sys.argv[3:], interactive=True))
 """
 
 # States from which an action takes nothing away.

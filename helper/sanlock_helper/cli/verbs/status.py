@@ -14,12 +14,12 @@ import sys
 import time
 from typing import Any
 
-from ...errors import FinalError, PassingError
+from ...errors import PermanentError, TransientError
 from ...history.forecast import Row, make_rows
 from ...history.outages import last_events
 from ...history.sources import gather
 from ...leases.sanlock_status import SanlockStatus, SanlockUnknownError, ask_sanlock
-from ...patience import within
+from ...threads import within
 from ...virt.connection import is_local
 from ...virt.inventory import KnownDomain, find_forgotten, running_domains, take_inventory
 from ..connecting import add_connect, connect_within
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     while True:
         try:
             show(*_read(connections, arguments), arguments)
-        except PassingError as error:
+        except TransientError as error:
             if arguments.watch is None:
                 raise
             # An outage is what a watch is for: libvirtd may answer the next time.
@@ -97,7 +97,7 @@ def _read(connections: list[Any], arguments: argparse.Namespace) -> tuple[list[R
         connection = connections[-1]
         domains = within(LIBVIRT_SECONDS, "list the domains", lambda: take_inventory(connection))
         return _rows(domains, [], arguments)
-    except PassingError as error:
+    except TransientError as error:
         # A connection that hangs would do so in its destructor, too, and is kept.
         _kept.extend(connections)
         connections.clear()
@@ -122,9 +122,9 @@ def _rows(
         holders = {lease.pid for lease in sanlock.leases if sanlock.held_by(lease.pid)}
         domains, unknown = find_forgotten(domains, holders)
         problems += unknown
-    told = gather(time.time() - JOURNAL_AGE, arguments.journal, JOURNAL_SECONDS)
-    rows = make_rows(domains, sanlock, last_events(told.events))
-    return _wanted(rows, arguments.domain), [*problems, *told.problems]
+    logged = gather(time.time() - JOURNAL_AGE, arguments.journal, JOURNAL_SECONDS)
+    rows = make_rows(domains, sanlock, last_events(logged.events))
+    return _wanted(rows, arguments.domain), [*problems, *logged.problems]
 
 
 def _wanted(rows: list[Row], names: list[str]) -> list[Row]:
@@ -134,7 +134,7 @@ def _wanted(rows: list[Row], names: list[str]) -> list[Row]:
     for name in names:
         matches = [row for row in rows if name in (row.domain.name, row.domain.uuid, str(row.domain.id))]
         if not matches:
-            raise FinalError(f"domain {name!r}", "there is no such domain", "see virsh list --all")
+            raise PermanentError(f"domain {name!r}", "there is no such domain", "see virsh list --all")
         found += [row for row in matches if row not in found]
     return found
 

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from sanlock_helper.workers import Workers
+from sanlock_helper.threads import WorkerThreads
 
 pytestmark = pytest.mark.pure
 
@@ -28,7 +28,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_thread_that_is_done_is_used_again(threads: list[int]) -> None:
-    workers = Workers()
+    workers = WorkerThreads()
     answers: SimpleQueue[int] = SimpleQueue()
     for number in range(20):
         workers.start(answers.put, (number,))
@@ -40,7 +40,7 @@ def test_a_thread_that_is_done_is_used_again(threads: list[int]) -> None:
 
 
 def test_a_call_that_hangs_keeps_its_thread(threads: list[int]) -> None:
-    workers = Workers()
+    workers = WorkerThreads()
     released, answers = SimpleQueue[None](), SimpleQueue[int]()
     workers.start(released.get, ())
     for number in range(3):

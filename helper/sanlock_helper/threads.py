@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Calls in threads of their own: a call into libvirt, into sanlock or to storage may never return.
+
+Python sees no signal during such a call, and nothing can interrupt it: the thread is left behind.
+"""
+
+from __future__ import annotations
+
+import _thread
+from _queue import Empty, SimpleQueue
+from typing import Any, Callable, Generic, TypeVar
+
+from .errors import TransientError
+
+T = TypeVar("T")
+
+Mailbox = SimpleQueue["tuple[Callable[..., object], tuple[Any, ...]]"]
+
+_SANLOCK_HANGS = "see sanlock client status, and journalctl -u sanlock"
+
+
+class NoAnswerError(Exception):
+    """A call has not returned in time.  A TimeoutError is what Python makes of a call's own ETIMEDOUT."""
+
+
+def call_with_timeout(call: Callable[[], T], seconds: float) -> T:
+    """What CALL returns or raises, run in a thread of its own; NoAnswerError after SECONDS.
+
+    A call that took too long goes on by itself, and its result is lost.  Where no thread can be started
+    (RLIMIT_NPROC, pids.max of the cgroup) it is made in place, for as long as it takes.
+    """
+    answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((call(), None))
+        except BaseException as error:  # handed over, and raised by the thread that asked
+            answers.put((None, error))
+
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError:
+        return call()
+    try:
+        value, error = answers.get(timeout=seconds)
+    except Empty:
+        raise NoAnswerError(f"no answer within {seconds:g} s") from None
+    if error is not None:
+        raise error
+    answer: T = value
+    return answer
+
+
+def within(seconds: float, what: str, call: Callable[[], T]) -> T:
+    """What CALL returns or raises, if it does so within SECONDS; TransientError about WHAT if it does not."""
+    try:
+        return call_with_timeout(call, seconds)
+    except NoAnswerError as error:
+        raise TransientError(what, str(error)) from None
+
+
+class OneAtATime(Generic[T]):
+    """A call that is made again and again, and never again while an earlier one has not returned."""
+
+    def __init__(self, call: Callable[[], T], seconds: float) -> None:
+        """Each CALL is waited for SECONDS at most."""
+        self._call = call
+        self._seconds = seconds
+        self._hangs = False
+
+    def __call__(self) -> T:
+        """What the call returns or raises.
+
+        Raises TransientError when it does not return in time, or an earlier one still has not.
+        """
+        if self._hangs:
+            raise TransientError("ask sanlock", "it has not answered the last question yet", _SANLOCK_HANGS)
+        self._hangs = True
+        return within(self._seconds, "ask sanlock", self._run)
+
+    def _run(self) -> T:
+        try:
+            return self._call()
+        finally:
+            self._hangs = False
+
+
+class WorkerThreads:
+    """As many threads as there are calls at a time; a call that hangs keeps its own for good.
+
+    Each runs one call after the other: to start a thread costs more than most calls to libvirtd.
+    """
+
+    def __init__(self) -> None:
+        self._idle: SimpleQueue[Mailbox] = SimpleQueue()
+
+    def start(self, call: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        """Run CALL(*ARGUMENTS) in a thread; it must not raise.
+
+        Raises RuntimeError when no thread is idle and none can be started.
+        """
+        try:
+            mailbox = self._idle.get(block=False)
+        except Empty:
+            mailbox = SimpleQueue()
+            _thread.start_new_thread(self._work, (mailbox,))
+        mailbox.put((call, arguments))
+
+    def _work(self, mailbox: Mailbox) -> None:
+        while True:
+            call, arguments = mailbox.get()
+            call(*arguments)
+            self._idle.put(mailbox)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The packages of the program, and which of them may know which: see docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.pure
+
+TOP = Path(__file__).parents[2] / "helper" / "sanlock_helper"
+
+# Modules on the top shelf that every package may use.
+GROUND = {"__init__", "errors", "escapes", "journal", "memory_limits", "threads"}
+# The killpath's fast path.
+FAST = {"invocation", "killpath", "spool"}
+
+# What each package may import beside GROUND: agent, recovery, history and checks know nothing of one another.
+ALLOWED: dict[str, set[str]] = {
+    "leases": set(),
+    "virt": {"leases"},
+    "records": {"leases"},
+    "install": {"leases"},
+    "agent": {"records", "virt", "leases", "invocation", "spool"},
+    "recovery": {"records", "virt", "leases"},
+    "history": {"records", "virt", "leases", "invocation"},
+    "checks": {"virt", "leases", "install"},
+    "cli": {
+        "recovery",
+        "history",
+        "checks",
+        "install",
+        "records",
+        "virt",
+        "leases",
+        "invocation",
+        "killpath",
+    },
+    # The process that has to act is the agent.
+    "killpath": {"invocation", "spool", "agent"},
+    "invocation": set(),
+    "spool": {"invocation"},
+}
+
+
+def imported(path: Path, top: Path) -> Iterator[str]:
+    """The packages, and the modules of the top shelf, that the module at PATH imports from below TOP."""
+    package = path.relative_to(top).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            for alias in node.names:
+                found = module[0] if module else alias.name
+                yield found if (top / found).is_dir() or (top / f"{found}.py").exists() else "__init__"
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+            )
+            assert not any(name.split(".")[0] == top.name for name in names), (
+                f"{path}: write relative imports"
+            )
+
+
+def arrows(top: Path) -> set[tuple[str, str]]:
+    """Each (package, package that it imports) below TOP; a module of the top shelf stands for itself."""
+    found = set()
+    for path in sorted(top.rglob("*.py")):
+        parts = path.relative_to(top).parts
+        here = parts[0] if len(parts) > 1 else path.stem
+        found |= {(here, other) for other in imported(path, top) if other != here}
+    return found
+
+
+def forbidden(top: Path) -> set[tuple[str, str]]:
+    return {
+        (here, other)
+        for here, other in arrows(top)
+        if other not in GROUND | ALLOWED.get(here, set()) or (here in GROUND and other not in GROUND)
+    }
+
+
+def test_arrows_point_one_way() -> None:
+    assert forbidden(TOP) == set()
+    assert {path.name for path in TOP.iterdir() if (path / "__init__.py").exists()} == ALLOWED.keys() - FAST
+    assert {path.stem for path in TOP.glob("*.py")} == GROUND | FAST
+
+
+def test_an_arrow_that_is_not_allowed_is_found(tmp_path: Path) -> None:
+    for line, arrow in (
+        ("from ..recovery.loop import Recovery\n", ("agent", "recovery")),
+        ("def late() -> None:\n    from .. import cli\n", ("agent", "cli")),
+    ):
+        for name in ("agent", "recovery", "cli"):
+            (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / "agent" / "x.py").write_text(line)
+        assert forbidden(tmp_path) == {arrow}
+
+
+def test_no_two_modules_have_names_that_differ_by_a_letter() -> None:
+    stems = {
+        (str(path.relative_to(TOP)), path.stem)
+        for path in TOP.rglob("*.py")
+        if path.stem != "__init__" and "verbs" not in path.parts and "checks" not in path.parts
+    }
+    names = [stem for _, stem in stems if stem != "main"]
+    close = {
+        (one, two)
+        for one in names
+        for two in names
+        if one != two and two in (one + "s", one + "e", one + "d")
+    }
+    assert close == set()
+    assert len(names) == len(set(names))
