@@ -108,16 +108,17 @@ class Daemon:
 
 
 class Sanlock(Daemon):
-    """The sanlock daemon of the first host. It goes into the background, as in production."""
+    """The sanlock daemon of a host. It goes into the background, as in production."""
 
     name = "sanlock"
     pidfile = "/run/sanlock/sanlock.pid"
     logs = ("/var/log/sanlock.log",)
     socket = "/run/sanlock/sanlock.sock"
 
-    def __init__(self, space: Namespace, grace: int) -> None:
+    def __init__(self, space: Namespace, grace: int, host_id: int = 1) -> None:
         super().__init__(space)
         self.grace = grace
+        self.host_id = host_id
         # Another one than this machine's own, for the tests of what that does not have.
         self.program = "sanlock"
 
@@ -132,7 +133,7 @@ class Sanlock(Daemon):
             "-L", "7",
             # A name that lasts: with a new one at each start, sanlock waits until the host that it
             # was before counts as dead (8 times io_timeout, and 60 s) before it joins again.
-            "-e", "host1",
+            "-e", f"host{self.host_id}",
             # sanlock.conf says the same, for whoever reads it: sanlock 3.8 itself does not.
             "-g", str(self.grace),
         ]  # fmt: skip

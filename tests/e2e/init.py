@@ -8,6 +8,7 @@ when the owner was killed. Out: one line of JSON on standard output when all is 
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import errno
 import json
@@ -17,7 +18,6 @@ import shutil
 import signal
 import socket
 import struct
-import sys
 import tempfile
 import time
 
@@ -112,20 +112,22 @@ def takes_direct_io(directory: str) -> bool:
     return True
 
 
-def shared_storage(on_disk: bool) -> str:
+def shared_storage(on_disk: bool, storage: str) -> str:
     """Make LEASES and IMAGES; return the directory on disk behind them, or "" for the tmpfs.
+
+    STORAGE is another host's, "" for one of this host's own.
 
     tmpfs takes O_DIRECT since Linux 6.6. On an older kernel (or when on_disk asks for it) a
     temporary directory on disk is bound there; main() removes it.
     """
     os.mkdir(LEASES, 0o700)
     os.mkdir(IMAGES, 0o755)
-    if not on_disk and takes_direct_io(LEASES):
+    if not on_disk and not storage and takes_direct_io(LEASES):
         return ""
-    backing = tempfile.mkdtemp(prefix="sanlock-stack-", dir="/var/tmp")
+    backing = storage or tempfile.mkdtemp(prefix="sanlock-stack-", dir="/var/tmp")
     for path in (LEASES, IMAGES):
         part = os.path.join(backing, os.path.basename(path))
-        os.mkdir(part, 0o755)
+        os.makedirs(part, 0o755, exist_ok=bool(storage))
         mount(part, path, flags=MS_BIND)
     return backing
 
@@ -191,15 +193,22 @@ def main() -> None:
     # Orphans become children of PID 1. Ignoring SIGCHLD makes the kernel reap them at once; a
     # libvirtd whose dead QEMU stays a zombie waits 2 s for each.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--on-disk", action="store_true")
+    parser.add_argument("--hostname", default="")
+    parser.add_argument("--storage", default="")
+    options = parser.parse_args()
     backing = ""
     try:
+        if options.hostname:
+            socket.sethostname(options.hostname)
         private_files()
-        backing = shared_storage("--on-disk" in sys.argv)
+        backing = shared_storage(options.on_disk, options.storage)
         log = syslog_socket()
         print(json.dumps({"backing": backing}), flush=True)
         serve(log)
     finally:
-        if backing:
+        if backing and not options.storage:
             # Whoever still writes there would keep rmtree from finishing.
             os.kill(-1, signal.SIGKILL)
             shutil.rmtree(backing, ignore_errors=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Private mount, PID, IPC and network namespaces, and commands run in them."""
+"""Private mount, PID, IPC, UTS and network namespaces, and commands run in them."""
 
 from __future__ import annotations
 
@@ -55,8 +55,11 @@ class Namespace:
     backing is the directory on disk behind the shared storage, or "" when that is a tmpfs.
     """
 
-    def __init__(self, on_disk: bool = False) -> None:
-        self._on_disk = on_disk
+    def __init__(self, on_disk: bool = False, hostname: str = "", storage: str = "") -> None:
+        """HOSTNAME is the machine's own if empty; STORAGE is the backing of another host's storage."""
+        self._options = ["--on-disk"] if on_disk else []
+        self._options += [f"--hostname={hostname}"] if hostname else []
+        self._options += [f"--storage={storage}"] if storage else []
         self._unshare: Unshared | None = None
         self._started: list[subprocess.Popen[str]] = []
         self.backing = ""
@@ -66,9 +69,10 @@ class Namespace:
         """Make the namespaces and wait until their files are in place."""
         self._unshare = Unshared(
             INIT,
-            *(["--on-disk"] if self._on_disk else []),
-            # libvirtd's network driver must not touch the machine's firewall rules.
-            namespaces=("--net",),
+            *self._options,
+            # libvirtd's network driver must not touch the machine's firewall rules, and a host of two has a
+            # name of its own.
+            namespaces=("--net", "--uts"),
         )
         try:
             self.backing = json.loads(self._unshare.wait_ready(START_TIMEOUT))["backing"]
@@ -112,6 +116,7 @@ class Namespace:
             "--pid",
             "--ipc",
             "--net",
+            "--uts",
             "--",
             # nsenter forks to enter a PID namespace; without this the command would survive the
             # death of the nsenter that stands for it outside.

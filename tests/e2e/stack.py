@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -55,6 +56,7 @@ NOISE = ("ethtool ioctl error", "renewal error", "delta_renew read", "aio collec
 LIBVIRTD_CONF = """\
 auth_unix_rw = "{auth}"
 log_outputs = "2:file:{log}"
+{host_uuid}\
 """
 
 VIRTLOGD_CONF = """\
@@ -95,21 +97,29 @@ class Stack:
 
     io_timeout (seconds): a lease is lost 8 times that after the last good renewal. grace: sanlock's
     kill_grace_seconds. on_disk: keep leases and disks on disk, not in memory. daemon: libvirtd, or virtqemud
-    with virtproxyd beside it; the attribute libvirtd is whichever of the two it is.
+    with virtproxyd beside it; the attribute libvirtd is whichever of the two it is. host_id: this host's
+    among several, 0 for a host alone. storage: the backing of another host's storage, which this one shares.
     """
 
-    host_id = 1
-
     def __init__(
-        self, io_timeout: int = 1, grace: int = 40, on_disk: bool = False, daemon: str | None = None
+        self,
+        io_timeout: int = 1,
+        grace: int = 40,
+        on_disk: bool = False,
+        daemon: str | None = None,
+        host_id: int = 0,
+        storage: str = "",
     ) -> None:
         self.io_timeout = io_timeout
         self.grace = grace
-        self._space = Namespace(on_disk)
+        self.host_id = host_id or 1
+        # libvirt migrates between hosts only that differ in both.
+        self._host_uuid = f'host_uuid = "{uuid.uuid4()}"\n' if host_id else ""
+        self._space = Namespace(on_disk, f"host{host_id}.test" if host_id else "", storage)
         self._helper = Helper(self._space)
         self._hosts: list[SecondHost] = []
         self._auth = "none"
-        self.sanlock = Sanlock(self._space, grace)
+        self.sanlock = Sanlock(self._space, grace, self.host_id)
         self.virtlogd = Virtlogd(self._space)
         self.libvirtd = QEMU_DAEMONS[daemon or os.environ.get(DAEMON) or "libvirtd"](self._space)
         self.virtproxyd = Virtproxyd(self._space) if isinstance(self.libvirtd, Virtqemud) else None
@@ -181,7 +191,8 @@ class Stack:
 
     def _configure_libvirtd(self) -> None:
         for daemon in self._libvirt_daemons():
-            self.write(daemon.conf, LIBVIRTD_CONF.format(auth=self._auth, log=daemon.logs[0]))
+            text = LIBVIRTD_CONF.format(auth=self._auth, log=daemon.logs[0], host_uuid=self._host_uuid)
+            self.write(daemon.conf, text)
 
     def _libvirt_daemons(self) -> list[LibvirtDaemon]:
         return [self.libvirtd, *([self.virtproxyd] if self.virtproxyd else [])]
