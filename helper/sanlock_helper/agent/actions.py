@@ -14,8 +14,8 @@ import libvirt
 
 from ..errors import GivenUpError, HelperError, LeasesUnknownError, PermanentError, TransientError
 from ..threads import NoAnswerError, call_with_timeout
-from ..virt.connection import failure, is_no_domain
-from ..virt.domain_state import describe, ends_by_itself, is_administrators_pause, state_name
+from ..virt.connection import failure, is_no_domain, is_unsupported
+from ..virt.domain_state import describe, ends_by_itself, is_administrators_pause, runs_elsewhere, state_name
 from .requests import Request
 
 TYPE_CHECKING = False
@@ -56,11 +56,19 @@ _JOBS = (
 # Jobs that let no domain run on that is paused for another reason: a backup goes on beside the guest.
 _BESIDE = (libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP,)
 
+# libvirtd has no statistics of it: its jobStats() is unsupported (qemuDomainGetJobStatsInternal() in libvirt
+# src/qemu/qemu_driver.c).
+_INCOMING = libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN
+
 # Jobs that are left to end, by their virDomainJobOperation.
 _MIGRATIONS = {
     libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT: "it is being migrated to another host",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN: "it is being migrated to this host",
+    _INCOMING: "it is being migrated to this host",
 }
+
+_LEFT_TO_END = ", which is left to end; its guest stands still until then"
+_MIGRATED = "it was migrated to another host"
+_SWITCHED = "its guest runs on another host since its migration switched to post-copy"
 
 
 class Outcome:
@@ -94,6 +102,7 @@ class Progress:
         "found",
         "held_before",
         "migrates",
+        "moved",
         "name",
         "process",
         "record",
@@ -132,6 +141,8 @@ class Progress:
         self.held_before = False
         # Whether an earlier try found it on its way to another host.
         self.migrates = False
+        # Whether another host has it now: then nothing of it is to be ended, or started, here.
+        self.moved = False
         # Why the one try to start again failed, should the domain not run after it.
         self.start_error = ""
         # The tries that are inside a call which changes the domain.
@@ -287,9 +298,11 @@ def _poweroff(attempt: Attempt, action: str) -> Outcome:
     run = attempt.look()
     if not _still_runs(attempt, run):
         _see_end(progress)
-        return attempt.outcome(_over(attempt, run))
+        return _ended(attempt, run)
     state, reason = attempt.state()
     progress.found = progress.found or state_name(state)
+    if runs_elsewhere(state, reason):
+        return _moved(attempt)
     # A record there is of a domain that was in use, and may have been paused by an earlier request since.
     if action == "restart" or progress.record is not None or _is_in_use(state, reason):
         _write_record(attempt, action)
@@ -297,6 +310,8 @@ def _poweroff(attempt: Attempt, action: str) -> Outcome:
         run = attempt.look()
         if not _still_runs(attempt, run):
             return _ended_meanwhile(attempt, run)
+        if runs_elsewhere(*attempt.state()):
+            return _moved(attempt)
     try:
         attempt.change("destroy the domain", "destroyed", attempt.domain.destroy)
     except (TransientError, PermanentError) as error:
@@ -304,6 +319,10 @@ def _poweroff(attempt: Attempt, action: str) -> Outcome:
         now = _look_again(attempt, error)
         if _still_runs(attempt, now):
             raise
+        if now is None and isinstance(error, PermanentError):
+            # A transient domain that was gone before the call: libvirt's log of it is on a disk, and has why.
+            progress.xml = None
+            progress.xml_missing = "it ended before it was destroyed, and may have been migrated"
         return _ended_meanwhile(attempt, now)
     now = attempt.look()
     if _still_runs(attempt, now):
@@ -321,7 +340,40 @@ def _see_end(progress: Progress) -> None:
 
 def _ended_meanwhile(attempt: Attempt, run: int | None) -> Outcome:
     attempt.progress.did = "it ended meanwhile"
-    return attempt.outcome(_over(attempt, run))
+    return _ended(attempt, run)
+
+
+def _ended(attempt: Attempt, run: int | None, remark: str = "") -> Outcome:
+    """The Outcome of a run that is over; REMARK is for one that no other host has taken over."""
+    verified = _over(attempt, run)
+    migrated = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
+    if run == _OFF and attempt.state() == migrated:
+        _leave_to_another_host(attempt)
+        remark = _MIGRATED
+    elif run is None and attempt.progress.migrates:
+        # A transient domain is gone from libvirt with its reason: recovery reads libvirt's log of it.
+        remark = _MIGRATED
+    return attempt.outcome(verified, remark)
+
+
+def _moved(attempt: Attempt) -> Outcome:
+    """The Outcome of a migration's source after the switch to post-copy; TransientError with leases held.
+
+    The guest runs on the other host, and takes the rest of its memory from here: to destroy the domain kills
+    the guest there.
+    """
+    verified, remark = _leases_given_up(attempt, state_name(libvirt.VIR_DOMAIN_PAUSED))
+    _leave_to_another_host(attempt)
+    return attempt.outcome(verified, f"{_SWITCHED}; {remark}" if remark else _SWITCHED)
+
+
+def _leave_to_another_host(attempt: Attempt) -> None:
+    """Leave nothing to recovery: what another host runs must not run here as well."""
+    progress = attempt.progress
+    progress.moved = True
+    if progress.recorded and attempt.recorder is not None:
+        attempt.recorder.drop(attempt.request.uuid)
+        progress.recorded = False
 
 
 def restart(attempt: Attempt) -> Outcome:
@@ -331,6 +383,8 @@ def restart(attempt: Attempt) -> Outcome:
     """
     progress = attempt.progress
     off = _poweroff(attempt, "restart")
+    if progress.moved:
+        return off
     if progress.record is not None and progress.record.action != "restart":
         # An earlier request has ended the run.
         _complete(attempt, progress.record, "restart")
@@ -362,6 +416,8 @@ def pause(attempt: Attempt) -> Outcome:
         return _nothing_to_pause(attempt, run)
     state, reason = attempt.state()
     progress.found = progress.found or _found(state, reason)
+    if runs_elsewhere(state, reason):
+        return _moved(attempt)
     if _is_in_use(state, reason):
         _write_record(attempt, "pause")
     if state not in _STOPPED:
@@ -371,6 +427,8 @@ def pause(attempt: Attempt) -> Outcome:
         state, reason = attempt.state()
         if state not in _STOPPED:
             raise TransientError("suspend the domain", f"it is {state_name(state)} after the call")
+        if runs_elsewhere(state, reason):
+            return _moved(attempt)
     if state == libvirt.VIR_DOMAIN_CRASHED:
         _see_crash_last(attempt)
     else:
@@ -446,6 +504,8 @@ def _end_job(attempt: Attempt, state: int, reason: int) -> None:
     try:
         operation = _job(attempt)
     except libvirt.libvirtError as error:
+        if reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION and is_unsupported(error):
+            raise TransientError(what, f"{_MIGRATIONS[_INCOMING]}{_LEFT_TO_END}") from error
         raise TransientError(
             what, f"it is {where}, and {failure('its job cannot be read', error)}"
         ) from error
@@ -455,7 +515,7 @@ def _end_job(attempt: Attempt, state: int, reason: int) -> None:
         return
     if operation in _MIGRATIONS:
         attempt.progress.migrates = operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
-        raise TransientError(what, f"{_MIGRATIONS[operation]}, which is left to end")
+        raise TransientError(what, f"{_MIGRATIONS[operation]}{_LEFT_TO_END}")
     if lasts:
         where += ", with a job under way"
     try:
@@ -656,12 +716,7 @@ def _not_started(attempt: Attempt, off: Outcome, why: str) -> Outcome:
 
 def _nothing_to_pause(attempt: Attempt, run: int | None) -> Outcome:
     _see_end(attempt.progress)
-    remark = "there is nothing to pause"
-    # A transient domain is gone from libvirt with its reason.
-    migrated = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED)
-    if attempt.progress.migrates if run is None else run == _OFF and attempt.state() == migrated:
-        remark = "it was migrated to another host"
-    return attempt.outcome(_over(attempt, run), remark)
+    return _ended(attempt, run, "there is nothing to pause")
 
 
 def _look_again(attempt: Attempt, error: HelperError) -> int | None:

@@ -76,6 +76,11 @@ def is_no_domain(error: libvirt.libvirtError) -> bool:
     return bool(error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN)
 
 
+def is_unsupported(error: libvirt.libvirtError) -> bool:
+    """Whether libvirtd cannot do that for this domain as it is now."""
+    return bool(error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
+
+
 def failure(what: str, error: libvirt.libvirtError) -> HelperError:
     """ERROR, met while doing WHAT, as a TransientError, a PermanentError, or its kind AuthenticationError."""
     final = error.get_error_code() in _FINAL_CODES or error.get_error_domain() in _FINAL_DOMAINS

@@ -43,6 +43,8 @@ RUNNING_STATES = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
 _PASSING_PAUSES = frozenset(
     ("migrating", "saving", "dumping", "shutting down", "creating snapshot", "starting up", "post-copy")
 )
+# The source of a migration that has switched to post-copy: it never runs here again.
+_LEFT_BEHIND = frozenset(("post-copy", "post-copy failed"))
 # Out of these a domain comes by a wish of the administrator's only.
 _ADMINISTRATORS_PAUSES = frozenset(("user", "from snapshot"))
 
@@ -79,6 +81,19 @@ def ends_by_itself(state: int, reason: int) -> bool:
     if state != libvirt.VIR_DOMAIN_PAUSED:
         return False
     return not 0 <= reason < len(_PAUSED_REASONS) or _PAUSED_REASONS[reason] in _PASSING_PAUSES
+
+
+def runs_elsewhere(state: int, reason: int) -> bool:
+    """Whether the guest went on to another host, for which QEMU here only keeps the rest of its memory.
+
+    libvirt lets no such domain run on here, whether the migration succeeds or fails
+    (qemuMigrationSrcPostcopyFailed() in libvirt src/qemu/qemu_migration.c).
+    """
+    return (
+        state == libvirt.VIR_DOMAIN_PAUSED
+        and 0 <= reason < len(_PAUSED_REASONS)
+        and _PAUSED_REASONS[reason] in _LEFT_BEHIND
+    )
 
 
 def is_administrators_pause(state: int, reason: int) -> bool:

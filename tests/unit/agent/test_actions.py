@@ -13,6 +13,7 @@ libvirt = pytest.importorskip("libvirt")
 
 from sanlock_helper.agent import actions  # noqa: E402
 from sanlock_helper.agent.actions import Attempt, Outcome, Progress  # noqa: E402
+from sanlock_helper.agent.recorder import RecoveryRecorder  # noqa: E402
 from sanlock_helper.errors import GivenUpError, LeasesUnknownError, PermanentError, TransientError  # noqa: E402
 from sanlock_helper.leases import held as leases  # noqa: E402
 from sanlock_helper.virt.domain_state import describe  # noqa: E402
@@ -156,7 +157,7 @@ def test_after_a_long_wait_a_domain_is_looked_at_again(host: FakeHost) -> None:
         return True
 
     run(host, "poweroff", await_slot=await_slot)
-    assert host.calls == ["lookup", "state", "lookup", "destroy", "lookup"]
+    assert host.calls == ["lookup", "state", "lookup", "state", "destroy", "lookup"]
 
 
 def test_a_run_that_began_during_a_long_wait_is_left_alone(host: FakeHost) -> None:
@@ -440,6 +441,93 @@ def test_a_migration_is_left_to_end(host: FakeHost, local: FakeLocal, persistent
     local.found.clear()
     outcome = run(host, "pause", progress, local=local)
     assert (outcome.reached, outcome.remark) == (True, "it was migrated to another host")
+    assert changes(host) == []
+
+
+def test_a_migration_to_this_host_has_no_statistics(host: FakeHost, local: FakeLocal) -> None:
+    host.begin_job(libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN)
+    host.raises["job"] = libvirt_error(libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
+    with pytest.raises(TransientError, match="migrated to this host, which is left to end"):
+        run(host, "pause", local=local)
+    assert changes(host) == []
+
+
+@pytest.mark.parametrize("action", ["pause", "poweroff", "restart"])
+def test_a_domain_that_has_migrated_is_brought_back_by_nothing(
+    host: FakeHost, local: FakeLocal, mocker: MockerFixture, action: str
+) -> None:
+    """restart started it again, beside the one on the other host."""
+    recorder, progress = mocker.create_autospec(RecoveryRecorder, instance=True), Progress(run=7)
+    progress.record_tried = progress.recorded = True
+    host.off()
+    host.reason = libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED
+    local.found.clear()
+    outcome = run(host, action, progress, local=local, recorder=recorder)
+    assert (outcome.reached, outcome.verified) == (True, "off")
+    assert outcome.remark == "it was migrated to another host"
+    assert changes(host) == []
+    recorder.drop.assert_called_once_with(UUID)
+
+
+def test_a_transient_domain_that_was_gone_before_its_restart_is_left_to_recovery(host: FakeHost) -> None:
+    """It was started again, whatever had ended it."""
+    host.persistent = False
+    host.answer_lost["destroy"] = libvirt_error(NO_DOMAIN)
+    outcome = run(host, "restart")
+    assert not outcome.reached
+    assert "may have been migrated" in outcome.remark
+    assert changes(host) == ["destroy"]
+
+
+MOVED = (libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED)
+
+
+@pytest.mark.parametrize("action", ["pause", "poweroff", "restart"])
+@pytest.mark.parametrize("reason", MOVED)
+def test_a_guest_that_runs_on_another_host_is_left_alone(
+    host: FakeHost, local: FakeLocal, mocker: MockerFixture, action: str, reason: int
+) -> None:
+    """A destroy of the source kills it there: it has the rest of its memory from here."""
+    recorder, progress = mocker.create_autospec(RecoveryRecorder, instance=True), Progress()
+    progress.record_tried = progress.recorded = True
+    host.begin_job(reason, libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
+    outcome = run(host, action, progress, local=local, recorder=recorder)
+    assert (outcome.reached, outcome.verified) == (True, "paused, no lease held")
+    assert "runs on another host" in outcome.remark
+    assert changes(host) == []
+    recorder.drop.assert_called_once_with(UUID)
+    recorder.make_record.assert_not_called()
+
+
+@pytest.mark.parametrize("action", ["pause", "poweroff", "restart"])
+def test_a_guest_that_moves_during_the_action_is_left_alone(
+    host: FakeHost, local: FakeLocal, action: str
+) -> None:
+    """The switch comes after the first look: before the suspend, or during the wait for a turn."""
+
+    def switch() -> bool:
+        host.begin_job(MOVED[0], libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
+        return True
+
+    host.pause = switch  # type: ignore[method-assign,assignment]
+    outcome = run(host, action, local=local, await_slot=switch)
+    assert (outcome.reached, outcome.verified) == (True, "paused, no lease held")
+    assert "destroy" not in host.calls
+
+
+@pytest.mark.parametrize("action", ["pause", "poweroff"])
+def test_the_leases_of_a_guest_that_runs_elsewhere_are_given_up(
+    host: FakeHost, local: FakeLocal, action: str
+) -> None:
+    host.begin_job(MOVED[0], libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
+    progress = Progress()
+    assert local.process is not None
+    local.held[local.process] = [LEFT]
+    with pytest.raises(TransientError, match="still holds"):
+        run(host, action, progress, local=local)
+    outcome = run(host, action, progress, local=local)
+    assert "runs on another host" in outcome.remark
+    assert "released" in outcome.remark
     assert changes(host) == []
 
 
