@@ -163,6 +163,7 @@ class DomainRecovery:
             self._forget_xml(record)
         run = _OFF if domain is None else domain.ID()
         if run == _OFF:
+            self._drop_if_migrated(domain, record)
             if record.todo == "resume":
                 self._drop_if_ended_by_wish(domain, record)
             return self._start(connection, domain, record, ready, age)
@@ -226,6 +227,11 @@ class DomainRecovery:
 
     # To start
 
+    def _drop_if_migrated(self, domain: Any, record: Record) -> None:
+        """Go on only if no other host has taken the run over, whatever was to be done with it here."""
+        if self._end_reason(domain, record) == "migrated":
+            raise DropError("it was migrated to another host")
+
     def _drop_if_ended_by_wish(self, domain: Any, record: Record) -> None:
         """Go on only if a paused run ended by no wish of an administrator's; then a start is what is left.
 
@@ -239,13 +245,13 @@ class DomainRecovery:
             raise DropError("it was left paused, and has ended since")
         if record.boot != self._boot() or record.mark == "starting":
             return
-        why = self._refuse_if_ended_by_hand(domain, record)
+        why = self._end_reason(domain, record)
         if why == "destroyed":
             raise DropError("it was paused, and was powered off since")
         if why and why not in _UNWISHED_ENDS:
             raise DropError(f"it was paused, and has ended since: {why}")
 
-    def _refuse_if_ended_by_hand(self, domain: Any, record: Record) -> str:
+    def _end_reason(self, domain: Any, record: Record) -> str:
         """libvirt's word for why the domain's last run ended, "" where it is known nowhere."""
         state, reason = (libvirt.VIR_DOMAIN_SHUTOFF, 0) if domain is None else domain.state()
         if state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN:

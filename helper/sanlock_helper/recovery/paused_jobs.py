@@ -23,8 +23,8 @@ from ..records.record import Record
 from ..records.store import RecordStore
 from ..threads import within
 from ..virt import processes
-from ..virt.connection import failure, is_no_domain
-from ..virt.domain_state import describe, ends_by_itself
+from ..virt.connection import failure, is_no_domain, is_unsupported
+from ..virt.domain_state import describe, ends_by_itself, runs_elsewhere
 from ..virt.lookup import as_argument
 from ..virt.processes import Process, boot_id
 from .domain_identity import leases
@@ -43,8 +43,6 @@ POLL_SECONDS = 0.2
 _ACTIVE = libvirt.VIR_CONNECT_LIST_DOMAINS_PAUSED | libvirt.VIR_CONNECT_LIST_DOMAINS_OTHER
 
 _MIGRATING = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
-# The source of a migration that has switched to post-copy: it never runs here again.
-_LEFT_FOR_GOOD = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY)
 # The guest of a start has not run yet: it has no memory that could be older than its disks.
 _STARTING = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
 # These have no job that libvirt would report; their states go when they are over.
@@ -100,7 +98,9 @@ class PausedJobs:
     def _settle_one(self, uri: str, domain: Any, lockspace: Lockspace) -> None:
         try:
             found = _state(domain)
-            if not ends_by_itself(*found) or found == _LEFT_FOR_GOOD or not _is_concerned(domain, lockspace):
+            if not ends_by_itself(*found) or runs_elsewhere(*found) or not _is_concerned(domain, lockspace):
+                return
+            if found == _MIGRATING and _is_incoming(domain):
                 return
             now = self._wait(domain, found)
             if now[0] == libvirt.VIR_DOMAIN_PAUSED and now != _STARTING:
@@ -180,6 +180,21 @@ def _is_concerned(domain: Any, lockspace: Lockspace) -> bool:
         return any(name == lockspace.name for name, _ in leases(domain.XMLDesc(0)))
     except HelperError:
         return True
+
+
+def _is_incoming(domain: Any) -> bool:
+    """Whether DOMAIN comes from another host, which holds its leases until the guest stops there.
+
+    So its memory is no older than its disks.  libvirtd has no statistics of such a job
+    (qemuDomainGetJobStatsInternal() in libvirt src/qemu/qemu_driver.c).
+    """
+    try:
+        domain.jobInfo()
+    except libvirt.libvirtError as error:
+        if is_unsupported(error):
+            return True
+        raise
+    return False
 
 
 def _has_job(domain: Any) -> bool:

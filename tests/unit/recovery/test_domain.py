@@ -629,6 +629,24 @@ def test_why_it_ended_as_libvirtd_says(paused: Scene, reason: int, verdict: Verd
     assert paused.visit().verdict is verdict
 
 
+@pytest.mark.parametrize("action", ["pause", "poweroff", "restart"])
+@pytest.mark.parametrize("transient", [False, True])
+@pytest.mark.parametrize("boot", ["boot", "an earlier one"])
+@pytest.mark.parametrize("mark", ["", "starting"])
+def test_what_has_migrated_is_started_by_no_record(
+    tmp_path: Path, action: str, transient: bool, boot: str, mark: str
+) -> None:
+    """A record of another action, or of before a reset of the host, was not asked why the run had ended."""
+    scene = Scene(tmp_path, action, boot=boot, mark=mark, xml=definition("yes") if transient else "")
+    scene.world.persistent = not transient
+    scene.world.destroy()
+    scene.world.reason = libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN
+    scene.world.log = "migrated"
+    finding = scene.visit()
+    assert (finding.verdict, finding.text) == (Verdict.DROPPED, "it was migrated to another host")
+    assert not scene.world.started
+
+
 def test_a_start_of_ours_that_failed_after_a_crash_is_tried_again(paused: Scene) -> None:
     paused.world.destroy()
     paused.world.reason = libvirt.VIR_DOMAIN_SHUTOFF_CRASHED

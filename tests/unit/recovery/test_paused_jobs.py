@@ -39,6 +39,7 @@ class Domain:
         self.aborts = 0
         self.uris: list[str] = []
         self.error: Exception | None = None
+        self.job_error: Exception | None = None
 
     def end_job(self) -> None:
         """libvirt keeps the reason of a pause that it could not end."""
@@ -60,6 +61,8 @@ class Domain:
         return list(self.reported)
 
     def jobInfo(self) -> list[int]:
+        if self.job_error:
+            raise self.job_error
         return [self.job]
 
     def abortJob(self) -> None:
@@ -167,6 +170,30 @@ def test_a_migration_is_left_to_end(tmp_path: Path) -> None:
     domain.tick = lambda: setattr(domain, "reported", (OFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED))
     assert Scene(tmp_path, domain).settle() is None
     assert domain.aborts == 0
+
+
+def test_a_migration_to_this_host_keeps_nothing_out(tmp_path: Path) -> None:
+    """The other host holds its leases; libvirtd has no statistics of it, and the lockspace was not joined."""
+    domain = Domain(libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
+    domain.job_error = libvirt_error(libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
+    assert Scene(tmp_path, domain).settle() is None
+    assert (domain.aborts, domain.now) == (0, 0)
+
+
+def test_a_job_that_cannot_be_read_keeps_the_lockspace_out(tmp_path: Path) -> None:
+    domain = Domain(libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
+    domain.job_error = libvirt_error(libvirt.VIR_ERR_INTERNAL_ERROR)
+    with pytest.raises(TransientError):
+        Scene(tmp_path, domain).settle()
+
+
+@pytest.mark.parametrize(
+    "reason", [libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED]
+)
+def test_a_guest_that_runs_on_another_host_keeps_nothing_out(tmp_path: Path, reason: int) -> None:
+    domain = Domain(reason)
+    assert Scene(tmp_path, domain).settle() is None
+    assert (domain.aborts, domain.now) == (0, 0)
 
 
 def test_a_start_is_waited_for_and_keeps_nothing_out(tmp_path: Path) -> None:
