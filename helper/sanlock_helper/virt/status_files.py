@@ -29,7 +29,7 @@ MAX_BYTES = 8 * 1024 * 1024
 STATE_WORDS = {"nostate": "no state", "blocked": "idle", "shutdown": "in shutdown", "shutoff": "shut off"}
 
 _ROOT, _DOMAIN = "domstatus", "domain"
-_END = b"</domain>"
+_BEGIN, _END, _ROOT_END = b"<domain", b"</domain>", b"</domstatus>"
 
 
 class Status:
@@ -72,9 +72,9 @@ class StatusFiles:
 
     def __init__(self, directory: str = STATE_DIR) -> None:
         self._directory = directory
-        # What each file was about when it was read last, by its name: its signature (see _signature) and
-        # UUID.
-        self._known: dict[str, tuple[tuple[int, ...], str]] = {}
+        # Each file as it was read last, by its name, with its signature (see _signature): one that is the
+        # same still is not read again.
+        self._known: dict[str, tuple[tuple[int, ...], Status]] = {}
 
     def find(self, uuid: str) -> Status | None:
         """The newest status of domain UUID, None where no file is about it."""
@@ -85,37 +85,20 @@ class StatusFiles:
 
         A file that is none of libvirt's, or that cannot be read, is about no domain.
         """
-        found = self._known_of(uuid)
-        if not found:
-            found = [status for status in self._changed() if status.uuid == uuid]
-        if not found:
-            # Another thread may have read it meanwhile: then it has not changed since.
-            found = self._known_of(uuid)
+        found = self._known_of(uuid) or [status for status in self._all() if status.uuid == uuid]
         return sorted(found, key=lambda status: status.written, reverse=True)
 
     def all(self) -> list[Status]:
         """The status of every running domain, by name."""
-        found = [status for name in self._names() if (status := self._read(name))]
-        return sorted(found, key=lambda status: status.name)
+        return sorted(self._all(), key=lambda status: status.name)
 
     def _known_of(self, uuid: str) -> list[Status]:
         """The files that were about domain UUID when they were read last, and still are."""
-        names = [name for name, (_, known) in list(self._known.items()) if known == uuid]
+        names = [name for name, (_, known) in list(self._known.items()) if known.uuid == uuid]
         return [status for name in names if (status := self._read(name)) and status.uuid == uuid]
 
-    def _changed(self) -> list[Status]:
-        """The files that are new, or were written again since they were read."""
-        found = []
-        for name in self._names():
-            known = self._known.get(name)
-            try:
-                same = known is not None and known[0] == _signature(os.lstat(f"{self._directory}/{name}"))
-            except OSError:
-                continue  # the domain has just ended
-            status = None if same else self._read(name)
-            if status is not None:
-                found.append(status)
-        return found
+    def _all(self) -> list[Status]:
+        return [status for name in self._names() if (status := self._read(name))]
 
     def _names(self) -> list[str]:
         try:
@@ -124,17 +107,21 @@ class StatusFiles:
             return []
 
     def _read(self, name: str) -> Status | None:
+        path = f"{self._directory}/{name}"
+        known = self._known.get(name)
         try:
-            signature, status = _read_file(f"{self._directory}/{name}")
+            if known is not None and known[0] == _signature(os.lstat(path)):
+                return known[1]
+            self._known[name] = known = _read_file(path)
         except (OSError, StatusFileError):
             self._known.pop(name, None)
             return None
-        self._known[name] = signature, status.uuid
-        return status
+        return known[1]
 
 
 def _signature(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    # The time of the last change is the kernel's own: the other one can be set.
+    return status.st_ino, status.st_ctime_ns, status.st_mtime_ns, status.st_size
 
 
 def _read_file(path: str) -> tuple[tuple[int, ...], Status]:
@@ -174,6 +161,9 @@ class _Reader:
 
     Elements of the same names may stand elsewhere in the file, in the domain's metadata above all: only their
     place counts.
+
+    A file has some 400 elements, before <domain> and behind its UUID, and a call for each of them takes four
+    times as long as the rest: so where the file is as libvirt writes it, those elements are left to expat.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -182,16 +172,22 @@ class _Reader:
         self._root: dict[str, str] = {}
         self._domain: dict[str, str] = {}
         self._texts: dict[str, str] = {}
-        self._begin = self._end = -1
+        self._begin, self._end = _find_domain(data)
+        self._is_found = self._begin >= 0
         self._parser = parser = ParserCreate()
         parser.buffer_text = True
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._stop
         parser.StartDoctypeDeclHandler = _refuse_doctype
+        self._hear_elements(True)
 
     def status(self) -> Status:
-        self._parser.Parse(self._data, True)
-        xml = self._data[self._begin : self._end].decode()
+        parser, data = self._parser, self._data
+        if self._is_found:
+            parser.Parse(data[: self._begin], False)
+            self._hear_elements(True)
+            parser.Parse(data[self._begin :], True)
+        else:
+            parser.Parse(data, True)
+        xml = data[self._begin : self._end].decode()
         return Status(
             self._texts["name"],
             self._texts["uuid"].lower(),
@@ -202,6 +198,10 @@ class _Reader:
             xml=xml,
         )
 
+    def _hear_elements(self, do: bool) -> None:
+        self._parser.StartElementHandler = self._start if do else None
+        self._parser.EndElementHandler = self._stop if do else None
+
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         path = self._path
         path.append(name)
@@ -210,7 +210,8 @@ class _Reader:
             if name != _ROOT:
                 raise ValueError(f"the root is <{name[:40]}>")
             self._root = attributes
-        elif depth == 2 and name == _DOMAIN and self._begin < 0:
+            self._hear_elements(not self._is_found)
+        elif depth == 2 and name == _DOMAIN and (self._is_found or self._begin < 0):
             self._domain = attributes
             self._begin = self._parser.CurrentByteIndex
         elif depth == 3 and path[1] == _DOMAIN and name in ("name", "uuid") and name not in self._texts:
@@ -225,5 +226,21 @@ class _Reader:
         path.pop()
         if self._parser.CharacterDataHandler is not None:
             self._parser.CharacterDataHandler = None
+            if self._is_found and len(self._texts) == 2:
+                self._hear_elements(False)
         if len(path) == 1 and name == _DOMAIN and self._end < 0:
             self._end = self._parser.CurrentByteIndex + len(_END)
+
+
+def _find_domain(data: bytes) -> tuple[int, int]:
+    """Where <domain> begins and ends in DATA if that is the root's last child and its only one of the name.
+
+    (-1, -1) where it takes a parser to find it.  Where DATA is XML at all, the end tag that stands right
+    before the root's is of a child of the root, and where "<domain" stands once, that is its start tag: no
+    comment or CDATA is open there, for it would not be closed.
+    """
+    begin, end = data.find(_BEGIN), data.rfind(_END) + len(_END)
+    behind = data[end:].split()
+    if begin < 0 or begin != data.rfind(_BEGIN) or end < begin or behind != [_ROOT_END]:
+        return -1, -1
+    return begin, end

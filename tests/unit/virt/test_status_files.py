@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 
 from sanlock_helper.virt.status_files import Status, StatusFileError, StatusFiles, parse_status_file
 
@@ -181,3 +182,108 @@ def test_a_document_type_is_none_of_libvirts(tmp_path: Path) -> None:
     xml = status_xml().partition(b"-->")[2].replace(b"<name>vm1</name>", b"<name>&e;</name>")
     (tmp_path / "a.xml").write_bytes(b"<!DOCTYPE domstatus [<!ENTITY e 'vm1'>]>" + xml)
     assert StatusFiles(str(tmp_path)).find(UUID) is None
+
+
+BODY = status_xml().partition(b"-->\n")[2]
+
+ODD_PLACES = {
+    "a domain that is not the last child": BODY.replace(b"</domain>", b"</domain><x/>"),
+    "two domains": BODY.replace(b"</domain>", b"</domain><domain id='9'><name>b</name></domain>"),
+    "a domain in a comment before it": b"<!-- <domain id='9'><name>b</name></domain> -->" + BODY,
+    "a domain in a monitor": BODY.replace(
+        b"<monitor", b"<m><domain id='9'><name>b</name></domain></m><monitor"
+    ),
+    "another element of that beginning": BODY.replace(b"<monitor", b"<domainbackup/><monitor"),
+    "a comment at the end": BODY + b"<!-- </domain></domstatus> -->",
+    "blanks in the end tags": BODY.replace(b"</domain>", b"</domain >"),
+    "blanks in the root's end tag": BODY.replace(b"</domstatus>", b"</domstatus\n>"),
+    "no blanks at the end": BODY.replace(b"</domain>\n", b"</domain>").rstrip(),
+}
+
+
+@pytest.mark.parametrize("data", ODD_PLACES.values(), ids=ODD_PLACES)
+def test_the_domain_is_the_first_child_of_that_name_of_the_root(data: bytes) -> None:
+    status = parse_status_file(data)
+    assert (status.name, status.uuid, status.id, status.pid) == ("vm1", UUID, 3, 4711)
+    assert status.xml.startswith("<domain type='kvm' id='3'>\n    <name>vm1<")
+    assert status.xml.rstrip(" >").endswith("</domain")
+    assert status.xml.count("</domain") == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        BODY.replace(b"<domain ", b"<domains ").replace(b"</domain>", b"</domains>"),
+        BODY.replace(b"<domain ", b"<domains "),
+        BODY.replace(b"<domain ", b"<x><domain ").replace(b"</domain>", b"</domain></x>"),
+        b"<!-- " + BODY,
+        b"<domstatus state='running' pid='1'><![CDATA[" + BODY,
+        b"<domstatus state='running' pid='1'/>" + BODY,
+        b"</domain></domstatus>" + BODY,
+        BODY.replace(b"</metadata>", b""),
+        BODY.replace(b"<qemuCaps>", b""),
+        BODY.replace(b"<memory", b"&e;<memory"),
+    ],
+)
+def test_what_looks_like_a_domain_and_is_none(data: bytes) -> None:
+    with pytest.raises(StatusFileError):
+        parse_status_file(data)
+
+
+SNIPPETS = st.sampled_from(
+    ["<a>", "</a>", "<a/>", "<domain>", "<domain/>", "</domain>", "<!--", "-->", "<![CDATA[", "]]>", " ", "x",
+     "<name>b</name>", f"<uuid>{OTHER}</uuid>", "</domstatus>", "<domstatus>", "<?p", "?>", "<metadata>",
+     "</metadata>", "<domainsnapshot/>"]
+)  # fmt: skip
+
+
+@given(st.lists(SNIPPETS), st.lists(SNIPPETS), st.lists(SNIPPETS))
+def test_the_short_way_finds_what_the_long_one_does(
+    before: list[str], inside: list[str], behind: list[str]
+) -> None:
+    """A comment behind the root is read in the long way: then each element counts for itself."""
+    data = BODY.replace(b"<metadata></metadata>", "".join(inside).encode())
+    data = data.replace(b"<monitor", "".join(before).encode() + b"<monitor")
+    data = data.replace(b"</domstatus>", "".join(behind).encode() + b"</domstatus>")
+
+    def parsed(text: bytes) -> tuple[object, ...] | None:
+        try:
+            found = parse_status_file(text)
+        except StatusFileError:
+            return None
+        return found.name, found.uuid, found.id, found.state, found.pid, found.xml
+
+    assert parsed(data) == parsed(data + b"<!-- -->")
+
+
+def test_a_file_that_is_the_same_is_read_once(tmp_path: Path, mocker: MockerFixture) -> None:
+    for name, uuid in (("a", UUID), ("b", OTHER)):
+        (tmp_path / f"{name}.xml").write_bytes(status_xml(name, uuid))
+    opened = mocker.spy(os, "open")
+    files = StatusFiles(str(tmp_path))
+    for _ in range(3):
+        assert files.find(UUID) is not None
+        assert files.find(OTHER) is not None
+        assert len(files.all()) == 2
+    assert opened.call_count == 2
+
+
+def test_a_file_that_was_changed_in_place_and_dated_back_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(status_xml(pid=1111))
+    os.utime(path, (5, 5))
+    files = StatusFiles(str(tmp_path))
+    assert files.find(UUID) is not None
+    before = path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:
+        path.write_bytes(status_xml(pid=2222))
+        os.utime(path, (5, 5))
+    after = path.stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_size) == (
+        before.st_ino,
+        before.st_mtime_ns,
+        before.st_size,
+    )
+    status = files.find(UUID)
+    assert status is not None
+    assert status.pid == 2222
