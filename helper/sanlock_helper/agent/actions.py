@@ -297,6 +297,8 @@ def _poweroff(attempt: Attempt, action: str) -> Outcome:
     progress = attempt.progress
     run = attempt.look()
     if not _still_runs(attempt, run):
+        if progress.found not in ("", "off"):
+            _see_xml(attempt, run)
         _see_end(progress)
         return _ended(attempt, run)
     state, reason = attempt.state()
@@ -327,6 +329,7 @@ def _poweroff(attempt: Attempt, action: str) -> Outcome:
     now = attempt.look()
     if _still_runs(attempt, now):
         raise TransientError("destroy the domain", "it is still active after the call")
+    _see_xml(attempt, now)
     return attempt.outcome(_over(attempt, now))
 
 
@@ -340,6 +343,7 @@ def _see_end(progress: Progress) -> None:
 
 def _ended_meanwhile(attempt: Attempt, run: int | None) -> Outcome:
     attempt.progress.did = "it ended meanwhile"
+    _see_xml(attempt, run)
     return _ended(attempt, run)
 
 
@@ -387,7 +391,7 @@ def restart(attempt: Attempt) -> Outcome:
         return off
     if progress.record is not None and progress.record.action != "restart":
         # An earlier request has ended the run.
-        _complete(attempt, progress.record, "restart")
+        _complete(attempt, progress.record, "restart", _is_persistent(attempt))
     if _runs_again(attempt, attempt.look()):
         return _restarted(attempt)
     if progress.start_error:
@@ -618,7 +622,8 @@ def _write_record(attempt: Attempt, action: str) -> None:
     progress, request, recorder = attempt.progress, attempt.request, attempt.recorder
     record = progress.record
     if record is not None:
-        _complete(attempt, record, action)
+        # After a destroy libvirtd shows it without being asked: see _see_xml().
+        _complete(attempt, record, action, _is_persistent(attempt) if action == "pause" else None)
     elif not progress.record_tried:
         progress.record_tried = True
         if action == "restart" or (action == "poweroff" and recorder is not None):
@@ -642,7 +647,25 @@ def _holder(attempt: Attempt) -> Process | None:
     return found[0] if len(found) == 1 else None
 
 
-def _complete(attempt: Attempt, record: Record, action: str) -> None:
+def _see_xml(attempt: Attempt, run: int | None) -> None:
+    """Complete the record of a run that is over: what libvirtd knows still, as RUN shows, is persistent.
+
+    Where another run is active already, recovery asks.
+    """
+    record = attempt.progress.record
+    if record is not None:
+        _complete(attempt, record, record.action, {None: False, _OFF: True}.get(run))
+
+
+def _is_persistent(attempt: Attempt) -> bool | None:
+    """Whether libvirtd keeps a definition of the domain; None where it does not say, and recovery asks."""
+    try:
+        return attempt.domain is not None and bool(attempt.domain.isPersistent())
+    except libvirt.libvirtError as error:
+        return False if is_no_domain(error) else None
+
+
+def _complete(attempt: Attempt, record: Record, action: str, is_persistent: bool | None) -> None:
     """Write RECORD again where libvirtd knows better: a persistent domain is started from its own definition.
 
     An earlier action on the same run may have left it: what this one does is what recovery has to undo.
@@ -651,11 +674,6 @@ def _complete(attempt: Attempt, record: Record, action: str) -> None:
     before = record.action, record.xml
     record.action = action
     if record.xml and progress.xml is None:
-        try:
-            is_persistent = attempt.domain is not None and attempt.domain.isPersistent()
-        except libvirt.libvirtError as error:
-            # Where libvirtd does not say, recovery asks, too.
-            is_persistent = None if not is_no_domain(error) else False
         if is_persistent:
             record.xml = ""
         elif is_persistent is not None:

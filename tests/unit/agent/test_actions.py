@@ -36,6 +36,7 @@ class FakeHost:
         self.job: dict[str, int] = {"type": libvirt.VIR_DOMAIN_JOB_NONE}
         self.known = True
         self.persistent = True
+        self.asked_persistent = 0
         self.next_run = 8
         self.on_crash = "destroy"
         self.calls: list[str] = []
@@ -56,7 +57,7 @@ class FakeHost:
         domain.ID.return_value = self.run
         domain.name.return_value = "vm1"
         domain.state.side_effect = self.get_state
-        domain.isPersistent.side_effect = lambda: int(self.persistent)
+        domain.isPersistent.side_effect = self.is_persistent
         domain.XMLDesc.side_effect = self.xml
         domain.destroy.side_effect = lambda: self._call("destroy", self.off)
         domain.suspend.side_effect = lambda: self._call("suspend", self.pause)
@@ -65,6 +66,10 @@ class FakeHost:
         domain.create.side_effect = lambda: self._call("create", self.start)
         domain.pMWakeup.side_effect = lambda: self._call("wake", self.wake)
         return domain
+
+    def is_persistent(self) -> int:
+        self.asked_persistent += 1
+        return int(self.persistent)
 
     def get_state(self) -> list[int]:
         self._call("state")

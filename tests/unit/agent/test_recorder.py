@@ -203,6 +203,84 @@ def test_a_transient_domain_leaves_its_xml(desk: Desk) -> None:
     assert record.xml == "<domain/>"
 
 
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("action", ["poweroff", "restart"])
+def test_whether_a_domain_is_persistent_shows_once_it_is_off(
+    desk: Desk, action: str, persistent: bool
+) -> None:
+    """libvirtd is not asked before the destroy, and the XML of a persistent domain goes after it."""
+    desk.host.persistent = persistent
+    desk.host.raises["create"] = desk.host.raises["createXML"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR)
+    progress = Progress()
+    desk.local_record(progress, action)
+    desk.act(action, progress)
+    (then,) = desk.then
+    assert then is not None
+    assert then.xml == "<domain/>"
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert (record.action, record.xml) == (action, "" if persistent else "<domain/>")
+    assert desk.host.asked_persistent == 0
+    assert "xml" not in desk.host.calls
+    if action == "restart":
+        assert ("create" if persistent else "createXML") in desk.host.calls
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("action", ["poweroff", "restart"])
+def test_whether_a_domain_is_persistent_shows_where_the_answer_to_a_destroy_was_lost(
+    desk: Desk, action: str, persistent: bool
+) -> None:
+    desk.host.persistent = persistent
+    desk.host.raises["create"] = desk.host.raises["createXML"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR)
+    progress = Progress()
+    desk.local_record(progress, action)
+    desk.host.raises["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
+    with pytest.raises(TransientError):
+        desk.act(action, progress)
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert record.xml == "<domain/>"
+    # It ends after that try.
+    desk.host.off()
+    desk.act(action, progress)
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert (record.action, record.xml) == (action, "" if persistent else "<domain/>")
+    if action == "restart":
+        assert ("create" if persistent else "createXML") in desk.host.calls
+
+
+def test_the_record_of_another_run_that_is_active_by_now_stays(desk: Desk) -> None:
+    """Whether the run that is over was of a persistent domain, recovery asks."""
+    desk.host.answer_lost["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
+    off = desk.host.off
+
+    def start_again() -> None:
+        off()
+        desk.host.start()
+
+    desk.host.off = start_again  # type: ignore[method-assign]
+    progress = Progress()
+    desk.local_record(progress, "poweroff")
+    assert desk.act("poweroff", progress).verified == "over, another run was started since"
+    record = desk.records.read(UUID)
+    assert record is not None
+    assert record.xml == "<domain/>"
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_domain_that_is_paused_is_asked_whether_it_is_persistent(desk: Desk, persistent: bool) -> None:
+    desk.host.persistent = persistent
+    progress = Progress()
+    desk.local_record(progress, "pause")
+    desk.act("pause", progress)
+    (then,) = desk.then
+    assert then is not None
+    assert then.xml == ("" if persistent else "<domain/>")
+    assert desk.host.asked_persistent == 1
+
+
 def test_a_paused_domain_is_not_asked_for_its_xml(desk: Desk) -> None:
     desk.host.persistent = False
     desk.act("pause")
