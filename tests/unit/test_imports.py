@@ -66,7 +66,7 @@ leases.load()
 print(*sys.modules)
 before = set(sys.modules)
 leases.load()
-for call in (leases.held_by, leases.release, leases.noted):
+for call in (leases.held_by, leases.release, leases.Noted().of):
     try:
         call(1)
     except leases.LeasesUnknownError:

@@ -14,6 +14,9 @@ from . import sanlock_daemon
 BUSY_TRIES = 25
 BUSY_SECONDS = 0.02
 
+# What sanlock says of a lockspace holds for so long: a second before it is lost, say, it was healthy too.
+LOCKSPACE_SECONDS = 1.0
+
 # What a lease is called whose names could not be learned.
 UNKNOWN = "?"
 
@@ -171,19 +174,40 @@ def _release(pid: int, found: dict[str, Any]) -> None:
     _while_busy(lambda: binding.release(found["lockspace"], found["resource"], [], pid=pid))
 
 
-def noted(pid: int) -> tuple[tuple[Lockspace, ...], tuple[Lease, ...]]:
-    """The lockspaces that process PID holds leases in, and those leases; no storage is read.
+class Noted:
+    """The leases of one process after the other, with their lockspaces.  Several threads may use one."""
 
-    Raises LeasesUnknownError when sanlock cannot be asked.
-    """
-    held = held_by(pid)
-    names = {lease.lockspace for lease in held}
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """CLOCK is in seconds."""
+        self._clock = clock
+        # By name, what sanlock said of a lockspace, and when: nearly all processes have leases in the same.
+        self._lockspaces: dict[str, tuple[float, Lockspace]] = {}
+
+    def of(self, pid: int) -> tuple[tuple[Lockspace, ...], tuple[Lease, ...]]:
+        """The lockspaces that process PID holds leases in, and those leases; no storage is read.
+
+        Raises LeasesUnknownError when sanlock cannot be asked.
+        """
+        held = held_by(pid)
+        names = {lease.lockspace for lease in held}
+        now = self._clock()
+        known = [found for name in names if (found := self._lockspaces.get(name))]
+        spaces = [lockspace for seen_at, lockspace in known if now - seen_at < LOCKSPACE_SECONDS]
+        if len(spaces) < len(names):
+            spaces = _joined(names)
+            # One that sanlock had no answer for was joined or lost a moment ago.
+            self._lockspaces.update({space.name: (now, space) for space in spaces if space.io_timeout})
+        return tuple(spaces), tuple(held)
+
+
+def _joined(names: set[str]) -> list[Lockspace]:
+    """The lockspaces of these NAMES that sanlock has joined."""
     binding = load()
     try:
         found = binding.get_lockspaces()
     except binding.SanlockException as error:
         raise _no_answer(error) from error
-    return tuple(_lockspace(entry) for entry in found if text(entry["lockspace"]) in names), tuple(held)
+    return [_lockspace(entry) for entry in found if text(entry["lockspace"]) in names]
 
 
 def _no_answer(error: Any) -> LeasesUnknownError:

@@ -403,6 +403,90 @@ def test_a_process_that_sanlock_is_busy_with_is_asked_again(mocker: MockerFixtur
     assert inquire.call_count == 3
 
 
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeSanlock:
+    """sanlock's answers, counted by their names."""
+
+    def __init__(self, mocker: MockerFixture) -> None:
+        self.held = {7: ["A"], 8: ["A"], 9: ["B", "A"], 10: ["C"]}
+        self.joined = ["A", "B"]
+        self.hosts = [{"io_timeout": 10, "generation": 3, "timestamp": int(time.monotonic())}]
+        self.calls: list[str] = []
+        binding = leases.load()
+        mocker.patch.object(binding, "inquire", side_effect=self.inquire)
+        mocker.patch.object(binding, "get_lockspaces", side_effect=self.get_lockspaces)
+        mocker.patch.object(binding, "get_hosts", side_effect=self.get_hosts)
+
+    def inquire(self, pid: int) -> Any:
+        flags = {"flags": 0, "version": 1, "disks": []}
+        return [{"lockspace": name.encode(), "resource": b"r", **flags} for name in self.held[pid]]
+
+    def get_lockspaces(self) -> Any:
+        self.calls.append("lockspaces")
+        place = {"host_id": 1, "path": "/p", "offset": 0}
+        return [{"lockspace": name.encode(), **place} for name in self.joined]
+
+    def get_hosts(self, name: bytes, host_id: int) -> Any:
+        self.calls.append(name.decode())
+        return self.hosts
+
+
+@pytest.fixture
+def sanlock(mocker: MockerFixture) -> FakeSanlock:
+    try:
+        return FakeSanlock(mocker)
+    except LeasesUnknownError:
+        pytest.skip("no sanlock library is installed")
+
+
+def test_sanlock_is_asked_for_a_lockspace_once_for_many_processes(sanlock: FakeSanlock) -> None:
+    clock = Clock()
+    noted = leases.Noted(clock)
+    for pid in (7, 8):
+        spaces, held = noted.of(pid)
+        assert [(space.name, space.io_timeout, space.generation) for space in spaces] == [("A", 10, 3)]
+        assert [str(lease) for lease in held] == ["A:r"]
+    assert sanlock.calls == ["lockspaces", "A"]
+    # One that was not asked for yet.
+    assert sorted(space.name for space in noted.of(9)[0]) == ["A", "B"]
+    assert sanlock.calls[2:] == ["lockspaces", "A", "B"]
+    assert sorted(space.name for space in noted.of(9)[0]) == ["A", "B"]
+    assert len(sanlock.calls) == 5
+
+
+def test_what_sanlock_said_of_a_lockspace_holds_for_a_second(sanlock: FakeSanlock) -> None:
+    clock = Clock()
+    noted = leases.Noted(clock)
+    noted.of(7)
+    sanlock.hosts[0]["generation"] = 4
+    clock.now += 0.9
+    assert noted.of(7)[0][0].generation == 3
+    clock.now += 0.2
+    assert noted.of(7)[0][0].generation == 4
+    sanlock.joined = []
+    clock.now += 1.1
+    assert noted.of(7)[0] == ()
+
+
+def test_what_sanlock_does_not_know_is_asked_for_again(sanlock: FakeSanlock) -> None:
+    noted = leases.Noted(Clock())
+    assert noted.of(10)[0] == ()
+    sanlock.joined.append("C")
+    sanlock.hosts = []
+    assert [(space.name, space.io_timeout) for space in noted.of(10)[0]] == [("C", 0)]
+    sanlock.hosts = [{"io_timeout": 10, "generation": 3, "timestamp": int(time.monotonic())}]
+    assert [(space.name, space.io_timeout) for space in noted.of(10)[0]] == [("C", 10)]
+
+
 def test_bounded() -> None:
     assert call_with_timeout(lambda: 7, 5) == 7
     with pytest.raises(ZeroDivisionError):
