@@ -24,7 +24,7 @@ class NoAnswerError(Exception):
 
 
 def call_with_timeout(call: Callable[[], T], seconds: float) -> T:
-    """What CALL returns or raises, run in a thread of its own; NoAnswerError after SECONDS.
+    """What CALL returns or raises, run in another thread; NoAnswerError after SECONDS.
 
     A call that took too long goes on by itself, and its result is lost.  Where no thread can be started
     (RLIMIT_NPROC, pids.max of the cgroup) it is made in place, for as long as it takes.
@@ -38,7 +38,7 @@ def call_with_timeout(call: Callable[[], T], seconds: float) -> T:
             answers.put((None, error))
 
     try:
-        _thread.start_new_thread(run, ())
+        _callers.start(run, ())
     except RuntimeError:
         return call()
     try:
@@ -108,6 +108,14 @@ class WorkerThreads:
 
     def _work(self, mailbox: Mailbox) -> None:
         while True:
-            call, arguments = mailbox.get()
-            call(*arguments)
+            _run(*mailbox.get())
             self._idle.put(mailbox)
+
+
+def _run(call: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    """CALL(*ARGUMENTS); a thread that is idle afterwards holds neither."""
+    call(*arguments)
+
+
+# The threads of call_with_timeout(): each domain has two such calls before its first try.
+_callers = WorkerThreads()

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -485,6 +487,30 @@ def test_what_sanlock_does_not_know_is_asked_for_again(sanlock: FakeSanlock) -> 
     assert [(space.name, space.io_timeout) for space in noted.of(10)[0]] == [("C", 0)]
     sanlock.hosts = [{"io_timeout": 10, "generation": 3, "timestamp": int(time.monotonic())}]
     assert [(space.name, space.io_timeout) for space in noted.of(10)[0]] == [("C", 10)]
+
+
+def test_the_calls_of_one_after_the_other_share_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+    start = _thread.start_new_thread
+
+    def count(*arguments: Any) -> int:
+        started.append(1)
+        return start(*arguments)
+
+    monkeypatch.setattr(_thread, "start_new_thread", count)
+    for number in range(20):
+        assert call_with_timeout(partial(int, number), 5) == number
+        time.sleep(0.002)
+    assert len(started) < 5
+
+
+def test_a_call_that_hangs_keeps_no_other_from_its_answer() -> None:
+    release = threading.Event()
+    for _ in range(3):
+        with pytest.raises(NoAnswerError):
+            call_with_timeout(release.wait, 0.02)
+        assert call_with_timeout(lambda: 7, 5) == 7
+    release.set()
 
 
 def test_bounded() -> None:
