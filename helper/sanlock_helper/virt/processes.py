@@ -24,6 +24,8 @@ _STATE, _THREADS, _START = 0, 17, 19
 # A command line is some 10 KiB long, and a quarter of the stack limit at most.
 _MAX_BYTES = 4 * 1024 * 1024
 
+_PART_BYTES = 32 * 1024
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 # How much later than its status file a process may seem to have started: the time of day is adjusted.
@@ -190,8 +192,12 @@ def _read(pid: int, name: str, size: int) -> bytes:
 
     Any other error is raised: a process that cannot be read, for want of a descriptor, is not over.
     """
+    data = b""
     try:
-        with open(f"/proc/{pid}/{name}", "rb") as file:
-            return file.read(size)
+        with open(f"/proc/{pid}/{name}", "rb", 0) as file:
+            # In parts: a read makes room for all that it may get.
+            while len(data) < size and (part := file.read(_PART_BYTES)):
+                data += part
     except (FileNotFoundError, ProcessLookupError):
         return b""
+    return data[:size]
