@@ -8,20 +8,18 @@ import time
 from _queue import Empty, SimpleQueue
 from typing import Any, Callable
 
-from ..errors import HelperError, PermanentError
+from ..errors import PermanentError
 from ..journal import Journal
 from ..leases.held import Lockspace
-from ..leases.lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, NOT_THERE, Sanlock, SanlockError
+from ..leases.lockspaces import Sanlock
 from ..records.record import Record
 from ..records.store import RecordStore
-from ..threads import OneAtATime
 from ..virt import policy
 from ..virt.lookup import as_argument
-from ..virt.qemu_sanlock_conf import LOCKSPACE
 from .domain import GONE, UNPROTECTED, DomainRecovery, Verdict, VisitResult
+from .lockspace_waits import FIRST_DELAY, LAST_DELAY, REPEAT_SECONDS, LockspaceWaits, StartThread, delay
+from .pending_domain import PendingDomain
 
-FIRST_DELAY = 1.0
-LAST_DELAY = 30.0
 # Starts and resumes side by side.
 SIDE_BY_SIDE = 8
 # While a domain's lockspaces are not joined it is only looked at: one domain at a time, and not often, for
@@ -30,74 +28,11 @@ LOOK_AGAIN = 5.0
 LOOK_SECONDS = 10.0
 # How often records and lockspaces are looked at; both looks read memory only.
 TICK = 0.5
-# The same reason is told again after so many seconds.
-REPEAT_SECONDS = 600.0
 # How long one pass waits for sanlock to leave a lost lockspace, or to renew a failing one; and, when nothing
 # is answered any more, for the next answer.
 PASS_SECONDS = 30.0
 # A visit or a look that takes longer hangs: it goes on by itself, and the others no longer wait for it.
 HANG_SECONDS = 30.0
-SANLOCK_SECONDS = 10.0
-# sanlock takes so long at most to join a lockspace that another host may still use (io_timeout 10 s): 14 of
-# them.
-JOIN_SECONDS = 180.0
-
-# Why libvirt's own lockspace cannot be joined: see qemu_sanlock_conf.auto_lockspace().
-NOT_CONFIGURED = (
-    "qemu-sanlock.conf does not say where: auto_disk_leases or host_id is not set there, or libvirt refuses "
-    "the file (see virt-sanlock-helper check)"
-)
-
-# sanlock's transitions in words; it takes part in them by itself, and joining waits for their end.
-_STATES = {
-    JOINING: "sanlock is joining it",
-    LEAVING: "sanlock is leaving it, which ends when no process holds a lease in it",
-    FAILING: "sanlock cannot renew it",
-}
-
-StartThread = Callable[[Callable[..., object], "tuple[Any, ...]"], object]
-
-
-def delay(waited: float) -> float:
-    """Seconds until the next try, WAITED seconds after the first: a tenth of that, from 1 s to 30 s.
-
-    So a return of the storage is noticed late by a tenth of the outage at most.
-    """
-    return min(LAST_DELAY, max(FIRST_DELAY, waited / 10))
-
-
-class PendingDomain:
-    """One record in recovery's hands."""
-
-    def __init__(self, record: Record, now: float) -> None:
-        self.record = record
-        self.since = now
-        self.next_visit = now
-        self.failed_since: float | None = None
-        self.visiting = False
-        self.visit_began = now
-        self.ready = False
-        self.waits = False
-        self.lockspaces: frozenset[str] = frozenset()
-        self.text = "not looked at yet"
-        self.logged = ""
-        self.logged_at = 0.0
-
-
-class LockspaceWait:
-    """One lockspace that domains wait for."""
-
-    def __init__(self, now: float) -> None:
-        self.since = now
-        self.next_try = now
-        self.tries = 0
-        self.joining = False
-        self.join_began = now
-        self.failures = 0
-        self.state = ABSENT
-        self.text = ""
-        self.logged = ""
-        self.logged_at = 0.0
 
 
 def _stays(record: Record) -> str:
@@ -139,17 +74,22 @@ class Recovery:
         """
         self._store = store
         self._domain_recovery = domain_recovery
-        self._sanlock = sanlock
         self._journal = journal
-        self._default_lockspace = default_lockspace
         self._show = show
         self._clock = clock
         self._start_thread = start_thread
         self._answers = answers or SimpleQueue()
-        self._before_join = before_join
-        self._look_at_sanlock = OneAtATime(sanlock.lockspaces, SANLOCK_SECONDS)
         self._pending: dict[str, PendingDomain] = {}
-        self._waits: dict[str, LockspaceWait] = {}
+        self._lockspaces = LockspaceWaits(
+            self._pending,
+            sanlock,
+            journal,
+            default_lockspace,
+            clock,
+            start_thread,
+            self._answers,
+            before_join,
+        )
         # The names of those that stay as they are, by the reason.
         self._left: dict[str, list[str]] = {}
         # Of whom a visit is under way and waited for: not those that hang.
@@ -165,7 +105,7 @@ class Recovery:
         start = self._answered_at
         while True:
             self._gather()
-            self._update_lockspaces()
+            self._lockspaces.update()
             self._count_out_hanging()
             self._visit_due()
             self._log_left_alone()
@@ -178,34 +118,17 @@ class Recovery:
             self._collect()
 
     @property
-    def _visiting(self) -> int:
+    def visiting(self) -> int:
+        """How many visits are under way and waited for."""
         return len(self._visits)
 
     def lines(self) -> list[str]:
         """What is waited for, a line each, for a person."""
-        now = self._clock()
-        found = []
-        for name, space_wait in sorted(self._waits.items()):
-            if space_wait.state != JOINED:
-                names = [
-                    pending.record.name for pending in self._pending.values() if name in self._needs(pending)
-                ]
-                next_try = (
-                    "joining now"
-                    if space_wait.joining
-                    else f"next try in {max(0, space_wait.next_try - now):.0f} s"
-                )
-                first = ", ".join(sorted(names)[:5])
-                found.append(
-                    f"lockspace {name}: waited for {now - space_wait.since:.0f} s, {next_try}, "
-                    f"then {len(names)} to bring back ({first}): {space_wait.text or space_wait.state}"
-                )
-        found += [
+        return self._lockspaces.lines() + [
             f"{pending.record.name}: {pending.record.todo}: {pending.text}"
             for pending in self._pending.values()
             if (pending.visiting and pending.ready) or pending.failed_since is not None
         ]
-        return found
 
     # Records
 
@@ -222,133 +145,15 @@ class Recovery:
             if pending is None or pending.record.time != record.time:
                 self._pending[uuid] = PendingDomain(record, self._clock())
 
-    # Lockspaces
-
-    def _needs(self, pending: PendingDomain) -> set[str]:
-        """The names of the lockspaces that the domain of CASE needs."""
-        names = {lease.lockspace for lease in pending.record.leases} | pending.lockspaces
-        if not names:
-            default = self._default_lockspace()
-            names = {default.name} if default else set()
-        return names
-
-    def _definitions(self, name: str) -> list[Lockspace]:
-        """How lockspace NAME may be joined: as libvirt is configured now, else as the newest records have it.
-
-        libvirt's own is never joined elsewhere: an old copy of it would be no protection against other hosts,
-        and an old host_id may be another host's.
-        """
-        default = self._default_lockspace()
-        if default is not None and default.name == name:
-            return [default]
-        if name == LOCKSPACE:
-            return []
-        records = sorted(
-            (pending.record for pending in self._pending.values()), key=lambda record: -record.time
-        )
-        found = {
-            (lockspace.host_id, lockspace.path, lockspace.offset): lockspace
-            for record in records
-            for lockspace in record.lockspaces
-            if lockspace.name == name
-        }
-        return list(found.values())
-
-    def _update_lockspaces(self) -> None:
-        wanted = {
-            name
-            for pending in self._pending.values()
-            if pending.waits or pending.ready
-            for name in self._needs(pending)
-        }
-        now = self._clock()
-        for name in [name for name in self._waits if name not in wanted and not self._waits[name].joining]:
-            del self._waits[name]
-        if not wanted:
-            return
-        try:
-            found = self._look_at_sanlock()
-            why = ""
-        except HelperError as error:
-            found, why = {}, str(error)
-        for name in wanted:
-            space_wait = self._waits.setdefault(name, LockspaceWait(now))
-            before, space_wait.state = space_wait.state, found[name][1] if name in found else ABSENT
-            if before == JOINED != space_wait.state:
-                space_wait.since, space_wait.tries, space_wait.logged = now, 0, ""
-            space_wait.text = _STATES.get(space_wait.state, space_wait.text)
-            if space_wait.state == JOINED:
-                if before != JOINED:
-                    self._became_joined(name, space_wait)
-            elif why:
-                self._lockspace_failed(name, space_wait, why)
-            elif space_wait.state == ABSENT and not space_wait.joining and now >= space_wait.next_try:
-                self._join(name, space_wait)
-
-    def _join(self, name: str, space_wait: LockspaceWait) -> None:
-        definitions = self._definitions(name)
-        if not definitions:
-            why = NOT_CONFIGURED if name == LOCKSPACE else "nobody knows where it is"
-            self._lockspace_failed(name, space_wait, f"{why}; {_by_hand(name)}")
-            return
-        # Records that disagree, as after a LUN got another path: each has its turn.
-        lockspace = definitions[space_wait.tries % len(definitions)]
-        space_wait.joining = True
-        space_wait.join_began = self._clock()
-        space_wait.tries += 1
-        self._start_thread(self._run_join, (name, lockspace))
-
-    def _run_join(self, name: str, lockspace: Lockspace) -> None:
-        """The thread that joins; it waits as long as sanlock does."""
-        why = ""
-        try:
-            self._before_join(lockspace)
-            self._sanlock.join(lockspace)
-        except SanlockError as error:
-            why = f"{error}{_moved(lockspace) if error.number in NOT_THERE else ''}"
-        except HelperError as error:
-            why = str(error)
-        except Exception as error:
-            why = repr(error)
-        self._answers.put(lambda: self._join_ended(name, why))
-
-    def _join_ended(self, name: str, why: str) -> None:
-        self._answered_at = self._clock()
-        space_wait = self._waits[name]
-        space_wait.joining = False
-        if why:
-            self._lockspace_failed(name, space_wait, why)
-
-    def _lockspace_failed(self, name: str, space_wait: LockspaceWait, why: str) -> None:
-        now = self._clock()
-        space_wait.text = why
-        space_wait.failures += 1
-        space_wait.next_try = now + delay(now - space_wait.since)
-        if space_wait.logged != why or now - space_wait.logged_at >= REPEAT_SECONDS:
-            space_wait.logged, space_wait.logged_at = why, now
-            self._journal.warning(
-                f"recover: waiting for lockspace {name} since {now - space_wait.since:.0f} s: {why}; "
-                "trying again"
-            )
-
-    def _became_joined(self, name: str, space_wait: LockspaceWait) -> None:
-        now = self._clock()
-        how = f"joined again at try {space_wait.tries}" if space_wait.tries else "is joined"
-        self._journal.notice(f"recover: lockspace {name} {how}, waited for {now - space_wait.since:.2f} s")
-        for pending in self._pending.values():
-            if name in self._needs(pending):
-                pending.next_visit = now
-                pending.failed_since = None
-
     # Domains
 
     def _visit_due(self) -> None:
         now = self._clock()
         for pending in list(self._pending.values()):
-            if self._visiting >= SIDE_BY_SIDE:
+            if self.visiting >= SIDE_BY_SIDE:
                 return
             if not pending.visiting and now >= pending.next_visit:
-                pending.ready = self._lockspaces_are_joined(pending)
+                pending.ready = self._lockspaces.are_joined(pending)
                 if not pending.ready and self._is_looking(now):
                     continue
                 pending.visiting = True
@@ -367,10 +172,6 @@ class Recovery:
                     f"recover {pending.record}: {pending.text}; it is still waited for, "
                     "the others are brought back"
                 )
-
-    def _lockspaces_are_joined(self, pending: PendingDomain) -> bool:
-        """Whether all lockspaces that the domain needs are joined."""
-        return all(name in self._waits and self._waits[name].state == JOINED for name in self._needs(pending))
 
     def _is_looking(self, now: float) -> bool:
         """Whether a look is under way that is waited for: less long, once one has hung."""
@@ -394,7 +195,6 @@ class Recovery:
     def _visited(self, pending: PendingDomain, finding: VisitResult) -> None:
         pending.visiting = False
         self._visits.discard(pending)
-        self._answered_at = self._clock()
         pending.text = finding.text
         pending.waits = finding.verdict is Verdict.WAIT
         pending.lockspaces = pending.lockspaces | finding.lockspaces
@@ -419,7 +219,7 @@ class Recovery:
             # They may have been joined during the look.
             pending.next_visit = (
                 now
-                if self._lockspaces_are_joined(pending)
+                if self._lockspaces.are_joined(pending)
                 else now + max(LOOK_AGAIN, delay(now - pending.since))
             )
             return
@@ -471,7 +271,7 @@ class Recovery:
 
     def _log_left_alone(self) -> None:
         """One line for all that stay as they are, for each reason: an outage may have hundreds."""
-        if self._visiting:
+        if self.visiting:
             return
         for why, names in self._left.items():
             first = ", ".join(sorted(names)[:20])
@@ -489,43 +289,27 @@ class Recovery:
                 answer = self._answers.get(timeout=timeout)
             except Empty:
                 return
+            self._answered_at = self._clock()
             answer()
             timeout = 0
 
     def _tried_all(self, waiting: list[PendingDomain], start: float) -> bool:
         """Whether every case was tried once, and every lockspace that is needed; or nothing answers."""
         now = self._clock()
-        if any(
-            space_wait.joining and now - space_wait.join_began < JOIN_SECONDS
-            for space_wait in self._waits.values()
-        ):
+        if self._lockspaces.is_joining():
             return False
         if now - self._answered_at > PASS_SECONDS:
             return True
-        if self._visiting:
+        if self.visiting:
             return False
         if now - start > PASS_SECONDS:
             return True
         return all(
             (pending.visiting and pending not in self._visits)
             or pending.failed_since is not None
-            or (pending.waits and any(self._lockspace_was_tried(name) for name in self._needs(pending)))
+            or (
+                pending.waits
+                and any(self._lockspaces.was_tried(name) for name in self._lockspaces.needs(pending))
+            )
             for pending in waiting
         )
-
-    def _lockspace_was_tried(self, name: str) -> bool:
-        space_wait = self._waits.get(name)
-        return space_wait is not None and space_wait.state != JOINED and space_wait.failures > 0
-
-
-def _moved(lockspace: Lockspace) -> str:
-    """What to do about a lockspace that is not at its path."""
-    configured = " or set disk_lease_dir in qemu-sanlock.conf," if lockspace.name == LOCKSPACE else ""
-    return (
-        f"; it is looked for at {lockspace.path}: bring its storage back there,{configured} or "
-        f"{_by_hand(lockspace.name, str(lockspace.host_id), lockspace.offset)}"
-    )
-
-
-def _by_hand(name: str, host_id: str = "HOST_ID", offset: int = 0) -> str:
-    return f"join it by hand: sanlock client add_lockspace -s {name}:{host_id}:PATH:{offset}"

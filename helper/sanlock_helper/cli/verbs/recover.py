@@ -20,7 +20,8 @@ from ...leases.lockspaces import JOINED, Sanlock
 from ...records.record import Record
 from ...records.store import RecordStore
 from ...recovery.domain import DomainRecovery, Verdict
-from ...recovery.loop import NOT_CONFIGURED, Recovery
+from ...recovery.lockspace_waits import NOT_CONFIGURED
+from ...recovery.loop import Recovery
 from ...recovery.paused_jobs import PausedJobs
 from ...recovery.single_instance import only_instance
 from ...threads import within

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The lockspaces that pending domains wait for: each is joined again, with growing delays, until it is."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from ..errors import HelperError
+from ..journal import Journal
+from ..leases.held import Lockspace
+from ..leases.lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, NOT_THERE, Sanlock, SanlockError
+from ..threads import OneAtATime
+from ..virt.qemu_sanlock_conf import LOCKSPACE
+from .pending_domain import PendingDomain
+
+FIRST_DELAY = 1.0
+LAST_DELAY = 30.0
+# The same reason is told again after so many seconds.
+REPEAT_SECONDS = 600.0
+SANLOCK_SECONDS = 10.0
+# sanlock takes so long at most to join a lockspace that another host may still use (io_timeout 10 s): 14 of
+# them.
+JOIN_SECONDS = 180.0
+
+# Why libvirt's own lockspace cannot be joined: see qemu_sanlock_conf.auto_lockspace().
+NOT_CONFIGURED = (
+    "qemu-sanlock.conf does not say where: auto_disk_leases or host_id is not set there, or libvirt refuses "
+    "the file (see virt-sanlock-helper check)"
+)
+
+# sanlock's transitions in words; it takes part in them by itself, and joining waits for their end.
+_STATES = {
+    JOINING: "sanlock is joining it",
+    LEAVING: "sanlock is leaving it, which ends when no process holds a lease in it",
+    FAILING: "sanlock cannot renew it",
+}
+
+StartThread = Callable[[Callable[..., object], "tuple[Any, ...]"], object]
+
+
+def delay(waited: float) -> float:
+    """Seconds until the next try, WAITED seconds after the first: a tenth of that, from 1 s to 30 s.
+
+    So a return of the storage is noticed late by a tenth of the outage at most.
+    """
+    return min(LAST_DELAY, max(FIRST_DELAY, waited / 10))
+
+
+class LockspaceWait:
+    """One lockspace that domains wait for."""
+
+    def __init__(self, now: float) -> None:
+        self.since = now
+        self.next_try = now
+        self.tries = 0
+        self.joining = False
+        self.join_began = now
+        self.failures = 0
+        self.state = ABSENT
+        self.text = ""
+        self.logged = ""
+        self.logged_at = 0.0
+
+
+class LockspaceWaits:
+    """The lockspaces that the pending domains need.  Only recovery's loop calls this."""
+
+    def __init__(
+        self,
+        pending: dict[str, PendingDomain],
+        sanlock: Sanlock,
+        journal: Journal,
+        default_lockspace: Callable[[], Lockspace | None],
+        clock: Callable[[], float],
+        start_thread: StartThread,
+        answers: Any,
+        before_join: Callable[[Lockspace], None],
+    ) -> None:
+        """PENDING are the domains by UUID, read anew at each call; the rest is as Recovery has it."""
+        self._pending = pending
+        self._sanlock = sanlock
+        self._journal = journal
+        self._default_lockspace = default_lockspace
+        self._clock = clock
+        self._start_thread = start_thread
+        self._answers = answers
+        self._before_join = before_join
+        self._look_at_sanlock = OneAtATime(sanlock.lockspaces, SANLOCK_SECONDS)
+        self._waits: dict[str, LockspaceWait] = {}
+
+    def lines(self) -> list[str]:
+        """What is waited for, a line for each lockspace, for a person."""
+        now = self._clock()
+        found = []
+        for name, space_wait in sorted(self._waits.items()):
+            if space_wait.state != JOINED:
+                names = [
+                    pending.record.name for pending in self._pending.values() if name in self.needs(pending)
+                ]
+                next_try = (
+                    "joining now"
+                    if space_wait.joining
+                    else f"next try in {max(0, space_wait.next_try - now):.0f} s"
+                )
+                first = ", ".join(sorted(names)[:5])
+                found.append(
+                    f"lockspace {name}: waited for {now - space_wait.since:.0f} s, {next_try}, "
+                    f"then {len(names)} to bring back ({first}): {space_wait.text or space_wait.state}"
+                )
+        return found
+
+    def needs(self, pending: PendingDomain) -> set[str]:
+        """The names of the lockspaces that the domain of CASE needs."""
+        names = {lease.lockspace for lease in pending.record.leases} | pending.lockspaces
+        if not names:
+            default = self._default_lockspace()
+            names = {default.name} if default else set()
+        return names
+
+    def _definitions(self, name: str) -> list[Lockspace]:
+        """How lockspace NAME may be joined: as libvirt is configured now, else as the newest records have it.
+
+        libvirt's own is never joined elsewhere: an old copy of it would be no protection against other hosts,
+        and an old host_id may be another host's.
+        """
+        default = self._default_lockspace()
+        if default is not None and default.name == name:
+            return [default]
+        if name == LOCKSPACE:
+            return []
+        records = sorted(
+            (pending.record for pending in self._pending.values()), key=lambda record: -record.time
+        )
+        found = {
+            (lockspace.host_id, lockspace.path, lockspace.offset): lockspace
+            for record in records
+            for lockspace in record.lockspaces
+            if lockspace.name == name
+        }
+        return list(found.values())
+
+    def update(self) -> None:
+        wanted = {
+            name
+            for pending in self._pending.values()
+            if pending.waits or pending.ready
+            for name in self.needs(pending)
+        }
+        now = self._clock()
+        for name in [name for name in self._waits if name not in wanted and not self._waits[name].joining]:
+            del self._waits[name]
+        if not wanted:
+            return
+        try:
+            found = self._look_at_sanlock()
+            why = ""
+        except HelperError as error:
+            found, why = {}, str(error)
+        for name in wanted:
+            space_wait = self._waits.setdefault(name, LockspaceWait(now))
+            before, space_wait.state = space_wait.state, found[name][1] if name in found else ABSENT
+            if before == JOINED != space_wait.state:
+                space_wait.since, space_wait.tries, space_wait.logged = now, 0, ""
+            space_wait.text = _STATES.get(space_wait.state, space_wait.text)
+            if space_wait.state == JOINED:
+                if before != JOINED:
+                    self._became_joined(name, space_wait)
+            elif why:
+                self._lockspace_failed(name, space_wait, why)
+            elif space_wait.state == ABSENT and not space_wait.joining and now >= space_wait.next_try:
+                self._join(name, space_wait)
+
+    def _join(self, name: str, space_wait: LockspaceWait) -> None:
+        definitions = self._definitions(name)
+        if not definitions:
+            why = NOT_CONFIGURED if name == LOCKSPACE else "nobody knows where it is"
+            self._lockspace_failed(name, space_wait, f"{why}; {_by_hand(name)}")
+            return
+        # Records that disagree, as after a LUN got another path: each has its turn.
+        lockspace = definitions[space_wait.tries % len(definitions)]
+        space_wait.joining = True
+        space_wait.join_began = self._clock()
+        space_wait.tries += 1
+        self._start_thread(self._run_join, (name, lockspace))
+
+    def _run_join(self, name: str, lockspace: Lockspace) -> None:
+        """The thread that joins; it waits as long as sanlock does."""
+        why = ""
+        try:
+            self._before_join(lockspace)
+            self._sanlock.join(lockspace)
+        except SanlockError as error:
+            why = f"{error}{_moved(lockspace) if error.number in NOT_THERE else ''}"
+        except HelperError as error:
+            why = str(error)
+        except Exception as error:
+            why = repr(error)
+        self._answers.put(lambda: self._join_ended(name, why))
+
+    def _join_ended(self, name: str, why: str) -> None:
+        space_wait = self._waits[name]
+        space_wait.joining = False
+        if why:
+            self._lockspace_failed(name, space_wait, why)
+
+    def _lockspace_failed(self, name: str, space_wait: LockspaceWait, why: str) -> None:
+        now = self._clock()
+        space_wait.text = why
+        space_wait.failures += 1
+        space_wait.next_try = now + delay(now - space_wait.since)
+        if space_wait.logged != why or now - space_wait.logged_at >= REPEAT_SECONDS:
+            space_wait.logged, space_wait.logged_at = why, now
+            self._journal.warning(
+                f"recover: waiting for lockspace {name} since {now - space_wait.since:.0f} s: {why}; "
+                "trying again"
+            )
+
+    def _became_joined(self, name: str, space_wait: LockspaceWait) -> None:
+        now = self._clock()
+        how = f"joined again at try {space_wait.tries}" if space_wait.tries else "is joined"
+        self._journal.notice(f"recover: lockspace {name} {how}, waited for {now - space_wait.since:.2f} s")
+        for pending in self._pending.values():
+            if name in self.needs(pending):
+                pending.next_visit = now
+                pending.failed_since = None
+
+    def are_joined(self, pending: PendingDomain) -> bool:
+        """Whether all lockspaces that the domain needs are joined."""
+        return all(name in self._waits and self._waits[name].state == JOINED for name in self.needs(pending))
+
+    def is_joining(self) -> bool:
+        """Whether sanlock joins one, and may still need the time for it."""
+        now = self._clock()
+        return any(
+            space_wait.joining and now - space_wait.join_began < JOIN_SECONDS
+            for space_wait in self._waits.values()
+        )
+
+    def was_tried(self, name: str) -> bool:
+        space_wait = self._waits.get(name)
+        return space_wait is not None and space_wait.state != JOINED and space_wait.failures > 0
+
+
+def _moved(lockspace: Lockspace) -> str:
+    """What to do about a lockspace that is not at its path."""
+    configured = " or set disk_lease_dir in qemu-sanlock.conf," if lockspace.name == LOCKSPACE else ""
+    return (
+        f"; it is looked for at {lockspace.path}: bring its storage back there,{configured} or "
+        f"{_by_hand(lockspace.name, str(lockspace.host_id), lockspace.offset)}"
+    )
+
+
+def _by_hand(name: str, host_id: str = "HOST_ID", offset: int = 0) -> str:
+    return f"join it by hand: sanlock client add_lockspace -s {name}:{host_id}:PATH:{offset}"
