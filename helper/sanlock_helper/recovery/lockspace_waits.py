@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any, Callable
 
 from ..errors import HelperError
@@ -46,20 +47,88 @@ def delay(waited: float) -> float:
     return min(LAST_DELAY, max(FIRST_DELAY, waited / 10))
 
 
+class LockspacePhase(Enum):
+    """What goes on with a lockspace that domains wait for."""
+
+    WAITING = "waiting"  # it is not joined, and this process asks sanlock for nothing
+    JOINING = "joining"  # it is not joined, and a thread of this process has asked sanlock to join it
+    RETURNING = "returning"  # it is joined, and the answer to that thread is still to come
+    JOINED = "joined"  # it is joined
+
+
+# The legal transitions; see LockspaceWait.
+_NEXT = {
+    LockspacePhase.WAITING: {LockspacePhase.JOINING, LockspacePhase.JOINED},
+    LockspacePhase.JOINING: {LockspacePhase.WAITING, LockspacePhase.RETURNING},
+    LockspacePhase.RETURNING: {LockspacePhase.JOINING, LockspacePhase.JOINED},
+    LockspacePhase.JOINED: {LockspacePhase.WAITING},
+}
+
+
 class LockspaceWait:
-    """One lockspace that domains wait for."""
+    """One lockspace that domains wait for.
+
+    | phase | event | next phase |
+    | --- | --- | --- |
+    | WAITING | sanlock does not have it, and its next try is due | JOINING |
+    | WAITING | sanlock has joined it, for another process | JOINED |
+    | JOINING | the answer: refused, or joined and not yet seen to be | WAITING |
+    | JOINING | sanlock has joined it before it answers | RETURNING |
+    | RETURNING | the answer | JOINED |
+    | RETURNING | sanlock has lost it before it answers | JOINING |
+    | JOINED | sanlock has lost it | WAITING |
+
+    So there is one request to join at a time, and an entry is forgotten only while there is none.  state is
+    what sanlock says of it, which may change from any to any other one: only JOINED counts for the phase.
+    """
 
     def __init__(self, now: float) -> None:
+        self.phase = LockspacePhase.WAITING
+        self.state = ABSENT
         self.since = now
         self.next_try = now
         self.tries = 0
-        self.joining = False
         self.join_began = now
         self.failures = 0
-        self.state = ABSENT
         self.text = ""
         self.logged = ""
         self.logged_at = 0.0
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether sanlock has it."""
+        return self.phase in (LockspacePhase.JOINED, LockspacePhase.RETURNING)
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether sanlock still owes an answer."""
+        return self.phase in (LockspacePhase.JOINING, LockspacePhase.RETURNING)
+
+    def enter(self, phase: LockspacePhase) -> None:
+        """Change the phase.  Raises ValueError for a transition that is not in the table."""
+        if phase not in _NEXT[self.phase]:
+            raise ValueError(f"a lockspace that is {self.phase.value} cannot become {phase.value}")
+        self.phase = phase
+
+    def see(self, state: str, now: float) -> None:
+        """sanlock has it in STATE."""
+        self.state = state
+        self.text = _STATES.get(state, self.text)
+        if state == JOINED and not self.is_joined:
+            self.enter(LockspacePhase.RETURNING if self.is_asked_for else LockspacePhase.JOINED)
+        elif state != JOINED and self.is_joined:
+            self.enter(LockspacePhase.JOINING if self.is_asked_for else LockspacePhase.WAITING)
+            self.since, self.tries, self.logged = now, 0, ""
+
+    def begin_join(self, now: float) -> None:
+        """A thread asks sanlock to join it."""
+        self.enter(LockspacePhase.JOINING)
+        self.join_began = now
+        self.tries += 1
+
+    def end_join(self) -> None:
+        """sanlock has answered."""
+        self.enter(LockspacePhase.JOINED if self.is_joined else LockspacePhase.WAITING)
 
 
 class LockspaceWaits:
@@ -93,13 +162,13 @@ class LockspaceWaits:
         now = self._clock()
         found = []
         for name, space_wait in sorted(self._waits.items()):
-            if space_wait.state != JOINED:
+            if not space_wait.is_joined:
                 names = [
                     pending.record.name for pending in self._pending.values() if name in self.needs(pending)
                 ]
                 next_try = (
                     "joining now"
-                    if space_wait.joining
+                    if space_wait.is_asked_for
                     else f"next try in {max(0, space_wait.next_try - now):.0f} s"
                 )
                 first = ", ".join(sorted(names)[:5])
@@ -110,7 +179,7 @@ class LockspaceWaits:
         return found
 
     def needs(self, pending: PendingDomain) -> set[str]:
-        """The names of the lockspaces that the domain of CASE needs."""
+        """The names of the lockspaces that the domain of PENDING needs."""
         names = {lease.lockspace for lease in pending.record.leases} | pending.lockspaces
         if not names:
             default = self._default_lockspace()
@@ -140,35 +209,40 @@ class LockspaceWaits:
         return list(found.values())
 
     def update(self) -> None:
+        """Read what sanlock has, and have joined what is needed and is not."""
         wanted = {
             name
             for pending in self._pending.values()
-            if pending.waits or pending.ready
+            if pending.wants_lockspaces
             for name in self.needs(pending)
         }
         now = self._clock()
-        for name in [name for name in self._waits if name not in wanted and not self._waits[name].joining]:
-            del self._waits[name]
+        for name in self._waits.keys() - wanted:
+            if not self._waits[name].is_asked_for:
+                del self._waits[name]
         if not wanted:
             return
+        found: dict[str, tuple[Lockspace, str]] = {}
+        why = ""
         try:
             found = self._look_at_sanlock()
-            why = ""
         except HelperError as error:
-            found, why = {}, str(error)
+            why = str(error)
         for name in wanted:
-            space_wait = self._waits.setdefault(name, LockspaceWait(now))
-            before, space_wait.state = space_wait.state, found[name][1] if name in found else ABSENT
-            if before == JOINED != space_wait.state:
-                space_wait.since, space_wait.tries, space_wait.logged = now, 0, ""
-            space_wait.text = _STATES.get(space_wait.state, space_wait.text)
-            if space_wait.state == JOINED:
-                if before != JOINED:
-                    self._became_joined(name, space_wait)
-            elif why:
-                self._lockspace_failed(name, space_wait, why)
-            elif space_wait.state == ABSENT and not space_wait.joining and now >= space_wait.next_try:
-                self._join(name, space_wait)
+            self._update(name, found[name][1] if name in found else ABSENT, why, now)
+
+    def _update(self, name: str, state: str, why: str, now: float) -> None:
+        """sanlock has lockspace NAME in STATE; or that is not known, for the reason WHY."""
+        space_wait = self._waits.setdefault(name, LockspaceWait(now))
+        was_joined = space_wait.is_joined
+        space_wait.see(state, now)
+        if space_wait.is_joined:
+            if not was_joined:
+                self._became_joined(name, space_wait)
+        elif why:
+            self._lockspace_failed(name, space_wait, why)
+        elif state == ABSENT and not space_wait.is_asked_for and now >= space_wait.next_try:
+            self._join(name, space_wait)
 
     def _join(self, name: str, space_wait: LockspaceWait) -> None:
         definitions = self._definitions(name)
@@ -178,9 +252,7 @@ class LockspaceWaits:
             return
         # Records that disagree, as after a LUN got another path: each has its turn.
         lockspace = definitions[space_wait.tries % len(definitions)]
-        space_wait.joining = True
-        space_wait.join_began = self._clock()
-        space_wait.tries += 1
+        space_wait.begin_join(self._clock())
         self._start_thread(self._run_join, (name, lockspace))
 
     def _run_join(self, name: str, lockspace: Lockspace) -> None:
@@ -199,7 +271,7 @@ class LockspaceWaits:
 
     def _join_ended(self, name: str, why: str) -> None:
         space_wait = self._waits[name]
-        space_wait.joining = False
+        space_wait.end_join()
         if why:
             self._lockspace_failed(name, space_wait, why)
 
@@ -226,19 +298,19 @@ class LockspaceWaits:
 
     def are_joined(self, pending: PendingDomain) -> bool:
         """Whether all lockspaces that the domain needs are joined."""
-        return all(name in self._waits and self._waits[name].state == JOINED for name in self.needs(pending))
+        return all(name in self._waits and self._waits[name].is_joined for name in self.needs(pending))
 
     def is_joining(self) -> bool:
         """Whether sanlock joins one, and may still need the time for it."""
         now = self._clock()
         return any(
-            space_wait.joining and now - space_wait.join_began < JOIN_SECONDS
+            space_wait.is_asked_for and now - space_wait.join_began < JOIN_SECONDS
             for space_wait in self._waits.values()
         )
 
     def was_tried(self, name: str) -> bool:
         space_wait = self._waits.get(name)
-        return space_wait is not None and space_wait.state != JOINED and space_wait.failures > 0
+        return space_wait is not None and not space_wait.is_joined and space_wait.failures > 0
 
 
 def _moved(lockspace: Lockspace) -> str:

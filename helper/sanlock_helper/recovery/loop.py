@@ -18,7 +18,7 @@ from ..virt import policy
 from ..virt.lookup import as_argument
 from .domain import GONE, UNPROTECTED, DomainRecovery, Verdict, VisitResult
 from .lockspace_waits import FIRST_DELAY, LAST_DELAY, REPEAT_SECONDS, LockspaceWaits, StartThread, delay
-from .pending_domain import PendingDomain
+from .pending_domain import DomainPhase, PendingDomain
 
 # Starts and resumes side by side.
 SIDE_BY_SIDE = 8
@@ -127,23 +127,27 @@ class Recovery:
         return self._lockspaces.lines() + [
             f"{pending.record.name}: {pending.record.todo}: {pending.text}"
             for pending in self._pending.values()
-            if (pending.visiting and pending.ready) or pending.failed_since is not None
+            if (pending.is_visited and pending.ready) or pending.failed_since is not None
         ]
 
     # Records
 
     def _gather(self) -> None:
-        """Bring the cases into line with the records: new ones come, removed ones go, replaced ones too."""
+        """Bring the domains into line with the records: new ones come, removed ones go, replaced ones too."""
         try:
             records = self._store.gather()
         except OSError as error:
             raise PermanentError("recover: read the records", str(error)) from error
-        for uuid in [uuid for uuid in self._pending if uuid not in records]:
-            del self._pending[uuid]
+        for uuid, pending in list(self._pending.items()):
+            if uuid not in records or records[uuid].time != pending.record.time:
+                self._forget(pending)
         for uuid, record in records.items():
-            pending = self._pending.get(uuid)
-            if pending is None or pending.record.time != record.time:
+            if uuid not in self._pending:
                 self._pending[uuid] = PendingDomain(record, self._clock())
+
+    def _forget(self, pending: PendingDomain) -> None:
+        pending.enter(DomainPhase.ENDED)
+        del self._pending[pending.record.uuid]
 
     # Domains
 
@@ -152,12 +156,11 @@ class Recovery:
         for pending in list(self._pending.values()):
             if self.visiting >= SIDE_BY_SIDE:
                 return
-            if not pending.visiting and now >= pending.next_visit:
+            if not pending.is_visited and now >= pending.next_visit:
                 pending.ready = self._lockspaces.are_joined(pending)
                 if not pending.ready and self._is_looking(now):
                     continue
-                pending.visiting = True
-                pending.visit_began = now
+                pending.begin_visit(now)
                 self._visits.add(pending)
                 self._start_thread(self._run_visit, (pending, now))
 
@@ -167,6 +170,8 @@ class Recovery:
         for pending in list(self._visits):
             if now - pending.visit_began >= HANG_SECONDS:
                 self._visits.remove(pending)
+                if pending.phase is not DomainPhase.ENDED:
+                    pending.enter(DomainPhase.HANGING)
                 pending.text = f"no answer from libvirtd or sanlock for {now - pending.visit_began:.0f} s"
                 self._journal.warning(
                     f"recover {pending.record}: {pending.text}; it is still waited for, "
@@ -178,7 +183,7 @@ class Recovery:
         looks = [
             now - pending.visit_began
             for pending in self._pending.values()
-            if pending.visiting and not pending.ready
+            if pending.is_visited and not pending.ready
         ]
         seconds = FIRST_DELAY if looks and max(looks) >= LOOK_SECONDS else LOOK_SECONDS
         return any(look < seconds for look in looks)
@@ -193,13 +198,10 @@ class Recovery:
         self._answers.put(lambda: self._visited(pending, finding))
 
     def _visited(self, pending: PendingDomain, finding: VisitResult) -> None:
-        pending.visiting = False
         self._visits.discard(pending)
-        pending.text = finding.text
-        pending.waits = finding.verdict is Verdict.WAIT
-        pending.lockspaces = pending.lockspaces | finding.lockspaces
-        if self._pending.get(pending.record.uuid) is not pending:
-            return  # removed or replaced meanwhile
+        if pending.phase is DomainPhase.ENDED:
+            return  # its record was removed or replaced meanwhile
+        pending.end_visit(finding)
         now = self._clock()
         if finding.verdict is Verdict.EARLY:
             pending.next_visit = now + FIRST_DELAY
@@ -250,7 +252,7 @@ class Recovery:
         except OSError as error:
             self._again(pending, VisitResult(Verdict.AGAIN, f"remove its record: {error}"), now)
             return
-        del self._pending[pending.record.uuid]
+        self._forget(pending)
         if finding.verdict is Verdict.LEFT_ALONE:
             self._left.setdefault(finding.text, []).append(pending.record.name)
         elif finding.verdict is Verdict.DONE:
@@ -267,7 +269,7 @@ class Recovery:
                 pending, VisitResult(Verdict.AGAIN, f"{finding.text}; set its record aside: {error}"), now
             )
             return
-        del self._pending[pending.record.uuid]
+        self._forget(pending)
 
     def _log_left_alone(self) -> None:
         """One line for all that stay as they are, for each reason: an outage may have hundreds."""
@@ -294,7 +296,7 @@ class Recovery:
             timeout = 0
 
     def _tried_all(self, waiting: list[PendingDomain], start: float) -> bool:
-        """Whether every case was tried once, and every lockspace that is needed; or nothing answers."""
+        """Whether every domain was tried once, and every lockspace that is needed; or nothing answers."""
         now = self._clock()
         if self._lockspaces.is_joining():
             return False
@@ -304,12 +306,10 @@ class Recovery:
             return False
         if now - start > PASS_SECONDS:
             return True
-        return all(
-            (pending.visiting and pending not in self._visits)
-            or pending.failed_since is not None
-            or (
-                pending.waits
-                and any(self._lockspaces.was_tried(name) for name in self._lockspaces.needs(pending))
-            )
-            for pending in waiting
-        )
+        return all(self._was_tried(pending) for pending in waiting)
+
+    def _was_tried(self, pending: PendingDomain) -> bool:
+        if pending.phase is DomainPhase.HANGING or pending.failed_since is not None:
+            return True
+        needs = self._lockspaces.needs(pending)
+        return pending.verdict is Verdict.WAIT and any(self._lockspaces.was_tried(name) for name in needs)

@@ -3,22 +3,90 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from ..records.record import Record
+from .domain import Verdict, VisitResult
+
+
+class DomainPhase(Enum):
+    """What goes on with a pending domain."""
+
+    IDLE = "idle"  # no visit is under way; the next one is due at next_visit
+    LOOKING = "looking"  # a visit is under way that only reads: its lockspaces are not joined
+    RECOVERING = "recovering"  # a visit is under way that may start or resume it
+    HANGING = "hanging"  # a visit of either kind has not returned in time, and nothing waits for it
+    ENDED = "ended"  # the last word on its record is spoken, or the record was removed or replaced
+
+
+# The legal transitions; see PendingDomain.
+_NEXT = {
+    DomainPhase.IDLE: {DomainPhase.LOOKING, DomainPhase.RECOVERING, DomainPhase.ENDED},
+    DomainPhase.LOOKING: {DomainPhase.HANGING, DomainPhase.IDLE, DomainPhase.ENDED},
+    DomainPhase.RECOVERING: {DomainPhase.HANGING, DomainPhase.IDLE, DomainPhase.ENDED},
+    DomainPhase.HANGING: {DomainPhase.IDLE, DomainPhase.ENDED},
+    DomainPhase.ENDED: set(),
+}
 
 
 class PendingDomain:
-    """One record in recovery's hands."""
+    """One record in recovery's hands.
+
+    | phase | event | next phase |
+    | --- | --- | --- |
+    | IDLE | its visit is due, and not all of its lockspaces are joined | LOOKING |
+    | IDLE | its visit is due, and all of its lockspaces are joined | RECOVERING |
+    | LOOKING, RECOVERING | the visit has not returned for HANG_SECONDS | HANGING |
+    | LOOKING, RECOVERING, HANGING | the visit returns | IDLE |
+    | IDLE | that was the last word on the record, which is removed or set aside | ENDED |
+    | any but ENDED | the record was removed, or replaced by a newer one | ENDED |
+
+    A visit that returns once the phase is ENDED changes nothing.  Beside the phase, and true in any of them:
+    verdict is what the last visit found that has returned (None before it; never one that ends the record,
+    unless the record could not be removed); failed_since is when its visits began to fail, and is forgotten
+    when a lockspace that it needs is joined; record.mark is what is on storage and outlives this process:
+    "starting" and "resuming" are written while RECOVERING, "refused" after a verdict REFUSED.
+    """
 
     def __init__(self, record: Record, now: float) -> None:
         self.record = record
+        self.phase = DomainPhase.IDLE
         self.since = now
         self.next_visit = now
         self.failed_since: float | None = None
-        self.visiting = False
         self.visit_began = now
+        # Whether its lockspaces were joined when its last visit began, or would have.
         self.ready = False
-        self.waits = False
+        self.verdict: Verdict | None = None
+        # The names of those that its definition asks for, where its leases are not known.
         self.lockspaces: frozenset[str] = frozenset()
         self.text = "not looked at yet"
         self.logged = ""
         self.logged_at = 0.0
+
+    def enter(self, phase: DomainPhase) -> None:
+        """Change the phase.  Raises ValueError for a transition that is not in the table."""
+        if phase not in _NEXT[self.phase]:
+            raise ValueError(f"{self.record}: {self.phase.value} cannot become {phase.value}")
+        self.phase = phase
+
+    def begin_visit(self, now: float) -> None:
+        """A visit starts, of the kind that ready asks for."""
+        self.enter(DomainPhase.RECOVERING if self.ready else DomainPhase.LOOKING)
+        self.visit_began = now
+
+    def end_visit(self, result: VisitResult) -> None:
+        """A visit has returned RESULT."""
+        self.enter(DomainPhase.IDLE)
+        self.verdict, self.text = result.verdict, result.text
+        self.lockspaces = self.lockspaces | result.lockspaces
+
+    @property
+    def is_visited(self) -> bool:
+        """Whether a visit has not returned."""
+        return self.phase in (DomainPhase.LOOKING, DomainPhase.RECOVERING, DomainPhase.HANGING)
+
+    @property
+    def wants_lockspaces(self) -> bool:
+        """Whether the lockspaces that it needs have to be joined, and to stay so."""
+        return self.ready or self.verdict is Verdict.WAIT
