@@ -16,9 +16,10 @@ from ..records.record import Record
 from ..records.store import RecordStore
 from ..virt import policy
 from ..virt.lookup import as_argument
-from .domain import GONE, UNPROTECTED, DomainRecovery, Verdict, VisitResult
+from .domain import DomainRecovery
 from .lockspace_waits import FIRST_DELAY, LAST_DELAY, REPEAT_SECONDS, LockspaceWaits, StartThread, delay
 from .pending_domain import DomainPhase, PendingDomain
+from .verdict import GONE, UNPROTECTED, Verdict, VisitResult
 
 # Starts and resumes side by side.
 SIDE_BY_SIDE = 8

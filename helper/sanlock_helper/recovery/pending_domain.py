@@ -6,7 +6,7 @@ from __future__ import annotations
 from enum import Enum
 
 from ..records.record import Record
-from .domain import Verdict, VisitResult
+from .verdict import Verdict, VisitResult
 
 
 class DomainPhase(Enum):

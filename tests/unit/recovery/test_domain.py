@@ -20,7 +20,8 @@ from sanlock_helper.leases.held import Lease, Lockspace  # noqa: E402
 from sanlock_helper.leases.lockspaces import JOINED  # noqa: E402
 from sanlock_helper.records.directory import RecordDirectory  # noqa: E402
 from sanlock_helper.records.store import RecordStore  # noqa: E402
-from sanlock_helper.recovery.domain import DomainRecovery, Verdict, VisitResult  # noqa: E402
+from sanlock_helper.recovery.domain import DomainRecovery  # noqa: E402
+from sanlock_helper.recovery.verdict import Verdict, VisitResult  # noqa: E402
 
 from ..libvirt_errors import libvirt_error  # noqa: E402
 from ..recovery_world import OFF, PAUSED, RUNNING, SPACE, UUID, FakeSanlock, Killed, Story, World  # noqa: E402
@@ -32,6 +33,8 @@ class Scene:
     def __init__(self, path: Path, action: str = "pause", **changes: Any) -> None:
         self.path = path
         self.world = World()
+        # The lockspace that libvirt is configured for.
+        self.default: Lockspace | None = None
         self.record = self.world.record(action, **changes)
         self.story = Story()
         RecordDirectory(f"{path}/run").write(self.record)
@@ -47,7 +50,7 @@ class Scene:
             boot=lambda: "boot",
             process_started=lambda pid: 99 if pid == world.pid else 0,
             pid_of=lambda uuid: world.pid if world.vm != OFF and world.is_process_known else None,
-            default_lockspace=lambda: None,
+            default_lockspace=lambda: self.default,
             ended=lambda name, since: world.log,
         )
 
@@ -753,9 +756,8 @@ def test_a_lease_is_found_again(tmp_path: Path, default: Any, xml: str, now: str
     scene.world.xml = f"<domain><devices>{xml}</devices></domain>"
     joined = conf("/joined/LS")
     scene.world.lockspaces = lambda: {"LS": (joined, JOINED)}  # type: ignore[method-assign]
-    domain_recovery = scene.domain_recovery()
-    domain_recovery._default_lockspace = lambda: default
-    assert domain_recovery.visit(scene.record, ready=True).verdict is Verdict.DONE
+    scene.default = default
+    assert scene.domain_recovery().visit(scene.record, ready=True).verdict is Verdict.DONE
 
 
 def test_a_lease_that_is_nowhere_is_reported_with_a_remedy(off: Scene) -> None:
@@ -774,9 +776,8 @@ def test_a_place_that_does_not_answer_is_not_passed_over(off: Scene) -> None:
     """Where libvirt has the lease now there is an error: an old copy elsewhere says nothing."""
     off.world.lease_path = "/storage/disk"
     off.world.path_errors["/new/disk"] = errno.EIO
-    domain_recovery = off.domain_recovery()
-    domain_recovery._default_lockspace = lambda: conf("/new/LS")
-    finding = domain_recovery.visit(off.record, ready=True)
+    off.default = conf("/new/LS")
+    finding = off.domain_recovery().visit(off.record, ready=True)
     assert (finding.verdict, "input or output error" in finding.text) == (Verdict.AGAIN, True)
     assert off.world.started == 0
 
@@ -784,9 +785,8 @@ def test_a_place_that_does_not_answer_is_not_passed_over(off: Scene) -> None:
 def test_a_paused_domain_whose_lease_has_moved(paused: Scene) -> None:
     """libvirt takes it where it was: see lease_places."""
     paused.world.lease_path = "/new/disk"
-    domain_recovery = paused.domain_recovery()
-    domain_recovery._default_lockspace = lambda: conf("/new/LS")
-    finding = domain_recovery.visit(paused.record, ready=True)
+    paused.default = conf("/new/LS")
+    finding = paused.domain_recovery().visit(paused.record, ready=True)
     assert finding.verdict is Verdict.AGAIN
     assert "is at /new/disk now, and libvirt takes it at /storage/disk" in finding.text
     assert "make /storage/disk lead to it again, or destroy and start the domain" in finding.text

@@ -23,9 +23,9 @@ from sanlock_helper.records.directory import RecordDirectory
 from sanlock_helper.records.record import Record
 from sanlock_helper.records.store import RecordStore
 from sanlock_helper.recovery import lockspace_waits
-from sanlock_helper.recovery.domain import GONE, UNPROTECTED, Verdict, VisitResult
 from sanlock_helper.recovery.lockspace_waits import LAST_DELAY, delay
 from sanlock_helper.recovery.loop import Recovery
+from sanlock_helper.recovery.verdict import GONE, UNPROTECTED, Verdict, VisitResult
 from sanlock_helper.virt.policy import PolicyError
 
 from ..recovery_world import SPACE, Story

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from sanlock_helper.leases.lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING
 from sanlock_helper.records.record import Record
-from sanlock_helper.recovery.domain import Verdict, VisitResult
 from sanlock_helper.recovery.lockspace_waits import LockspacePhase, LockspaceWait
 from sanlock_helper.recovery.pending_domain import DomainPhase, PendingDomain
+from sanlock_helper.recovery.verdict import Verdict, VisitResult
 
 from ..transitions import allowed, rows
 

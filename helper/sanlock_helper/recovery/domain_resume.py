@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The resume of a domain that was paused: the checks before it, the resume, and the check after it.
+
+libvirt resumes a paused domain whatever became of its lease, with memory older than its disk.  So a domain is
+resumed only when each lease on storage has the version that its process held, nobody else has it, and the
+version is just one more after the resume.  Changed, unknown or unreadable is no.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import libvirt
+
+from ..errors import HelperError, TransientError
+from ..leases.held import Lease
+from ..leases.lockspaces import NOT_THERE, Sanlock, SanlockError
+from ..records.record import Record
+from ..records.store import RecordStore
+from ..virt import policy
+from ..virt.connection import failure
+from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, state_name
+from .recorded_leases import PROCESS_SECONDS, RecordedLeases, count, own_lockspaces
+from .verdict import NO_PROCESS, UNREGISTERED, DropError, RefusalError, Verdict, VisitResult
+
+
+class DomainResume:
+    """Resumes domains; several threads may use one."""
+
+    def __init__(self, sanlock: Sanlock, store: RecordStore, leases: RecordedLeases) -> None:
+        """The parameters are those of DomainRecovery; LEASES are looked up through them."""
+        self._sanlock = sanlock
+        self._store = store
+        self._leases = leases
+
+    def resume(self, domain: Any, record: Record, ready: bool, age: float, anyway: bool) -> VisitResult:
+        """Resume DOMAIN, which RECORD is of, if nothing speaks against it.
+
+        Raises what DomainRecovery.visit() makes verdicts of.
+        """
+        state, reason = domain.state()
+        if state in RUNNING_STATES:
+            return self._found_running(domain, record, state)
+        if state != libvirt.VIR_DOMAIN_PAUSED:
+            return VisitResult(Verdict.AGAIN, f"it is {state_name(state)}")
+        if record.mark == "refused" and not anyway and not policy.is_malformed(record.why):
+            raise RefusalError(record.why)
+        if ends_by_itself(state, reason) and _has_job(domain):
+            raise TransientError(
+                "resume the domain", f"it is {describe(state, reason)}, which ends by itself"
+            )
+        left = None if anyway else self._leases.why_left(domain, record)
+        if left:
+            return left
+        if not ready:
+            return VisitResult(Verdict.WAIT, "to be resumed", own_lockspaces(domain, record))
+        self._check_before_resume(domain, record, age, anyway)
+        if not self._store.mark(record, "resuming"):
+            raise DropError("its record was removed or replaced")
+        try:
+            domain.resume()
+        except libvirt.libvirtError as error:
+            raise failure("resume the domain", error) from error
+        return self._resumed(domain, record, "resumed", anyway)
+
+    def _found_running(self, domain: Any, record: Record, state: int) -> VisitResult:
+        if record.mark == "resuming":
+            return self._resumed(domain, record, "resumed by an earlier recovery")
+        return VisitResult(Verdict.DONE, f"found {state_name(state)}, nothing to do, somebody resumed it")
+
+    def _check_before_resume(self, domain: Any, record: Record, age: float, anyway: bool) -> None:
+        try:
+            for lease in record.leases:
+                self._leases.refuse_other_holders(lease, before_start=False)
+        except SanlockError as error:
+            raise self._stays_paused(error, domain, record) from error
+        except HelperError as error:
+            raise TransientError("resume the domain", f"it stays paused: {error}") from error
+        self._refuse_unless_registered(record, age)
+        if not anyway:
+            self._refuse_unless_untouched(domain, record)
+
+    def _stays_paused(self, error: SanlockError, domain: Any, record: Record) -> TransientError:
+        """Why a lease could not be read: where it has moved, that is the reason, and it has a remedy.
+
+        libvirt takes the leases of a paused domain where they were when it was paused.
+        """
+        if error.number in NOT_THERE:
+            for lease in record.leases:
+                with contextlib.suppress(HelperError):
+                    there, _ = self._leases.find(lease, record, domain.XMLDesc(0))
+                    if (there.path, there.offset) != (lease.path, lease.offset):
+                        return TransientError(
+                            "resume the domain",
+                            f"it stays paused: its lease {lease} is at {there.path} now, and libvirt takes "
+                            f"it at {lease.path}, where it was when the domain was paused",
+                            f"make {lease.path} lead to it again, or destroy and start the domain",
+                        )
+        return TransientError("resume the domain", f"it stays paused: {error}")
+
+    def _refuse_unless_registered(self, record: Record, age: float) -> None:
+        """libvirt takes no lease for a process that sanlock does not know, and resumes it all the same.
+
+        See virLockManagerSanlockNew() and -Acquire() in libvirt src/locking/lock_driver_sanlock.c.
+        """
+        pid = self._leases.process(record)
+        if pid is None:
+            why = f"{NO_PROCESS}, so sanlock cannot be asked for it"
+            if age < PROCESS_SECONDS:
+                raise TransientError("resume the domain", f"it stays paused: {why}")
+            raise RefusalError(why)
+        if not self._sanlock.is_registered(pid):
+            raise RefusalError(f"{UNREGISTERED}: it would go on without a lease")
+
+    def _refuse_unless_untouched(self, domain: Any, record: Record) -> None:
+        if record.unknown or not record.leases:
+            why = record.unknown or "it held none"
+            raise RefusalError(f"the versions of its leases before the pause are not known: {why}")
+        for lease in record.leases:
+            if lease.shared:
+                raise RefusalError(f"its lease {lease} is shared: its version says nothing")
+            try:
+                now = self._sanlock.version(lease)
+            except SanlockError as error:
+                raise self._stays_paused(error, domain, record) from error
+            except HelperError as error:
+                raise TransientError("resume the domain", f"it stays paused: {error}") from error
+            if now != lease.version:
+                raise RefusalError(
+                    f"its lease {lease} was version {lease.version} when it was paused and is {now} now: "
+                    "somebody else held it, and the guest's memory may be older than its disk"
+                )
+
+    def _resumed(self, domain: Any, record: Record, did: str, anyway: bool = False) -> VisitResult:
+        """Look at what the resume took; anything but what was expected, and the domain is paused again."""
+        try:
+            held = {str(lease): lease.version for lease in self._leases.held(record)}
+            for lease in record.leases:
+                self._check_held(lease, held.get(str(lease)), anyway)
+        except (RefusalError, HelperError) as error:
+            try:
+                domain.suspend()
+            except libvirt.libvirtError as again:
+                raise TransientError(
+                    "pause the domain again", f"{error}; {failure('suspend', again)}"
+                ) from again
+            raise RefusalError(f"it was paused again at once: {error}") from error
+        state, reason = domain.state()
+        if state not in RUNNING_STATES:
+            raise TransientError("resume the domain", f"it is {describe(state, reason)} after the call")
+        return VisitResult(
+            Verdict.DONE, f"found paused, {did}, verified {state_name(state)}, {count(held)} held"
+        )
+
+    def _check_held(self, lease: Lease, version: int | None, anyway: bool) -> None:
+        if version is None:
+            raise RefusalError(f"it went on without its lease {lease}")
+        if version != lease.version + 1 and not anyway:
+            raise RefusalError(
+                f"its lease {lease} was version {lease.version} when it was paused and {version} after the "
+                f"resume, not {lease.version + 1}: somebody else held it in between"
+            )
+
+
+def _has_job(domain: Any) -> bool:
+    """Whether a job of libvirt's is under way that may let the domain run on."""
+    return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)

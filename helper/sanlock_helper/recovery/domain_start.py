@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The start of a domain that was powered off: the checks before it, the start, and what became of it.
+
+libvirt takes the leases when a domain starts, so a start is always safe.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+from xml.etree import ElementTree
+
+import libvirt
+
+from ..errors import TransientError
+from ..leases.held import Lease
+from ..leases.lockspaces import Sanlock
+from ..records.record import Record
+from ..records.store import RecordStore
+from ..virt import policy
+from ..virt.connection import failure
+from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, is_administrators_pause
+from ..virt.lookup import as_argument
+from . import domain_identity
+from .recorded_leases import BEGUN, PROCESS_SECONDS, RecordedLeases, count, own_lockspaces
+from .verdict import NO_PROCESS, DropError, UnusableError, Verdict, VisitResult
+
+# libvirt's words for the end of a run that nobody wished for.  "failed" is a start that was wanted, and
+# refused.
+_UNWISHED_ENDS = ("crashed", "daemon", "failed")
+
+
+class DomainStart:
+    """Starts domains; several threads may use one."""
+
+    def __init__(
+        self,
+        sanlock: Sanlock,
+        store: RecordStore,
+        leases: RecordedLeases,
+        boot: Callable[[], str],
+        ended: Callable[[str, float], str],
+    ) -> None:
+        """The parameters are those of DomainRecovery; LEASES are looked up through them."""
+        self._sanlock = sanlock
+        self._store = store
+        self._leases = leases
+        self._boot = boot
+        self._ended = ended
+
+    def drop_if_migrated(self, domain: Any, record: Record) -> None:
+        """Go on only if no other host has taken the run over, whatever was to be done with it here."""
+        if self._end_reason(domain, record) == "migrated":
+            raise DropError("it was migrated to another host")
+
+    def drop_if_ended_by_wish(self, domain: Any, record: Record) -> None:
+        """Go on only if a paused run ended by no wish of an administrator's; then a start is what is left.
+
+        sanlock kills a process that still holds a lease when the grace is over.  libvirt calls that end
+        "crashed", also where its daemon was away and finds the process gone later.  An end whose reason is
+        known nowhere is taken for such a one: a start takes its leases, and harms nothing.
+        """
+        if domain is None and not record.xml:
+            raise DropError("it was paused, and libvirt no longer knows it")
+        if record.mark == "refused" and not policy.is_malformed(record.why):
+            raise DropError("it was left paused, and has ended since")
+        if record.boot != self._boot() or record.mark == "starting":
+            return
+        why = self._end_reason(domain, record)
+        if why == "destroyed":
+            raise DropError("it was paused, and was powered off since")
+        if why and why not in _UNWISHED_ENDS:
+            raise DropError(f"it was paused, and has ended since: {why}")
+
+    def _end_reason(self, domain: Any, record: Record) -> str:
+        """libvirt's word for why the domain's last run ended, "" where it is known nowhere."""
+        state, reason = (libvirt.VIR_DOMAIN_SHUTOFF, 0) if domain is None else domain.state()
+        if state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN:
+            # A transient domain, or libvirtd was restarted since.
+            return self._ended(record.name, record.time)
+        return describe(state, reason).partition("(")[2].rstrip(")")
+
+    def start(self, connection: Any, domain: Any, record: Record, ready: bool, age: float) -> VisitResult:
+        """Start the domain of RECORD, DOMAIN where libvirt knows it, if nothing speaks against it.
+
+        Raises what DomainRecovery.visit() makes verdicts of.
+        """
+        if domain is None and not record.xml:
+            raise DropError(
+                "libvirt no longer knows it: undefined, or transient and its XML could not be had"
+            )
+        if domain is None:
+            _check_definition(record)
+        else:
+            self._drop_another_machine(domain, record)
+        if record.action != "restart":
+            left = self._leases.why_left(domain, record)
+            if left:
+                return left
+        if not ready:
+            return VisitResult(Verdict.WAIT, "to be started", own_lockspaces(domain, record))
+        for lease in record.leases:
+            self._check_before_start(lease, domain, record)
+        if not self._store.mark(record, "starting"):
+            raise DropError("its record was removed or replaced")
+        try:
+            domain = connection.createXML(record.xml, 0) if domain is None else domain
+            if not domain.isActive():
+                domain.create()
+        except libvirt.libvirtError as error:
+            raise failure("start the domain", error) from error
+        return self.started(domain, record, "started", age)
+
+    def _drop_another_machine(self, domain: Any, record: Record) -> None:
+        try:
+            why = domain_identity.why_another(record, domain.name(), domain.XMLDesc(0))
+        except libvirt.libvirtError as error:
+            raise failure("read the domain's XML", error) from error
+        if why:
+            raise DropError(
+                f"not started: {why}; if it is to run: virsh start {as_argument(domain.name(), record.uuid)}"
+            )
+
+    def _check_before_start(self, lease: Lease, domain: Any, record: Record) -> None:
+        """Drop a domain that runs on another host, or ran since it was made safe."""
+        if record.action == "restart" or record.mark in BEGUN:
+            self._leases.refuse_other_holders(lease, before_start=True)
+            return
+        xml = record.xml if domain is None else domain.XMLDesc(0)
+        there, now = self._leases.find(lease, record, xml)
+        self._leases.refuse_other_holders(there, before_start=True)
+        if now != lease.version:
+            raise DropError(f"it ran since: its lease {lease} was version {lease.version} and is {now} now")
+
+    def started(self, domain: Any, record: Record, did: str, age: float) -> VisitResult:
+        """What became of a start: only a state that lasts is the end of it."""
+        state, reason = domain.state()
+        if is_administrators_pause(state, reason):
+            return VisitResult(Verdict.DONE, f"found off, {did}, verified paused: somebody paused it since")
+        if state == libvirt.VIR_DOMAIN_PAUSED and not ends_by_itself(state, reason):
+            now = describe(state, reason)
+            command = f"virsh resume {as_argument(domain.name(), record.uuid)}"
+            raise DropError(f"{did}, and it is {now} now; once that is mended: {command}")
+        if state not in RUNNING_STATES:
+            raise TransientError("start the domain", f"it is {describe(state, reason)} after the call")
+        pid = self._leases.process(record)
+        if pid is None:
+            return self._started_unseen(did, age)
+        held = self._sanlock.held_by(pid)
+        if record.leases and not held:
+            raise TransientError("start the domain", "it runs without a lease: see lock_manager in qemu.conf")
+        return VisitResult(Verdict.DONE, f"found off, {did}, verified running, {count(held)} held")
+
+    def _started_unseen(self, did: str, age: float) -> VisitResult:
+        """A domain runs, and its process is not to be found: that is no failure of the start."""
+        why = f"{NO_PROCESS}, so its leases were not looked at"
+        if age < PROCESS_SECONDS:
+            raise TransientError("look at the leases of the started domain", why)
+        return VisitResult(
+            Verdict.DONE, f"found off, {did}, verified running; {why}: see sanlock client status"
+        )
+
+
+def _check_definition(record: Record) -> None:
+    """Refuse RECORD when its XML is no definition of its domain: no try would start it, or another one."""
+    try:
+        found = ElementTree.fromstring(record.xml).findtext("uuid", record.uuid).strip()
+    except (ElementTree.ParseError, ValueError) as error:
+        raise UnusableError(f"its XML is malformed: {error}") from error
+    if found.lower() != record.uuid.lower():
+        raise UnusableError(f"its XML is of another domain, {found[:60]!r}")

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The leases that a record names: where they are now, which hosts hold them, and whether they were lost."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+from xml.etree import ElementTree
+
+from ..errors import HelperError, PermanentError, TransientError
+from ..leases.held import Lease, Lockspace
+from ..leases.lockspaces import NOT_THERE, Sanlock, SanlockError
+from ..records.record import Record
+from ..virt import policy
+from ..virt.lookup import as_argument
+from . import lease_places
+from .verdict import GONE, LOST_NOTHING, NO_POLICY, DropError, RefusalError, VisitResult
+
+# So long a process is looked for: libvirt's status file of it is there before the start has returned.
+PROCESS_SECONDS = 120.0
+
+# Marks of a record whose domain recovery has already touched.
+BEGUN = ("starting", "resuming")
+
+
+class RecordedLeases:
+    """The leases of a record's domain, in sanlock and on storage; several threads may use one."""
+
+    def __init__(
+        self,
+        sanlock: Sanlock,
+        boot: Callable[[], str],
+        pid_of: Callable[[str], int | None],
+        default_lockspace: Callable[[], Lockspace | None],
+    ) -> None:
+        """The parameters are those of DomainRecovery."""
+        self._sanlock = sanlock
+        self._boot = boot
+        self._pid_of = pid_of
+        self._default_lockspace = default_lockspace
+
+    def process(self, record: Record) -> int | None:
+        """The process id of the domain of RECORD, None when none is proven to be its.
+
+        Raises TransientError when the host's processes cannot be read.
+        """
+        try:
+            return self._pid_of(record.uuid)
+        except OSError as error:
+            raise TransientError("look for its process", str(error)) from error
+
+    def held(self, record: Record) -> list[Lease]:
+        """What the process of the domain holds.  Raises PermanentError when no process is proven."""
+        pid = self.process(record)
+        if pid is None:
+            raise PermanentError("ask for its leases", "its process could not be found")
+        return self._sanlock.held_by(pid)
+
+    def find(self, lease: Lease, record: Record, xml: str) -> tuple[Lease, int]:
+        """LEASE where it is on storage now, and its version there; TransientError when it cannot be read."""
+        tried = []
+        for there in self._places(lease, record, xml):
+            try:
+                return there, self._sanlock.version(there)
+            except SanlockError as error:
+                # Where storage is that does not answer, no other place counts.
+                if error.number not in NOT_THERE:
+                    raise
+                tried.append(f"{there.path} ({error.why})")
+        by_hand = f"virsh start {as_argument(record.name, record.uuid)}"
+        raise TransientError(
+            f"look for lease {lease}",
+            f"it is not where it was noted, nor where libvirt has it now: {', '.join(tried)}",
+            f"bring its storage back to {lease.path}, or start the domain by hand: {by_hand}",
+        )
+
+    def _places(self, lease: Lease, record: Record, xml: str) -> list[Lease]:
+        before = next((space for space in record.lockspaces if space.name == lease.lockspace), None)
+        joined = self._sanlock.lockspaces().get(lease.lockspace)
+        now = [self._default_lockspace(), joined[0] if joined else None]
+        return lease_places.places(lease, before, [space for space in now if space], xml)
+
+    def refuse_other_holders(self, lease: Lease, before_start: bool) -> None:
+        """Drop a domain whose LEASE another host holds: it runs there.
+
+        Where sanlock cannot tell yet whether that host lives, a start may be tried: sanlock itself decides.
+        """
+        joined = self._sanlock.lockspaces().get(lease.lockspace)
+        if joined is None:
+            raise TransientError(
+                "look for other holders", f"lockspace {lease.lockspace} is not joined any more"
+            )
+        try:
+            holders = self._sanlock.holders(lease, joined[0].host_id)
+        except HelperError:
+            if before_start:
+                return
+            raise
+        for host_id, state in holders.items():
+            if state == "live":
+                raise DropError(f"its lease {lease} is held by host_id {host_id}: it runs there")
+            if state == "unknown" and not before_start:
+                raise TransientError(
+                    "look for other holders", f"host_id {host_id} has lease {lease}, and may be alive"
+                )
+
+    def why_left(self, domain: Any, record: Record) -> VisitResult | None:
+        """Why the domain is to stay as it is, if it is."""
+        wanted = _policy_of(record) if domain is None else policy.recovers(domain)
+        if not wanted:
+            return NO_POLICY
+        return LOST_NOTHING if self._lost_nothing(record) else None
+
+    def _lost_nothing(self, record: Record) -> bool:
+        """Whether the domain was made safe while all its lockspaces were healthy, and they still are.
+
+        Then somebody wanted it so.  In doubt it has lost its leases.  What recovery has begun, it ends.
+        """
+        named = {lockspace.name for lockspace in record.lockspaces}
+        return (
+            bool(record.leases)
+            and record.mark not in BEGUN
+            and named >= {lease.lockspace for lease in record.leases}
+            and record.boot == self._boot()
+            and all(self._sanlock.kept(lockspace) for lockspace in record.lockspaces)
+        )
+
+
+def _policy_of(record: Record) -> bool:
+    """Whether the XML of RECORD asks for recovery."""
+    try:
+        return policy.in_xml(record.xml)
+    except policy.PolicyError as error:
+        raise RefusalError(f"{error.what}: {error.why}{GONE}") from error
+
+
+def own_lockspaces(domain: Any, record: Record) -> frozenset[str]:
+    """The lockspaces of the <lease> elements in the domain's definition, for a record without leases."""
+    if record.leases:
+        return frozenset()
+    xml = record.xml if domain is None else domain.XMLDesc(0)
+    found = ElementTree.fromstring(xml).findall("devices/lease/lockspace")
+    return frozenset(element.text for element in found if element.text)
+
+
+def count(held: Any) -> str:
+    """How many leases HELD are, in words."""
+    return "1 lease" if len(held) == 1 else f"{len(held)} leases"

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a visit to a pending domain found: a verdict, and its reason."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Verdict(Enum):
+    """How a visit ended; each but EARLY, WAIT and AGAIN is the last word on a record."""
+
+    DONE = "done"  # it is back: the record goes
+    DROPPED = "dropped"  # it is not ours to bring back any more: the record goes
+    LEFT_ALONE = "left"  # its policy does not ask for it, or it lost no lease: the record goes
+    UNUSABLE = "unusable"  # no domain can have such a record: it is set aside
+    REFUSED = "refused"  # it could come back, but must not by itself: the record stays for the administrator
+    EARLY = "early"  # the helper is still making it safe
+    WAIT = "wait"  # its lockspaces are not joined
+    AGAIN = "again"  # a failure that may pass
+
+
+class VisitResult(NamedTuple):
+    """A verdict and its reason, in words for the journal.
+
+    lockspaces: the names of those that the domain's definition asks for, where its leases are not known.
+    """
+
+    verdict: Verdict
+    text: str
+    lockspaces: frozenset[str] = frozenset()
+
+
+# How the refusals begin of which --resume-anyway thinks the same: no lease would be taken at a resume.
+NO_PROCESS = "its process could not be found in /run/libvirt/qemu"
+UNREGISTERED = "sanlock was restarted since and does not know its process"
+UNPROTECTED = (NO_PROCESS, UNREGISTERED)
+# How the refusal for a malformed policy ends where the domain is gone, and with it the metadata to be set.
+GONE = ", and libvirt no longer knows the domain"
+
+NO_POLICY = VisitResult(Verdict.LEFT_ALONE, "as their policy says")
+LOST_NOTHING = VisitResult(
+    Verdict.LEFT_ALONE,
+    "for no lockspace was lost: the helper was called by hand, or a host asked for the lease",
+)
+
+
+class RefusalError(Exception):
+    """The domain must not be resumed; the text says why."""
+
+
+class DropError(Exception):
+    """The domain is not ours any more; the text says why."""
+
+
+class UnusableError(Exception):
+    """No domain can have such a record; the text says why."""
