@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("libvirt")
 
-from sanlock_helper.agent.actions import Progress
+from sanlock_helper.agent.attempt import Progress
 from sanlock_helper.agent.jobs import Job
 from sanlock_helper.agent.requests import Request
 from sanlock_helper.escapes import printable, quoted, unquoted

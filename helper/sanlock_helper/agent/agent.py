@@ -18,10 +18,12 @@ from ..journal import Journal
 from ..spool import DONE, LIFE_SECONDS, LOGGING, RUNTIME_DIR, SpoolError, is_request
 from ..threads import WorkerThreads
 from ..virt.connection import is_embedded, is_local
-from .actions import ACTIONS, Attempt, Outcome, Progress
+from .actions import ACTIONS
 from .apart import Apart
+from .attempt import Attempt, Progress
 from .jobs import Execution, Job, JobQueue
 from .odd_files import OddFiles
+from .outcomes import Outcome
 from .pool import LOGIN_SECONDS, Connection, Connections
 from .preparation import prepare
 from .requests import Receipt, Request, Requests

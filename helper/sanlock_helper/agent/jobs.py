@@ -12,7 +12,7 @@ from collections import deque
 from typing import Callable
 
 from ..escapes import quoted
-from .actions import Progress
+from .attempt import Progress
 from .pool import Connection
 from .requests import Request
 

@@ -21,7 +21,7 @@ from ..threads import NoAnswerError, call_with_timeout
 from ..virt.connection import is_embedded
 from ..virt.processes import Process, boot_id
 from ..virt.status_files import STATE_WORDS, Status
-from .actions import XML_SECONDS
+from .preparation import XML_SECONDS
 from .requests import Request
 
 # sanlock answers from memory, in a millisecond; one that was silent so often in a row is not asked again.

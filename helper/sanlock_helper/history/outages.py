@@ -37,7 +37,7 @@ _VERDICT = re.compile(
 )
 _REQUESTS = re.compile(r" \([0-9]{1,9} requests\)\Z")
 _TRY = re.compile(r"try (?P<tries>[0-9]{1,9}) failed: ")
-# Our own words for a domain's process, in the reason of a try: see actions.py.
+# Our own words for a domain's process, in the reason of a try: see agent/attempt.py.
 _HOLDER = re.compile(r"\bprocess (?P<pid>[0-9]{1,10}) still holds ")
 # sanlock's lines begin with the time of day, sanlock's own clock, a thread and a lockspace (src/log.c,
 # log_level()), the same in 2.4 to 5.1: "2026-11-22 20:30:23 2912 [5]: s1 ".  A process that holds leases of
@@ -182,7 +182,7 @@ def _head(message: str) -> tuple[str, str, str, str] | None:
 
 
 def _outcome(text: str) -> tuple[str, str, str, str] | None:
-    """What actions.Outcome has written: found, did, verified, note.  None when it is another text."""
+    """What attempt.Outcome has written: found, did, verified, note.  None when it is another text."""
     before, comma, after = text.partition(", verified ")
     found, also_comma, did = before.partition(", ")
     if not (comma and also_comma and found.startswith("found ")):

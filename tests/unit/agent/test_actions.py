@@ -11,8 +11,9 @@ from pytest_mock import MockerFixture
 
 libvirt = pytest.importorskip("libvirt")
 
-from sanlock_helper.agent import actions  # noqa: E402
-from sanlock_helper.agent.actions import Attempt, Outcome, Progress  # noqa: E402
+from sanlock_helper.agent import actions, preparation  # noqa: E402
+from sanlock_helper.agent.attempt import Attempt, Progress  # noqa: E402
+from sanlock_helper.agent.outcomes import Outcome  # noqa: E402
 from sanlock_helper.agent.recorder import RecoveryRecorder  # noqa: E402
 from sanlock_helper.errors import GivenUpError, LeasesUnknownError, PermanentError, TransientError  # noqa: E402
 from sanlock_helper.leases import held as leases  # noqa: E402
@@ -311,7 +312,7 @@ def test_no_start_while_an_earlier_call_has_not_returned(host: FakeHost) -> None
 def test_xml_that_does_not_come_does_not_hold_up_the_poweroff(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actions, "XML_SECONDS", 0.05)
+    monkeypatch.setattr(preparation, "XML_SECONDS", 0.05)
     host.persistent = False
     release = threading.Event()
     host.xml = lambda flags: str(release.wait())  # type: ignore[method-assign]

@@ -13,9 +13,10 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.agent import agent as agent_module
-from sanlock_helper.agent.actions import Attempt, Outcome
 from sanlock_helper.agent.agent import Agent
+from sanlock_helper.agent.attempt import Attempt
 from sanlock_helper.agent.jobs import Execution
+from sanlock_helper.agent.outcomes import Outcome
 from sanlock_helper.agent.requests import Request
 from sanlock_helper.agent.slots import Slots
 from sanlock_helper.errors import AuthenticationError, PermanentError, TransientError

@@ -13,7 +13,8 @@ pytest.importorskip("libvirt")
 from sanlock_helper.agent import agent as agent_module
 from sanlock_helper.agent import pool as connections
 from sanlock_helper.agent import slots
-from sanlock_helper.agent.actions import Attempt, Outcome
+from sanlock_helper.agent.attempt import Attempt
+from sanlock_helper.agent.outcomes import Outcome
 from sanlock_helper.agent.requests import Receipt, Request, Requests
 from sanlock_helper.errors import TransientError
 from sanlock_helper.invocation import Invocation

@@ -10,7 +10,7 @@ import pytest
 
 libvirt = pytest.importorskip("libvirt")
 
-from sanlock_helper.agent.actions import Progress  # noqa: E402
+from sanlock_helper.agent.attempt import Progress  # noqa: E402
 from sanlock_helper.agent.preparation import prepare  # noqa: E402
 from sanlock_helper.agent.recorder import RecoveryRecorder  # noqa: E402
 from sanlock_helper.errors import TransientError  # noqa: E402

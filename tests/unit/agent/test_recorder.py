@@ -18,8 +18,9 @@ from pytest_mock import MockerFixture
 
 libvirt = pytest.importorskip("libvirt")
 
-from sanlock_helper.agent import actions, recorder  # noqa: E402
-from sanlock_helper.agent.actions import Attempt, Progress  # noqa: E402
+from sanlock_helper.agent import actions, preparation, recorder  # noqa: E402
+from sanlock_helper.agent.attempt import Attempt, Progress  # noqa: E402
+from sanlock_helper.agent.outcomes import Outcome  # noqa: E402
 from sanlock_helper.agent.recorder import RecoveryRecorder  # noqa: E402
 from sanlock_helper.errors import LeasesUnknownError, TransientError  # noqa: E402
 from sanlock_helper.leases import held as leases  # noqa: E402
@@ -72,7 +73,7 @@ class Desk:
         progress.recorded = self.recorder.write(progress.record, SELF)
         progress.see(7)
 
-    def act(self, action: str, progress: Progress | None = None) -> actions.Outcome:
+    def act(self, action: str, progress: Progress | None = None) -> Outcome:
         progress = progress or Progress()
         progress.process = Process(os.getpid(), process_start(os.getpid()))
         local, request = FakeLocal(), make_request(action)
@@ -140,7 +141,7 @@ def test_the_record_of_our_own_pause_stays(desk: Desk) -> None:
     assert after.time == before.time
 
 
-def following(desk: Desk, first: str, second: str) -> tuple[actions.Outcome, Record | None]:
+def following(desk: Desk, first: str, second: str) -> tuple[Outcome, Record | None]:
     """What SECOND, asked for while FIRST was served, comes to, and the record then."""
     earlier, progress = Progress(), Progress()
     desk.local_record(earlier, first)
@@ -382,7 +383,7 @@ def test_xml_that_does_not_come_makes_the_others_wait_less(desk: Desk) -> None:
     desk.host.xml = lambda flags: "<domain/>"  # type: ignore[method-assign]
     FakeHost.start(desk.host)
     assert desk.act("poweroff").reached
-    assert desk.recorder.xml_seconds == actions.XML_SECONDS
+    assert desk.recorder.xml_seconds == preparation.XML_SECONDS
 
 
 def test_libvirts_embedded_test_driver_is_not_noted(desk: Desk) -> None:

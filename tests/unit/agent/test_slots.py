@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("libvirt")
 
 from sanlock_helper.agent import slots as turns_module
-from sanlock_helper.agent.actions import Progress
+from sanlock_helper.agent.attempt import Progress
 from sanlock_helper.agent.jobs import Execution, Job
 from sanlock_helper.agent.pool import Connection
 from sanlock_helper.agent.requests import Request
