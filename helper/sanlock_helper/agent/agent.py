@@ -15,19 +15,18 @@ from typing import Any, Callable
 
 from ..errors import AuthenticationError, GivenUpError, HelperError, PermanentError, TransientError
 from ..journal import Journal
-from ..spool import DONE, LIFE_SECONDS, LOGGING, RUNTIME_DIR, SpoolError, is_request
+from ..spool import LIFE_SECONDS, RUNTIME_DIR
 from ..threads import WorkerThreads
 from ..virt.connection import is_embedded, is_local
 from .actions import ACTIONS
 from .apart import Apart
 from .attempt import Attempt, Progress
-from .jobs import Execution, Job, JobQueue
-from .odd_files import OddFiles
+from .intake import POLL_SECONDS, Intake
+from .jobs import AHEAD, IN_FLIGHT, Execution, Job, JobQueue, Slots
 from .outcomes import Outcome
 from .pool import LOGIN_SECONDS, Connection, Connections
 from .preparation import prepare
 from .requests import Receipt, Request, Requests
-from .slots import AHEAD, IN_FLIGHT, Slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,10 +42,8 @@ LAST_BACKOFF = 2.0
 # The same reason is told again after so many seconds.
 REPEAT_SECONDS = 10.0
 
-# How often the agent looks for new requests: a destroy keeps libvirtd's worker for 0.2 s, and the sooner the
-# first ones begin, the sooner the last.  And how long it stays when there were several: sanlock starts its
-# processes over some seconds, and the next agent would have to import libvirt and log in all over.
-POLL_SECONDS = 0.008
+# How long the agent stays when there were several requests: sanlock starts its processes over some seconds,
+# and the next agent would have to import libvirt and log in all over.
 LINGER_SECONDS = 0.3
 
 # Domains that are named, and their records written, at a time.
@@ -57,12 +54,6 @@ OVERSLEPT_SECONDS = 1.0
 
 # How long an answer may take that came while the process was stopped.
 MOMENT_SECONDS = 0.5
-
-# So many files that are no requests are moved out of the spool at a time.
-ODD_AT_ONCE = 100
-
-# A START that is further in the future is no reading of the clock, and would never come to its end.
-AHEAD_SECONDS = 10.0
 
 # What a try found, by its thread; without a try, the case that is prepared.
 Answers = SimpleQueue["tuple[Execution | None, Any]"]
@@ -111,15 +102,12 @@ class Agent:
         self._jobs = JobQueue(self._progress)
         self._slots = Slots(clock)
         self._requests: Requests | None = None
-        # Files of the spool that were seen, and when the spool was looked at last.
-        self._known: set[str] = set()
-        self._odd_files = OddFiles(journal, clock)
+        self._intake: Intake | None = None
         self._obstacle = ""
         self._has_threads = True
         self._apart = Apart(journal, clock, self._end_apart, self._open, self._was_served)
         # By URI, how libvirtd refused the login, and when the journal had it.
         self._refusals: dict[str, tuple[str, float]] = {}
-        self._looked_at = float("-inf")
         # When each domain's last action was over, and how.
         self._ended: dict[tuple[str, str, str], tuple[float, bool]] = {}
         self._ended_at = 0.0
@@ -139,17 +127,33 @@ class Agent:
 
         The caller holds the spool's lock.
         """
+        self.begin(requests)
+        while self.tick():
+            pass
+
+    def begin(self, requests: Requests) -> None:
+        """Take over the spool of REQUESTS, with what the agents before have left."""
         self._requests = requests
-        self._known.update(requests.ignored)
+        self._intake = Intake(requests, self._journal, self._clock)
         requests.inherit()
         requests.sweep(self._clock())
-        while requests.show_life():
-            self._apart.step(requests, self._jobs.open)
-            if not self._fetch() and not self._lingers():
-                self._journal.flush()
-                return
-            self._step(POLL_SECONDS)
-        self._withdraw()
+
+    def tick(self, longest: float = POLL_SECONDS) -> bool:
+        """Take what is new, start what can start, and wait LONGEST seconds at most for the next answer.
+
+        Returns False when nothing is left, or when another agent serves in this one's place.
+        """
+        requests, intake = self._requests, self._intake
+        if requests is None or intake is None or not requests.show_life():
+            self._withdraw()
+            return False
+        self._apart.step(requests, self._jobs.open)
+        is_more = intake.take(self._take)
+        if not (is_more or self._jobs.open or self._apart.open or self._lingers()):
+            self._journal.flush()
+            return False
+        self._step(longest)
+        return True
 
     def serve_apart(self, requests: Requests, request: Request) -> bool:
         """Serve one REQUEST of the spool to its end, beside the agent: see one_request.py."""
@@ -165,35 +169,21 @@ class Agent:
         """Whether the goal of REQUEST was reached, None when this agent did not serve it."""
         return self._reached.get(request.name)
 
+    @property
+    def calling(self) -> int:
+        """How many tries make calls to libvirtd now."""
+        return self._slots.calling
+
+    @property
+    def under_way(self) -> int:
+        """How many tries are under way: those, and the ones that are prepared and wait for a slot."""
+        return self._slots.under_way
+
     def close(self) -> None:
         """Say goodbye to libvirtd."""
         self._connections.close()
 
     # The spool
-
-    def _fetch(self) -> bool:
-        """Take what is new in the spool; True while there is something to do."""
-        now = self._clock()
-        requests = self._requests
-        if requests is not None and now - self._looked_at >= POLL_SECONDS:
-            self._looked_at = now
-            names = requests.names(self._known)
-            odd = [name for name in names if not is_request(name)]
-            fresh = [self._read(requests, name) for name in names if is_request(name)]
-            for request in fresh:
-                if request is not None:
-                    self._apart.suspect(request)
-            for request in fresh:
-                if request is not None:
-                    self._take(request)
-            # Last, and a few at a time: no virtual machine is behind them.
-            for name in odd[:ODD_AT_ONCE]:
-                self._known.add(name)
-                self._odd_files.move(requests, name, "its name is none")
-            if odd[ODD_AT_ONCE:] or self._odd_files.are_there(names):
-                return True
-            self._odd_files.report()
-        return bool(self._jobs.open or self._apart.open)
 
     def _withdraw(self) -> None:
         """Leave all to the agent that took this one's place while this process was stopped, or hung."""
@@ -209,49 +199,22 @@ class Agent:
     def _lingers(self) -> bool:
         return len(self._ended) > 1 and self._clock() - self._ended_at < LINGER_SECONDS
 
-    def _read(self, requests: Requests, name: str) -> Request | None:
-        """The request in file NAME if it has to be served."""
-        self._known.add(name)
-        try:
-            request = requests.read(name)
-            if request is not None and request.deadline.start > self._clock() + AHEAD_SECONDS:
-                raise SpoolError("it is not one of this program's: its START is in the future")
-        except SpoolError as error:
-            self._odd_files.move(requests, name, str(error))
-            return None
-        except OSError as error:
-            if self._odd_files.later(name, error):
-                self._known.discard(name)
-            return None
-        self._odd_files.was_read(name)
-        if request is None:
-            return None
-        if request.outcome is not None and not name.endswith((DONE, LOGGING)):
-            # Its agent died right after it had noted the outcome; or could not rename it, and has logged it.
-            done = requests.mark_done(name)
-            if done is None:
-                return None
-            name = done
-        if request.outcome is not None or name.endswith((DONE, LOGGING)):
-            self._log_for_another(requests, name, request)
-            return None
-        return request
+    def _take(self, requests: list[Request]) -> None:
+        """Serve what is new in the spool."""
+        for request in requests:
+            self._apart.suspect(request)
+        for request in requests:
+            if self._was_served(request):
+                continue
+            if self._apart.takes(request):
+                # Its own process takes the further steps.
+                self._expect(request)
+            else:
+                self._open(request)
 
-    def _log_for_another(self, requests: Requests, name: str, request: Request) -> None:
-        """Tell the outcome of a request whose agent died before it could."""
-        level, line = request.outcome or ("error", f"{request}: served, but its outcome was not noted")
-        if name.endswith(LOGGING):
-            line = f"{line} (told again: who told it first died over it)"
-        self._journal.log(level, line, Receipt(requests, name))
-
-    def _take(self, request: Request) -> None:
-        if self._was_served(request):
-            return
-        if self._apart.takes(request):
-            # Its own process takes these steps.
-            self._known.update((request.name + DONE, request.name + LOGGING))
-            return
-        self._open(request)
+    def _expect(self, request: Request) -> None:
+        if self._intake is not None:
+            self._intake.expect(request.name)
 
     def _was_served(self, request: Request) -> bool:
         """Whether the same was done for another request after this one had come: then this one is over."""
@@ -320,9 +283,8 @@ class Agent:
         self._reached[request.name] = reached
         if line:
             self._log_outcome(request, reached, level, line)
-        else:
-            # It may have died before it had logged the outcome.
-            self._known.discard(request.name + DONE)
+        elif self._intake is not None:
+            self._intake.read_outcome_again(request.name)
 
     def _log_outcome(self, request: Request, reached: bool, level: str, line: str, log: bool = True) -> None:
         """Note the outcome of REQUEST where it came from, then tell it."""
@@ -330,7 +292,7 @@ class Agent:
         receipt = None
         if self._requests is not None:
             done = self._requests.finish(request.name, level, line)
-            self._known.update((request.name + DONE, request.name + LOGGING))
+            self._expect(request)
             if done is not None and not log:
                 self._requests.remove(done)
             elif done is not None:

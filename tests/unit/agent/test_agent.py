@@ -18,7 +18,6 @@ from sanlock_helper.agent.attempt import Attempt
 from sanlock_helper.agent.jobs import Execution
 from sanlock_helper.agent.outcomes import Outcome
 from sanlock_helper.agent.requests import Request
-from sanlock_helper.agent.slots import Slots
 from sanlock_helper.errors import AuthenticationError, PermanentError, TransientError
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline, Grace
@@ -35,6 +34,8 @@ class Clock:
     def __init__(self) -> None:
         self.now = START
         self.answers: deque[Any] = deque()
+        # What brings an answer, and when.
+        self.at: list[tuple[float, Callable[[], object]]] = []
         # Tries in threads of their own, which wait for their turn; and whether one of them has said so.
         self.prepared: list[tuple[Execution, threading.Thread]] = []
         self.came = threading.Event()
@@ -54,6 +55,10 @@ class Clock:
         if self.answers:
             return self.answers.popleft()
         assert timeout is not None, "the agent waits for ever"
+        if self.at and self.at[0][0] <= self.now + timeout:
+            self.now, call = self.at.pop(0)
+            call()
+            return self.answers.popleft()
         self.now += timeout
         raise Empty
 
@@ -102,44 +107,63 @@ class World:
         self.connections: list[Connected] = []
         self.hanging: list[Callable[[], object]] = []
         self.order: list[str] = []
+        # The threads of tries that wait for a slot before they act.
+        self.preparing: set[threading.Thread] = set()
         self.agent = Agent(
-            self.connect,
+            self.connect_now,
             self.story,  # type: ignore[arg-type]
             clock=self.clock,
             wall=lambda: 0.0,
-            start_thread=self.start,
+            start_thread=self.start_now,
             answers=self.clock,  # type: ignore[arg-type]
         )
         monkeypatch.setattr(agent_module, "ACTIONS", {"pause": self.act, "poweroff": self.act})
+
+    # A test may replace connect and start.
+
+    def connect_now(self, uri: str) -> Connected:
+        return self.connect(uri)
+
+    def start_now(self, run: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        self.start(run, arguments)
 
     def connect(self, uri: str) -> Connected:
         self.connections.append(Connected())
         return self.connections[-1]
 
     def start(self, run: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-        opens_ahead = run == self.agent._open_ahead
-        word = "" if opens_ahead or not self.script else self.script[0]
+        is_try = isinstance(arguments[0], Execution)
+        word = self.script[0] if is_try and self.script else ""
         if word == "hang":
             self.script.popleft()
             self.hanging.append(lambda: run(*arguments))
-        elif word == "prepare":
+        elif word in ("prepare", "prepare, then hang"):
             self.script.popleft()
             self.clock.came.clear()
             thread = threading.Thread(target=run, args=arguments, daemon=True)
-            self.clock.prepared.append((arguments[0], thread))
+            self.preparing.add(thread)
+            if word == "prepare":
+                self.clock.prepared.append((arguments[0], thread))
             thread.start()
             assert self.clock.came.wait(10)
         else:
             run(*arguments)
 
     def act(self, this: Attempt) -> Outcome:
-        if any(thread is threading.current_thread() for _, thread in self.clock.prepared):
+        thread = threading.current_thread()
+        if thread in self.preparing:
             this.await_slot()
+            if all(thread is not other for _, other in self.clock.prepared):
+                threading.Event().wait()
         self.order.append(this.request.uuid)
         answer = self.script.popleft() if self.script else None
         if isinstance(answer, Exception):
             raise answer
         return answer or Outcome("running", "destroyed", "off")
+
+    def answer(self, number: int) -> None:
+        """Let a try return that hangs."""
+        self.hanging[number]()
 
     def serve(self, action: str = "poweroff", grace: int = 40) -> bool:
         return self.agent.serve(request(action, grace))
@@ -147,11 +171,6 @@ class World:
     @property
     def waited(self) -> float:
         return self.clock.now - START
-
-
-def tries(slots: Slots) -> int:
-    """How many are under way."""
-    return len(slots._calling) + len(slots._waiting)
 
 
 def request(action: str = "poweroff", grace: int = 40, uuid: str = UUID) -> Request:
@@ -221,7 +240,7 @@ def test_a_hung_call_retires_its_connection(monkeypatch: pytest.MonkeyPatch) -> 
         except HangError:
             pass
 
-    world.agent._start_thread = start
+    world.start = start  # type: ignore[method-assign]
     monkeypatch.setattr(agent_module, "ACTIONS", {"poweroff": hang_in_the_call})
     assert world.serve()
     assert len(world.connections) == 2
@@ -262,7 +281,7 @@ def test_an_answer_after_the_end_changes_nothing(monkeypatch: pytest.MonkeyPatch
     world.serve()
     world.hanging[0]()
     assert world.order == [UUID]  # the late try did not act
-    assert tries(world.agent._slots) == 0
+    assert world.agent.under_way == 0
 
 
 def test_a_short_budget_has_room_for_three_tries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,13 +323,13 @@ def test_a_libvirtd_that_refused_for_good_is_not_asked_again(monkeypatch: pytest
         tried.append(uri)
         raise PermanentError("connect", "wrong password")
 
-    world.agent._connections._connect = refuse
+    world.connect = refuse  # type: ignore[method-assign]
     assert not world.serve()
     assert not world.serve()
     assert len(tried) == 1
 
 
-def oversleep(world: World, seconds: float) -> None:
+def oversleep(world: World, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> None:
     """Have the next wait of the agent take so much longer, as if the process was stopped."""
     get = world.clock.get
 
@@ -320,24 +339,16 @@ def oversleep(world: World, seconds: float) -> None:
             return get(timeout)
         finally:
             world.clock.now += seconds
+            meanwhile()
 
     world.clock.get = late  # type: ignore[method-assign]
 
 
 def test_a_try_gets_its_time_again_when_this_process_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, "hang")
-    step = world.agent._step
-
-    def stopped_once(longest: float | None = None) -> None:
-        if world.waited == 0:
-            oversleep(world, 12.0)
-            step(0.1)
-            # The answer was there all the time.
-            world.hanging[0]()
-        else:
-            step(longest)
-
-    monkeypatch.setattr(world.agent, "_step", stopped_once)
+    # Its 10 s are over when the process goes on, and the answer comes a second later.
+    oversleep(world, 12.0)
+    world.clock.at = [(START + 10 + 12 + 1, lambda: world.answer(0))]
     assert world.serve()
     assert world.story.levels() == ["notice"]
 
@@ -353,16 +364,8 @@ def test_a_budget_that_ended_while_this_process_was_stopped(monkeypatch: pytest.
 
 def test_an_answer_that_came_when_the_budget_had_ended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, "hang")
-    oversleep(world, 60.0)
-    world.agent._at(START + 0.1, lambda: None)
-    fill = world.agent._fill
-
-    def answered() -> None:
-        fill()
-        if world.waited > 60 and world.hanging:
-            world.hanging.pop()()
-
-    monkeypatch.setattr(world.agent, "_fill", answered)
+    # The first wait is for the 10 s of a try; the answer comes while the process is stopped.
+    oversleep(world, 60.0, lambda: world.answer(0))
     assert world.serve()
     assert world.story.levels() == ["notice"]
 
@@ -371,13 +374,13 @@ def test_a_refused_login_is_logged_once_and_tried_every_five_seconds(monkeypatch
     world = World(monkeypatch)
     logins: list[float] = []
 
-    def connect(_uri: str) -> Connected:
+    def connect(uri: str) -> Connected:
         logins.append(world.waited)
         if len(logins) < 3:
             raise AuthenticationError("connect", "authentication failed")
         return Connected()
 
-    world.agent._connections._connect = connect
+    world.connect = connect  # type: ignore[method-assign]
     assert world.serve()
     assert logins == [0, 5, 10]
     assert world.story.levels() == ["warning", "notice"]
@@ -386,10 +389,10 @@ def test_a_refused_login_is_logged_once_and_tried_every_five_seconds(monkeypatch
 def test_the_end_of_the_budget_names_the_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch)
 
-    def connect(_uri: str) -> Connected:
+    def connect(uri: str) -> Connected:
         raise AuthenticationError("connect", "authentication failed")
 
-    world.agent._connections._connect = connect
+    world.connect = connect  # type: ignore[method-assign]
     assert not world.serve()
     assert world.waited == 35
     level, line = world.story.lines[-1]

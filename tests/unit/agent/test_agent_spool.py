@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.agent import agent as agent_module
+from sanlock_helper.agent import jobs as jobs_module
 from sanlock_helper.agent import pool as connections
-from sanlock_helper.agent import slots
 from sanlock_helper.agent.attempt import Attempt
 from sanlock_helper.agent.outcomes import Outcome
 from sanlock_helper.agent.requests import Receipt, Request, Requests
@@ -20,30 +21,42 @@ from sanlock_helper.errors import TransientError
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.spool import Spool
 
-from .test_agent import START, UUID, World, tries
+from .test_agent import START, UUID, World
+
+
+class Spooled(Requests):
+    """The requests of a spool, which other processes write to."""
+
+    def __init__(self, path: Path) -> None:
+        self.spool = Spool.open(str(path), owner=os.geteuid())
+        super().__init__(self.spool, grace=40)
 
 
 @pytest.fixture
-def requests(tmp_path: Path) -> Requests:
-    return Requests(Spool.open(str(tmp_path / "run"), owner=os.geteuid()), grace=40)
+def requests(tmp_path: Path) -> Spooled:
+    return Spooled(tmp_path / "run")
 
 
 def put(
-    requests: Requests, action: str = "poweroff", uuid: str = UUID, start: float = START, pid: int = 1
+    requests: Spooled, action: str = "poweroff", uuid: str = UUID, start: float = START, pid: int = 1
 ) -> Request:
     """A request that process PID wrote at START."""
-    spool = requests._spool
-    spool._pid = pid
-    request = requests.read(spool.write(Invocation("qemu:///system", uuid, action), start))
+    writer = Spool(requests.spool.directory, pid)
+    request = requests.read(writer.write(Invocation("qemu:///system", uuid, action), start))
     assert request is not None
     return request
 
 
-def take(world: World, requests: Requests) -> None:
-    """Have the agent look at its spool once, and start what can start."""
-    world.agent._requests = requests
-    world.agent._fetch()
-    world.agent._step(0.0)
+def take(world: World, requests: Spooled) -> None:
+    """Have the agent read its spool once, and start what can start."""
+    world.agent.begin(requests)
+    world.agent.tick(0.0)
+
+
+def finish(world: World) -> None:
+    """Have the agent go on until nothing is left."""
+    while world.agent.tick():
+        pass
 
 
 def uuid_of(number: int) -> str:
@@ -51,7 +64,7 @@ def uuid_of(number: int) -> str:
 
 
 def test_all_that_is_there_is_served_and_told_once(
-    monkeypatch: pytest.MonkeyPatch, requests: Requests
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     world = World(monkeypatch)
     written = [put(requests, uuid=uuid_of(n), start=START + n / 10) for n in range(60)]
@@ -63,7 +76,7 @@ def test_all_that_is_there_is_served_and_told_once(
 
 
 def test_pauses_go_first_and_each_in_the_order_they_came(
-    monkeypatch: pytest.MonkeyPatch, requests: Requests
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     world = World(monkeypatch)
     for number, action in enumerate(["poweroff", "pause", "poweroff", "pause"]):
@@ -72,30 +85,24 @@ def test_pauses_go_first_and_each_in_the_order_they_came(
     assert world.order == [uuid_of(number) for number in (1, 3, 0, 2)]
 
 
-def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
-    monkeypatch.setattr(slots, "IN_FLIGHT", 3)
+def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, requests: Spooled) -> None:
+    monkeypatch.setattr(jobs_module, "IN_FLIGHT", 3)
     world = World(monkeypatch, *["hang"] * 3)
     for number in range(5):
         put(requests, uuid=uuid_of(number))
     most = 0
-    step = world.agent._step
-
-    def watched(longest: float | None = None) -> None:
-        nonlocal most
-        most = max(most, len(world.agent._slots._calling))
-        step(longest)
-
-    monkeypatch.setattr(world.agent, "_step", watched)
-    world.agent.work(requests)
+    world.agent.begin(requests)
+    while world.agent.tick():
+        most = max(most, world.agent.calling)
     assert most == 3
     # Those that hung were given up, and tried again behind the others.
     assert world.story.levels().count("notice") == 5
 
 
-def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
-    monkeypatch.setattr(slots, "IN_FLIGHT", 3)
-    monkeypatch.setattr(slots, "OTHERS_IN_FLIGHT", 2)
-    monkeypatch.setattr(slots, "AHEAD", 0)
+def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, requests: Spooled) -> None:
+    monkeypatch.setattr(jobs_module, "IN_FLIGHT", 3)
+    monkeypatch.setattr(jobs_module, "OTHERS_IN_FLIGHT", 2)
+    monkeypatch.setattr(jobs_module, "AHEAD", 0)
     monkeypatch.setattr(connections, "OPENED_AT_ONCE", 3)
     world = World(monkeypatch, *["hang"] * 2)
     for number in range(4):
@@ -104,31 +111,30 @@ def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, 
     assert world.order == []  # both places for poweroffs are taken by calls that hang
     put(requests, "pause", uuid_of(9), START + 9)
     world.clock.now += 1
-    world.agent._fetch()
-    world.agent._step(0.0)
+    world.agent.tick(0.0)
     assert world.order == [uuid_of(9)]
 
 
 def test_a_poweroff_that_is_prepared_waits_for_another_to_end(
-    monkeypatch: pytest.MonkeyPatch, requests: Requests
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
-    monkeypatch.setattr(slots, "OTHERS_IN_FLIGHT", 1)
+    monkeypatch.setattr(jobs_module, "OTHERS_IN_FLIGHT", 1)
     world = World(monkeypatch, "hang", "prepare")
     for number in range(2):
         put(requests, uuid=uuid_of(number), start=START + number)
     take(world, requests)
     assert (len(world.hanging), len(world.clock.prepared), world.order) == (1, 1, [])
     world.hanging[0]()
-    world.agent.work(requests)
+    finish(world)
     assert world.order == [uuid_of(0), uuid_of(1)]
     assert world.story.levels() == ["notice"] * 2
     assert world.waited < 1
 
 
 def test_the_wait_for_a_turn_is_not_taken_for_a_hang(
-    monkeypatch: pytest.MonkeyPatch, requests: Requests
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
-    monkeypatch.setattr(slots, "OTHERS_IN_FLIGHT", 1)
+    monkeypatch.setattr(jobs_module, "OTHERS_IN_FLIGHT", 1)
     world = World(monkeypatch, "hang", "prepare")
     for number in range(2):
         put(requests, uuid=uuid_of(number), start=START + 0.1 * number)
@@ -141,14 +147,12 @@ def test_the_wait_for_a_turn_is_not_taken_for_a_hang(
 
 
 def test_one_that_hangs_once_it_has_its_turn_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, requests: Requests
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
-    monkeypatch.setattr(slots, "OTHERS_IN_FLIGHT", 1)
-    world = World(monkeypatch, "hang", "hang")
+    monkeypatch.setattr(jobs_module, "OTHERS_IN_FLIGHT", 1)
+    world = World(monkeypatch, "hang", "prepare, then hang")
     for number in range(2):
         put(requests, uuid=uuid_of(number), start=START + 0.1 * number)
-    take(world, requests)
-    world.agent._hear(world.agent._slots._calling[1], None)
     world.agent.work(requests)
     assert world.story.levels() == ["warning", "notice"] * 2
     assert [uuid_of(0) in line for _, line in world.story.lines] == [True, True, False, False]
@@ -156,25 +160,25 @@ def test_one_that_hangs_once_it_has_its_turn_is_given_up(
 
 
 def test_a_try_whose_time_is_up_while_it_waits_does_nothing(
-    monkeypatch: pytest.MonkeyPatch, requests: Requests
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
-    monkeypatch.setattr(slots, "OTHERS_IN_FLIGHT", 1)
+    monkeypatch.setattr(jobs_module, "OTHERS_IN_FLIGHT", 1)
     world = World(monkeypatch, "hang", "prepare")
     put(requests, uuid=uuid_of(0), start=START)
     take(world, requests)
     put(requests, uuid=uuid_of(1), start=START - 30)
-    world.agent.work(requests)
+    finish(world)
     ((_, waiting),) = world.clock.prepared
     assert not waiting.is_alive()
     assert world.order == [uuid_of(0)]
     assert world.story.levels() == ["crit", "warning", "notice"]
-    assert tries(world.agent._slots) == 0
+    assert world.agent.under_way == 0
 
 
 def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
-    monkeypatch: pytest.MonkeyPatch, requests: Requests
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
-    monkeypatch.setattr(slots, "OTHERS_BESIDE_PAUSES", 2)
+    monkeypatch.setattr(jobs_module, "OTHERS_BESIDE_PAUSES", 2)
     monkeypatch.setattr(connections, "OPENED_AT_ONCE", 6)
     world = World(monkeypatch, *["hang"] * 6)
     put(requests, "pause", uuid_of(9), START)
@@ -182,12 +186,12 @@ def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
         put(requests, uuid=uuid_of(number), start=START + number)
     take(world, requests)
     assert len(world.hanging) == 1 + 2
-    world.clock.now += slots.PAUSE_SECONDS
-    world.agent._step(0.0)
+    world.clock.now += jobs_module.PAUSE_SECONDS
+    world.agent.tick(0.0)
     assert len(world.hanging) == 1 + 5
 
 
-def test_the_same_action_twice_is_one_case(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
+def test_the_same_action_twice_is_one_case(monkeypatch: pytest.MonkeyPatch, requests: Spooled) -> None:
     world = World(monkeypatch)
     for number in range(3):
         put(requests, pid=number)
@@ -199,7 +203,7 @@ def test_the_same_action_twice_is_one_case(monkeypatch: pytest.MonkeyPatch, requ
     assert requests.names() == []
 
 
-def test_another_action_waits_for_the_first(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
+def test_another_action_waits_for_the_first(monkeypatch: pytest.MonkeyPatch, requests: Spooled) -> None:
     world = World(monkeypatch, TransientError("suspend", "busy"))
     put(requests, "poweroff", start=START)
     put(requests, "pause", start=START + 1)
@@ -210,7 +214,7 @@ def test_another_action_waits_for_the_first(monkeypatch: pytest.MonkeyPatch, req
 
 
 def test_one_that_was_asked_for_before_it_was_done_is_not_done_again(
-    monkeypatch: pytest.MonkeyPatch, requests: Requests
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     world = World(monkeypatch)
 
@@ -223,12 +227,12 @@ def test_one_that_was_asked_for_before_it_was_done_is_not_done_again(
     monkeypatch.setattr(agent_module, "ACTIONS", {"restart": act})
     put(requests, "restart")
     put(requests, "restart", uuid_of(1))
-    fetch = world.agent._fetch
+    names = requests.names
 
-    def after_the_answers() -> bool:
-        return bool(world.clock.answers) or fetch()
+    def after_the_answers(known: Container[str] = ()) -> list[str]:
+        return [] if world.clock.answers else names(known)
 
-    monkeypatch.setattr(world.agent, "_fetch", after_the_answers)
+    monkeypatch.setattr(requests, "names", after_the_answers)
     world.agent.work(requests)
     assert world.order.count(UUID) == 1
     lines = [line for _, line in world.story.lines if "served together with an earlier request" in line]
@@ -237,7 +241,7 @@ def test_one_that_was_asked_for_before_it_was_done_is_not_done_again(
 
 
 def test_a_request_whose_time_is_up_is_not_executed(
-    monkeypatch: pytest.MonkeyPatch, requests: Requests
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     world = World(monkeypatch)
     put(requests, start=START - 3600)
@@ -249,7 +253,7 @@ def test_a_request_whose_time_is_up_is_not_executed(
     assert requests.names() == []
 
 
-def test_the_next_agent_knows_the_run(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
+def test_the_next_agent_knows_the_run(monkeypatch: pytest.MonkeyPatch, requests: Spooled) -> None:
     world = World(monkeypatch)
     request = put(requests, "restart")
     requests.save_run(request.name, 7)
@@ -265,7 +269,7 @@ def test_the_next_agent_knows_the_run(monkeypatch: pytest.MonkeyPatch, requests:
 
 
 def test_what_a_dead_agent_had_served_is_told_and_not_served(
-    monkeypatch: pytest.MonkeyPatch, requests: Requests
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     world = World(monkeypatch)
     requests.finish(put(requests, uuid=uuid_of(1)).name, "notice", "poweroff vm1: done")
@@ -281,7 +285,7 @@ def test_what_a_dead_agent_had_served_is_told_and_not_served(
 
 
 def test_a_file_that_is_no_request_is_moved_and_logged(
-    monkeypatch: pytest.MonkeyPatch, requests: Requests, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled, tmp_path: Path
 ) -> None:
     world = World(monkeypatch)
     (tmp_path / "run" / "requests" / "junk").write_text("junk")
@@ -295,7 +299,7 @@ def test_a_file_that_is_no_request_is_moved_and_logged(
     assert moved.read_text() == "junk"
 
 
-def test_it_lingers_for_more_after_several(monkeypatch: pytest.MonkeyPatch, requests: Requests) -> None:
+def test_it_lingers_for_more_after_several(monkeypatch: pytest.MonkeyPatch, requests: Spooled) -> None:
     world = World(monkeypatch)
     put(requests)
     world.agent.work(requests)

@@ -9,16 +9,21 @@ from hypothesis import strategies as st
 
 pytest.importorskip("libvirt")
 
-from sanlock_helper.agent import slots as turns_module
 from sanlock_helper.agent.attempt import Progress
-from sanlock_helper.agent.jobs import Execution, Job
+from sanlock_helper.agent.jobs import (
+    AHEAD,
+    IN_FLIGHT,
+    OTHERS_BESIDE_PAUSES,
+    OTHERS_IN_FLIGHT,
+    PAUSE_SECONDS,
+    Execution,
+    Job,
+    Slots,
+)
 from sanlock_helper.agent.pool import Connection
 from sanlock_helper.agent.requests import Request
-from sanlock_helper.agent.slots import AHEAD, IN_FLIGHT, OTHERS_IN_FLIGHT, PAUSE_SECONDS, Slots
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline
-
-from .test_agent import tries
 
 URI = "qemu:///system"
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
@@ -91,7 +96,7 @@ def test_a_turn_that_comes_before_all_is_prepared_need_not_be_waited_for(slots: 
     slots.end(destroying[0])
     assert slots.release_next() is execution
     assert not slots.park(execution)
-    assert tries(slots) == OTHERS_IN_FLIGHT
+    assert slots.under_way == OTHERS_IN_FLIGHT
 
 
 def test_one_that_is_given_up_while_it_waits_leaves_its_place(slots: Slots) -> None:
@@ -102,7 +107,7 @@ def test_one_that_is_given_up_while_it_waits_leaves_its_place(slots: Slots) -> N
     slots.end(execution)
     slots.end(destroying[0])
     assert slots.release_next() is None
-    assert tries(slots) == OTHERS_IN_FLIGHT - 1
+    assert slots.under_way == OTHERS_IN_FLIGHT - 1
 
 
 def test_nothing_is_prepared_while_pauses_come(slots: Slots, clock: Clock) -> None:
@@ -128,6 +133,8 @@ def test_never_more_calls_or_destroys_than_there_are_workers(steps: list[tuple[s
     clock = Clock()
     slots = Slots(clock)
     under_way: list[Execution] = []
+    parked: list[Execution] = []
+    paused_at = float("-inf")
     for step, number in steps:
         if step == "time":
             clock.now += number / 200
@@ -135,20 +142,22 @@ def test_never_more_calls_or_destroys_than_there_are_workers(steps: list[tuple[s
             for _ in range(number):
                 if not slots.is_full and (step == "pause" or not slots.is_saturated):
                     under_way += begin(slots, action=step)
+                    paused_at = clock.now if step == "pause" else paused_at
         elif under_way:
             execution = under_way[number % len(under_way)]
             if step == "end":
                 slots.end(execution)
                 under_way.remove(execution)
-            elif execution in slots._calling:
-                slots.park(execution)
-        while not slots.is_full and slots.release_next() is not None:
-            pass
-        assert len(slots._calling) <= IN_FLIGHT
-        assert tries(slots) == len(under_way) <= IN_FLIGHT + AHEAD
+                parked = [one for one in parked if one is not execution]
+            elif execution not in parked:
+                parked += [execution] * slots.park(execution)
+        while not slots.is_full and (released := slots.release_next()) is not None:
+            parked = [one for one in parked if one is not released]
+        assert slots.calling == len(under_way) - len(parked) <= IN_FLIGHT
+        assert slots.under_way == len(under_way) <= IN_FLIGHT + AHEAD
         destroying = [one for one in under_way if one.has_slot and one.job.request.action == "poweroff"]
         assert len(destroying) <= OTHERS_IN_FLIGHT
         # Nobody waits while a turn is free.
-        if slots._waiting and not slots.is_full:
-            most = OTHERS_IN_FLIGHT if not slots._pauses_come() else turns_module.OTHERS_BESIDE_PAUSES
-            assert len(destroying) >= most
+        if parked and not slots.is_full:
+            pauses_come = clock.now - paused_at < PAUSE_SECONDS
+            assert len(destroying) >= (OTHERS_BESIDE_PAUSES if pauses_come else OTHERS_IN_FLIGHT)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What comes into the agent's spool: requests to serve, outcomes to log, and files that are neither.
+
+What is no request is moved out of the spool, and is logged once.  What cannot be read for want of a resource
+(descriptors, memory) is a virtual machine's all the same, and is read later.
+"""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from ..journal import Journal
+from ..leases.grace import DEFAULT_GRACE
+from ..spool import DONE, LOGGING, RUNTIME_DIR, SpoolError, is_request
+from .requests import Receipt, Request, Requests
+
+# How often the agent looks for new requests: a destroy keeps libvirtd's worker for 0.2 s, and the sooner the
+# first ones begin, the sooner the last.
+POLL_SECONDS = 0.008
+
+# So many files that are no requests are moved out of the spool at a time.
+ODD_AT_ONCE = 100
+
+# A START that is further in the future is no reading of the clock, and would never come to its end.
+AHEAD_SECONDS = 10.0
+
+# So many are logged one by one, the rest in one line.
+_LOGGED = 10
+
+
+class OddFiles:
+    """Those that one agent met."""
+
+    def __init__(self, journal: Journal, clock: Callable[[], float]) -> None:
+        """CLOCK is monotonic, in seconds."""
+        self._journal = journal
+        self._clock = clock
+        self._moved = 0
+        self._kept = 0
+        # When a file could not be read first.
+        self._unread: dict[str, float] = {}
+
+    def move(self, requests: Requests, name: str, why: str) -> None:
+        """NAME is no request, WHY says why: move it out of the spool, or ignore it."""
+        line = f"the file {name!r} in {RUNTIME_DIR}/requests is not a request: {why}"
+        try:
+            place = requests.put_aside(name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._kept += 1
+            if self._kept <= _LOGGED:
+                self._journal.warning(f"{line}; it cannot be moved ({error.strerror}), and is ignored")
+        else:
+            self._moved += 1
+            if self._moved <= _LOGGED:
+                self._journal.warning(f"{line}; it was moved to {place}")
+
+    def report(self) -> None:
+        """Log how many more there were than were logged one by one."""
+        for number, what in ((self._moved, "were moved out of"), (self._kept, "are ignored in")):
+            if number > _LOGGED:
+                self._journal.warning(
+                    f"{number - _LOGGED} more files that are not requests {what} {RUNTIME_DIR}/requests"
+                )
+        self._moved, self._kept = min(self._moved, _LOGGED), min(self._kept, _LOGGED)
+
+    def later(self, name: str, error: OSError) -> bool:
+        """Request NAME cannot be read now; False when it is too late to read it."""
+        now = self._clock()
+        if name not in self._unread:
+            self._unread[name] = now
+            self._journal.warning(f"the request {name!r} cannot be read now: {error.strerror}; trying again")
+        elif now - self._unread[name] > DEFAULT_GRACE:
+            del self._unread[name]
+            self._journal.crit(f"the request {name!r} could not be read: {error.strerror}; FAILED")
+            return False
+        return True
+
+    def was_read(self, name: str) -> None:
+        """Request NAME was read."""
+        self._unread.pop(name, None)
+
+    def are_there(self, names: list[str]) -> bool:
+        """Whether one of NAMES, all that are in the spool, is still to be read."""
+        for name in [name for name in self._unread if name not in names]:
+            del self._unread[name]
+        return bool(self._unread)
+
+
+class Intake:
+    """What is new in the spool of one agent."""
+
+    def __init__(self, requests: Requests, journal: Journal, clock: Callable[[], float]) -> None:
+        """CLOCK is monotonic, in seconds."""
+        self._requests = requests
+        self._journal = journal
+        self._clock = clock
+        # Files of the spool that were seen, and when the spool was read last.
+        self._known = set(requests.ignored)
+        self._read_at = float("-inf")
+        self._odd_files = OddFiles(journal, clock)
+
+    def take(self, serve: Callable[[list[Request]], None]) -> bool:
+        """Read the spool, if it is time to, and pass what is new to SERVE.
+
+        Returns whether something was left, and the spool has to be read again.
+        """
+        now = self._clock()
+        if now - self._read_at < POLL_SECONDS:
+            return False
+        self._read_at = now
+        names = self._requests.names(self._known)
+        odd = [name for name in names if not is_request(name)]
+        fresh = [self._read(name) for name in names if is_request(name)]
+        serve([request for request in fresh if request is not None])
+        # Last, and a few at a time: no virtual machine is behind them.
+        for name in odd[:ODD_AT_ONCE]:
+            self._known.add(name)
+            self._odd_files.move(self._requests, name, "its name is none")
+        if odd[ODD_AT_ONCE:] or self._odd_files.are_there(names):
+            return True
+        self._odd_files.report()
+        return False
+
+    def expect(self, name: str) -> None:
+        """Request NAME is served, by this process or by one of its own, which takes its next steps."""
+        self._known.update((name + DONE, name + LOGGING))
+
+    def read_outcome_again(self, name: str) -> None:
+        """The process that served request NAME may have died before it had logged the outcome."""
+        self._known.discard(name + DONE)
+
+    def _read(self, name: str) -> Request | None:
+        """The request in file NAME if it has to be served."""
+        self._known.add(name)
+        try:
+            request = self._requests.read(name)
+            if request is not None and request.deadline.start > self._clock() + AHEAD_SECONDS:
+                raise SpoolError("it is not one of this program's: its START is in the future")
+        except SpoolError as error:
+            self._odd_files.move(self._requests, name, str(error))
+            return None
+        except OSError as error:
+            if self._odd_files.later(name, error):
+                self._known.discard(name)
+            return None
+        self._odd_files.was_read(name)
+        if request is None:
+            return None
+        if request.outcome is not None and not name.endswith((DONE, LOGGING)):
+            # Its agent died right after it had noted the outcome; or could not rename it, and has logged it.
+            done = self._requests.mark_done(name)
+            if done is None:
+                return None
+            name = done
+        if request.outcome is not None or name.endswith((DONE, LOGGING)):
+            self._log_for_another(name, request)
+            return None
+        return request
+
+    def _log_for_another(self, name: str, request: Request) -> None:
+        """Tell the outcome of a request whose agent died before it could."""
+        level, line = request.outcome or ("error", f"{request}: served, but its outcome was not noted")
+        if name.endswith(LOGGING):
+            line = f"{line} (told again: who told it first died over it)"
+        self._journal.log(level, line, Receipt(self._requests, name))
