@@ -22,7 +22,20 @@ from .actions import ACTIONS
 from .apart import Apart
 from .attempt import Attempt, Progress
 from .intake import POLL_SECONDS, Intake
-from .jobs import AHEAD, IN_FLIGHT, Execution, Job, JobQueue, Slots
+from .jobs import (
+    ACTING,
+    AHEAD,
+    BACKOFF,
+    ENDED,
+    IN_FLIGHT,
+    PARKED,
+    PREPARING,
+    TRIED,
+    Execution,
+    Job,
+    JobQueue,
+    Slots,
+)
 from .outcomes import Outcome
 from .pool import LOGIN_SECONDS, Connection, Connections
 from .preparation import prepare
@@ -55,10 +68,8 @@ OVERSLEPT_SECONDS = 1.0
 # How long an answer may take that came while the process was stopped.
 MOMENT_SECONDS = 0.5
 
-# What a try found, by its thread; without a try, the case that is prepared.
-Answers = SimpleQueue["tuple[Execution | None, Any]"]
-# No answer, but another try may start now.  A try without an answer is prepared, and waits for its turn.
-_OPENED = (None, None)
+# What the threads have to report, each as a call that the loop makes.
+Answers = SimpleQueue[Callable[[], None]]
 
 # What was found out about a domain holds for so long, as its notes may take as well (notes.SANLOCK_SECONDS).
 LOOK_AGAIN_SECONDS = 1.0
@@ -189,7 +200,7 @@ class Agent:
         """Leave all to the agent that took this one's place while this process was stopped, or hung."""
         for job in self._jobs.all():
             if job.execution is not None:
-                job.execution.given_up = True
+                job.execution.give_up()
         self._journal.warning(
             "this process showed no sign of life for long, and another one serves in its place: "
             f"it leaves its {self._jobs.open} requests to that"
@@ -234,7 +245,8 @@ class Agent:
                 self._prepare(job)
 
     def _prepare(self, job: Job) -> None:
-        """Have the domain of CASE named and its record written, by what the host knows; then it is tried."""
+        """Have the domain of JOB named and its record written, by what the host knows; then it is tried."""
+        job.enter(PREPARING)
         if self._make_host is not None and not is_embedded(job.request.uri):
             self._local, self._recorder = self._make_host()
             self._make_host = None
@@ -267,7 +279,7 @@ class Agent:
         except Exception as error:
             # A defect of ours: the domain is made safe all the same.
             self._journal.error(f"{job}: internal error before the first try: {error!r}")
-        self._answers.put((None, job))
+        self._answers.put(lambda: self._prepared(job))
 
     def _prepared(self, job: Job) -> None:
         self._preparing -= 1
@@ -330,7 +342,7 @@ class Agent:
             waits.append(max(0.0, self._timers[0][0] - now))
         timeout = min(waits, default=None)
         try:
-            execution, answer = self._answers.get(timeout=timeout)
+            answer = self._answers.get(timeout=timeout)
         except Empty:
             self._overslept(self._clock() - now - (timeout or 0.0))
             while self._timers and self._timers[0][0] <= self._clock():
@@ -338,10 +350,7 @@ class Agent:
         else:
             if self._requests is not None and not self._requests.show_life():
                 return
-            if execution is not None:
-                self._hear(execution, answer)
-            elif answer is not None:
-                self._prepared(answer)
+            answer()
 
     def _overslept(self, seconds: float) -> None:
         """A wait took so much longer than it should have: this process was stopped, or had no processor.
@@ -354,7 +363,7 @@ class Agent:
         now = self._clock()
         for job in self._jobs.all():
             job.slept += seconds
-            if job.execution is not None and job.execution.timed_from < float("inf"):
+            if job.execution is not None and job.execution.state != PARKED:
                 self._time(job.execution)
         timers = []
         for when, number, call in self._timers:
@@ -379,14 +388,10 @@ class Agent:
             if not self._has_threads:
                 break  # whatever came meanwhile may be more urgent
 
-    def _hear(self, execution: Execution, answer: Outcome | HelperError | None) -> None:
-        """What the thread of a try says: its ANSWER, or none when it is prepared."""
-        if execution.given_up:
-            return
-        if answer is not None:
-            self._answered(execution, answer)
-        elif self._slots.park(execution):
-            execution.timed_from = float("inf")
+    def _park(self, execution: Execution) -> None:
+        """A try is prepared, and waits for a slot; libvirtd owes it no answer meanwhile."""
+        if not execution.given_up:
+            self._slots.park(execution)
 
     def _at(self, when: float, call: Callable[[], None]) -> None:
         self._timer_count += 1
@@ -401,6 +406,7 @@ class Agent:
             self._connections.give_back(connection)
             self._fail(job, "the time was up before it could be served")
             return
+        job.enter(TRIED)
         job.tries += 1
         job.execution = execution = Execution(job, connection)
         if self._requests is not None:
@@ -425,11 +431,14 @@ class Agent:
         if self._has_threads:
             self._has_threads = False
             self._journal.warning(f"{error}: this process serves its requests one after the other")
-        execution.in_place = execution.has_slot = True
+        execution.in_place = True
+        if not execution.has_slot:
+            execution.enter(ACTING)
         if self._may_act(execution):
             self._run(execution)
         else:
-            self._answers.put((execution, GivenUpError("try", "another process serves")))
+            answer = GivenUpError("try", "another process serves")
+            self._answers.put(lambda: self._answered(execution, answer))
 
     def _time(self, execution: Execution) -> None:
         """Wait for a try from now on, as long as there is patience."""
@@ -448,7 +457,7 @@ class Agent:
         except HelperError:
             # Whoever needs it tries by itself, and tells.
             self._connections.retire(connection)
-        self._answers.put(_OPENED)
+        self._answers.put(_opened)
 
     def _run(self, execution: Execution) -> None:
         """The thread of one try."""
@@ -458,7 +467,7 @@ class Agent:
         try:
             handle = self._connections.handle(connection)
             if is_new:
-                self._answers.put(_OPENED)
+                self._answers.put(_opened)
             if execution.given_up:
                 raise GivenUpError("connect", "took too long")
             attempt = Attempt(
@@ -481,7 +490,7 @@ class Agent:
             # A defect of ours, or libvirt-python raised something else: one try fails, not the agent.
             answer = TransientError("internal error", repr(error))
         self._connections.give_back(connection)
-        self._answers.put((execution, answer))
+        self._answers.put(lambda: self._answered(execution, answer))
 
     def _may_act(self, execution: Execution) -> bool:
         """Whether a try may change its domain: no other process serves in this one's place."""
@@ -494,13 +503,17 @@ class Agent:
         if execution.has_slot:
             return False
         since = self._clock()
-        self._answers.put((execution, None))
+        self._answers.put(lambda: self._park(execution))
         execution.slot_given.get()
         if execution.given_up:
             raise GivenUpError("wait for its turn", "this try was given up")
         return self._clock() - since > LOOK_AGAIN_SECONDS
 
     def _answered(self, execution: Execution, answer: Outcome | HelperError) -> None:
+        """The thread of a try has its ANSWER."""
+        if execution.given_up:
+            return
+        execution.enter(ENDED)
         job = execution.job
         self._put_down(execution)
         job.execution = None
@@ -520,6 +533,7 @@ class Agent:
         uri = job.request.uri
         next_at, _ = self._connections.refusal(uri) or (self._clock(), error)
         job.logged = str(error)
+        job.enter(BACKOFF)
         self._at(next_at, lambda: self._jobs.ready(job))
         logged, logged_at = self._refusals.get(uri, ("", 0.0))
         if logged != job.logged or self._clock() - logged_at >= REPEAT_SECONDS:
@@ -532,16 +546,16 @@ class Agent:
     def _give_up(self, execution: Execution, timed_from: float) -> None:
         """Stop waiting for a try that was timed then; its connection serves nobody else any more."""
         job = execution.job
-        if job.execution is execution and execution.timed_from == timed_from:
+        is_timed = execution.state != PARKED and execution.timed_from == timed_from
+        if job.execution is execution and is_timed:
             self._abandon(execution)
             self._again(job, f"no answer from libvirtd within {self._patience(job):.1f} s", 0.0)
 
     def _abandon(self, execution: Execution) -> None:
-        execution.given_up = True
+        execution.give_up()
         execution.job.execution = None
         self._put_down(execution)
         self._connections.retire(execution.connection)
-        execution.slot_given.put(None)
 
     def _put_down(self, execution: Execution) -> None:
         """A try is over, or is waited for no more."""
@@ -555,6 +569,7 @@ class Agent:
             job.logged, job.logged_at = why, now
             left = job.request.deadline.left(now)
             self._journal.warning(f"{job}: try {job.tries} failed: {why}; trying again, {left:.1f} s left")
+        job.enter(BACKOFF)
         self._at(now + delay, lambda: self._jobs.ready(job))
 
     def _expire(self, job: Job) -> None:
@@ -608,3 +623,7 @@ class Agent:
 
     def _seconds(self, job: Job) -> str:
         return f"{self._clock() - job.request.deadline.start:.2f} s"
+
+
+def _opened() -> None:
+    """A connection is open: nothing is left to do but to start the next try, as the loop does anyway."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The requests in the agent's hands: which is next, and which has to wait, for another or for libvirtd.
 
-A domain is in one pair of hands at a time.  The same action asked for twice is one case; another action waits
+A domain is in one pair of hands at a time.  The same action asked for twice is one job; another action waits
 until the first is over.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from _queue import SimpleQueue
 from collections import deque
-from typing import Callable
+from typing import Callable, ClassVar
 
 from ..escapes import quoted
 from .attempt import Progress
@@ -33,11 +33,54 @@ PAUSE_SECONDS = 0.1
 AHEAD = 8
 
 
-class Job:
-    """One action on one domain, and the requests that asked for it."""
+# The states of a job.
+OPEN = "open"
+PREPARING = "preparing"
+READY = "ready"
+TRIED = "tried"
+BACKOFF = "backoff"
+DONE = "done"
+
+# The states of an execution, which begins as STARTED.
+STARTED = "started"
+PARKED = "parked"
+ACTING = "acting"
+ENDED = "ended"
+GIVEN_UP = "given_up"
+
+
+class Stateful:
+    """What is in one of a few named states, and goes from one to another as its table allows."""
+
+    __slots__ = ("state",)
+
+    NEXT: ClassVar[dict[str, tuple[str, ...]]] = {}
+    state: str
+
+    def enter(self, state: str) -> None:
+        """Change the state.  Raises ValueError for a transition that is not in the table."""
+        if state not in self.NEXT[self.state]:
+            raise ValueError(f"{self}: {self.state} cannot become {state}")
+        self.state = state
+
+
+class Job(Stateful):
+    """One action on one domain, and the requests that asked for it.
+
+    | state | event | next state |
+    | --- | --- | --- |
+    | OPEN | no earlier job of its domain is open, or that one is over and saw no run | PREPARING |
+    | OPEN | the earlier job of its domain is over, and saw the run | READY |
+    | PREPARING | what the host knows of the domain is there, or none of it is needed | READY |
+    | READY | a connection and a place among the tries are free | TRIED |
+    | TRIED | a failure that may pass, a refused login, or no answer in time | BACKOFF |
+    | BACKOFF | its delay is over | READY |
+    | any but DONE | its outcome is there, or its time is up | DONE |
+
+    execution is set while it is TRIED, and in no other state.
+    """
 
     __slots__ = (
-        "done",
         "execution",
         "in_hand",
         "logged",
@@ -49,7 +92,17 @@ class Job:
         "tries",
     )
 
+    NEXT: ClassVar[dict[str, tuple[str, ...]]] = {
+        OPEN: (PREPARING, READY, DONE),
+        PREPARING: (READY, DONE),
+        READY: (TRIED, DONE),
+        TRIED: (BACKOFF, DONE),
+        BACKOFF: (READY, DONE),
+        DONE: (),
+    }
+
     def __init__(self, request: Request, progress: Progress) -> None:
+        self.state = OPEN
         self.requests = [request]
         self.progress = progress
         self.tries = 0
@@ -61,8 +114,12 @@ class Job:
         self.in_hand = -1
         # For how many seconds this process was not running when it should have been.
         self.slept = 0.0
-        self.done = False
         self.reached = False
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over."""
+        return self.state == DONE
 
     @property
     def request(self) -> Request:
@@ -79,37 +136,65 @@ class Job:
         return f"{self.request.action} {name} {self.request.uuid}"
 
 
-class Execution:
-    """One try under way."""
+class Execution(Stateful):
+    """One try under way.
 
-    __slots__ = (
-        "connection",
-        "given_up",
-        "has_slot",
-        "in_hand",
-        "in_place",
-        "job",
-        "slot_given",
-        "timed_from",
-    )
+    | state | event | next state |
+    | --- | --- | --- |
+    | STARTED | it is a pause, a slot is free, or the agent's loop itself runs it | ACTING |
+    | STARTED | all that comes before the destroy is done, and no slot was free | PARKED |
+    | PARKED | a slot is free | ACTING |
+    | STARTED, ACTING | its thread has answered | ENDED |
+    | STARTED, PARKED, ACTING | no answer in time, its job's time is up, or another agent serves | GIVEN_UP |
+
+    Only the agent's loop changes the state; the thread of the try reads it.  Slots holds it while it is
+    STARTED, PARKED or ACTING.
+    """
+
+    __slots__ = ("connection", "in_hand", "in_place", "job", "slot_given", "timed_from")
+
+    NEXT: ClassVar[dict[str, tuple[str, ...]]] = {
+        STARTED: (ACTING, PARKED, ENDED, GIVEN_UP),
+        PARKED: (ACTING, GIVEN_UP),
+        ACTING: (ENDED, GIVEN_UP),
+        ENDED: (),
+        GIVEN_UP: (),
+    }
 
     def __init__(self, job: Job, connection: Connection) -> None:
+        self.state = STARTED
         self.job = job
         self.connection = connection
-        self.given_up = False
-        # Whether it may do all that its action needs: see Slots.  Its thread waits for TURN if not.
-        self.has_slot = False
+        # Its thread waits here for a slot, or for the news that it was given up.
         self.slot_given: SimpleQueue[None] = SimpleQueue()
         # The number under which its request is noted as in hand: see in_hand.py.
         self.in_hand = -1
         # Whether the agent's loop itself runs it, since there are no more threads.
         self.in_place = False
-        # Since when libvirtd's answer is waited for; infinite while it waits for its turn.
+        # Since when libvirtd's answer is waited for; it is not while the state is PARKED.
         self.timed_from = 0.0
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether it may do all that its action needs."""
+        return self.state == ACTING
+
+    @property
+    def given_up(self) -> bool:
+        """Whether its answer no longer counts."""
+        return self.state == GIVEN_UP
+
+    def give_up(self) -> None:
+        """Wait for it no more; its thread, where it waits for a slot, goes on and ends."""
+        self.enter(GIVEN_UP)
+        self.slot_given.put(None)
+
+    def __str__(self) -> str:
+        return f"a try of {self.job}"
 
 
 class JobQueue:
-    """All cases that are open, in the order in which they are served."""
+    """All jobs that are open, in the order in which they are served."""
 
     def __init__(self, make_progress: Callable[[Request], Progress]) -> None:
         self._make_progress = make_progress
@@ -118,12 +203,12 @@ class JobQueue:
         self._others: dict[str, deque[Job]] = {}
         # Those that an agent had in hand which died come last.
         self._suspects: dict[str, deque[Job]] = {}
-        # Per domain the open cases, the one being served first.
+        # Per domain the open jobs, the one being served first.
         self._domains: dict[tuple[str, str], list[Job]] = {}
         self.open = 0
 
     def add(self, request: Request) -> Job:
-        """The case of REQUEST: a new one, or the open one that asks for the same."""
+        """The job of REQUEST: a new one, or the open one that asks for the same."""
         queue = self._domains.setdefault((request.uri, request.uuid), [])
         for job in queue:
             if job.request.action == request.action:
@@ -135,12 +220,13 @@ class JobQueue:
         return job
 
     def is_first(self, job: Job) -> bool:
-        """Whether no earlier case of the same domain is open."""
+        """Whether no earlier job of the same domain is open."""
         return self._domains[job.domain][0] is job
 
     def ready(self, job: Job) -> None:
-        """CASE can be tried, now or again."""
+        """JOB can be tried, now or again, unless it is over meanwhile."""
         if not job.done:
+            job.enter(READY)
             queues = self._pauses if job.request.action == "pause" else self._others
             if job.request.died:
                 queues = self._suspects
@@ -149,7 +235,7 @@ class JobQueue:
     def next(
         self, borrow: Callable[[str], Connection | None], pauses_only: bool = False
     ) -> tuple[Job, Connection] | None:
-        """The case to try next, and what BORROW gives for its URI; None when none is ready, or may start."""
+        """The job to try next, and what BORROW gives for its URI; None when none is ready, or may start."""
         queues_in_order = (self._pauses, self._others, self._suspects)
         for queues in queues_in_order[:1] if pauses_only else queues_in_order:
             for uri in sorted(queues, key=lambda uri: queues[uri][0].request.deadline.start):
@@ -169,8 +255,8 @@ class JobQueue:
         return [job for queue in self._domains.values() for job in queue]
 
     def close(self, job: Job) -> Job | None:
-        """CASE is done; returns the one of its domain that has waited for it."""
-        job.done = True
+        """JOB is over; returns the one of its domain that has waited for it."""
+        job.enter(DONE)
         self.open -= 1
         queue = self._domains[job.domain]
         was_first = queue[0] is job
@@ -223,17 +309,18 @@ class Slots:
     def begin(self, execution: Execution) -> None:
         """A try starts: a pause at once, a poweroff or restart with its turn if one is free."""
         if execution.job.request.action == "pause":
-            execution.has_slot = True
+            execution.enter(ACTING)
             if execution.job.tries == 1:
                 self._paused_at = self._clock()
-        else:
-            execution.has_slot = self._is_one_free()
+        elif self._is_one_free():
+            execution.enter(ACTING)
         self._calling.append(execution)
 
     def park(self, execution: Execution) -> bool:
         """A try is prepared; True when it waits for its turn, False when that has come already."""
         if execution.has_slot:
             return False
+        execution.enter(PARKED)
         self._calling.remove(execution)
         self._waiting.append(execution)
         return True
@@ -250,7 +337,7 @@ class Slots:
             if found is None:
                 return None
             execution = found
-        execution.has_slot = True
+        execution.enter(ACTING)
         return execution
 
     def end(self, execution: Execution) -> None:

@@ -33,19 +33,21 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = START
-        self.answers: deque[Any] = deque()
+        self.answers: deque[Callable[[], None]] = deque()
         # What brings an answer, and when.
         self.at: list[tuple[float, Callable[[], object]]] = []
         # Tries in threads of their own, which wait for their turn; and whether one of them has said so.
         self.prepared: list[tuple[Execution, threading.Thread]] = []
+        # Those that have come to that point, and whether the one that started last has reported it.
+        self.preparing: set[threading.Thread] = set()
         self.came = threading.Event()
 
     def __call__(self) -> float:
         return self.now
 
-    def put(self, answer: Any) -> None:
+    def put(self, answer: Callable[[], None]) -> None:
         self.answers.append(answer)
-        if answer[0] is not None:
+        if threading.current_thread() in self.preparing:
             self.came.set()
 
     def get(self, timeout: float | None) -> Any:
@@ -108,7 +110,7 @@ class World:
         self.hanging: list[Callable[[], object]] = []
         self.order: list[str] = []
         # The threads of tries that wait for a slot before they act.
-        self.preparing: set[threading.Thread] = set()
+        self.waiting: set[threading.Thread] = set()
         self.agent = Agent(
             self.connect_now,
             self.story,  # type: ignore[arg-type]
@@ -141,7 +143,7 @@ class World:
             self.script.popleft()
             self.clock.came.clear()
             thread = threading.Thread(target=run, args=arguments, daemon=True)
-            self.preparing.add(thread)
+            self.waiting.add(thread)
             if word == "prepare":
                 self.clock.prepared.append((arguments[0], thread))
             thread.start()
@@ -151,7 +153,8 @@ class World:
 
     def act(self, this: Attempt) -> Outcome:
         thread = threading.current_thread()
-        if thread in self.preparing:
+        if thread in self.waiting:
+            self.clock.preparing.add(thread)
             this.await_slot()
             if all(thread is not other for _, other in self.clock.prepared):
                 threading.Event().wait()

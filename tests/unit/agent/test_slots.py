@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("libvirt")
 
+from sanlock_helper.agent import jobs
 from sanlock_helper.agent.attempt import Progress
 from sanlock_helper.agent.jobs import (
     AHEAD,
+    ENDED,
+    GIVEN_UP,
     IN_FLIGHT,
     OTHERS_BESIDE_PAUSES,
     OTHERS_IN_FLIGHT,
@@ -19,11 +22,14 @@ from sanlock_helper.agent.jobs import (
     Execution,
     Job,
     Slots,
+    Stateful,
 )
 from sanlock_helper.agent.pool import Connection
 from sanlock_helper.agent.requests import Request
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline
+
+from ..transitions import allowed, rows
 
 URI = "qemu:///system"
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
@@ -103,7 +109,7 @@ def test_one_that_is_given_up_while_it_waits_leaves_its_place(slots: Slots) -> N
     destroying = begin(slots, OTHERS_IN_FLIGHT)
     (execution,) = begin(slots)
     slots.park(execution)
-    execution.given_up = True
+    execution.give_up()
     slots.end(execution)
     slots.end(destroying[0])
     assert slots.release_next() is None
@@ -146,6 +152,7 @@ def test_never_more_calls_or_destroys_than_there_are_workers(steps: list[tuple[s
         elif under_way:
             execution = under_way[number % len(under_way)]
             if step == "end":
+                execution.enter(GIVEN_UP if execution in parked else ENDED)
                 slots.end(execution)
                 under_way.remove(execution)
                 parked = [one for one in parked if one is not execution]
@@ -161,3 +168,37 @@ def test_never_more_calls_or_destroys_than_there_are_workers(steps: list[tuple[s
         if parked and not slots.is_full:
             pauses_come = clock.now - paused_at < PAUSE_SECONDS
             assert len(destroying) >= (OTHERS_BESIDE_PAUSES if pauses_come else OTHERS_IN_FLIGHT)
+
+
+JOB_STATES = [jobs.OPEN, jobs.PREPARING, jobs.READY, jobs.TRIED, jobs.BACKOFF, jobs.DONE]
+TRY_STATES = [jobs.STARTED, jobs.PARKED, jobs.ACTING, jobs.ENDED, jobs.GIVEN_UP]
+
+
+def can(thing: Stateful, before: str, after: str) -> bool:
+    thing.state = before
+    try:
+        thing.enter(after)
+    except ValueError as error:
+        assert str(error) == f"{thing}: {before} cannot become {after}"
+        assert thing.state == before
+        return False
+    return thing.state == after
+
+
+@pytest.mark.parametrize(
+    ("thing", "states"), [(make_try().job, JOB_STATES), (make_try(), TRY_STATES)], ids=["job", "try"]
+)
+def test_the_table_is_what_it_allows(thing: Stateful, states: list[str]) -> None:
+    found = allowed(states, lambda before, after: can(thing, before, after))
+    assert {(before.upper(), after.upper()) for before, after in found} == rows(thing.__doc__ or "")
+
+
+def test_one_that_is_given_up_is_parked_and_answered_no_more(slots: Slots) -> None:
+    begin(slots, OTHERS_IN_FLIGHT)
+    (execution,) = begin(slots)
+    execution.give_up()
+    # Its thread, which may wait for a slot, is sent on.
+    assert execution.slot_given.get(block=False) is None
+    for state in TRY_STATES:
+        with pytest.raises(ValueError, match="given_up cannot become"):
+            execution.enter(state)
