@@ -43,6 +43,7 @@ from .requests import Receipt, Request, Requests
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ..virt.api import VirConnect
     from ..virt.local_domains import LocalDomains
     from .recorder import RecoveryRecorder
 
@@ -80,7 +81,7 @@ class Agent:
 
     def __init__(
         self,
-        connect: Callable[[str], Any],
+        connect: Callable[[str], VirConnect],
         journal: Journal,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,

@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     # Loaded only for a domain that is a process of this host: see service._make_host().
     from ..records.record import Record
+    from ..virt.api import VirConnect, VirDomain
     from ..virt.local_domains import LocalDomains
     from ..virt.processes import Process
     from .recorder import RecoveryRecorder
@@ -129,7 +130,7 @@ class Attempt:
 
     def __init__(
         self,
-        connection: Any,
+        connection: VirConnect,
         request: Request,
         progress: Progress,
         given_up: Callable[[], bool],
@@ -150,7 +151,19 @@ class Attempt:
         self.recorder = recorder
         self.await_slot = await_slot
         self._given_up = given_up
-        self.domain: Any = None
+        self._domain: VirDomain | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether look() has found the domain."""
+        return self._domain is not None
+
+    @property
+    def domain(self) -> VirDomain:
+        """The domain as look() has found it.  Raises ValueError when it has not."""
+        if self._domain is None:
+            raise ValueError("libvirtd has not been asked for the domain, or does not know it")
+        return self._domain
 
     def look(self) -> int | None:
         """Look the domain up.
@@ -160,9 +173,9 @@ class Attempt:
         libvirtd does not answer.
         """
         progress, request = self.progress, self.request
-        is_first = self.domain is None
+        is_first = not self.is_known
         try:
-            self.domain = self.connection.lookupByUUIDString(request.uuid)
+            self._domain = self.connection.lookupByUUIDString(request.uuid)
         except libvirt.libvirtError as error:
             if is_no_domain(error) and (progress.run is not None or self.local is not None):
                 return None

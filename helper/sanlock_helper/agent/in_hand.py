@@ -15,7 +15,7 @@ from ..spool import FIRST, SECOND, Spool
 # Beside the locks: one file for each, and so for each agent that may serve at a time.
 FILES = ("agent.in-hand", "agent-beside.in-hand")
 
-# An entry is the agent's and the request's name.  More tries than these are never under way (slots.py).
+# An entry is the agent's and the request's name.  More tries than these are never under way (jobs.Slots).
 _ENTRY_SIZE = 128
 _ENTRIES = 48
 

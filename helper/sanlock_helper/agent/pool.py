@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import _thread
 from _queue import Empty, SimpleQueue
-from typing import Any, Callable
+from typing import Callable
 
 from ..errors import AuthenticationError, HelperError, PermanentError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..virt.api import VirConnect
 
 # So many may be opened at a time in the beginning: one alone might hang.
 OPENED_AT_ONCE = 2
@@ -40,32 +44,33 @@ class Connection:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.handle: Any = None
+        self.handle: VirConnect | None = None
         self.error: HelperError | None = None
         self.busy = False
         self.retired = False
         self.opening = _thread.allocate_lock()
 
-    def open(self, connect: Callable[[str], Any]) -> Any:
+    def open(self, connect: Callable[[str], VirConnect]) -> VirConnect:
         """The virConnect, opened now if nobody did yet.
 
         Raises what CONNECT raises, to whoever waited for it.
         """
         with self.opening:
-            if self.handle is None and self.error is None:
+            if self.error is not None:
+                raise self.error
+            if self.handle is None:
                 try:
                     self.handle = connect(self.uri)
                 except HelperError as error:
                     self.error = error
-            if self.error is not None:
-                raise self.error
+                    raise
             return self.handle
 
 
 class Connections:
     """The pool.  One thread borrows, any thread gives back."""
 
-    def __init__(self, connect: Callable[[str], Any], most: int, clock: Callable[[], float]) -> None:
+    def __init__(self, connect: Callable[[str], VirConnect], most: int, clock: Callable[[], float]) -> None:
         """CONNECT takes a URI and returns a virConnect, or raises TransientError or PermanentError.
 
         MOST bounds what is opened ahead; CLOCK is monotonic, in seconds.
@@ -132,7 +137,7 @@ class Connections:
             pool.append(connection)
             return connection
 
-    def handle(self, connection: Connection) -> Any:
+    def handle(self, connection: Connection) -> VirConnect:
         """The open virConnect of a borrowed CONNECTION; blocks while it is being opened."""
         if connection.handle is not None or connection.uri in self._let_in:
             return self._open_now(connection)
@@ -143,7 +148,7 @@ class Connections:
             if mine:
                 self._login.release()
 
-    def _open_now(self, connection: Connection) -> Any:
+    def _open_now(self, connection: Connection) -> VirConnect:
         uri = connection.uri
         refused = self.refusal(uri)
         if connection.handle is None and refused is not None and self._clock() < refused[0]:

@@ -118,7 +118,7 @@ def see_xml(attempt: Attempt, run: int | None) -> None:
 def is_persistent(attempt: Attempt) -> bool | None:
     """Whether libvirtd keeps a definition of the domain; None where it does not say, and recovery asks."""
     try:
-        return attempt.domain is not None and bool(attempt.domain.isPersistent())
+        return attempt.is_known and bool(attempt.domain.isPersistent())
     except libvirt.libvirtError as error:
         return False if is_no_domain(error) else None
 

@@ -23,6 +23,10 @@ from ..virt.libvirt_conf import Setting, Value, in_force, read_settings
 from ..virt.libvirt_daemon import VIRTQEMUD, Daemon, HostFiles, daemon_in_force, stale_socket
 from ..virt.qemu_sanlock_conf import LockConf, make_lock_conf
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..virt.api import VirConnect
+
 # A libvirtd that takes longer is of no use to a helper with 35 s for all.
 CONNECT_SECONDS = 10.0
 
@@ -107,7 +111,7 @@ def sanlock_settings(path: str) -> list[Setting]:
 class Facts:
     """Gathered when a check first asks.  Raises HelperError for what cannot be had."""
 
-    def __init__(self, host: HostPaths, open_uri: Callable[[str], Any] = connect) -> None:
+    def __init__(self, host: HostPaths, open_uri: Callable[[str], VirConnect] = connect) -> None:
         self.host = host
         self._open = open_uri
 

@@ -13,7 +13,7 @@ SLOW_SECONDS = 2.0
 
 # A destroy of a live QEMU on a loaded host, the slowest of what the helper calls (FACTS: 0.15 to 0.25 s).
 CALL_SECONDS = 0.25
-# What the agent has in flight, and what it prepares meanwhile, each over a connection of its own (slots.py).
+# What the agent has in flight, and what it prepares meanwhile, each over a connection of its own (jobs.py).
 IN_FLIGHT = 25
 AHEAD = 8
 

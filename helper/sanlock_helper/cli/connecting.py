@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
 
 from libvirt_auth.uri import URI
 
@@ -13,6 +12,10 @@ from ..errors import TransientError
 from ..threads import within
 from ..virt import libvirt_daemon
 from .terminal import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..virt.api import VirConnect
 
 DEFAULT_URI = "qemu:///system"
 
@@ -31,7 +34,7 @@ def uri_argument(text: str) -> str:
     return text
 
 
-def connect_within(uri: str, seconds: float = CONNECT_SECONDS) -> Any:
+def connect_within(uri: str, seconds: float = CONNECT_SECONDS) -> VirConnect:
     """A connection to URI.  Raises PermanentError, or TransientError when there is none within SECONDS."""
     # Not every use of a verb with this option connects, and not every host has libvirt-python.
     from ..virt.connection import connect

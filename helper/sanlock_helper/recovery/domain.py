@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from typing import Any, Callable
+from typing import Callable
 
 import libvirt
 
@@ -26,6 +26,10 @@ from .domain_start import DomainStart
 from .recorded_leases import RecordedLeases
 from .verdict import DropError, RefusalError, UnusableError, Verdict, VisitResult
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..virt.api import VirConnect, VirDomain
+
 # A run that is still there so long after its record was never powered off.
 STILL_RUNS_SECONDS = 120.0
 
@@ -37,7 +41,7 @@ class DomainRecovery:
 
     def __init__(
         self,
-        connect: Callable[[str], Any],
+        connect: Callable[[str], VirConnect],
         sanlock: Sanlock,
         store: RecordStore,
         boot: Callable[[], str] = boot_id,
@@ -93,12 +97,14 @@ class DomainRecovery:
         except (libvirt.libvirtError, HelperError, OSError) as error:
             return VisitResult(Verdict.AGAIN, _words(error))
 
-    def _visit(self, connection: Any, record: Record, ready: bool, age: float, anyway: bool) -> VisitResult:
+    def _visit(
+        self, connection: VirConnect, record: Record, ready: bool, age: float, anyway: bool
+    ) -> VisitResult:
         domain = self._look_up(connection, record.uuid)
         if domain is not None and record.xml and domain.isPersistent():
             self._forget_xml(record)
         run = _OFF if domain is None else domain.ID()
-        if run == _OFF:
+        if domain is None or run == _OFF:
             self._starts.drop_if_migrated(domain, record)
             if record.todo == "resume":
                 self._starts.drop_if_ended_by_wish(domain, record)
@@ -130,7 +136,7 @@ class DomainRecovery:
         held = {str(lease): lease.version for lease in self._sanlock.held_by(record.pid)}
         return all(held.get(str(lease)) != lease.version for lease in record.leases)
 
-    def _look_up(self, connection: Any, uuid: str) -> Any:
+    def _look_up(self, connection: VirConnect, uuid: str) -> VirDomain | None:
         try:
             return connection.lookupByUUIDString(uuid)
         except libvirt.libvirtError as error:
@@ -151,7 +157,7 @@ class DomainRecovery:
         pid = self._leases.process(record)
         return pid is None or (pid == record.pid and self._process_started(pid) in (0, record.pid_start))
 
-    def _another_run(self, domain: Any, record: Record, age: float) -> VisitResult:
+    def _another_run(self, domain: VirDomain, record: Record, age: float) -> VisitResult:
         if record.mark == "starting":
             return self._starts.started(domain, record, "started by an earlier recovery", age)
         state, reason = domain.state()

@@ -9,7 +9,6 @@ version is just one more after the resume.  Changed, unknown or unreadable is no
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 import libvirt
 
@@ -24,6 +23,10 @@ from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, state_
 from .recorded_leases import PROCESS_SECONDS, RecordedLeases, count, own_lockspaces
 from .verdict import NO_PROCESS, UNREGISTERED, DropError, RefusalError, Verdict, VisitResult
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..virt.api import VirDomain
+
 
 class DomainResume:
     """Resumes domains; several threads may use one."""
@@ -34,7 +37,7 @@ class DomainResume:
         self._store = store
         self._leases = leases
 
-    def resume(self, domain: Any, record: Record, ready: bool, age: float, anyway: bool) -> VisitResult:
+    def resume(self, domain: VirDomain, record: Record, ready: bool, age: float, anyway: bool) -> VisitResult:
         """Resume DOMAIN, which RECORD is of, if nothing speaks against it.
 
         Raises what DomainRecovery.visit() makes verdicts of.
@@ -64,12 +67,12 @@ class DomainResume:
             raise failure("resume the domain", error) from error
         return self._resumed(domain, record, "resumed", anyway)
 
-    def _found_running(self, domain: Any, record: Record, state: int) -> VisitResult:
+    def _found_running(self, domain: VirDomain, record: Record, state: int) -> VisitResult:
         if record.mark == "resuming":
             return self._resumed(domain, record, "resumed by an earlier recovery")
         return VisitResult(Verdict.DONE, f"found {state_name(state)}, nothing to do, somebody resumed it")
 
-    def _check_before_resume(self, domain: Any, record: Record, age: float, anyway: bool) -> None:
+    def _check_before_resume(self, domain: VirDomain, record: Record, age: float, anyway: bool) -> None:
         try:
             for lease in record.leases:
                 self._leases.refuse_other_holders(lease, before_start=False)
@@ -81,7 +84,7 @@ class DomainResume:
         if not anyway:
             self._refuse_unless_untouched(domain, record)
 
-    def _stays_paused(self, error: SanlockError, domain: Any, record: Record) -> TransientError:
+    def _stays_paused(self, error: SanlockError, domain: VirDomain, record: Record) -> TransientError:
         """Why a lease could not be read: where it has moved, that is the reason, and it has a remedy.
 
         libvirt takes the leases of a paused domain where they were when it was paused.
@@ -113,7 +116,7 @@ class DomainResume:
         if not self._sanlock.is_registered(pid):
             raise RefusalError(f"{UNREGISTERED}: it would go on without a lease")
 
-    def _refuse_unless_untouched(self, domain: Any, record: Record) -> None:
+    def _refuse_unless_untouched(self, domain: VirDomain, record: Record) -> None:
         if record.unknown or not record.leases:
             why = record.unknown or "it held none"
             raise RefusalError(f"the versions of its leases before the pause are not known: {why}")
@@ -132,7 +135,7 @@ class DomainResume:
                     "somebody else held it, and the guest's memory may be older than its disk"
                 )
 
-    def _resumed(self, domain: Any, record: Record, did: str, anyway: bool = False) -> VisitResult:
+    def _resumed(self, domain: VirDomain, record: Record, did: str, anyway: bool = False) -> VisitResult:
         """Look at what the resume took; anything but what was expected, and the domain is paused again."""
         try:
             held = {str(lease): lease.version for lease in self._leases.held(record)}
@@ -163,6 +166,6 @@ class DomainResume:
             )
 
 
-def _has_job(domain: Any) -> bool:
+def _has_job(domain: VirDomain) -> bool:
     """Whether a job of libvirt's is under way that may let the domain run on."""
     return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)

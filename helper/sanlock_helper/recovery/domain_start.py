@@ -6,7 +6,7 @@ libvirt takes the leases when a domain starts, so a start is always safe.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Callable
 from xml.etree import ElementTree
 
 import libvirt
@@ -23,6 +23,10 @@ from ..virt.lookup import as_argument
 from . import domain_identity
 from .recorded_leases import BEGUN, PROCESS_SECONDS, RecordedLeases, count, own_lockspaces
 from .verdict import NO_PROCESS, DropError, UnusableError, Verdict, VisitResult
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..virt.api import VirConnect, VirDomain
 
 # libvirt's words for the end of a run that nobody wished for.  "failed" is a start that was wanted, and
 # refused.
@@ -47,12 +51,12 @@ class DomainStart:
         self._boot = boot
         self._ended = ended
 
-    def drop_if_migrated(self, domain: Any, record: Record) -> None:
+    def drop_if_migrated(self, domain: VirDomain | None, record: Record) -> None:
         """Go on only if no other host has taken the run over, whatever was to be done with it here."""
         if self._end_reason(domain, record) == "migrated":
             raise DropError("it was migrated to another host")
 
-    def drop_if_ended_by_wish(self, domain: Any, record: Record) -> None:
+    def drop_if_ended_by_wish(self, domain: VirDomain | None, record: Record) -> None:
         """Go on only if a paused run ended by no wish of an administrator's; then a start is what is left.
 
         sanlock kills a process that still holds a lease when the grace is over.  libvirt calls that end
@@ -71,7 +75,7 @@ class DomainStart:
         if why and why not in _UNWISHED_ENDS:
             raise DropError(f"it was paused, and has ended since: {why}")
 
-    def _end_reason(self, domain: Any, record: Record) -> str:
+    def _end_reason(self, domain: VirDomain | None, record: Record) -> str:
         """libvirt's word for why the domain's last run ended, "" where it is known nowhere."""
         state, reason = (libvirt.VIR_DOMAIN_SHUTOFF, 0) if domain is None else domain.state()
         if state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN:
@@ -79,7 +83,9 @@ class DomainStart:
             return self._ended(record.name, record.time)
         return describe(state, reason).partition("(")[2].rstrip(")")
 
-    def start(self, connection: Any, domain: Any, record: Record, ready: bool, age: float) -> VisitResult:
+    def start(
+        self, connection: VirConnect, domain: VirDomain | None, record: Record, ready: bool, age: float
+    ) -> VisitResult:
         """Start the domain of RECORD, DOMAIN where libvirt knows it, if nothing speaks against it.
 
         Raises what DomainRecovery.visit() makes verdicts of.
@@ -110,7 +116,7 @@ class DomainStart:
             raise failure("start the domain", error) from error
         return self.started(domain, record, "started", age)
 
-    def _drop_another_machine(self, domain: Any, record: Record) -> None:
+    def _drop_another_machine(self, domain: VirDomain, record: Record) -> None:
         try:
             why = domain_identity.why_another(record, domain.name(), domain.XMLDesc(0))
         except libvirt.libvirtError as error:
@@ -120,7 +126,7 @@ class DomainStart:
                 f"not started: {why}; if it is to run: virsh start {as_argument(domain.name(), record.uuid)}"
             )
 
-    def _check_before_start(self, lease: Lease, domain: Any, record: Record) -> None:
+    def _check_before_start(self, lease: Lease, domain: VirDomain | None, record: Record) -> None:
         """Drop a domain that runs on another host, or ran since it was made safe."""
         if record.action == "restart" or record.mark in BEGUN:
             self._leases.refuse_other_holders(lease, before_start=True)
@@ -131,7 +137,7 @@ class DomainStart:
         if now != lease.version:
             raise DropError(f"it ran since: its lease {lease} was version {lease.version} and is {now} now")
 
-    def started(self, domain: Any, record: Record, did: str, age: float) -> VisitResult:
+    def started(self, domain: VirDomain, record: Record, did: str, age: float) -> VisitResult:
         """What became of a start: only a state that lasts is the end of it."""
         state, reason = domain.state()
         if is_administrators_pause(state, reason):

@@ -12,7 +12,7 @@ and the administrator decides.
 from __future__ import annotations
 
 import time
-from typing import Any, Callable
+from typing import Callable
 
 import libvirt
 
@@ -28,6 +28,10 @@ from ..virt.domain_state import describe, ends_by_itself, runs_elsewhere
 from ..virt.lookup import as_argument
 from ..virt.processes import Process, boot_id
 from .domain_identity import leases
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..virt.api import VirConnect, VirDomain
 
 URI = "qemu:///system"
 
@@ -57,7 +61,7 @@ class PausedJobs:
 
     def __init__(
         self,
-        connect: Callable[[str], Any],
+        connect: Callable[[str], VirConnect],
         store: RecordStore,
         journal: Journal,
         find: Callable[[str], Process | None] = processes.find,
@@ -95,7 +99,7 @@ class PausedJobs:
         finally:
             connection.close()
 
-    def _settle_one(self, uri: str, domain: Any, lockspace: Lockspace) -> None:
+    def _settle_one(self, uri: str, domain: VirDomain, lockspace: Lockspace) -> None:
         try:
             found = _state(domain)
             if not ends_by_itself(*found) or runs_elsewhere(*found) or not _is_concerned(domain, lockspace):
@@ -109,7 +113,7 @@ class PausedJobs:
             if not is_no_domain(error):
                 raise
 
-    def _wait(self, domain: Any, found: tuple[int, int]) -> tuple[int, int]:
+    def _wait(self, domain: VirDomain, found: tuple[int, int]) -> tuple[int, int]:
         """End what keeps DOMAIN in the state FOUND, wait for that, and return the state then."""
         if found != _MIGRATING and found not in _WITHOUT_JOB and _has_job(domain):
             _abort(domain)
@@ -122,7 +126,7 @@ class PausedJobs:
                 return self._did_not_end(domain, now)
             self._sleep(POLL_SECONDS)
 
-    def _did_not_end(self, domain: Any, now: tuple[int, int]) -> tuple[int, int]:
+    def _did_not_end(self, domain: VirDomain, now: tuple[int, int]) -> tuple[int, int]:
         if now == _STARTING:
             return now
         name, words = domain.name(), describe(*now)
@@ -134,7 +138,7 @@ class PausedJobs:
             f"virsh domjobinfo {argument}; virsh destroy {argument} lets the others come back",
         )
 
-    def _note(self, uri: str, domain: Any, found: tuple[int, int], lockspace: Lockspace) -> None:
+    def _note(self, uri: str, domain: VirDomain, found: tuple[int, int], lockspace: Lockspace) -> None:
         """Leave the domain to the administrator: which versions its leases had is not known."""
         words = describe(*found)
         uuid = domain.UUIDString()
@@ -169,12 +173,12 @@ class PausedJobs:
             return None
 
 
-def _state(domain: Any) -> tuple[int, int]:
+def _state(domain: VirDomain) -> tuple[int, int]:
     state, reason = domain.state()
     return state, reason
 
 
-def _is_concerned(domain: Any, lockspace: Lockspace) -> bool:
+def _is_concerned(domain: VirDomain, lockspace: Lockspace) -> bool:
     """Whether DOMAIN has leases in LOCKSPACE, or that cannot be told."""
     try:
         return any(name == lockspace.name for name, _ in leases(domain.XMLDesc(0)))
@@ -182,7 +186,7 @@ def _is_concerned(domain: Any, lockspace: Lockspace) -> bool:
         return True
 
 
-def _is_incoming(domain: Any) -> bool:
+def _is_incoming(domain: VirDomain) -> bool:
     """Whether DOMAIN comes from another host, which holds its leases until the guest stops there.
 
     So its memory is no older than its disks.  libvirtd has no statistics of such a job
@@ -197,11 +201,11 @@ def _is_incoming(domain: Any) -> bool:
     return False
 
 
-def _has_job(domain: Any) -> bool:
+def _has_job(domain: VirDomain) -> bool:
     return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
 
 
-def _is_under_way(domain: Any, now: tuple[int, int]) -> bool:
+def _is_under_way(domain: VirDomain, now: tuple[int, int]) -> bool:
     """Whether something is under way that will end the state NOW.
 
     Without a job it lasts: the job has ended, and libvirt could not let the domain run on.
@@ -209,7 +213,7 @@ def _is_under_way(domain: Any, now: tuple[int, int]) -> bool:
     return now[0] != libvirt.VIR_DOMAIN_PAUSED or now in _WITHOUT_JOB or _has_job(domain)
 
 
-def _abort(domain: Any) -> None:
+def _abort(domain: VirDomain) -> None:
     """Ask for the job's end; a job that cannot be aborted (a memory-only dump) is waited for."""
     try:
         domain.abortJob()

@@ -15,6 +15,10 @@ from ..virt.lookup import as_argument
 from . import lease_places
 from .verdict import GONE, LOST_NOTHING, NO_POLICY, DropError, RefusalError, VisitResult
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..virt.api import VirDomain
+
 # So long a process is looked for: libvirt's status file of it is there before the start has returned.
 PROCESS_SECONDS = 120.0
 
@@ -103,7 +107,7 @@ class RecordedLeases:
                     "look for other holders", f"host_id {host_id} has lease {lease}, and may be alive"
                 )
 
-    def why_left(self, domain: Any, record: Record) -> VisitResult | None:
+    def why_left(self, domain: VirDomain | None, record: Record) -> VisitResult | None:
         """Why the domain is to stay as it is, if it is."""
         wanted = _policy_of(record) if domain is None else policy.recovers(domain)
         if not wanted:
@@ -133,7 +137,7 @@ def _policy_of(record: Record) -> bool:
         raise RefusalError(f"{error.what}: {error.why}{GONE}") from error
 
 
-def own_lockspaces(domain: Any, record: Record) -> frozenset[str]:
+def own_lockspaces(domain: VirDomain | None, record: Record) -> frozenset[str]:
     """The lockspaces of the <lease> elements in the domain's definition, for a record without leases."""
     if record.leases:
         return frozenset()

@@ -7,13 +7,15 @@ to the virtual machine, and a try costs nothing while there is time.
 
 from __future__ import annotations
 
-from typing import Any
-
 import libvirt
 
 import libvirt_auth
 
 from ..errors import AuthenticationError, HelperError, PermanentError, TransientError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .api import VirConnect
 
 # Another try would meet the same answer.  Codes that an older libvirt-python lacks are left out.
 _FINAL_CODES = frozenset(
@@ -92,7 +94,7 @@ def failure(what: str, error: libvirt.libvirtError) -> HelperError:
     return PermanentError(what, why, hint) if final else TransientError(what, why, hint)
 
 
-def connect(uri: str) -> Any:
+def connect(uri: str) -> VirConnect:
     """Open URI read-write, with credentials from libvirt's auth.conf.  Returns a virConnect.
 
     Raises PermanentError when the URI is wrong, AuthenticationError when the credentials are refused or
@@ -100,8 +102,9 @@ def connect(uri: str) -> Any:
     """
     what = f"connect to {uri}"
     try:
-        return libvirt_auth.open_auth(uri)
+        connection: VirConnect = libvirt_auth.open_auth(uri)
     except libvirt_auth.AuthError as error:
         raise AuthenticationError(what, str(error), error.hint) from error
     except libvirt.libvirtError as error:
         raise failure(what, error) from error
+    return connection

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any
 from xml.etree import ElementTree
 
 import libvirt
@@ -21,6 +20,10 @@ from .connection import failure
 from .domain_state import state_name
 from .processes import Processes, command_line, uuid_on
 from .status_files import STATE_WORDS, Status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .api import VirConnect, VirDomain
 
 # The XML of persistent domains: configDir of libvirt src/qemu/qemu_conf.c.
 QEMU_CONFIG_DIR = "/etc/libvirt/qemu"
@@ -87,7 +90,7 @@ class KnownDomain:
 
 
 def take_inventory(
-    connection: Any, processes: Processes | None = None, config_dir: str = QEMU_CONFIG_DIR
+    connection: VirConnect, processes: Processes | None = None, config_dir: str = QEMU_CONFIG_DIR
 ) -> list[KnownDomain]:
     """All domains of CONNECTION by name.  Raises TransientError or PermanentError when libvirtd does not say.
 
@@ -174,7 +177,7 @@ class _Files:
             return None
 
 
-def _states(connection: Any) -> list[tuple[Any, int]]:
+def _states(connection: VirConnect) -> list[tuple[VirDomain, int]]:
     try:
         records = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
         return [(domain, values.get("state.state", 0)) for domain, values in records]
@@ -184,7 +187,7 @@ def _states(connection: Any) -> list[tuple[Any, int]]:
     return [(domain, state) for flag, state in _LISTS for domain in connection.listAllDomains(flag)]
 
 
-def _known(domain: Any, state: int, files: _Files | None) -> KnownDomain:
+def _known(domain: VirDomain, state: int, files: _Files | None) -> KnownDomain:
     number, name, uuid = domain.ID(), domain.name(), domain.UUIDString()
     active = number != -1
     status, pid = files.running(uuid) if files and active else (None, None)

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import shlex
 import uuid
-from typing import Any
 
 import libvirt
 
 from ..errors import PermanentError
 from .connection import failure, is_no_domain
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .api import VirConnect, VirDomain
 
-def find_domain(connection: Any, text: str) -> Any:
+
+def find_domain(connection: VirConnect, text: str) -> VirDomain:
     """The virDomain that TEXT names: an id, a UUID or a name, tried in that order as virsh does.
 
     Raises PermanentError when there is none, TransientError when libvirtd does not say.  Source: virsh's

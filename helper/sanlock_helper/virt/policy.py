@@ -11,13 +11,17 @@ of it is here, so that they all read the same.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Callable
 from xml.etree import ElementTree
 
 import libvirt
 
 from ..errors import PermanentError
 from .connection import failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .api import VirDomain
 
 NAMESPACE = "urn:virt-sanlock-helper:1"
 PREFIX = "lockfailure"
@@ -38,7 +42,7 @@ def is_malformed(why: str) -> bool:
     return why.startswith(f"{_WHAT}: ")
 
 
-def recovers(domain: Any) -> bool:
+def recovers(domain: VirDomain) -> bool:
     """Whether the metadata of DOMAIN asks for recovery.
 
     Raises TransientError or PermanentError when libvirtd does not say, or the element is malformed.
@@ -72,7 +76,7 @@ def in_element(domain: ElementTree.Element) -> bool:
     return False
 
 
-def settings(domain: Any) -> dict[str, bool]:
+def settings(domain: VirDomain) -> dict[str, bool]:
     """The policy of DOMAIN's definitions, as there are: "live", "persistent" or both."""
     try:
         return {name: _read(domain, flag) for name, flag in _definitions(domain)}
@@ -80,7 +84,7 @@ def settings(domain: Any) -> dict[str, bool]:
         raise failure("read the domain's metadata", error) from error
 
 
-def set_policy(domain: Any, recover: bool) -> None:
+def set_policy(domain: VirDomain, recover: bool) -> None:
     """Make both definitions of DOMAIN say RECOVER."""
     # The element without a namespace of its own: libvirt adds the one it is given.
     element = f'<lockfailure recover="{"yes" if recover else "no"}"/>'
@@ -94,7 +98,7 @@ def set_policy(domain: Any, recover: bool) -> None:
         raise failure("write the domain's metadata", error) from error
 
 
-def _definitions(domain: Any) -> list[tuple[str, int]]:
+def _definitions(domain: VirDomain) -> list[tuple[str, int]]:
     found = []
     if domain.isActive():
         found.append(("live", libvirt.VIR_DOMAIN_AFFECT_LIVE))
@@ -103,7 +107,7 @@ def _definitions(domain: Any) -> list[tuple[str, int]]:
     return found
 
 
-def _read(domain: Any, flags: int) -> bool:
+def _read(domain: VirDomain, flags: int) -> bool:
     try:
         text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, flags)
     except libvirt.libvirtError as error:

@@ -112,7 +112,7 @@ class World:
         # The threads of tries that wait for a slot before they act.
         self.waiting: set[threading.Thread] = set()
         self.agent = Agent(
-            self.connect_now,
+            self.connect_now,  # type: ignore[arg-type]
             self.story,  # type: ignore[arg-type]
             clock=self.clock,
             wall=lambda: 0.0,

@@ -113,7 +113,7 @@ def test_xml_comes_from_libvirts_files_and_only_of_the_very_domain(tmp_path: Pat
 
     def take(**options: bool | str) -> KnownDomain:
         connection = FakeConnection(domain, **options)  # type: ignore[arg-type]
-        (known,) = take_inventory(connection, processes, str(defined))
+        (known,) = take_inventory(connection, processes, str(defined))  # type: ignore[arg-type]
         return known
 
     known = take()
@@ -125,7 +125,8 @@ def test_xml_comes_from_libvirts_files_and_only_of_the_very_domain(tmp_path: Pat
     # A status file of a domain that is off is what a libvirtd that was killed left behind.
     off = FakeConnection(FakeDomain("vm1", -1, ""))
     assert [
-        known.config and known.config.recover for known in take_inventory(off, processes, str(defined))
+        known.config and known.config.recover
+        for known in take_inventory(off, processes, str(defined))  # type: ignore[arg-type]
     ] == [False]
     # Another domain of that name, whose file is gone: libvirt is asked, and what it says is told.
     for folder, text in ((running, status), (defined, live)):
@@ -144,7 +145,7 @@ def test_what_stands_in_the_metadata_is_about_no_other_domain(tmp_path: Path) ->
     assert f"<uuid>{UUID}</uuid>" in text
     (tmp_path / "vm1.xml").write_text(text)
     processes = Processes(StatusFiles(f"{tmp_path}/none"))
-    (known,) = take_inventory(FakeConnection(FakeDomain("vm1", -1, "")), processes, str(tmp_path))
+    (known,) = take_inventory(FakeConnection(FakeDomain("vm1", -1, "")), processes, str(tmp_path))  # type: ignore[arg-type]
     assert known.config is None
 
 
@@ -154,7 +155,7 @@ def test_a_libvirtd_that_says_no() -> None:
             raise libvirt_error(libvirt.VIR_ERR_ACCESS_DENIED)
 
     with pytest.raises(PermanentError, match="list the domains"):
-        take_inventory(Silent())
+        take_inventory(Silent())  # type: ignore[arg-type]
 
 
 def known(action: str = "pause", recover: bool = False, number: int | None = 1) -> KnownDomain:

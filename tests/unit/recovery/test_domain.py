@@ -44,7 +44,7 @@ class Scene:
     def domain_recovery(self) -> DomainRecovery:
         world = self.world
         return DomainRecovery(
-            world.connect,
+            world.connect,  # type: ignore[arg-type]
             FakeSanlock(world),  # type: ignore[arg-type]
             self.store,
             boot=lambda: "boot",
@@ -413,7 +413,7 @@ def test_it_is_just_being_destroyed(tmp_path: Path, action: str) -> None:
     assert scene.visit() == (Verdict.EARLY, "it is just ending", frozenset())
     world.vm, world.held = RUNNING, 1
     gone = DomainRecovery(
-        world.connect,
+        world.connect,  # type: ignore[arg-type]
         FakeSanlock(world),  # type: ignore[arg-type]
         scene.store,
         process_started=lambda pid: 0,
@@ -481,7 +481,7 @@ def test_a_process_is_looked_for_by_uuid(tmp_path: Path, action: str) -> None:
     scene = Scene(tmp_path, action)
     asked: list[str] = []
     domain_recovery = DomainRecovery(
-        scene.world.connect,
+        scene.world.connect,  # type: ignore[arg-type]
         FakeSanlock(scene.world),  # type: ignore[arg-type]
         scene.store,
         boot=lambda: "boot",
@@ -522,7 +522,7 @@ def test_processes_that_cannot_be_read_are_tried_again(paused: Scene) -> None:
         raise OSError(24, "Too many open files")
 
     sanlock: Any = FakeSanlock(paused.world)
-    domain_recovery = DomainRecovery(paused.world.connect, sanlock, paused.store, pid_of=fail)
+    domain_recovery = DomainRecovery(paused.world.connect, sanlock, paused.store, pid_of=fail)  # type: ignore[arg-type]
     finding = domain_recovery.visit(paused.record, ready=True)
     assert (finding.verdict, "look for its process: " in finding.text) == (Verdict.AGAIN, True)
     assert "Too many open files" in finding.text

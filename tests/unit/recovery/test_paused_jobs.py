@@ -95,7 +95,7 @@ class Scene:
         self.run = f"{path}/run/records"
         self.store = RecordStore(self.story, self.run, f"{path}/state")  # type: ignore[arg-type]
         self.jobs = PausedJobs(
-            domain.connect,
+            domain.connect,  # type: ignore[arg-type]
             self.store,
             self.story,  # type: ignore[arg-type]
             find=lambda uuid: Process(4711, 99),

@@ -77,7 +77,7 @@ def test_refused_credentials_are_final(mocker: MockerFixture) -> None:
 
 
 def test_connect() -> None:
-    assert connection.connect("test:///default").getType() == "TEST"
+    assert connection.connect("test:///default").getURI() == "test:///default"
 
 
 @pytest.mark.parametrize(

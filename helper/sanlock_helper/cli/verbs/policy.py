@@ -12,13 +12,16 @@ where the domain has no such definition).
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from ...threads import within
 from ...virt import policy
 from ...virt.lookup import find_domain
 from ..connecting import add_connect, connect_within
 from ..terminal import plain, print_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ...virt.api import VirConnect
 
 # How long libvirtd may take to answer.
 LIBVIRT_SECONDS = 10.0
@@ -48,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _apply(connection: Any, arguments: argparse.Namespace) -> tuple[str, str, dict[str, bool]]:
+def _apply(connection: VirConnect, arguments: argparse.Namespace) -> tuple[str, str, dict[str, bool]]:
     """Set the policy, if that is asked for; returns the domain's UUID and name, and what it says then."""
     domain = find_domain(connection, arguments.domain)
     if arguments.recover is not None:

@@ -32,6 +32,10 @@ from ...virt.lookup import find_domain
 from ..connecting import add_connect, connect_within
 from ..terminal import ask, plain, print_json
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ...virt.api import VirConnect
+
 SCHEMA = 1
 
 LIBVIRT_SECONDS = 10.0
@@ -112,7 +116,7 @@ def _command(call: list[str]) -> list[str]:
     return [sys.executable, "-ISB", "-c", _PROGRAM, *roots, *call[1:]]
 
 
-def look(connection: Any, text: str) -> Found:
+def look(connection: VirConnect, text: str) -> Found:
     """Find the domain and read its state and leases; CONNECTION is closed."""
     try:
         domain = find_domain(connection, text)
@@ -137,7 +141,7 @@ def _leases(uuid: str, state: int) -> tuple[list[Lease] | None, str]:
         return None, str(error)
 
 
-def _state_after(connection: Any, uuid: str) -> str:
+def _state_after(connection: VirConnect, uuid: str) -> str:
     try:
         return state_name(int(connection.lookupByUUIDString(uuid).state()[0]))
     except libvirt.libvirtError as error:
