@@ -14,7 +14,7 @@ pytestmark = pytest.mark.pure
 TOP = Path(__file__).parents[2] / "helper" / "sanlock_helper"
 
 # Modules on the top shelf that every package may use.
-GROUND = {"__init__", "errors", "escapes", "journal", "memory_limits", "threads"}
+GROUND = {"__init__", "command", "errors", "escapes", "journal", "memory_limits", "threads"}
 # The killpath's fast path.
 FAST = {"invocation", "killpath", "spool"}
 

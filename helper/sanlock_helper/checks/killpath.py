@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from .. import __version__
+from ..command import run
 from ..memory_limits import shortage
 from ..virt.inventory import KnownDomain
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
@@ -75,15 +75,15 @@ def _unusable(path: str, seen: str) -> tuple[str, str]:
 
 def _check_version(path: str, seen: str, environ: Mapping[str, str], version: str, wanted: str) -> Finding:
     name = "killpath"
-    status, output = _run([seen, "--version"], environ)
-    lines = output.splitlines() or [""]
-    if status != 0:
-        # The last line of a traceback says most.
-        return Finding(name, FAIL, f"{path} --version: {lines[-1] or status}", wanted, _ACTIVATE)
-    first = lines[0]
+    answer = run([seen, "--version"], SECONDS, environ)
+    if answer.status != 0:
+        # The last line of a traceback has the exception.
+        why = answer.problem or (answer.stderr.splitlines() or [f"status {answer.status}"])[-1]
+        return Finding(name, FAIL, f"{path} --version: {why}", wanted, _ACTIVATE)
+    first = answer.stdout.partition("\n")[0]
     if "(virt-sanlock-helper)" not in first:
         return Finding(name, FAIL, f"{path} is another program: {first}", wanted, _ACTIVATE)
-    if first.split()[-1] != version:
+    if first.split()[-1:] != [version]:
         found = f"{path} runs: {first}; this command is {version}"
         return Finding(name, WARN, found, wanted, "restart sanlock with no VM running, it sees the old file")
     return Finding(name, PASS, f"{path} runs: {first}", wanted)
@@ -96,9 +96,10 @@ def check_modules(seen: str, environ: Mapping[str, str]) -> Finding:
     """
     name, wanted = "python", "libvirt-python and sanlock's client library for the killpath's interpreter"
     python = _interpreter(seen)
-    status, output = _run([python, "-ISB", "-c", _PROBE], environ)
-    if status != 0:
-        return Finding(name, FAIL, f"{python}: {output or status}", wanted, "install python3")
+    answer = run([python, "-ISB", "-c", _PROBE], SECONDS, environ)
+    if answer.status != 0:
+        return Finding(name, FAIL, f"{python}: {answer.why}", wanted, "install python3")
+    output = answer.stdout.strip()
     if "libvirt:" in output:
         return Finding(name, FAIL, f"{python}: {output}", wanted, "install python3-libvirt")
     if output:
@@ -120,27 +121,6 @@ def _interpreter(script: str) -> str:
 def _begins(path: str, magic: bytes) -> bool:
     with open(path, "rb") as file:
         return file.read(len(magic)) == magic
-
-
-def _run(command: Sequence[str], environ: Mapping[str, str]) -> tuple[int | str, str]:
-    """Status, or what kept it from running; and what it printed."""
-    try:
-        answer = subprocess.run(
-            command,
-            env=environ,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="backslashreplace",
-            timeout=SECONDS,
-            check=False,
-        )
-    except OSError as error:
-        return error.strerror or str(error), ""
-    except subprocess.TimeoutExpired:
-        return f"no end within {SECONDS:g} s", ""
-    return answer.returncode, (answer.stdout + answer.stderr).strip()
 
 
 def check_memory(limits: str) -> Finding:

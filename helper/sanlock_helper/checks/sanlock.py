@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
+from ..command import run
 from ..errors import PermanentError
 from ..leases.grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
 from ..leases.sanlock_status import SanlockStatus
@@ -221,7 +221,6 @@ def read_format(path: str) -> str:
     where = re.sub(r"([ :])", r"\\\1", path)
     command = ("sanlock", "direct", "read_leader", "-s", f"{LOCKSPACE}:1:{where}:0")
     answer = _direct(path, command, check=False)
-    # A format that this sanlock does not know is an error to it, and printed.
     values = dict(line.split(" ", 1) for line in answer.splitlines() if " " in line)
     if values.get("space_name") != LOCKSPACE or "version" not in values:
         raise PermanentError(
@@ -244,17 +243,10 @@ def read_slots(path: str) -> dict[int, Slot]:
 
 
 def _direct(path: str, command: tuple[str, ...], check: bool) -> str:
-    try:
-        answer = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="backslashreplace",
-            timeout=DUMP_SECONDS,
-            check=check,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise PermanentError(f"read {path}", str(error)) from error
+    answer = run(command, DUMP_SECONDS)
+    # A format that this sanlock does not know is an error to it, and printed.
+    if answer.problem or (check and answer.status != 0):
+        raise PermanentError(f"read {path}", answer.why)
     return answer.stdout
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..command import run
 from ..leases.timeline import Timeline
 from .finding import FAIL, PASS, WARN, Finding, not_looked_at
 from .lease_dir import Mount, Owner
@@ -83,18 +83,11 @@ def _settings(config: str, name: str) -> list[str]:
 
 def multipath_config(etc: Path, program: str = "multipathd") -> str | None:
     """multipathd's configuration for the devices that are present, else its file; None without multipath."""
-    try:
-        answer = subprocess.run(
-            [program, "show", "config", "local"],
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=True,
-        )
+    answer = run([program, "show", "config", "local"], COMMAND_SECONDS)
+    if answer.status == 0:
         return answer.stdout
-    except (OSError, subprocess.SubprocessError):
-        path = etc / "multipath.conf"
-        return path.read_text(errors="replace") if path.exists() else None
+    path = etc / "multipath.conf"
+    return path.read_text(errors="replace") if path.exists() else None
 
 
 def check_recovery_units(states: Mapping[str, str] | None) -> Finding:
@@ -115,15 +108,8 @@ def unit_states(units: Iterable[str] = RECOVERY_UNITS, program: str = "systemctl
     """What `systemctl is-enabled` says of each of UNITS; None where it cannot be asked."""
     states = {}
     for unit in units:
-        try:
-            answer = subprocess.run(
-                [program, "is-enabled", unit],
-                capture_output=True,
-                text=True,
-                timeout=COMMAND_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
+        answer = run([program, "is-enabled", unit], COMMAND_SECONDS)
+        if answer.problem:
             return None
         if not answer.stdout.strip() and "No such file or directory" not in answer.stderr:
             return None

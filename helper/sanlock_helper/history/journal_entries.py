@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from .. import IDENTIFIER
+from ..command import NO_END, NOT_RUN, run
 from ..errors import PermanentError, UsageError
 
 SANLOCK = "sanlock"
@@ -63,20 +63,19 @@ def read_journal(since: float, seconds: float = SECONDS, program: str = "journal
 
 def _journalctl(program: str, arguments: list[str], seconds: float) -> bytes:
     """What journalctl prints.  Raises PermanentError when it cannot read the system's messages."""
-    try:
-        answer = subprocess.run([program, *arguments], capture_output=True, timeout=seconds, check=False)
-    except OSError as error:
-        raise PermanentError("read the journal", f"{program}: {error.strerror}", HINT) from error
-    except subprocess.TimeoutExpired:
-        raise PermanentError("read the journal", f"not done within {seconds:g} s") from None
-    errors = answer.stderr.decode("utf-8", "backslashreplace").strip()
+    answer = run([program, *arguments], seconds)
+    if answer.status == NOT_RUN:
+        raise PermanentError("read the journal", answer.problem, HINT)
+    if answer.status == NO_END:
+        raise PermanentError("read the journal", f"not done within {seconds:g} s")
+    errors = answer.stderr
     if "not seeing messages" in errors or "insufficient permissions" in errors:
         raise PermanentError(
             "read the journal", "no permission to see the system's messages", "run this as root"
         )
-    if answer.returncode != 0:
-        raise PermanentError("read the journal", errors.split("\n")[0] or f"status {answer.returncode}", HINT)
-    return answer.stdout
+    if answer.status != 0:
+        raise PermanentError("read the journal", answer.why, HINT)
+    return answer.output
 
 
 def read_file(path: str, since: float) -> list[Entry]:

@@ -81,10 +81,8 @@ def after_update(host: Host) -> list[str]:
     # Binds stack, so look first; and a sanlock that was started without a mount namespace takes none.
     if pid and host.has_own_mounts(pid) and not host.sanlock_runs_ours(pid):
         answer = host.run(host.bind_command())
-        if answer.returncode != 0:
-            raise HelperError(
-                " ".join(host.bind_command()), answer.stderr.strip(), "restart sanlock when no VM runs"
-            )
+        if answer.status != 0:
+            raise HelperError(" ".join(host.bind_command()), answer.why, "restart sanlock when no VM runs")
         done.append(f"bound {host.ours} over {host.stock()} in the running sanlock (pid {pid})")
     return done
 
@@ -96,13 +94,13 @@ def _aside(host: Host) -> Path:
 
 def _is_dpkgs(host: Host, stock: str) -> bool:
     """Whether dpkg would put its own file back; rpm's triggers tell us of that, dpkg has diversions."""
-    if host.run(["rpm", "-qf", stock]).returncode == 0:
+    if host.run(["rpm", "-qf", stock]).status == 0:
         return False
-    return host.run(["dpkg-query", "-S", stock]).returncode == 0
+    return host.run(["dpkg-query", "-S", stock]).status == 0
 
 
 def _divert(host: Host, verb: str, stock: str, *options: str) -> None:
     command = ["dpkg-divert", "--local", *options, "--divert", f"{stock}{ASIDE}", verb, stock]
     answer = host.run(command)
-    if answer.returncode != 0:
-        raise HelperError(" ".join(command), answer.stderr.strip(), _DPKG_HINT)
+    if answer.status != 0:
+        raise HelperError(" ".join(command), answer.why, _DPKG_HINT)

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import filecmp
 import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Callable
 
+from ..command import Answer, Run, run
 from ..errors import HelperError
 from .paths import KILLPATHS, our_executable
 
@@ -18,17 +17,13 @@ ASIDE = ".distrib"
 
 SERVICE = "sanlock.service"
 
-Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+# dpkg-divert waits for another dpkg's lock; the others answer at once.
+COMMAND_SECONDS = 60.0
 
 
-def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run COMMAND; one that is not there fails with status 127, as in a shell."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except OSError as error:
-        return subprocess.CompletedProcess(command, 127, "", f"{command[0]}: {error.strerror}")
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, "", f"{command[0]}: no answer for 60 s")
+def run_command(argv: Sequence[str]) -> Answer:
+    """Run ARGV for COMMAND_SECONDS at most."""
+    return run(argv, COMMAND_SECONDS)
 
 
 class Host:

@@ -36,10 +36,9 @@ def look(host: Host) -> list[Finding]:
 
 def _program(host: Host) -> Finding:
     answer = host.run([str(host.ours), "--version"])
-    if answer.returncode == 0:
+    if answer.status == 0:
         return Finding("program", f"{host.ours} runs", True)
-    why = answer.stderr.strip() or f"status {answer.returncode}"
-    return Finding("program", f"{host.ours}: {why}", False, "reinstall virt-sanlock-helper")
+    return Finding("program", f"{host.ours}: {answer.why}", False, "reinstall virt-sanlock-helper")
 
 
 def _bindings(_host: Host) -> Finding:

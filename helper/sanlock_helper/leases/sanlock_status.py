@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ..command import NO_END, NOT_RUN, run
 from ..errors import HelperError
 
 # A daemon that answers does so in milliseconds.
@@ -122,26 +122,15 @@ class SanlockStatus:
 
 def ask_sanlock(command: tuple[str, ...] = COMMAND, seconds: float = SECONDS) -> SanlockStatus:
     """Ask the daemon.  Raises SanlockUnknownError when it does not answer, or is not there."""
-    try:
-        answer = subprocess.run(
-            command,
-            capture_output=True,
-            encoding="utf-8",
-            errors="surrogateescape",
-            timeout=seconds,
-            check=False,
-        )
-    except OSError as error:
-        raise SanlockUnknownError(
-            "ask sanlock", f"{command[0]}: {error.strerror}", "install sanlock"
-        ) from error
-    except subprocess.TimeoutExpired:
-        raise SanlockUnknownError("ask sanlock", f"no answer within {seconds:g} s") from None
-    if answer.returncode != 0:
-        why = (answer.stderr or answer.stdout).strip().split("\n")[0] or f"status {answer.returncode}"
+    answer = run(command, seconds)
+    if answer.status == NOT_RUN:
+        raise SanlockUnknownError("ask sanlock", answer.problem, "install sanlock")
+    if answer.status == NO_END:
+        raise SanlockUnknownError("ask sanlock", f"no answer within {seconds:g} s")
+    if answer.status != 0:
         # sanlock says nothing of a socket that only root and its own group may use.
         hint = "systemctl start sanlock" if os.geteuid() == 0 else "run this as root"
-        raise SanlockUnknownError("ask sanlock", f"it does not answer: {why}", hint)
+        raise SanlockUnknownError("ask sanlock", f"it does not answer: {answer.why}", hint)
     return parse_status(answer.stdout)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sanlock_helper.cli import main as cli
+from sanlock_helper.command import Answer
 from sanlock_helper.errors import HelperError
 from sanlock_helper.install import activation, host
 from sanlock_helper.install import inspection as installation
@@ -33,12 +34,12 @@ class FakeRun:
         self.status: dict[str, int] = {"rpm": 0}
         self.calls: list[list[str]] = []
 
-    def __call__(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def __call__(self, command: Sequence[str]) -> Answer:
         self.calls.append(list(command))
         stdout = ""
         if command[:2] == ["systemctl", "show"]:
             stdout = self.properties[command[2].partition("=")[2]] + "\n"
-        return subprocess.CompletedProcess(command, self.status.get(command[0], 0), stdout, "no\n")
+        return Answer(self.status.get(command[0], 0), stdout.encode(), b"no\n")
 
     def called(self, program: str, verb: str = "") -> list[list[str]]:
         return [call for call in self.calls if call[0] == program and (not verb or verb in call)]
@@ -88,7 +89,7 @@ def test_the_executable_of_each_layout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_command_that_is_not_there() -> None:
-    assert host.run_command(["/nonexistent/program"]).returncode == 127
+    assert host.run_command(["/nonexistent/program"]).status == 127
 
 
 def test_without_libvirts_plugin_there_is_nothing_to_look_at(here: Host) -> None:
