@@ -117,7 +117,7 @@ def test_a_file_that_libvirt_refuses_is_named_with_its_line(ours: Stack) -> None
     found = checks(ours)
     assert_found(found, {"host_id": ("fail", f"line {line}: expecting a value", "correct that line")})
     # What else needs the file could not be looked at, and says so.
-    assert found["lease room"]["found"].startswith("not looked at: read /etc/libvirt/qemu-sanlock.conf")
+    assert found["lease room"]["found"].startswith("not checked: read /etc/libvirt/qemu-sanlock.conf")
 
 
 def test_of_two_settings_libvirt_takes_the_first(ours: Stack) -> None:
@@ -157,7 +157,7 @@ def test_libvirtd_does_not_answer(ours: Stack) -> None:
         {
             "libvirtd": ("fail", "Failed to connect socket", "systemctl start libvirtd.socket"),
             "authentication": ("warn", "libvirtd does not answer", ""),
-            "leases": ("warn", "not looked at: connect to qemu:///system", ""),
+            "leases": ("warn", "not checked: connect to qemu:///system", ""),
         },
     )
     ours.libvirtd.start()

@@ -6,86 +6,104 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import HelperError
+from ..leases.sanlock_daemon import DEFAULT_IO_TIMEOUT
 from ..leases.sanlock_status import JoinedLockspace
-from ..leases.timeline import DEFAULT_IO_TIMEOUT
 from ..virt.libvirt_conf import Setting, Value, given_again
 from ..virt.qemu_sanlock_conf import LockConf
-from .finding import FAIL, PASS, WARN, Finding, not_looked_at
+from .finding import FAIL, Finding, failed, not_checked, passed, warned
+from .registry import check
 
 # sanlock's DEFAULT_MAX_HOSTS.
 MAX_HOST_ID = 2000
 
 
+@check(
+    "lock_manager",
+    'lock_manager = "sanlock" in /etc/libvirt/qemu.conf',
+    reads=lambda facts: (facts.qemu_conf.get("lock_manager"), facts.host.daemon),
+)
 def check_lock_manager(value: Value | None, daemon: str) -> Finding:
     """VALUE is qemu.conf's lock_manager."""
-    name, wanted = "lock_manager", 'lock_manager = "sanlock" in /etc/libvirt/qemu.conf'
     remedy = f"set it, and restart {daemon} with no VM running"
     if value == "sanlock":
-        return Finding(name, PASS, "sanlock", wanted)
+        return passed("sanlock")
     if value in (None, "nop", ""):
-        return Finding(name, FAIL, "none: no lease is taken for any disk", wanted, remedy)
-    return Finding(name, FAIL, f"{value}: sanlock is not used", wanted, remedy)
+        return failed("none: no lease is taken for any disk", remedy)
+    return failed(f"{value}: sanlock is not used", remedy)
 
 
+@check(
+    "host_id",
+    f"1 to {MAX_HOST_ID}, another one on each host",
+    reads=lambda facts: (facts.lock_conf, facts.joined),
+    unread=FAIL,
+)
 def check_host_id(conf: LockConf, joined: JoinedLockspace | None) -> Finding:
     """The host_id of qemu-sanlock.conf; JOINED is the lockspace as it is in use, if it is."""
-    name, wanted = "host_id", f"1 to {MAX_HOST_ID}, another one on each host"
     remedy = "set host_id in /etc/libvirt/qemu-sanlock.conf, then restart libvirt's daemon"
     if not conf.auto_disk_leases:
-        return Finding(name, PASS, "not used: auto_disk_leases is off", wanted)
+        return passed("not used: auto_disk_leases is off")
     if not 1 <= conf.host_id <= MAX_HOST_ID:
-        return Finding(name, FAIL, f"{conf.host_id}", wanted, remedy)
+        return failed(f"{conf.host_id}", remedy)
     if joined is not None and joined.host_id != conf.host_id:
         found = f"{conf.host_id} in the file, but the lockspace is joined as {joined.host_id}"
-        return Finding(
-            name, WARN, found, wanted, "move the VMs away and restart sanlock and libvirt's daemon"
-        )
-    return Finding(name, PASS, f"{conf.host_id}", wanted)
+        return warned(found, "move the VMs away and restart sanlock and libvirt's daemon")
+    return passed(f"{conf.host_id}")
 
 
+@check(
+    "io_timeout",
+    "the same on every host, and in force",
+    reads=lambda facts: (facts.lock_conf, facts.joined),
+    unread=FAIL,
+)
 def check_io_timeout(conf: LockConf, joined: JoinedLockspace | None) -> Finding:
     """The io_timeout of qemu-sanlock.conf against that of the joined lockspace."""
-    name = "io_timeout"
     configured = conf.io_timeout or DEFAULT_IO_TIMEOUT
-    wanted = "the same on every host, and in force"
     if joined is None:
-        return Finding(name, PASS, f"{configured} s, when the lockspace is joined", wanted)
+        return passed(f"{configured} s, when the lockspace is joined")
     if joined.io_timeout != configured:
         found = f"{configured} s in the file, but the lockspace was joined with {joined.io_timeout} s"
-        return Finding(
-            name, WARN, found, wanted, "move the VMs away and restart sanlock and libvirt's daemon"
-        )
-    return Finding(name, PASS, f"{configured} s", wanted)
+        return warned(found, "move the VMs away and restart sanlock and libvirt's daemon")
+    return passed(f"{configured} s")
 
 
+@check(
+    "disk lease owner",
+    "check_disk_lease_owner the same on every host, and known to libvirt",
+    reads=lambda facts: (facts.lock_conf, facts.sanlock_plugin),
+)
 def check_lease_owner(conf: LockConf, plugin: bytes | None) -> Finding:
     """Whether libvirt ties a disk's lease to one domain; PLUGIN is its sanlock driver, None if not found.
 
     With it libvirt writes the domain's UUID into the lease, and gives no other domain the disk
     (virLockManagerSanlockCheckOwner() in src/locking/lock_driver_sanlock.c).  An older one reads over it.
     """
-    name, wanted = "disk lease owner", "check_disk_lease_owner the same on every host, and known to libvirt"
     if not conf.check_disk_lease_owner:
-        return Finding(name, PASS, "not checked", wanted)
+        return passed("not checked")
     if plugin is None:
-        return not_looked_at(name, "check_disk_lease_owner is on, and libvirt's sanlock driver was not found")
+        return not_checked("check_disk_lease_owner is on, and libvirt's sanlock driver was not found")
     if b"check_disk_lease_owner" not in plugin:
         found = "check_disk_lease_owner is on, and this libvirt does not know it: no owner is checked"
         remedy = "update libvirt, or remove it from /etc/libvirt/qemu-sanlock.conf"
-        return Finding(name, WARN, found, wanted, remedy)
-    return Finding(name, PASS, "checked: a disk is given to no domain of another UUID", wanted)
+        return warned(found, remedy)
+    return passed("checked: a disk is given to no domain of another UUID")
 
 
+@check(
+    "configuration files",
+    "files that are read, and each setting in them once",
+    reads=lambda facts: (facts.files, facts.sanlock_conf),
+)
 def check_files(files: Mapping[str, list[Setting] | HelperError], last_counts: str) -> Finding:
     """Whether libvirt reads each of FILES (path to settings, or why not), and whether a setting comes twice.
 
     Of two libvirt takes the first; sanlock the last, in LAST_COUNTS.
     """
-    name, wanted = "configuration files", "files that are read, and each setting in them once"
     refused = [error for error in files.values() if isinstance(error, HelperError)]
     if refused:
         found = "; ".join(f"{error.what}: {error.why}" for error in refused)
-        return Finding(name, FAIL, found, wanted, refused[0].hint or "correct it")
+        return failed(found, refused[0].hint or "correct it")
     twice, lines = [], []
     for path, settings in files.items():
         assert not isinstance(settings, HelperError)
@@ -93,5 +111,5 @@ def check_files(files: Mapping[str, list[Setting] | HelperError], last_counts: s
             twice.append(f"{path}: {counts.name} in line {counts.line} counts, not in line {other.line}")
             lines.append(f"line {other.line} of {path}")
     if twice:
-        return Finding(name, WARN, "; ".join(twice), wanted, f"remove {', '.join(lines)}")
-    return Finding(name, PASS, f"{', '.join(files) or 'none'}", wanted)
+        return warned("; ".join(twice), f"remove {', '.join(lines)}")
+    return passed(f"{', '.join(files) or 'none'}")

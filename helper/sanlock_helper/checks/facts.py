@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the checks look at: where it is on this host, and what more than one check needs, gathered once."""
+"""What the checks read: where it is on this host, and what more than one check needs, gathered once.
+
+Nothing here needs libvirt-python to be loaded: install-check reports that it is missing.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,23 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import libvirt_auth
 
 from ..errors import HelperError, PermanentError
-from ..install.paths import killpath
-from ..leases.sanlock_status import SanlockStatus, ask_sanlock
+from ..install.host import Host
+from ..leases.grace import DEFAULT_GRACE
+from ..leases.sanlock_status import JoinedLockspace, SanlockStatus, ask_sanlock
+from ..leases.timeline import Timeline, timeline_of
 from ..threads import within
-from ..virt.connection import connect
-from ..virt.inventory import KnownDomain, take_inventory
 from ..virt.libvirt_conf import Setting, Value, in_force, read_settings
 from ..virt.libvirt_daemon import VIRTQEMUD, Daemon, HostFiles, daemon_in_force, stale_socket
-from ..virt.qemu_sanlock_conf import LockConf, make_lock_conf
+from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf, make_lock_conf
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..virt.api import VirConnect
+    from ..virt.inventory import KnownDomain
 
 # A libvirtd that takes longer is of no use to a helper with 35 s for all.
 CONNECT_SECONDS = 10.0
@@ -54,7 +57,7 @@ class HostPaths:
 
     @property
     def files(self) -> HostFiles:
-        """What tells which of libvirt's daemons is in force."""
+        """The files that decide which of libvirt's daemons is in force."""
         return HostFiles(self.run, self.etc, self.lib, self.proc, self.programs)
 
     @cached_property
@@ -108,27 +111,38 @@ def sanlock_settings(path: str) -> list[Setting]:
     return found
 
 
+def open_uri(uri: str) -> Any:
+    """A connection to URI.  Raises HelperError, also where libvirt-python is missing."""
+    try:
+        from ..virt.connection import connect
+    except ImportError as error:
+        raise PermanentError(f"connect to {uri}", str(error), "install python3-libvirt") from error
+    return connect(uri)
+
+
 class Facts:
     """Gathered when a check first asks.  Raises HelperError for what cannot be had."""
 
-    def __init__(self, host: HostPaths, open_uri: Callable[[str], VirConnect] = connect) -> None:
+    def __init__(
+        self,
+        host: HostPaths,
+        open_uri: Callable[[str], VirConnect] = open_uri,
+        installation: Host | None = None,
+    ) -> None:
         self.host = host
         self._open = open_uri
+        self.installation = installation or Host(proc=host.proc, run_dir=host.run)
 
     @cached_property
     def sanlock_pid(self) -> int | None:
         """The running daemon's, None when there is none."""
-        try:
-            pid = int((self.host.run / "sanlock/sanlock.pid").read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            return None
-        return pid if (self.host.proc / str(pid)).exists() else None
+        return self.installation.sanlock_pid() or None
 
     @property
     def sanlock_proc(self) -> Path:
-        """Where proc(5) tells of the running daemon."""
+        """The running daemon's directory in proc(5)."""
         if self.sanlock_pid is None:
-            raise PermanentError("look at sanlock", "it does not run", "systemctl start sanlock")
+            raise PermanentError("read sanlock's process", "it does not run", "systemctl start sanlock")
         return self.host.proc / str(self.sanlock_pid)
 
     @cached_property
@@ -144,18 +158,65 @@ class Facts:
     @cached_property
     def killpath(self) -> str:
         """The path that libvirt registers."""
-        return killpath()
+        return self.installation.stock()
 
     @cached_property
     def seen_killpath(self) -> str:
         """The same file as sanlock sees it: systemd may have bound ours there for sanlock alone."""
-        root = self.host.proc / str(self.sanlock_pid) / "root"
-        return f"{root}{self.killpath}" if self.sanlock_pid and os.path.isdir(root) else self.killpath
+        return self.installation.seen_by(self.sanlock_pid)
 
     @cached_property
     def sanlock(self) -> SanlockStatus:
-        """What the daemon says."""
+        """The daemon's settings, lockspaces and leases."""
         return ask_sanlock()
+
+    @cached_property
+    def joined(self) -> JoinedLockspace | None:
+        """libvirt's lockspace as it is joined; None when it is not, or when sanlock does not answer."""
+        try:
+            space = self.sanlock.lockspace(LOCKSPACE)
+        except HelperError:
+            return None
+        return space if space and space.joined else None
+
+    @property
+    def timeline(self) -> Timeline:
+        """The times of this host after the loss of libvirt's lockspace."""
+        return timeline_of(self.sanlock, [LOCKSPACE], self.lock_conf.io_timeout)
+
+    @property
+    def grace(self) -> int:
+        """kill_grace_seconds; sanlock's default when it does not answer."""
+        try:
+            grace = self.sanlock.number("kill_grace_seconds")
+        except HelperError:
+            grace = None
+        return DEFAULT_GRACE if grace is None else grace
+
+    @property
+    def command_line(self) -> list[str]:
+        """The running daemon's."""
+        raw = (self.sanlock_proc / "cmdline").read_bytes()
+        return [os.fsdecode(word) for word in raw.split(b"\0")]
+
+    @property
+    def enforce(self) -> str | None:
+        """Whether SELinux is enforcing ("1") or permissive ("0"); None without SELinux."""
+        path = self.host.sys / "fs/selinux/enforce"
+        return path.read_text() if path.exists() else None
+
+    @property
+    def lockspace_path(self) -> Path:
+        """The file of libvirt's lockspace."""
+        return Path(self.lock_conf.disk_lease_dir) / LOCKSPACE
+
+    @property
+    def sanlock_plugin(self) -> bytes | None:
+        """libvirt's sanlock driver: below /usr/lib/TRIPLET on Debian, below /usr/lib64 on Fedora and RHEL."""
+        lib = self.host.lib
+        folders = [lib.with_name("lib64"), lib, *sorted(lib.glob("*-linux-*"))]
+        paths = (folder / "libvirt/lock-driver/sanlock.so" for folder in folders)
+        return next((path.read_bytes() for path in paths if path.exists()), None)
 
     @cached_property
     def qemu_conf(self) -> dict[str, Value]:
@@ -218,6 +279,8 @@ class Facts:
         attempt, connection = self._connected
         if attempt.error is not None:
             raise attempt.error
+        from ..virt.inventory import take_inventory
+
         return within(CONNECT_SECONDS, "list the domains", lambda: take_inventory(connection))
 
     @property

@@ -12,7 +12,10 @@ FAIL = "fail"
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict (pass, warn or fail), what was found, what is wanted, and what to do about it."""
+    """The verdict (pass, warn or fail), what was found, what is wanted, and what to do about it.
+
+    A check's function leaves the name empty, and what is wanted where the registry has it: see registry.py.
+    """
 
     name: str
     verdict: str
@@ -21,6 +24,26 @@ class Finding:
     remedy: str = ""
 
 
-def not_looked_at(name: str, why: object, remedy: str = "") -> Finding:
-    """The Finding for what could not be looked at: never a pass, and no fail either."""
-    return Finding(name, WARN, f"not looked at: {why}", "", remedy)
+def passed(found: str, wanted: str = "") -> Finding:
+    """The host is ready as far as this check goes."""
+    return Finding("", PASS, found, wanted)
+
+
+def warned(found: str, remedy: str = "", wanted: str = "") -> Finding:
+    """FOUND may do harm, and REMEDY ends it."""
+    return Finding("", WARN, found, wanted, remedy)
+
+
+def failed(found: str, remedy: str = "", wanted: str = "") -> Finding:
+    """The host is not ready because of what was FOUND, and REMEDY ends it."""
+    return Finding("", FAIL, found, wanted, remedy)
+
+
+def judged(verdict: str, found: str, remedy: str = "", wanted: str = "") -> Finding:
+    """The same with a VERDICT that depends on more than what was found."""
+    return Finding("", verdict, found, wanted, remedy)
+
+
+def not_checked(why: object, remedy: str = "") -> Finding:
+    """What could not be read: never a pass, and no failure either."""
+    return Finding("", WARN, f"not checked: {why}", "", remedy)

@@ -1,25 +1,31 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The executable that sanlock will run, and what it needs to run."""
+"""The installation: does sanlock run this program's helper, now and after its next start.
+
+What `install-check` reports are these checks, with the one on the SELinux label and on the runtime directory.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..command import run
+from ..install.host import Host
 from ..memory_limits import shortage
-from ..virt.inventory import KnownDomain
-from .finding import FAIL, PASS, WARN, Finding, not_looked_at
+from .finding import FAIL, Finding, failed, not_checked, passed, warned
+from .registry import check
+
+if TYPE_CHECKING:
+    from .facts import Facts
 
 SECONDS = 10.0
 
 PYTHON = "/usr/bin/python3"
 
-# SANLK_HELPER_ARGS_LEN and SANLK_HELPER_PATH_LEN less the NUL (sanlock src/sanlock_admin.h).
-LONGEST = 127
-
-# Looks for modules where service.py does.
+# Looks up modules where service.py does.
 _PROBE = """\
 import sys, site
 folders = site.getsitepackages()
@@ -50,62 +56,167 @@ def find():
 print("; ".join(find()))
 """
 
-_ACTIVATE = "virt-sanlock-helper install-check says the next step; activate puts ours there at once"
+_REINSTALL = "reinstall virt-sanlock-helper"
 
 
-def check_killpath(path: str, seen: str, environ: Mapping[str, str], version: str = __version__) -> Finding:
-    """Run SEEN, which is PATH as sanlock sees it, with --version, in the ENVIRON that sanlock gives."""
-    wanted = f"virt-sanlock-helper {version} at {path}"
-    why, remedy = _unusable(path, seen)
-    if why:
-        return Finding("killpath", FAIL, why, wanted, remedy)
-    return _check_version(path, seen, environ, version, wanted)
+@check("user", "root, as sanlock's children are", reads=lambda facts: (os.geteuid(),))
+def check_user(uid: int) -> Finding:
+    """Whether the checks run as root: to another UID many of the host's files look missing."""
+    if uid != 0:
+        return warned(f"uid {uid}: what root alone may read looks missing", "run this as root")
+    return passed("root")
 
 
-def _unusable(path: str, seen: str) -> tuple[str, str]:
-    """Why SEEN need not be run, and the remedy; empty when it is worth a try."""
-    if not os.path.exists(seen):
-        return f"{path} is not there", _ACTIVATE
-    if not os.access(seen, os.X_OK):
-        return f"{path} is not executable", f"chmod 0755 {path}"
-    if _begins(seen, b"\x7fELF"):
-        return f"{path} is libvirt's C helper: one try, two actions, no word in the journal", _ACTIVATE
-    return "", ""
+@check(
+    "program",
+    "an executable that runs in sanlock's environment",
+    reads=lambda facts: (str(facts.installation.ours), facts.environ),
+    what="program",
+)
+def check_program(ours: str, environ: Mapping[str, str]) -> Finding:
+    """Run OURS, the executable of this package, with --version, in the ENVIRON that sanlock gives."""
+    why = _why_not_ours(ours, environ)
+    return failed(f"{ours} {why}", _REINSTALL) if why else passed(f"{ours} runs")
 
 
-def _check_version(path: str, seen: str, environ: Mapping[str, str], version: str, wanted: str) -> Finding:
-    name = "killpath"
-    answer = run([seen, "--version"], SECONDS, environ)
-    if answer.status != 0:
-        # The last line of a traceback has the exception.
-        why = answer.problem or (answer.stderr.splitlines() or [f"status {answer.status}"])[-1]
-        return Finding(name, FAIL, f"{path} --version: {why}", wanted, _ACTIVATE)
-    first = answer.stdout.partition("\n")[0]
-    if "(virt-sanlock-helper)" not in first:
-        return Finding(name, FAIL, f"{path} is another program: {first}", wanted, _ACTIVATE)
-    if first.split()[-1:] != [version]:
-        found = f"{path} runs: {first}; this command is {version}"
-        return Finding(name, WARN, found, wanted, "restart sanlock with no VM running, it sees the old file")
-    return Finding(name, PASS, f"{path} runs: {first}", wanted)
-
-
+@check(
+    "python",
+    "libvirt-python and sanlock's client library for the killpath's interpreter",
+    reads=lambda facts: (facts.seen_killpath, facts.environ),
+    what="bindings",
+)
 def check_modules(seen: str, environ: Mapping[str, str]) -> Finding:
     """Import libvirt-python and load sanlock's library with SEEN's interpreter, in the ENVIRON of sanlock.
 
     sanlock-python is not needed: see libsanlock.py.
     """
-    name, wanted = "python", "libvirt-python and sanlock's client library for the killpath's interpreter"
     python = _interpreter(seen)
     answer = run([python, "-ISB", "-c", _PROBE], SECONDS, environ)
     if answer.status != 0:
-        return Finding(name, FAIL, f"{python}: {answer.why}", wanted, "install python3")
+        return failed(f"{python}: {answer.why}", "install python3")
     output = answer.stdout.strip()
     if "libvirt:" in output:
-        return Finding(name, FAIL, f"{python}: {output}", wanted, "install python3-libvirt")
+        return failed(f"{python}: {output}", "install python3-libvirt")
+    if importlib.util.find_spec("libvirt") is None:
+        return failed("the interpreter of this command has no module libvirt", "install python3-libvirt")
     if output:
-        remedy = "install sanlock-lib (Debian: libsanlock-client1): leases are not looked at without it"
-        return Finding(name, WARN, f"{python}: {output}", wanted, remedy)
-    return Finding(name, PASS, f"{python} imports libvirt and loads sanlock's library", wanted)
+        remedy = "install sanlock-lib; on Debian libsanlock-client1: without it no lease can be read"
+        return warned(f"{python}: {output}", remedy)
+    return passed(f"{python} imports libvirt and loads sanlock's library")
+
+
+@check(
+    "killpath",
+    reads=lambda facts: (
+        facts.killpath,
+        facts.seen_killpath,
+        facts.environ,
+        facts.sanlock_pid,
+        _cause_and_step(facts),
+    ),
+    unread=FAIL,
+    what="now",
+)
+def check_killpath(
+    path: str,
+    seen: str,
+    environ: Mapping[str, str],
+    pid: int | None,
+    cause_and_step: tuple[str, str],
+    version: str = __version__,
+) -> Finding:
+    """Run SEEN, which is PATH as the sanlock with process id PID sees it, with --version, in its ENVIRON.
+
+    CAUSE_AND_STEP: why it would be another program, and what an administrator does about that.
+    """
+    wanted = f"virt-sanlock-helper {version} at {path}"
+    if pid is None:
+        return passed("sanlock does not run", wanted)
+    daemon = f"the running sanlock (pid {pid})"
+    if not os.access(seen, os.F_OK) and os.geteuid() != 0:
+        return not_checked(f"{daemon} has mounts of its own that root alone may read", "run this as root")
+    why = _why_not_ours(seen, environ)
+    if why:
+        cause, step = cause_and_step
+        return failed(f"{daemon} runs another helper: {path} {why}; {cause}", step, wanted)
+    found = _version(seen, environ)
+    if found != version:
+        remedy = "restart sanlock with no VM running: it has the file of before an update"
+        return warned(f"{daemon} runs version {found}; this command is {version}", remedy, wanted)
+    return passed(f"{daemon} runs ours", wanted)
+
+
+def _cause_and_step(facts: Facts) -> tuple[str, str]:
+    host, pid = facts.installation, facts.sanlock_pid
+    if pid and host.has_own_mounts(pid):
+        # It was started with the drop-in, so the mount was there: an update of the owner took it away.
+        return "the bind was lost", " ".join(host.bind_command())
+    step = "move the VMs off this host, then restart sanlock or reboot; or, without that: virt-sanlock-helper"
+    return "it was started before ours was installed", f"{step} activate"
+
+
+@check(
+    "next start",
+    reads=lambda facts: (facts.installation, facts.killpath, facts.environ),
+    unread=FAIL,
+    what="next start",
+)
+def check_next_start(host: Host, stock: str, environ: Mapping[str, str]) -> Finding:
+    """Which helper sanlock runs at libvirt's path STOCK once it has been started again on HOST."""
+    wanted = f"virt-sanlock-helper at {stock} after the next start of sanlock"
+    if host.is_replaced():
+        return passed(f"ours: {stock} is a link to it", wanted)
+    if host.service("NeedDaemonReload") == "yes":
+        return failed("systemd has not read the drop-in yet", "systemctl daemon-reload", wanted)
+    if f"{host.ours}:{stock}" in host.service("BindReadOnlyPaths"):
+        return passed(f"ours: a drop-in binds it over {stock}", wanted)
+    if not _why_not_ours(str(host.path(stock)), environ):
+        return passed(f"ours: {stock} runs it", wanted)
+    found = f"another helper: no drop-in of sanlock.service binds ours over {stock}"
+    return failed(found, f"systemctl daemon-reload, or {_REINSTALL}; see systemctl cat sanlock", wanted)
+
+
+@check(
+    "memory",
+    "no limit, or one that leaves room for many machines at once",
+    reads=lambda facts: ((facts.sanlock_proc / "limits").read_text(),),
+)
+def check_memory(limits: str) -> Finding:
+    """LIMITS is the text of /proc/PID/limits of sanlock, which the killpath inherits them from."""
+    why, remedy = shortage(limits)
+    if why:
+        return failed(f"{why}: libvirt's own helper would take over", remedy)
+    return passed("enough for the killpath")
+
+
+def is_ours(path: str, environ: Mapping[str, str]) -> bool:
+    """Whether PATH runs this program in ENVIRON."""
+    return not _why_not_ours(path, environ)
+
+
+def _why_not_ours(path: str, environ: Mapping[str, str]) -> str:
+    """What PATH is, or why it does not run in ENVIRON, as a predicate; "" when it is this program."""
+    if not os.path.exists(path):
+        return "is not there"
+    if not os.access(path, os.X_OK):
+        return "is not executable"
+    try:
+        if _begins(path, b"\x7fELF"):
+            return "is libvirt's C helper (one try, two actions, no line in the journal)"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    answer = run([path, "--version"], SECONDS, environ)
+    if answer.status != 0:
+        # The last line of a traceback has the exception.
+        why = answer.problem or (answer.stderr.splitlines() or [f"status {answer.status}"])[-1]
+        return f"does not run: {why}"
+    first = answer.stdout.partition("\n")[0]
+    return "" if "(virt-sanlock-helper)" in first else f"is another program: {first}"
+
+
+def _version(path: str, environ: Mapping[str, str]) -> str:
+    first = run([path, "--version"], SECONDS, environ).stdout.partition("\n")[0]
+    return (first.split() or [""])[-1]
 
 
 def _interpreter(script: str) -> str:
@@ -121,87 +232,3 @@ def _interpreter(script: str) -> str:
 def _begins(path: str, magic: bytes) -> bool:
     with open(path, "rb") as file:
         return file.read(len(magic)) == magic
-
-
-def check_memory(limits: str) -> Finding:
-    """LIMITS is the text of /proc/PID/limits of sanlock, which the killpath inherits them from."""
-    name, wanted = "memory", "no limit, or one that leaves room for many machines at once"
-    why, remedy = shortage(limits)
-    if why:
-        return Finding(name, FAIL, f"{why}: libvirt's own helper would take over", wanted, remedy)
-    return Finding(name, PASS, "enough for the killpath", wanted)
-
-
-def check_arguments(domains: Iterable[KnownDomain], uri: str, path: str) -> Finding:
-    """The lengths of the killpath and of each domain's arguments, as libvirt registers them."""
-    name, wanted = "arguments", f"at most {LONGEST} bytes each, for the path and for the arguments"
-    if len(os.fsencode(path)) > LONGEST:
-        return Finding(
-            name, FAIL, f"{path} has {len(os.fsencode(path))} bytes", wanted, "a shorter LIBEXECDIR"
-        )
-    lengths = {
-        domain.name: len(registered_arguments(uri, domain.uuid, domain.config.on_lockfailure))
-        for domain in domains
-        if domain.config
-    }
-    long = {name: length for name, length in lengths.items() if length > LONGEST}
-    if long:
-        found = ", ".join(f"{name}: {length} bytes" for name, length in long.items())
-        return Finding(
-            name, FAIL, found, wanted, "a shorter connection URI: libvirt does not start such a domain"
-        )
-    if not lengths:
-        return Finding(name, PASS, "no domain", wanted)
-    return Finding(
-        name, PASS, f"{len(lengths)} domains, the longest has {max(lengths.values())} bytes", wanted
-    )
-
-
-def registered_arguments(uri: str, uuid: str, action: str) -> bytes:
-    """What libvirt registers: virLockManagerSanlockRegisterKillscript() in lock_driver_sanlock.c."""
-    words = (word.replace("\\", "\\\\").replace(" ", "\\ ") for word in (uri, uuid, action))
-    return os.fsencode(" ".join(words))
-
-
-def check_selinux(enforce: str | None, label: str | None) -> Finding:
-    """ENFORCE is what /sys/fs/selinux/enforce holds, None without SELinux; LABEL that of the killpath."""
-    name, wanted = "selinux", "the killpath may be run by sanlock_t, and connect to libvirtd"
-    if enforce is None:
-        return Finding(name, PASS, "SELinux is not on", wanted)
-    if label is None:
-        return not_looked_at(name, "the killpath's label cannot be read")
-    kind = label.split(":")[2] if label.count(":") >= 2 else label
-    mode = "enforcing" if enforce.strip() == "1" else "permissive"
-    if kind != "bin_t":
-        return Finding(name, PASS, f"{mode}, the killpath's type is {kind}", wanted)
-    # The targeted policy lets sanlock_t execute no bin_t, not even the stock helper: EACCES, nobody is told.
-    remedy = "install virt-sanlock-helper-selinux, then restorecon on the killpath"
-    verdict = FAIL if mode == "enforcing" else WARN
-    return Finding(name, verdict, f"{mode}, and sanlock_t may not run {kind}", wanted, remedy)
-
-
-# Which boolean lets sanlock_t use which filesystem (sanlock.te of the targeted policy).
-_BOOLEANS = {
-    "sanlock_use_nfs": ("nfs", "nfs4"),
-    "sanlock_use_samba": ("cifs", "smb3"),
-    "sanlock_use_fusefs": ("fuse", "fuse.glusterfs", "fuse.ceph", "fuse.beegfs"),
-}
-
-
-def needed_booleans(fstype: str) -> list[str]:
-    """The booleans of SELinux that have to be on, with the lease directory on FSTYPE."""
-    return ["virt_use_sanlock", *(name for name, types in _BOOLEANS.items() if fstype in types)]
-
-
-def check_booleans(enforce: str | None, states: Mapping[str, str]) -> Finding:
-    """STATES: what /sys/fs/selinux/booleans holds for those that are needed, where the policy has them."""
-    name, wanted = "selinux booleans", "libvirt may use sanlock, and sanlock the lease directory"
-    if enforce is None:
-        return Finding(name, PASS, "SELinux is not on", wanted)
-    # "1 0" is on, and will be off at the next commit.
-    off = [boolean for boolean, state in states.items() if state.split()[:1] != ["1"]]
-    if off:
-        verdict = FAIL if enforce.strip() == "1" else WARN
-        remedy = f"setsebool -P {' '.join(f'{boolean}=on' for boolean in off)}"
-        return Finding(name, verdict, f"off: {', '.join(off)}", wanted, remedy)
-    return Finding(name, PASS, f"on: {', '.join(states) or 'none is needed'}", wanted)

@@ -9,9 +9,15 @@ import pwd
 import re
 import stat
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..virt.qemu_sanlock_conf import LockConf
-from .finding import FAIL, PASS, WARN, Finding, not_looked_at
+from .finding import Finding, failed, not_checked, passed, warned
+from .leases import missing_leases, present
+from .registry import check
+
+if TYPE_CHECKING:
+    from .facts import Facts
 
 MIB = 1024 * 1024
 
@@ -64,66 +70,102 @@ def mount_of(path: str, mountinfo: str) -> Mount:
     return best
 
 
+def lease_mount(facts: Facts) -> Mount:
+    """The mount that the lease directory is on."""
+    return mount_of(os.path.realpath(facts.lock_conf.disk_lease_dir), facts.mountinfo)
+
+
+def owner_of(path: str) -> Owner | None:
+    """The owner of the file at PATH, None when it is not there."""
+    return Owner.of(path) if os.path.exists(path) else None
+
+
 def _unescape(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
+@check(
+    "lease directory",
+    reads=lambda facts: (
+        facts.lock_conf.disk_lease_dir,
+        os.path.isdir(facts.lock_conf.disk_lease_dir),
+        lease_mount(facts),
+    ),
+)
 def check_shared(path: str, exists: bool, mount: Mount) -> Finding:
     """Whether the lease directory PATH is on storage that other hosts see, too."""
-    name, wanted = "lease directory", f"{path} on a filesystem shared by all hosts"
+    wanted = f"{path} on a filesystem shared by all hosts"
     if not exists:
-        return Finding(name, FAIL, f"{path} is not there", wanted, f"mkdir -m 0700 {path}, and mount it")
+        return failed(f"{path} is not there", f"mkdir -m 0700 {path}, and mount it", wanted=wanted)
     found = f"{path} is on {mount.fstype} ({mount.source})"
     if mount.fstype not in SHARED:
         remedy = "mount NFS, GFS2 or the like there; on local storage the leases guard against no other host"
-        return Finding(name, WARN, found, wanted, remedy)
-    return Finding(name, PASS, found, wanted)
+        return warned(found, remedy, wanted=wanted)
+    return passed(found, wanted=wanted)
 
 
+@check("lease path", "no blank in it", reads=lambda facts: (facts.lock_conf.disk_lease_dir,))
 def check_path(path: str) -> Finding:
     """Whether libvirt can release a lease in the directory PATH.
 
     It asks sanlock for a process's leases first, and sanlock makes no text of a path with a blank: -ELIBSCN,
     cmd_inquire() in sanlock src/cmd.c.
     """
-    name, wanted = "lease path", "no blank in it"
     if " " not in path:
-        return Finding(name, PASS, path, wanted)
+        return passed(path)
     found = f"{path!r}: libvirt cannot release a lease there, and sanlock kills each VM that is paused by it"
     remedy = (
         "power all VMs off, then set disk_lease_dir in /etc/libvirt/qemu-sanlock.conf and restart libvirt"
     )
-    return Finding(name, FAIL, found, wanted, remedy)
+    return failed(found, remedy)
 
 
+def _room(facts: Facts) -> tuple[str, int, int, int]:
+    path = facts.lock_conf.disk_lease_dir
+    found = os.statvfs(path)
+    align = int(facts.joined.values.get("align_size", MIB)) if facts.joined else MIB
+    missing = missing_leases(facts.domains, present(facts)) if facts.lock_conf.auto_disk_leases else set()
+    return path, found.f_bavail * found.f_frsize, len(missing), align
+
+
+@check("lease room", reads=_room)
 def check_room(path: str, free: int, missing: int, align: int) -> Finding:
     """FREE bytes at PATH against the MISSING leases (of disks that have none yet), of ALIGN bytes each."""
-    name = "lease room"
     wanted = f"{align // MIB} MiB for each disk"
     needed = missing * align
     found = f"{free // MIB} MiB free, {missing} disks have no lease yet ({needed // MIB} MiB)"
     remedy = f"enlarge the filesystem of {path}, or run virt-sanlock-cleanup"
     if free < needed:
-        return Finding(name, FAIL, found, wanted, remedy)
+        return failed(found, remedy, wanted=wanted)
     if free < needed + 10 * align:
-        return Finding(name, WARN, f"{found}; not 10 more", wanted, remedy)
-    return Finding(name, PASS, found, wanted)
+        return warned(f"{found}; not 10 more", remedy, wanted=wanted)
+    return passed(found, wanted=wanted)
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Owner and permissions of a file."""
+    """Owner, permissions and kind (stat.S_IFDIR, ...) of a file."""
 
     path: str
     uid: int
     gid: int
     mode: int
+    kind: int = stat.S_IFDIR
 
     @classmethod
     def of(cls, path: str) -> Owner:
         """Those of PATH.  Raises OSError."""
-        found = os.stat(path)
-        return cls(path, found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+        return cls._of(path, os.stat(path))
+
+    @classmethod
+    def of_entry(cls, path: str) -> Owner:
+        """Those of PATH itself, where it is a symbolic link.  Raises OSError."""
+        return cls._of(path, os.lstat(path))
+
+    @classmethod
+    def _of(cls, path: str, found: os.stat_result) -> Owner:
+        mode = found.st_mode
+        return cls(path, found.st_uid, found.st_gid, stat.S_IMODE(mode), stat.S_IFMT(mode))
 
     def __str__(self) -> str:
         return f"{self.path} {self.uid}:{self.gid} {self.mode:04o}"
@@ -151,9 +193,17 @@ def identity_of(status: str) -> Identity:
     return Identity(int(values["Uid"].split()[1]), frozenset(map(int, groups)))
 
 
+@check(
+    "lease owner",
+    reads=lambda facts: (
+        facts.lock_conf,
+        Owner.of(facts.lock_conf.disk_lease_dir),
+        owner_of(str(facts.lockspace_path)),
+        identity_of((facts.sanlock_proc / "status").read_text()),
+    ),
+)
 def check_owner(conf: LockConf, folder: Owner, lockspace: Owner | None, daemon: Identity) -> Finding:
     """Whether the sanlock DAEMON can use the lease FOLDER and the LOCKSPACE file, which libvirt makes."""
-    name = "lease owner"
     wanted = (
         f"usable by sanlock, which runs as uid {daemon.uid}; user {conf.user}, group {conf.group} configured"
     )
@@ -161,22 +211,22 @@ def check_owner(conf: LockConf, folder: Owner, lockspace: Owner | None, daemon: 
         uid, gid = _uid(conf.user), _gid(conf.group)
     except KeyError as error:
         remedy = "correct user or group in /etc/libvirt/qemu-sanlock.conf"
-        return Finding(name, FAIL, f"{error.args[0]}: there is no such account", wanted, remedy)
+        return failed(f"{error.args[0]}: there is no such account", remedy, wanted=wanted)
     found = "; ".join(map(str, filter(None, (folder, lockspace))))
     if not daemon.may(folder, 1):
-        return Finding(name, FAIL, found, wanted, f"chown {daemon.uid} {folder.path}, or chmod o+x")
+        return failed(found, f"chown {daemon.uid} {folder.path}, or chmod o+x", wanted=wanted)
     if lockspace is not None and not daemon.may(lockspace, 6):
         remedy = (
             "set user and group in /etc/libvirt/qemu-sanlock.conf to sanlock's, then restart libvirt's daemon"
         )
-        return Finding(name, FAIL, found, wanted, remedy)
+        return failed(found, remedy, wanted=wanted)
     # Without user and group libvirt leaves the owner alone, whoever that is.
     if lockspace is not None and (uid not in (None, lockspace.uid) or gid not in (None, lockspace.gid)):
         remedy = "restart libvirt's daemon: it changes the owner, unless root_squash forbids that (see there)"
-        return Finding(name, WARN, f"{found}: not what is configured", wanted, remedy)
+        return warned(f"{found}: not what is configured", remedy, wanted=wanted)
     if folder.mode & 0o002:
-        return Finding(name, WARN, f"{found}: everybody may write", wanted, f"chmod o-w {folder.path}")
-    return Finding(name, PASS, found, wanted)
+        return warned(f"{found}: everybody may write", f"chmod o-w {folder.path}", wanted=wanted)
+    return passed(found, wanted=wanted)
 
 
 def _uid(user: str | None) -> int | None:
@@ -191,21 +241,24 @@ def _gid(group: str | None) -> int | None:
     return int(group.lstrip("+")) if group.lstrip("+").isdigit() else grp.getgrnam(group).gr_gid
 
 
+@check(
+    "root_squash",
+    "root may change owners on a network filesystem (NFS: no_root_squash) where user or group is set",
+    reads=lambda facts: (facts.lock_conf, lease_mount(facts), owner_of(str(facts.lockspace_path))),
+)
 def check_root_squash(conf: LockConf, mount: Mount, lockspace: Owner | None) -> Finding:
     """With user or group configured libvirt must change owners, which a server with root_squash forbids.
 
     libvirt then removes the LOCKSPACE that it has just made, or fails over one that is nobody's.
     """
-    name = "root_squash"
-    wanted = "root may change owners on a network filesystem (NFS: no_root_squash) where user or group is set"
     if mount.fstype not in SQUASHING:
-        return Finding(name, PASS, f"no network filesystem: {mount.fstype}", wanted)
+        return passed(f"no network filesystem: {mount.fstype}")
     if conf.user is None and conf.group is None:
-        return Finding(name, PASS, "no user and no group is set: libvirt changes no owner", wanted)
+        return passed("no user and no group is set: libvirt changes no owner")
     remedy = f"export {mount.source} with no_root_squash, then restart libvirt's daemon"
     if lockspace is None:
         why = f"no file of libvirt's shows how {mount.source} is exported; with root_squash none ever will"
-        return not_looked_at(name, why, remedy)
+        return not_checked(why, remedy)
     if lockspace.uid == NOBODY:
-        return Finding(name, FAIL, f"{lockspace}: root became nobody", wanted, remedy)
-    return Finding(name, PASS, f"{lockspace}: libvirt could set the owner", wanted)
+        return failed(f"{lockspace}: root became nobody", remedy)
+    return passed(f"{lockspace}: libvirt could set the owner")

@@ -7,11 +7,16 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ..leases.sanlock_status import SanlockStatus
-from ..virt.inventory import Disk, KnownDomain
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf
-from .finding import FAIL, PASS, WARN, Finding
+from .finding import Finding, failed, passed, warned
+from .registry import check
+
+if TYPE_CHECKING:
+    from ..virt.inventory import Disk, KnownDomain
+    from .facts import Facts
 
 # Names that the kernel gives in the order in which it finds the devices.
 _UNSTABLE = re.compile(r"/dev/(?:(?:sd|vd|xvd|hd)[a-z]+\d*|nvme\d+n\d+(?:p\d+)?|dm-\d+|loop\d+|nbd\d+)")
@@ -34,12 +39,15 @@ def missing_leases(domains: Iterable[KnownDomain], present: Iterable[str]) -> se
     return {lease_name(disk.path) for domain in domains for disk in locked_disks(domain)} - set(present)
 
 
+@check(
+    "leases",
+    "for each disk of a running domain a lease, named by the MD5 of its path, and held",
+    reads=lambda facts: (facts.running, facts.lock_conf, facts.sanlock, present(facts)),
+)
 def check_leases(
     running: Iterable[KnownDomain], conf: LockConf, status: SanlockStatus, present: Iterable[str]
 ) -> Finding:
     """For each RUNNING domain, a lease for each disk: there (PRESENT in the lease directory), and held."""
-    name = "leases"
-    wanted = "for each disk of a running domain a lease, named by the MD5 of its path, and held"
     there = set(present)
     problems, number = [], 0
     for domain in running:
@@ -54,8 +62,8 @@ def check_leases(
                 problems.append(f"{domain.name}: {resource} of {what} is not held")
     if problems:
         remedy = "power these domains off and start them again: they run unprotected"
-        return Finding(name, FAIL, "; ".join(problems), wanted, remedy)
-    return Finding(name, PASS, f"{number} leases of running domains are there and held", wanted)
+        return failed("; ".join(problems), remedy)
+    return passed(f"{number} leases of running domains are there and held")
 
 
 def expected_leases(domain: KnownDomain, conf: LockConf) -> list[tuple[str, str, str]]:
@@ -68,12 +76,13 @@ def expected_leases(domain: KnownDomain, conf: LockConf) -> list[tuple[str, str,
     return [*explicit, *((LOCKSPACE, lease_name(disk.path), disk.path) for disk in locked_disks(domain))]
 
 
+@check(
+    "disk paths",
+    "block devices named by /dev/disk/by-... or a volume's name, the same on every host",
+    reads=lambda facts: (facts.domains,),
+)
 def check_disk_paths(domains: Iterable[KnownDomain]) -> Finding:
     """Whether block devices are named by paths that mean the same on every host, as the leases are."""
-    name, wanted = (
-        "disk paths",
-        "block devices named by /dev/disk/by-... or a volume's name, the same on every host",
-    )
     unstable, by_table, number = [], [], 0
     for domain in domains:
         for disk in domain.config.disks if domain.config else ():
@@ -86,9 +95,15 @@ def check_disk_paths(domains: Iterable[KnownDomain]) -> Finding:
                 by_table.append(f"{domain.name}: {disk.path}")
     remedy = "virsh edit DOMAIN: name it by /dev/disk/by-path or by-id, see ls -l /dev/disk/by-*"
     if unstable:
-        return Finding(name, FAIL, "; ".join(unstable), wanted, remedy)
+        return failed("; ".join(unstable), remedy)
     if by_table:
-        return Finding(
-            name, WARN, "; ".join(by_table), wanted, f"{remedy}; or the same bindings file on every host"
-        )
-    return Finding(name, PASS, f"{number} block devices", wanted)
+        return warned("; ".join(by_table), f"{remedy}; or the same bindings file on every host")
+    return passed(f"{number} block devices")
+
+
+def present(facts: Facts) -> list[str]:
+    """The names in the lease directory, none without one."""
+    try:
+        return os.listdir(facts.lock_conf.disk_lease_dir)
+    except FileNotFoundError:
+        return []

@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from ..virt import libvirt_daemon
 from ..virt.libvirt_conf import Value
-from .facts import ConnectionAttempt
-from .finding import FAIL, PASS, WARN, Finding, not_looked_at
+from .finding import PASS, WARN, Finding, failed, judged, not_checked, passed, warned
+from .registry import check
+
+if TYPE_CHECKING:
+    from .facts import ConnectionAttempt
 
 SLOW_SECONDS = 2.0
 
@@ -27,47 +32,63 @@ DEFAULTS = {
 }
 
 
+@check(
+    "libvirtd",
+    reads=lambda facts: (
+        facts.attempt,
+        facts.host.daemon,
+        facts.host.uri,
+        libvirt_daemon.remedy(facts.host.files),
+    ),
+)
 def check_libvirtd(attempt: ConnectionAttempt, daemon: str, uri: str, remedy: str = "") -> Finding:
     """Whether DAEMON answered on its read-write socket, and how long that took; REMEDY where it did not."""
-    name, wanted = "libvirtd", f"an answer to {uri} within {SLOW_SECONDS:g} s"
+    wanted = f"an answer to {uri} within {SLOW_SECONDS:g} s"
     if attempt.error is not None and not attempt.is_refused:
         start = remedy or f"systemctl start {daemon}.socket; journalctl -u {daemon}"
         why = attempt.error.why
         if attempt.stale:
             why = f"{why}; the client takes {attempt.stale}, and nobody listens on it"
-        return Finding(name, FAIL, why, wanted, attempt.error.hint or start)
+        return failed(why, attempt.error.hint or start, wanted=wanted)
     found = f"{daemon} answers after {attempt.seconds:.3f} s"
     if attempt.activated:
         # With a domain running it does not end by itself: it will be there when it is needed.
-        return Finding(name, PASS, f"{found}, started by its socket", wanted)
+        return passed(f"{found}, started by its socket", wanted=wanted)
     if attempt.seconds > SLOW_SECONDS:
         busy = f"see what keeps it busy: virt-admin -c {daemon}:///system server-threadpool-info {daemon}"
-        return Finding(name, WARN, found, wanted, busy)
-    return Finding(name, PASS, found, wanted)
+        return warned(found, busy, wanted=wanted)
+    return passed(found, wanted=wanted)
 
 
+@check(
+    "authentication",
+    "accepted for root, with the auth.conf in force for sanlock's children",
+    reads=lambda facts: (facts.attempt, facts.daemon_conf.get("auth_unix_rw"), facts.host.daemon),
+)
 def check_authentication(attempt: ConnectionAttempt, scheme: Value | None, daemon: str) -> Finding:
     """What SCHEME (auth_unix_rw) asks for, and whether it is satisfied with the auth.conf in force."""
-    name, wanted = "authentication", "accepted for root, with the auth.conf in force for sanlock's children"
     asked = f"{scheme}" if scheme is not None else "libvirt's default (polkit or none: root is let in)"
     if attempt.error is None:
-        return Finding(name, PASS, f"auth_unix_rw is {asked}: accepted", wanted)
+        return passed(f"auth_unix_rw is {asked}: accepted")
     if attempt.is_refused:
         error = attempt.error
         remedy = error.hint or "virt-sanlock-helper auth check"
-        return Finding(name, FAIL, f"auth_unix_rw is {asked}: {error.why}", wanted, remedy)
-    return not_looked_at(name, f"{daemon} does not answer")
+        return failed(f"auth_unix_rw is {asked}: {error.why}", remedy)
+    return not_checked(f"{daemon} does not answer")
 
 
+@check(
+    "libvirtd limits",
+    reads=lambda facts: (facts.daemon_conf, len(facts.running), facts.grace, facts.host.daemon),
+)
 def check_limits(conf: Mapping[str, Value], running: int, grace: int, daemon: str = "") -> Finding:
     """The limits of DAEMON against the number of RUNNING domains, which may be lost in the same second."""
-    name = "libvirtd limits"
     where = f"/etc/libvirt/{daemon or 'libvirtd'}.conf"
     limits = {key: conf.get(key, default) for key, default in DEFAULTS.items()}
     numbers = {key: value for key, value in limits.items() if isinstance(value, int)}
     if len(numbers) < len(limits):
         bad = ", ".join(key for key in limits if key not in numbers)
-        return Finding(name, FAIL, f"{bad}: no number", "numbers", f"correct {where}")
+        return failed(f"{bad}: no number", f"correct {where}", wanted="numbers")
     wanted = _wanted_limits(running)
     low = {key: least for key, least in wanted.items() if numbers[key] < least}
     seconds = running * CALL_SECONDS / max(1, min(IN_FLIGHT, numbers["max_workers"]))
@@ -79,8 +100,8 @@ def check_limits(conf: Mapping[str, Value], running: int, grace: int, daemon: st
         remedy += f" in {where}, then restart {daemon}"
     if seconds > grace:
         remedy = remedy or "fewer domains on this host, or a larger max_workers"
-        return Finding(name, FAIL, f"{found}, there are {grace}", text, remedy)
-    return Finding(name, WARN if low else PASS, found, text, remedy)
+        return failed(f"{found}, there are {grace}", remedy, wanted=text)
+    return judged(WARN if low else PASS, found, remedy, wanted=text)
 
 
 def _wanted_limits(running: int) -> dict[str, int]:

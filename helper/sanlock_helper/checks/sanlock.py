@@ -12,11 +12,14 @@ from typing import Callable
 from ..command import run
 from ..errors import PermanentError
 from ..leases.grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
+from ..leases.sanlock_daemon import DEFAULT_IO_TIMEOUT
 from ..leases.sanlock_status import SanlockStatus
-from ..leases.timeline import DEFAULT_IO_TIMEOUT, Timeline
+from ..leases.timeline import Timeline
 from ..virt.libvirt_conf import Setting
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf
-from .finding import FAIL, PASS, WARN, Finding, not_looked_at
+from .facts import sanlock_settings
+from .finding import FAIL, Finding, failed, not_checked, passed, warned
+from .registry import check
 
 DUMP_SECONDS = 10.0
 
@@ -27,30 +30,35 @@ OLD_FORMAT = 3
 SHORT_GRACE = 20
 
 
+@check("sanlock", reads=lambda facts: (facts.sanlock,), unread=FAIL)
 def check_running(status: SanlockStatus) -> Finding:
     """STATUS is the daemon's answer: it runs."""
     version = status.daemon.get("version_str", "unknown")
-    return Finding("sanlock", PASS, f"sanlock {version} runs", "a running daemon")
+    return passed(f"sanlock {version} runs", wanted="a running daemon")
 
 
+@check(
+    "kill_grace_seconds",
+    f"{DEFAULT_GRACE}; 0 means that the helper never runs",
+    reads=lambda facts: (facts.sanlock,),
+)
 def check_grace(status: SanlockStatus) -> Finding:
     """kill_grace_seconds as the running daemon has it."""
-    name, wanted = "kill_grace_seconds", f"{DEFAULT_GRACE}; 0 means that the helper never runs"
     option = "" if version_of(status) >= (3, 9) else " (sanlock 3.8: -g)"
     remedy = f"kill_grace_seconds in sanlock.conf{option}; then restart sanlock with no VM running"
     grace, fire = status.number("kill_grace_seconds"), status.number("watchdog_fire_timeout")
     if grace is None:
-        return not_looked_at(name, "this sanlock does not tell it")
+        return not_checked("this sanlock does not tell it")
     if fire is not None and fire < DEFAULT_FIRE_TIMEOUT:
         # Where none is set: setup_timeouts() in sanlock src/timeouts.c.
         remedy = (
             f"raise watchdog_fire_timeout: with {fire} s it is this short unless kill_grace_seconds is set"
         )
     if grace == 0:
-        return Finding(name, FAIL, "0 s: sanlock kills at once, and never runs the helper", wanted, remedy)
+        return failed("0 s: sanlock kills at once, and never runs the helper", remedy)
     if grace < SHORT_GRACE:
-        return Finding(name, WARN, f"{grace} s: no time for a second try", wanted, remedy)
-    return Finding(name, PASS, f"{grace} s", wanted)
+        return warned(f"{grace} s: no time for a second try", remedy)
+    return passed(f"{grace} s")
 
 
 def version_of(status: SanlockStatus) -> tuple[int, ...]:
@@ -59,6 +67,16 @@ def version_of(status: SanlockStatus) -> tuple[int, ...]:
     return tuple(int(word) for word in words) if all(word.isdigit() for word in words) else ()
 
 
+@check(
+    "watchdog",
+    "wdmd runs, or sanlock was told to do without (-w 0)",
+    reads=lambda facts: (
+        facts.sanlock,
+        facts.command_line,
+        (facts.host.run / "wdmd/wdmd.sock").exists(),
+        sanlock_settings(facts.sanlock_conf),
+    ),
+)
 def check_watchdog(
     status: SanlockStatus,
     command_line: Sequence[str],
@@ -69,55 +87,45 @@ def check_watchdog(
 
     The unit of sanlock 4 and newer gives no options: the file is where it is said there.
     """
-    name, wanted = "watchdog", "wdmd runs, or sanlock was told to do without (-w 0)"
     used = status.number("use_watchdog")
     if used is None:
-        return not_looked_at(name, "this sanlock does not tell it")
+        return not_checked("this sanlock does not tell it")
     if used:
         if wdmd_runs:
-            return Finding(name, PASS, "sanlock uses it, wdmd runs", wanted)
-        return Finding(
-            name, FAIL, "sanlock uses it, and wdmd does not run", wanted, "systemctl enable --now wdmd"
-        )
+            return passed("sanlock uses it, wdmd runs")
+        return failed("sanlock uses it, and wdmd does not run", "systemctl enable --now wdmd")
     if _is_given(command_line, "-w", "0"):
-        return Finding(name, PASS, "none, deliberately: sanlock was started with -w 0", wanted)
+        return passed("none, deliberately: sanlock was started with -w 0")
     by_file = version_of(status) >= (4,)
     values = [setting.value for setting in conf if setting.name == "use_watchdog"]
     if by_file and values[-1:] == ["0"]:
-        return Finding(name, PASS, "none, deliberately: use_watchdog = 0 in sanlock.conf", wanted)
+        return passed("none, deliberately: use_watchdog = 0 in sanlock.conf")
     found = "none: use_watchdog = 0, and not from -w 0; a VM that cannot be killed keeps writing"
     logged = "say use_watchdog = 0 there" if by_file else "start with -w 0"
     remedy = f"remove use_watchdog from /etc/sanlock/sanlock.conf, or {logged}"
-    return Finding(name, WARN, found, wanted, remedy)
+    return warned(found, remedy)
 
 
 def _is_given(words: Sequence[str], option: str, value: str) -> bool:
     return f"{option}{value}" in words or (option, value) in zip(words, words[1:])
 
 
+@check(
+    "watchdog_fire_timeout",
+    f"{DEFAULT_FIRE_TIMEOUT} s, the same on every host",
+    reads=lambda facts: (facts.sanlock,),
+)
 def check_fire_timeout(status: SanlockStatus) -> Finding:
     """watchdog_fire_timeout; sanlock 3.8 has 60 s built in."""
-    name, wanted = "watchdog_fire_timeout", f"{DEFAULT_FIRE_TIMEOUT} s, the same on every host"
     fire = status.number("watchdog_fire_timeout")
     if fire is None:
-        return Finding(name, PASS, f"{DEFAULT_FIRE_TIMEOUT} s, built into this sanlock", wanted)
+        return passed(f"{DEFAULT_FIRE_TIMEOUT} s, built into this sanlock")
     remedy = "set watchdog_fire_timeout in /etc/sanlock/sanlock.conf, on every host"
     if fire < 30:
-        return Finding(name, FAIL, f"{fire} s: below 30 sanlock's grace becomes 0", wanted, remedy)
+        return failed(f"{fire} s: below 30 sanlock's grace becomes 0", remedy)
     if fire < DEFAULT_FIRE_TIMEOUT:
-        return Finding(name, WARN, f"{fire} s", wanted, remedy)
-    return Finding(name, PASS, f"{fire} s", wanted)
-
-
-def timeline_of(status: SanlockStatus, conf: LockConf) -> Timeline:
-    """The clock of this host; see timeline.py."""
-    joined = status.lockspace(LOCKSPACE)
-    grace, fire = status.number("kill_grace_seconds"), status.number("watchdog_fire_timeout")
-    return Timeline(
-        joined.io_timeout if joined else conf.io_timeout or DEFAULT_IO_TIMEOUT,
-        DEFAULT_GRACE if grace is None else grace,
-        DEFAULT_FIRE_TIMEOUT if fire is None else fire,
-    )
+        return warned(f"{fire} s", remedy)
+    return passed(f"{fire} s")
 
 
 def lockspaces_without_clock(status: SanlockStatus) -> list[str]:
@@ -134,12 +142,20 @@ def lockspaces_without_clock(status: SanlockStatus) -> list[str]:
     ]
 
 
+@check(
+    "clock",
+    "the helper, then SIGKILL, then the watchdog, then another host",
+    reads=lambda facts: (
+        facts.timeline,
+        facts.sanlock.number("use_watchdog") != 0,
+        lockspaces_without_clock(facts.sanlock),
+    ),
+)
 def check_clock(clock: Timeline, watchdog: bool, without: Sequence[str] = ()) -> Finding:
     """The order of events after a loss; WATCHDOG says whether one is in use.
 
     WITHOUT: see lockspaces_without_clock().
     """
-    name, wanted = "clock", "the helper, then SIGKILL, then the watchdog, then another host"
     first, last = clock.reset
     found = (
         f"after the last good renewal: warning {clock.warning} s, lease lost {clock.lost} s, "
@@ -149,17 +165,21 @@ def check_clock(clock: Timeline, watchdog: bool, without: Sequence[str] = ()) ->
     remedy = "lower kill_grace_seconds, or raise watchdog_fire_timeout on every host"
     if without:
         found = f"{found}; it does not hold for {'; '.join(without)}"
-        return Finding(name, WARN, found, wanted, "join the lockspace without these flags, on every host")
+        return warned(found, "join the lockspace without these flags, on every host")
     if clock.sigkill >= clock.elsewhere:
-        return Finding(name, FAIL, f"{found}: another host may write before SIGKILL", wanted, remedy)
+        return failed(f"{found}: another host may write before SIGKILL", remedy)
     if watchdog and clock.sigkill >= first:
-        return Finding(name, WARN, f"{found}: the host may be reset before SIGKILL", wanted, remedy)
-    return Finding(name, PASS, found, wanted)
+        return warned(f"{found}: the host may be reset before SIGKILL", remedy)
+    return passed(found)
 
 
+@check(
+    "lockspace",
+    reads=lambda facts: (facts.sanlock, facts.lock_conf, facts.host.daemon),
+)
 def check_lockspace(status: SanlockStatus, conf: LockConf, daemon: str) -> Finding:
     """Whether libvirt's lockspace is joined and healthy; without auto_disk_leases, any."""
-    name, wanted = "lockspace", f"{LOCKSPACE} joined"
+    wanted = f"{LOCKSPACE} joined"
     remedy = f"systemctl restart {daemon}: it joins; or virt-sanlock-helper recover"
     spaces = status.lockspaces
     if conf.auto_disk_leases:
@@ -167,26 +187,29 @@ def check_lockspace(status: SanlockStatus, conf: LockConf, daemon: str) -> Findi
     else:
         wanted = "a lockspace joined; auto_disk_leases is off"
     if not spaces:
-        return Finding(name, FAIL, "none is joined: no VM with a lease can start or resume", wanted, remedy)
+        return failed("none is joined: no VM with a lease can start or resume", remedy, wanted=wanted)
     found = ", ".join(f"{space.name} as host {space.host_id}, {space.path}" for space in spaces)
     lost = [space.name for space in spaces if space.lost]
     if lost:
-        return Finding(
-            name, FAIL, f"{found}; LOST: {', '.join(lost)}", wanted, "see virt-sanlock-helper status"
-        )
+        return failed(f"{found}; LOST: {', '.join(lost)}", "see virt-sanlock-helper status", wanted=wanted)
     coming = [space.name for space in spaces if not space.joined]
     if coming:
         # sanlock src/delta_lease.c: it waits for as long as another live host has the host_id.
         found = f"{found}; not joined (yet): {', '.join(coming)}"
         hint = "sanlock client status; if it stays so, another live host has this host_id: see host_id unique"
-        return Finding(name, FAIL, found, wanted, hint)
+        return failed(found, hint, wanted=wanted)
     failing = [space.name for space in spaces if space.values.get("renewal_last_result", "1") != "1"]
     if failing:
         found = f"{found}; the last renewal failed: {', '.join(failing)}"
-        return Finding(name, WARN, found, wanted, "see to the storage of the lease directory")
-    return Finding(name, PASS, found, wanted)
+        return warned(found, "see to the storage of the lease directory", wanted=wanted)
+    return passed(found, wanted=wanted)
 
 
+@check(
+    "lockspace format",
+    "one that every host's sanlock knows",
+    reads=lambda facts: (facts.sanlock, facts.lock_conf, lambda: read_format(str(facts.lockspace_path))),
+)
 def check_format(status: SanlockStatus, conf: LockConf, read: Callable[[], str]) -> Finding:
     """Whether the disk format of libvirt's lockspace is one that this host's sanlock knows.
 
@@ -194,23 +217,22 @@ def check_format(status: SanlockStatus, conf: LockConf, read: Callable[[], str])
     host sees its own version and the format; what the other hosts run is on no storage.  READ has the format
     from storage, for a daemon that does not say it of a lockspace that it has joined.
     """
-    name, wanted = "lockspace format", "one that every host's sanlock knows"
     if not conf.auto_disk_leases:
-        return Finding(name, PASS, "not used: auto_disk_leases is off", wanted)
+        return passed("not used: auto_disk_leases is off")
     space = status.lockspace(LOCKSPACE)
     text = (space.values.get("version") if space else None) or read()
     version = status.daemon.get("version_str", "")
     ours = version.partition(".")[0]
     if not ours.isdigit() or not re.fullmatch(r"0x[0-9a-fA-F]{1,8}", text):
-        return not_looked_at(name, f"sanlock has version {version or 'none'}, the lockspace format {text}")
+        return not_checked(f"sanlock has version {version or 'none'}, the lockspace format {text}")
     major = int(text, 16) >> 16
     found = f"format {major} ({text}), sanlock {version}"
     if major > max(int(ours), OLD_FORMAT):
         remedy = f"run one version of sanlock on all hosts of the lockspace: here, sanlock {major}"
-        return Finding(name, FAIL, f"{found}: this host cannot join it", wanted, remedy)
+        return failed(f"{found}: this host cannot join it", remedy)
     if major > OLD_FORMAT:
-        return Finding(name, PASS, f"{found}: a host with an older sanlock cannot join it", wanted)
-    return Finding(name, PASS, found, wanted)
+        return passed(f"{found}: a host with an older sanlock cannot join it")
+    return passed(found)
 
 
 def read_format(path: str) -> str:
@@ -260,6 +282,11 @@ def parse_dump(text: str) -> dict[int, Slot]:
     return slots
 
 
+@check(
+    "host_id unique",
+    "no other live host has this host_id",
+    reads=lambda facts: (facts.sanlock, facts.lock_conf, lambda: read_slots(str(facts.lockspace_path))),
+)
 def check_unique(
     status: SanlockStatus,
     conf: LockConf,
@@ -271,21 +298,20 @@ def check_unique(
     sanlock joins no lockspace with a host_id that is alive elsewhere, so a joined one is ours.  Otherwise
     READ the place twice, with one renewal (2 * io_timeout) in between: who is alive counts up.
     """
-    name, wanted = "host_id unique", "no other live host has this host_id"
     space = status.lockspace(LOCKSPACE)
     if not conf.auto_disk_leases:
-        return Finding(name, PASS, "not used: auto_disk_leases is off", wanted)
+        return passed("not used: auto_disk_leases is off")
     if space is not None and space.joined:
-        return Finding(name, PASS, f"the lockspace is joined as {space.host_id}: sanlock saw to it", wanted)
+        return passed(f"the lockspace is joined as {space.host_id}: sanlock saw to it")
     before = read().get(conf.host_id)
     if before is None or before.timestamp == 0:
-        return Finding(name, PASS, f"nobody has {conf.host_id}", wanted)
+        return passed(f"nobody has {conf.host_id}")
     ours = status.daemon.get("our_host_name", "")
     remedy = "another host_id in /etc/libvirt/qemu-sanlock.conf of one of the two"
     sleep(2 * (conf.io_timeout or DEFAULT_IO_TIMEOUT) + 1)
     after = read().get(conf.host_id)
     if after != before and (after is None or after.owner != ours):
-        return Finding(name, FAIL, f"{before.owner} has {conf.host_id} and is alive", wanted, remedy)
+        return failed(f"{before.owner} has {conf.host_id} and is alive", remedy)
     if after == before and before.owner != ours:
-        return Finding(name, WARN, f"{before.owner} had {conf.host_id}, and is silent now", wanted, remedy)
-    return Finding(name, PASS, f"{conf.host_id} was this host's own before", wanted)
+        return warned(f"{before.owner} had {conf.host_id}, and is silent now", remedy)
+    return passed(f"{conf.host_id} was this host's own before")

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The rest of the host: runtime directory, multipath, recovery units, clean-up of leases."""
+"""The rest of the host: multipath, recovery units, clean-up of leases."""
 
 from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..command import run
 from ..leases.timeline import Timeline
-from .finding import FAIL, PASS, WARN, Finding, not_looked_at
-from .lease_dir import Mount, Owner
+from .finding import Finding, failed, not_checked, passed, warned
+from .registry import check
 
 # Started by a record that appears, and at boot.
 RECOVERY_UNITS = ("virt-sanlock-helper-recover.path", "virt-sanlock-helper-recover.service")
@@ -29,52 +28,26 @@ _QUESTION = re.compile(r"(?:\[+|\btest)\s+!?\s*-\w\s+\S+")
 _ENDS = re.compile(r"(?:exit|return)(?:\s+\d+)?\s*(?:;.*|#.*)?$")
 
 
-def check_user(uid: int) -> Finding:
-    """Who asks: to others than root much of a host looks as if it were not there."""
-    name, wanted = "user", "root, as sanlock's children are"
-    if uid != 0:
-        return Finding(
-            name, WARN, f"uid {uid}: what root alone may see looks missing", wanted, "run it as root"
-        )
-    return Finding(name, PASS, "root", wanted)
-
-
-def check_runtime_dir(path: str, folder: Owner | None, mount: Mount) -> Finding:
-    """The helper's runtime directory; FOLDER is None when it is not there yet."""
-    name, wanted = "runtime directory", f"{path} on tmpfs, 0700 root"
-    if mount.fstype != "tmpfs":
-        remedy = "mount a tmpfs at /run: what is on a disk may be gone with it"
-        return Finding(name, FAIL, f"{path} is on {mount.fstype}", wanted, remedy)
-    if folder is None:
-        return Finding(name, WARN, "not there yet: the helper makes it", wanted, "systemd-tmpfiles --create")
-    if folder.uid != 0 or folder.mode & 0o022:
-        remedy = f"chown root:root {path}; chmod 0700 {path}"
-        return Finding(name, FAIL, f"{folder}: others may write requests", wanted, remedy)
-    if folder.mode != stat.S_IRWXU:
-        return Finding(name, WARN, f"{folder}", wanted, f"chmod 0700 {path}")
-    return Finding(name, PASS, f"{folder}", wanted)
-
-
+@check("multipath", reads=lambda facts: (multipath_config(facts.host.etc), facts.timeline))
 def check_multipath(config: str | None, clock: Timeline) -> Finding:
     """How long multipath queues I/O without a path, from its CONFIG; None where it is not installed."""
-    name = "multipath"
     wanted = f"I/O without a path fails within {clock.lost} s: what is queued longer may be written too late"
     if config is None:
-        return Finding(name, PASS, "not installed", wanted)
+        return passed("not installed", wanted=wanted)
     polling = max([int(value) for value in _settings(config, "polling_interval") if value.isdigit()] or [0])
     polling = polling or DEFAULT_POLLING
     longest, text = 0, "no_path_retry fail"
     for value in _settings(config, "no_path_retry"):
         if value == "queue":
             remedy = f"no_path_retry {max(1, clock.lost // polling - 1)} in /etc/multipath.conf"
-            return Finding(name, FAIL, "no_path_retry queue: for ever", wanted, remedy)
+            return failed("no_path_retry queue: for ever", remedy, wanted=wanted)
         if value.isdigit() and int(value) * polling >= longest:
             longest = int(value) * polling
             text = f"no_path_retry {value} every {polling} s: {longest} s"
     if longest >= clock.lost:
         remedy = f"no_path_retry {max(1, clock.lost // polling - 1)} in /etc/multipath.conf"
-        return Finding(name, WARN, text, wanted, remedy)
-    return Finding(name, PASS, text, wanted)
+        return warned(text, remedy, wanted=wanted)
+    return passed(text, wanted=wanted)
 
 
 def _settings(config: str, name: str) -> list[str]:
@@ -90,18 +63,18 @@ def multipath_config(etc: Path, program: str = "multipathd") -> str | None:
     return path.read_text(errors="replace") if path.exists() else None
 
 
+@check("recovery units", f"{', '.join(RECOVERY_UNITS)} enabled", reads=lambda facts: (unit_states(),))
 def check_recovery_units(states: Mapping[str, str] | None) -> Finding:
     """STATES of the units as systemctl tells them; None where systemd does not answer."""
-    name, wanted = "recovery units", f"{', '.join(RECOVERY_UNITS)} enabled"
     if states is None:
-        return not_looked_at(name, "systemctl does not answer")
+        return not_checked("systemctl does not answer")
     found = ", ".join(f"{unit} {state}" for unit, state in states.items())
     remedy = f"systemctl enable --now {RECOVERY_UNITS[0]}; systemctl enable {RECOVERY_UNITS[1]}"
     if any(state in ("not-found", "masked") for state in states.values()):
-        return Finding(name, FAIL, found, wanted, f"install virt-sanlock-helper's units; {remedy}")
+        return failed(found, f"install virt-sanlock-helper's units; {remedy}")
     if not all(state.startswith("enabled") or state == "static" for state in states.values()):
-        return Finding(name, WARN, f"{found}: nothing brings the VMs back by itself", wanted, remedy)
-    return Finding(name, PASS, found, wanted)
+        return warned(f"{found}: nothing brings the VMs back by itself", remedy)
+    return passed(found)
 
 
 def unit_states(units: Iterable[str] = RECOVERY_UNITS, program: str = "systemctl") -> dict[str, str] | None:
@@ -117,19 +90,23 @@ def unit_states(units: Iterable[str] = RECOVERY_UNITS, program: str = "systemctl
     return states
 
 
+@check(
+    CLEANUP,
+    "run once a week on one of the hosts",
+    reads=lambda facts: (schedules(facts.host.etc, facts.host.var, facts.host.lib),),
+)
 def check_cleanup(places: Mapping[str, str]) -> Finding:
     """Whether a file of PLACES (path to text) runs virt-sanlock-cleanup."""
-    name, wanted = CLEANUP, "run once a week on one of the hosts"
     named = [path for path, text in places.items() if CLEANUP in text]
     found = [path for path in named if CLEANUP in _reached(places[path])]
     if found:
-        return Finding(name, PASS, f"scheduled: {', '.join(found)}", wanted)
+        return passed(f"scheduled: {', '.join(found)}")
     if named:
         # As Debian ships it.
         remedy = f"remove that line from {named[0]} on one of the hosts, if none does it"
-        return Finding(name, WARN, f"{named[0]} is there, and ends before it runs it", wanted, remedy)
+        return warned(f"{named[0]} is there, and ends before it runs it", remedy)
     remedy = f"ln -s /usr/sbin/{CLEANUP} /etc/cron.weekly/ on one of the hosts, if none does it"
-    return Finding(name, WARN, "not scheduled on this host", wanted, remedy)
+    return warned("not scheduled on this host", remedy)
 
 
 def _reached(text: str) -> str:

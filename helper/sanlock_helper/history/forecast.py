@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..leases.grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
 from ..leases.sanlock_status import SanlockStatus
-from ..leases.timeline import DEFAULT_IO_TIMEOUT, Timeline
+from ..leases.timeline import Timeline, timeline_of
 from ..virt.inventory import DomainConfig, KnownDomain
 from .outages import Event
 
@@ -59,18 +58,6 @@ def _leases(domain: KnownDomain, sanlock: SanlockStatus) -> dict[str, int] | Non
 def _is_lost(name: str, sanlock: SanlockStatus | None) -> bool:
     space = sanlock.lockspace(name) if sanlock else None
     return space is not None and space.lost
-
-
-def timeline_of(sanlock: SanlockStatus, lockspaces: Iterable[str]) -> Timeline:
-    """The clock for leases in LOCKSPACES: the first one to be lost counts."""
-    spaces = [space for name in lockspaces if (space := sanlock.lockspace(name))]
-    grace = sanlock.number("kill_grace_seconds")
-    fire = sanlock.number("watchdog_fire_timeout")
-    return Timeline(
-        min((space.io_timeout for space in spaces), default=DEFAULT_IO_TIMEOUT),
-        DEFAULT_GRACE if grace is None else grace,
-        DEFAULT_FIRE_TIMEOUT if fire is None else fire,
-    )
 
 
 def at_loss(domain: KnownDomain, held: Mapping[str, int] | None, sanlock: SanlockStatus | None) -> AtLoss:

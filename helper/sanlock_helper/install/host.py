@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The host that this program is installed on: its paths, its sanlock.service, whose helper stands where."""
+"""The host that this program is installed on: its paths, its sanlock.service, which helper is where."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..command import Answer, Run, run
 from ..errors import HelperError
+from ..leases.sanlock_daemon import daemon_pid
 from .paths import KILLPATHS, our_executable
 
 # Where it is put when ours takes its place on the host itself; the name that dpkg-divert's manual uses.
@@ -35,8 +36,11 @@ class Host:
         run: Run = run_command,
         ours: Path | None = None,
         proc: Path = Path("/proc"),
+        run_dir: Path | None = None,
     ) -> None:
+        """OURS is this program's executable, RUN_DIR where sanlock's runtime directory is, below ROOT."""
         self.root = root
+        self.run_dir = run_dir or self.path("/run")
         self.run = run
         self.ours = ours or our_executable()
         self.proc = proc
@@ -65,19 +69,23 @@ class Host:
         return path.is_symlink() and os.readlink(path) == str(self.ours)
 
     def service(self, name: str) -> str:
-        """What systemd says of the property NAME of sanlock.service; "" when there is no systemd to ask."""
+        """The property NAME of sanlock.service; "" where systemd does not answer."""
         return self.run(["systemctl", "show", f"--property={name}", "--value", SERVICE]).stdout.strip()
 
     def sanlock_pid(self) -> int:
         """The process id of the running sanlock, 0 when none runs."""
+        pid = daemon_pid(str(self.run_dir / "sanlock"), str(self.proc))
+        if pid:
+            return pid
+        # A daemon with another runtime directory (SANLOCK_RUN_DIR) is known to systemd.
         found = self.service("MainPID")
-        if found.isdigit() and int(found):
-            return int(found)
-        try:
-            pid = int(self.path("/run/sanlock/sanlock.pid").read_text(encoding="ascii"))
-            return pid if (self.proc / str(pid) / "comm").read_text().strip() == "sanlock" else 0
-        except (OSError, ValueError):
-            return 0
+        return int(found) if found.isdigit() and (self.proc / found).exists() and int(found) else 0
+
+    def seen_by(self, pid: int | None) -> str:
+        """The file at libvirt's path as process PID sees it; as the host does without a PID."""
+        root = self.proc / str(pid) / "root"
+        stock = self.stock()
+        return f"{root}{stock}" if pid and root.is_dir() else str(self.path(stock))
 
     def sanlock_runs_ours(self, pid: int) -> bool:
         """Whether the file at libvirt's path is ours as process PID sees it, by its own mounts."""

@@ -8,7 +8,7 @@ import posix
 import time
 from _queue import Empty, SimpleQueue
 
-from .sanlock_daemon import daemon_settings, run_dir
+from .sanlock_daemon import daemon_pid, daemon_settings, run_dir
 
 SANLOCK_CONF = "/etc/sanlock/sanlock.conf"
 
@@ -176,11 +176,9 @@ def _read_small(path: str) -> bytes:
 
 def _from_command_line(directory: str) -> list[bytes]:
     try:
-        with open(f"{directory}/sanlock.pid", "rb") as pid_file:
-            pid = int(pid_file.read(16))
-        with open(f"/proc/{pid}/cmdline", "rb") as command_line:
+        with open(f"/proc/{daemon_pid(directory)}/cmdline", "rb") as command_line:
             words = command_line.read().split(b"\0")
-    except (OSError, ValueError):
+    except OSError:
         return []
     return [value for option, value in zip(words, words[1:]) if option == b"-g"]
 

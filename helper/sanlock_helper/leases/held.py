@@ -254,7 +254,7 @@ def is_renewed(host: dict[str, Any], now: float) -> bool:
     (sanlock src/timeouts.h).
     """
     age: float = now - host["timestamp"]
-    return age <= 6 * (host["io_timeout"] or 10)
+    return age <= 6 * (host["io_timeout"] or sanlock_daemon.DEFAULT_IO_TIMEOUT)
 
 
 def text(name: bytes) -> str:

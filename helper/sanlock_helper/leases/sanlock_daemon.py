@@ -7,6 +7,10 @@ import posix
 
 RUN_DIR = "/run/sanlock"
 SOCKET = "sanlock.sock"
+PID_FILE = "sanlock.pid"
+
+# DEFAULT_IO_TIMEOUT in sanlock src/sanlock_internal.h, in seconds.
+DEFAULT_IO_TIMEOUT = 10
 
 # struct sm_header: eight numbers of 32 bits in the machine's own order (sanlock src/sanlock_sock.h).
 _NUMBER = 4
@@ -25,6 +29,21 @@ _LONGEST = 4096
 def run_dir() -> str:
     """The directory of the daemon's socket and pid file, as libsanlock finds it (sanlock src/env.c)."""
     return str(posix.environ.get(b"SANLOCK_RUN_DIR", RUN_DIR.encode()), "utf-8", "surrogateescape")
+
+
+def daemon_pid(directory: str, proc: str = "/proc") -> int:
+    """The process id of the running daemon with the runtime DIRECTORY, 0 when none runs.
+
+    From the pid file that lockfile() in sanlock src/lockfile.c writes.  It outlives a daemon that
+    is killed, and the kernel may give its number to another process: the name in PROC decides.
+    """
+    try:
+        with open(f"{directory}/{PID_FILE}", "rb") as pid_file:
+            pid = int(pid_file.read(16))
+        with open(f"{proc}/{pid}/comm", "rb") as comm:
+            return pid if comm.read(16).rstrip(b"\n") == b"sanlock" else 0
+    except (OSError, ValueError):
+        return 0
 
 
 def join_sanlock_group(directory: str) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from ..command import NO_END, NOT_RUN, run
 from ..errors import HelperError
+from .sanlock_daemon import DEFAULT_IO_TIMEOUT
 
 # A daemon that answers does so in milliseconds.
 SECONDS = 5.0
@@ -74,7 +75,7 @@ class JoinedLockspace:
     @property
     def io_timeout(self) -> int:
         """Seconds."""
-        return int(self.values.get("io_timeout", 10))
+        return int(self.values.get("io_timeout", DEFAULT_IO_TIMEOUT))
 
     @property
     def lost(self) -> bool:

@@ -6,11 +6,14 @@ Source: sanlock ``src/timeouts.h``, and calc_id_renewal_fail_seconds() in ``src/
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-DEFAULT_IO_TIMEOUT = 10
+from .grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
+from .sanlock_daemon import DEFAULT_IO_TIMEOUT
+from .sanlock_status import SanlockStatus
 
-# How often wdmd looks whether it may go on petting the watchdog (wdmd/main.c, test_interval).
+# How often wdmd checks whether it may reset the watchdog's timer (wdmd/main.c, test_interval).
 WDMD_INTERVAL = 10
 
 
@@ -47,3 +50,18 @@ class Timeline:
     def elsewhere(self) -> int:
         """Another host may take the lease."""
         return self.lost + self.fire_timeout
+
+
+def timeline_of(status: SanlockStatus, lockspaces: Iterable[str], io_timeout: int = 0) -> Timeline:
+    """The times for leases in LOCKSPACES, by name: the first one to be lost counts.
+
+    IO_TIMEOUT is in seconds, for when none of them is on sanlock's list; 0 is sanlock's default.
+    """
+    spaces = [space for name in lockspaces if (space := status.lockspace(name))]
+    grace = status.number("kill_grace_seconds")
+    fire = status.number("watchdog_fire_timeout")
+    return Timeline(
+        min((space.io_timeout for space in spaces), default=io_timeout or DEFAULT_IO_TIMEOUT),
+        DEFAULT_GRACE if grace is None else grace,
+        DEFAULT_FIRE_TIMEOUT if fire is None else fire,
+    )

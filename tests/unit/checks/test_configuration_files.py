@@ -12,7 +12,7 @@ pytest.importorskip("libvirt")
 from sanlock_helper.checks.configuration import check_files
 from sanlock_helper.checks.facts import Facts, HostPaths
 from sanlock_helper.checks.finding import Finding
-from sanlock_helper.checks.plan import make_checks
+from sanlock_helper.checks.plan import CHECKS
 from sanlock_helper.errors import PermanentError
 from sanlock_helper.virt.qemu_sanlock_conf import make_lock_conf
 
@@ -98,8 +98,8 @@ def test_the_owner_of_a_lease(
     facts = Facts(HostPaths(etc=tmp_path, lib=tmp_path / "lib"))
     (tmp_path / "libvirt").mkdir()
     (tmp_path / "libvirt/qemu-sanlock.conf").write_text(f"check_disk_lease_owner = {value}\n")
-    checks = {check.name: check for check in make_checks(facts)}
-    assert checks["disk lease owner"].call().verdict == verdict
+    checks = {check.name: check for check in CHECKS}
+    assert checks["disk lease owner"].run(facts).verdict == verdict
 
 
 def test_the_owner_is_yes_or_no() -> None:

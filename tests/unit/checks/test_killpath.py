@@ -10,18 +10,15 @@ import pytest
 
 pytest.importorskip("libvirt")
 
-from sanlock_helper.checks.killpath import (
-    check_arguments,
-    check_booleans,
-    check_killpath,
-    check_modules,
-    check_selinux,
-    needed_booleans,
-    registered_arguments,
-)
+from sanlock_helper.checks.killpath import check_killpath, check_modules, check_program
+from sanlock_helper.checks.runtime import check_arguments, registered_arguments
+from sanlock_helper.checks.selinux import check_booleans, check_selinux, needed_booleans
 from sanlock_helper.virt.inventory import DomainConfig, KnownDomain
 
 ENVIRON = {"PATH": "/usr/bin:/bin"}
+
+# Why it is another program, and the step.
+CAUSE = ("it was started before", "activate")
 
 
 def script(path: Path, text: str, mode: int = 0o755) -> str:
@@ -36,9 +33,9 @@ def test_ours_passes_and_gets_sanlocks_environment_only(
     monkeypatch.setenv("HOME", "/root")
     text = '#!/bin/sh\n[ -z "$HOME" ] || exit 3\necho "libvirt_sanlock_helper (virt-sanlock-helper) 1.2"\n'
     path = script(tmp_path / "helper", text)
-    finding = check_killpath(path, path, ENVIRON, "1.2")
+    finding = check_killpath(path, path, ENVIRON, 7, CAUSE, "1.2")
     assert (finding.verdict, finding.remedy) == ("pass", "")
-    older = check_killpath(path, path, ENVIRON, "1.3")
+    older = check_killpath(path, path, ENVIRON, 7, CAUSE, "1.3")
     assert older.verdict == "warn"
     assert "this command is 1.3" in older.found
 
@@ -60,15 +57,39 @@ def test_ours_passes_and_gets_sanlocks_environment_only(
 )
 def test_what_is_not_ours_fails(tmp_path: Path, text: str, mode: int, words: str) -> None:
     path = script(tmp_path / "helper", text, mode)
-    finding = check_killpath("/usr/libexec/libvirt_sanlock_helper", path, ENVIRON)
+    finding = check_killpath("/usr/libexec/libvirt_sanlock_helper", path, ENVIRON, 7, CAUSE)
     assert finding.verdict == "fail"
     assert words in finding.found
     assert "/usr/libexec/libvirt_sanlock_helper" in finding.found
-    assert finding.remedy
+    assert finding.found.endswith(f"; {CAUSE[0]}")
+    assert finding.remedy == CAUSE[1]
+    program = check_program(path, ENVIRON)
+    assert (program.verdict, program.remedy) == ("fail", "reinstall virt-sanlock-helper")
+    assert words in program.found
 
 
 def test_nothing_at_the_path_fails(tmp_path: Path) -> None:
-    assert check_killpath("/x", str(tmp_path / "missing"), ENVIRON).verdict == "fail"
+    assert check_killpath("/x", str(tmp_path / "missing"), ENVIRON, 7, CAUSE).verdict == "fail"
+
+
+def test_a_killpath_that_hangs_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sanlock_helper.checks.killpath.SECONDS", 0.2)
+    path = script(tmp_path / "helper", "#!/bin/sh\nsleep 20\n")
+    finding = check_killpath("/x", path, ENVIRON, 7, CAUSE)
+    assert (finding.verdict, "no end within 0.2 s" in finding.found) == ("fail", True)
+
+
+def test_without_a_sanlock_nothing_runs_now(tmp_path: Path) -> None:
+    finding = check_killpath("/x", str(tmp_path / "missing"), ENVIRON, None, CAUSE)
+    assert (finding.verdict, finding.found) == ("pass", "sanlock does not run")
+
+
+def test_the_interpreter_of_the_command_needs_libvirt_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    finding = check_modules(script(tmp_path / "ours", "#!/usr/bin/python3 -ISB\n"), ENVIRON)
+    assert (finding.verdict, finding.remedy) == ("fail", "install python3-libvirt")
 
 
 def test_modules_are_imported_with_the_scripts_own_interpreter(tmp_path: Path) -> None:
@@ -108,6 +129,7 @@ def test_arguments_are_counted_as_libvirt_writes_them() -> None:
         ("1", "system_u:object_r:bin_t:s0", "fail"),
         ("0\n", "system_u:object_r:bin_t:s0", "warn"),
         ("1", None, "warn"),
+        ("1", "system_u:object_r:user_home_t:s0", "warn"),
     ],
 )
 def test_selinux(enforce: str | None, label: str | None, verdict: str) -> None:

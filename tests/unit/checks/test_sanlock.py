@@ -21,11 +21,10 @@ from sanlock_helper.checks.sanlock import (
     check_watchdog,
     lockspaces_without_clock,
     parse_dump,
-    timeline_of,
 )
 from sanlock_helper.errors import PermanentError
 from sanlock_helper.leases.sanlock_status import JoinedLockspace, SanlockStatus, parse_status
-from sanlock_helper.leases.timeline import Timeline
+from sanlock_helper.leases.timeline import Timeline, timeline_of
 from sanlock_helper.virt.libvirt_conf import Setting
 from sanlock_helper.virt.qemu_sanlock_conf import LockConf, make_lock_conf
 
@@ -114,7 +113,7 @@ def test_fire_timeout(fire: str, verdict: str) -> None:
 
 
 def test_the_clock_of_the_defaults_is_that_of_the_readme() -> None:
-    clock = timeline_of(status(), CONF)
+    clock = timeline_of(status(), [SPACE.name])
     assert clock == Timeline(10, 40, 60)
     finding = check_clock(clock, watchdog=True)
     assert finding.verdict == "pass"
@@ -132,7 +131,7 @@ def test_clock(grace: int, fire: int, watchdog: bool, verdict: str) -> None:
 
 def test_the_joined_lockspace_counts_for_the_clock() -> None:
     space = replace(SPACE, values={"io_timeout": "3"})
-    assert timeline_of(status(space, kill_grace_seconds="7"), CONF) == Timeline(3, 7, 60)
+    assert timeline_of(status(space, kill_grace_seconds="7"), [SPACE.name], 20) == Timeline(3, 7, 60)
 
 
 def test_lockspace() -> None:

@@ -25,6 +25,7 @@ from sanlock_helper.checks.lease_dir import (
     mount_of,
 )
 from sanlock_helper.checks.leases import check_disk_paths, check_leases, lease_name, missing_leases
+from sanlock_helper.checks.runtime import check_runtime_dir
 from sanlock_helper.leases.sanlock_status import HeldLease, SanlockStatus
 from sanlock_helper.leases.timeline import Timeline
 from sanlock_helper.virt.inventory import Disk, DomainConfig, KnownDomain
@@ -171,12 +172,12 @@ RUN = Mount("/run", "tmpfs", "tmpfs")
 
 def test_runtime_dir() -> None:
     path = "/run/virt-sanlock-helper"
-    assert system.check_runtime_dir(path, Owner(path, 0, 0, 0o700), RUN).verdict == "pass"
-    assert system.check_runtime_dir(path, Owner(path, 0, 0, 0o755), RUN).verdict == "warn"
-    assert system.check_runtime_dir(path, None, RUN).verdict == "warn"
-    assert system.check_runtime_dir(path, Owner(path, 0, 0, 0o777), RUN).verdict == "fail"
-    assert system.check_runtime_dir(path, Owner(path, 5, 0, 0o700), RUN).verdict == "fail"
-    assert system.check_runtime_dir(path, Owner(path, 0, 0, 0o700), EXT4).verdict == "fail"
+    assert check_runtime_dir(path, Owner(path, 0, 0, 0o700), RUN).verdict == "pass"
+    assert check_runtime_dir(path, Owner(path, 0, 0, 0o755), RUN).verdict == "warn"
+    assert check_runtime_dir(path, None, RUN).verdict == "warn"
+    assert check_runtime_dir(path, Owner(path, 0, 0, 0o777), RUN).verdict == "fail"
+    assert check_runtime_dir(path, Owner(path, 5, 0, 0o700), RUN).verdict == "fail"
+    assert check_runtime_dir(path, Owner(path, 0, 0, 0o700), EXT4).verdict == "fail"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.checks.finding import Finding
-from sanlock_helper.checks.plan import Check
+from sanlock_helper.checks.registry import Check
 from sanlock_helper.cli.main import make_parser
 from sanlock_helper.cli.verbs import check
 
@@ -24,7 +24,10 @@ def test_warnings_count_only_when_strict(
 ) -> None:
     # It replaces the environment by that of sanlock.
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    checks = [Check(verdict, lambda verdict=verdict: Finding("x", verdict, "")) for verdict in verdicts]  # type: ignore[misc]
-    monkeypatch.setattr(check, "make_checks", lambda _facts: checks)
+    checks = [
+        Check("x", "", lambda _facts, verdict=verdict: (verdict,), lambda verdict: Finding("", verdict, ""))  # type: ignore[misc]
+        for verdict in verdicts
+    ]
+    monkeypatch.setattr(check, "CHECKS", checks)
     for options, status in (([], normal), (["--strict"], strict), (["--quiet"], normal)):
         assert check.run(make_parser().parse_args(["check", *options])) == status

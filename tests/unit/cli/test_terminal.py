@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("libvirt")
 
+from sanlock_helper.checks.facts import Facts, HostPaths
 from sanlock_helper.checks.finding import Finding
-from sanlock_helper.checks.plan import Check, run_checks
+from sanlock_helper.checks.registry import Check
 from sanlock_helper.cli.terminal import is_colourful, iso, plain, table
 from sanlock_helper.errors import PermanentError, TransientError
 from sanlock_helper.threads import within
@@ -59,29 +60,37 @@ def test_patience() -> None:
     release.set()
 
 
-def _raise(error: BaseException) -> Finding:
+def _raise(error: BaseException) -> tuple[str]:
     raise error
 
 
-def test_a_check_that_cannot_look_is_a_warning() -> None:
+def _found(text: str) -> Finding:
+    return Finding("", "pass", text)
+
+
+def test_a_check_that_cannot_be_made_is_a_warning() -> None:
     release = threading.Event()
 
-    def hang() -> Finding:
+    def hang() -> tuple[str]:
         release.wait()
-        return Finding("never", "pass", "")
+        return ("never",)
 
+    refused = PermanentError("ask sanlock", "it does not answer", "start it")
     checks = [
-        Check("helper", lambda: _raise(PermanentError("ask sanlock", "it does not answer", "start it"))),
-        Check("os", lambda: _raise(PermissionError(13, "Permission denied", "/x"))),
-        Check("defect", lambda: _raise(KeyError("Uid"))),
-        Check("hang", hang),
-        Check("good", lambda: Finding("good", "pass", "yes")),
+        Check("helper", "an answer", lambda _facts: _raise(refused), _found),
+        Check("must", "an answer", lambda _facts: _raise(refused), _found, unread="fail"),
+        Check("os", "", lambda _facts: _raise(PermissionError(13, "Permission denied", "/x")), _found),
+        Check("defect", "", lambda _facts: _raise(KeyError("Uid")), _found),
+        Check("hang", "", lambda _facts: hang(), _found),
+        Check("good", "", lambda _facts: ("yes",), _found),
     ]
-    findings = list(run_checks(checks, seconds=0.2))
+    findings = [check.run(Facts(HostPaths()), seconds=0.2) for check in checks]
     release.set()
-    assert [finding.verdict for finding in findings] == ["warn", "warn", "warn", "warn", "pass"]
-    assert findings[0].found == "not looked at: ask sanlock: it does not answer"
-    assert findings[0].remedy == "start it"
-    assert "/x" in findings[1].found
-    assert "KeyError" in findings[2].found
-    assert "no answer within 0.2 s" in findings[3].found
+    assert [finding.verdict for finding in findings] == ["warn", "fail", "warn", "warn", "warn", "pass"]
+    assert [finding.name for finding in findings] == [check.name for check in checks]
+    assert findings[0].found == "not checked: ask sanlock: it does not answer"
+    assert (findings[0].wanted, findings[0].remedy) == ("an answer", "start it")
+    assert (findings[1].found, findings[1].wanted) == ("ask sanlock: it does not answer", "an answer")
+    assert "/x" in findings[2].found
+    assert "KeyError" in findings[3].found
+    assert "no answer within 0.2 s" in findings[4].found

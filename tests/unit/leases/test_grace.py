@@ -66,9 +66,14 @@ def test_no_file_is_sanlocks_default(tmp_path: Path) -> None:
     assert kill_grace_seconds(str(tmp_path / "missing"), str(tmp_path)) == 40
 
 
-def test_the_daemons_command_line_counts_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "grace"), [("sanlock", 12), ("other", 25)])
+def test_the_daemons_command_line_counts_first(tmp_path: Path, name: str, grace: int) -> None:
+    """And not that of a process that has got the number of a daemon which was killed."""
     (tmp_path / "sanlock.conf").write_text("kill_grace_seconds = 25\n")
-    command = ["/bin/sh", "-c", "echo ready; read line", "-g", "12"]
+    # The kernel names a process after the file that was executed.
+    program = tmp_path / name
+    program.symlink_to("/bin/sh")
+    command = [str(program), "-c", "echo ready; read line", "-g", "12"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as daemon:
         # The kernel shows the command line a moment after exec() has closed Popen's own pipe.
         assert daemon.stdout is not None
@@ -77,7 +82,7 @@ def test_the_daemons_command_line_counts_first(tmp_path: Path) -> None:
         # exec(2) closes Popen's pipe, which tells it to go on, before the kernel shows the new command line.
         while not Path(f"/proc/{daemon.pid}/cmdline").read_bytes():
             time.sleep(0.01)
-        assert kill_grace_seconds(str(tmp_path / "sanlock.conf"), str(tmp_path)) == 12
+        assert kill_grace_seconds(str(tmp_path / "sanlock.conf"), str(tmp_path)) == grace
 
 
 def make_huge(conf: Path) -> None:

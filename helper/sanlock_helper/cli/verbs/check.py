@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from ...checks.facts import Facts, HostPaths
-from ...checks.finding import FAIL, PASS, WARN, Finding
-from ...checks.plan import make_checks, run_checks
+from ...checks.finding import FAIL, PASS, WARN
+from ...checks.plan import CHECKS
 from ..connecting import add_connect
-from ..terminal import paint, plain, print_json
+from ..findings import print_findings
+from ..terminal import print_json
 
 SCHEMA = 1
 
-_COLOURS = {PASS: "green", WARN: "yellow", FAIL: "red"}
+_WIDTH = max(len(check.name) for check in CHECKS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,25 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
     # libvirt's client in this process must find the auth.conf that the helper's will find.
     os.environ.clear()
     os.environ.update(facts.environ)
-    width = max(len(check.name) for check in make_checks(facts))
-    findings = []
-    for finding in run_checks(make_checks(facts)):
-        findings.append(finding)
-        if not arguments.json and not (arguments.quiet and finding.verdict == PASS):
-            _print(finding, width)
+    found = (check.run(facts) for check in CHECKS)
+    findings = list(found) if arguments.json else print_findings(found, _WIDTH, arguments.quiet)
     bad = (FAIL, WARN) if arguments.strict else (FAIL,)
     ok = not any(finding.verdict in bad for finding in findings)
     if arguments.json:
         shown = [vars(finding) for finding in findings if not (arguments.quiet and finding.verdict == PASS)]
         print_json("check", SCHEMA, {"ok": ok, "checks": shown})
     return 0 if ok else 1
-
-
-def _print(finding: Finding, width: int) -> None:
-    verdict = paint(finding.verdict, _COLOURS[finding.verdict])
-    text = f"{finding.name:<{width}}  {verdict}  {plain(finding.found)}"
-    if finding.verdict != PASS:
-        text += f"; wanted: {plain(finding.wanted)}" if finding.wanted else ""
-        text += f"; remedy: {plain(finding.remedy)}" if finding.remedy else ""
-    print(text)
-    sys.stdout.flush()

@@ -3,27 +3,34 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
+import re
 import subprocess
-import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sanlock_helper import __version__
+from sanlock_helper.checks.facts import Facts, HostPaths
+from sanlock_helper.checks.finding import Finding
+from sanlock_helper.checks.plan import CHECKS, INSTALLATION
 from sanlock_helper.cli import main as cli
 from sanlock_helper.command import Answer
 from sanlock_helper.errors import HelperError
 from sanlock_helper.install import activation, host
-from sanlock_helper.install import inspection as installation
 from sanlock_helper.install import paths as killpath_file
 from sanlock_helper.install.host import Host
 from sanlock_helper.install.paths import our_executable
+from tests.schemas import validated
 
 STOCK = "/usr/libexec/libvirt_sanlock_helper"
 PID = 4711
+
+# A killpath of this version.
+OURS = f"#!/bin/sh\necho 'libvirt_sanlock_helper (virt-sanlock-helper) {__version__}'\n"
 
 
 class FakeRun:
@@ -54,7 +61,7 @@ def run() -> FakeRun:
 def here(tmp_path: Path, run: FakeRun) -> Host:
     """A host with both helpers, where sanlock does not run."""
     ours = tmp_path / "ours"
-    ours.write_text("#!ours")
+    ours.write_text(OURS)
     ours.chmod(0o755)
     stock = tmp_path / "root" / STOCK[1:]
     stock.parent.mkdir(parents=True)
@@ -73,11 +80,35 @@ def start_sanlock(here: Host, run: FakeRun, helper: str, own_mounts: bool = True
     seen = here.proc / f"{PID}/root{STOCK}"
     seen.parent.mkdir(parents=True)
     seen.write_text(helper)
+    seen.chmod(0o755)
+    (here.proc / f"{PID}/mountinfo").write_text("1 1 0:1 / /run rw - tmpfs tmpfs rw\n")
 
 
-def find(here: Host, what: str) -> installation.Finding:
-    (finding,) = (finding for finding in installation.look(here) if finding.what == what)
-    return finding
+def facts_of(here: Host) -> Facts:
+    """With the directories of the machine, where they are not part of the installation."""
+    paths = HostPaths(proc=here.proc, run=here.run_dir, sys=here.path("/sys"))
+    facts = Facts(paths, installation=here)
+    facts.__dict__["mountinfo"] = f"1 1 0:1 / {here.run_dir} rw - tmpfs tmpfs rw\n"
+    return facts
+
+
+def find_all(here: Host) -> list[Finding]:
+    """What install-check reports, by the names of that verb."""
+    return [replace(check.run(facts_of(here)), name=check.what) for check in INSTALLATION]
+
+
+def find(here: Host, what: str) -> Finding:
+    (check,) = (check for check in INSTALLATION if check.what == what)
+    return check.run(facts_of(here))
+
+
+def test_install_check_is_the_first_section_of_check() -> None:
+    assert [check.what for check in INSTALLATION] == [
+        "program", "bindings", "now", "next start", "label", "runtime directory",
+    ]  # fmt: skip
+    names = [check.name for check in CHECKS]
+    assert names[:5] == ["user", "program", "python", "killpath", "next start"]
+    assert len(set(names)) == len(names)
 
 
 def test_the_executable_of_each_layout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,23 +123,23 @@ def test_a_command_that_is_not_there() -> None:
     assert host.run_command(["/nonexistent/program"]).status == 127
 
 
-def test_without_libvirts_plugin_there_is_nothing_to_look_at(here: Host) -> None:
+def test_without_libvirts_plugin_there_is_nothing_to_check(
+    here: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     here.path(STOCK).unlink()
-    with pytest.raises(HelperError, match="install libvirt-daemon-plugin-sanlock"):
-        installation.look(here)
+    assert {find(here, what).verdict for what in ("now", "next start")} == {"fail"}
+    monkeypatch.setattr("sanlock_helper.cli.verbs.install_check.Host", lambda: here)
+    assert cli.main(["install-check"]) == 1
+    assert "install libvirt-daemon-plugin-sanlock" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the runtime directory is root's")
 def test_all_good(here: Host, run: FakeRun) -> None:
-    start_sanlock(here, run, "#!ours")
-    findings = installation.look(here)
-    here_root = os.geteuid() == 0
-    bad = [
-        finding
-        for finding in findings
-        if not finding.ok and (here_root or finding.what != "runtime directory")
-    ]
+    start_sanlock(here, run, OURS)
+    findings = find_all(here)
+    bad = [finding for finding in findings if finding.verdict != "pass"]
     assert bad == []
-    assert not any(finding.step for finding in findings if finding.ok)
+    assert not any(finding.remedy for finding in findings)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +149,8 @@ def test_all_good(here: Host, run: FakeRun) -> None:
 def test_sanlock_runs_another_helper(here: Host, run: FakeRun, own_mounts: bool, step: str) -> None:
     start_sanlock(here, run, "stock", own_mounts)
     finding = find(here, "now")
-    assert not finding.ok
-    assert finding.step.startswith(step)
+    assert finding.verdict != "pass"
+    assert finding.remedy.startswith(step)
 
 
 def test_sanlock_outside_systemd_is_found_by_its_pid_file(here: Host, run: FakeRun) -> None:
@@ -145,14 +176,14 @@ def test_sanlock_outside_systemd_is_found_by_its_pid_file(here: Host, run: FakeR
 def test_the_drop_in_is_not_in_force(here: Host, run: FakeRun, properties: dict[str, str], step: str) -> None:
     run.properties.update(properties)
     finding = find(here, "next start")
-    assert not finding.ok
-    assert finding.step.startswith(step)
+    assert finding.verdict != "pass"
+    assert finding.remedy.startswith(step)
 
 
-def test_a_broken_program_is_told(here: Host, run: FakeRun) -> None:
-    run.status[str(here.ours)] = 1
+def test_a_broken_program_is_found(here: Host) -> None:
+    here.ours.write_text("#!/bin/sh\nexit 1\n")
     finding = find(here, "program")
-    assert (finding.ok, finding.step) == (False, "reinstall virt-sanlock-helper")
+    assert (finding.verdict, finding.remedy) == ("fail", "reinstall virt-sanlock-helper")
 
 
 @pytest.mark.parametrize(
@@ -165,30 +196,45 @@ def test_a_broken_program_is_told(here: Host, run: FakeRun) -> None:
 )
 def test_the_label(here: Host, monkeypatch: pytest.MonkeyPatch, label: bytes | None, ok: bool) -> None:
     assert find(here, "label").found == "SELinux is off"
-    enforce = here.path(installation.SELINUX_FS)
+    enforce = here.path("/sys/fs/selinux/enforce")
     enforce.parent.mkdir(parents=True)
     enforce.write_text("1")
 
-    def getxattr(path: Path, name: str) -> bytes:
-        assert (path, name) == (here.ours, "security.selinux")
+    def getxattr(path: str, name: str) -> bytes:
+        assert (path, name) == (str(here.ours), "security.selinux")
         if label is None:
             raise OSError(61, "No data available")
         return label
 
     monkeypatch.setattr(os, "getxattr", getxattr)
     finding = find(here, "label")
-    assert finding.ok is ok
-    assert finding.found.endswith("enforcing")
-    assert ("restorecon" in finding.step) is not ok
+    assert (finding.verdict == "pass") is ok
+    assert label is None or "enforcing" in finding.found
+    assert ("restorecon" in finding.remedy) is not ok
 
 
-@pytest.mark.parametrize("damage", ["chmod 755 .", "rmdir .", "rmdir . && ln -s /tmp ."])
-def test_the_runtime_directory(here: Host, damage: str) -> None:
-    path = here.path(installation.RUNTIME_DIR)
-    subprocess.run(["sh", "-c", damage.replace(" .", f" '{path}'")], check=True)
+@pytest.mark.skipif(os.geteuid() != 0, reason="the runtime directory is root's")
+@pytest.mark.parametrize(
+    ("damage", "step"),
+    [
+        ("chmod 755 .", "chmod 0700"),
+        ("chmod 777 .", "chmod 0700"),
+        ("chown 65534 .", "chown root:root"),
+        ("rmdir .", "systemd-tmpfiles --create"),
+        ("rmdir . && ln -s /tmp .", "; systemd-tmpfiles --create"),
+        ("rmdir . && mkdir -m 700 .x && ln -s .x .", "; systemd-tmpfiles --create"),
+        ("rmdir . && touch .", "; systemd-tmpfiles --create"),
+    ],
+)
+def test_the_runtime_directory(here: Host, damage: str, step: str) -> None:
+    path = here.path("/run/virt-sanlock-helper")
+    subprocess.run(["sh", "-c", damage.replace(" .", f" {path}")], check=True)
     finding = find(here, "runtime directory")
-    assert not finding.ok
-    assert "systemd-tmpfiles --create" in finding.step
+    assert finding.verdict != "pass"
+    assert step in finding.remedy
+    if step.startswith("ch"):
+        subprocess.run(["sh", "-c", finding.remedy], check=True)
+        assert find(here, "runtime directory").verdict == "pass"
 
 
 def test_activate_and_back(here: Host) -> None:
@@ -231,7 +277,7 @@ def test_after_an_update_the_bind_is_put_back_once(here: Host, run: FakeRun) -> 
     (line,) = activation.after_update(here)
     assert line.startswith("bound ")
     assert run.called("systemctl", "bind") == [here.bind_command()]
-    (here.proc / f"{PID}/root{STOCK}").write_text("#!ours")
+    (here.proc / f"{PID}/root{STOCK}").write_text(OURS)
     assert activation.after_update(here) == []
     run.status["systemctl"] = 1
     (here.proc / f"{PID}/root{STOCK}").write_text("stock")
@@ -301,41 +347,29 @@ def test_activate_asks(
     assert question.endswith("activate? [y/N] ")
 
 
-def test_the_verb_prints_findings_and_steps(
+def test_the_verb_prints_what_check_prints(
     here: Host, run: FakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start_sanlock(here, run, "stock")
     monkeypatch.setattr("sanlock_helper.cli.verbs.install_check.Host", lambda: here)
     assert cli.main(["install-check"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    number = next(number for number, line in enumerate(lines) if line.startswith("FAIL  now: "))
-    assert lines[number + 1] == f"      next: {' '.join(here.bind_command())}"
-    assert lines[0].startswith("ok    program: ")
+    assert len(lines) == len(INSTALLATION)
+    assert re.match(r"program +pass  ", lines[0])
+    (line,) = (line for line in lines if line.startswith("now "))
+    assert line.endswith(f"; remedy: {' '.join(here.bind_command())}")
+    assert cli.main(["install-check", "--json"]) == 1
+    found = validated(capsys.readouterr().out, "install-check")["findings"]
+    (now,) = (finding for finding in found if finding["what"] == "now")
+    assert (now["ok"], now["step"]) == (False, " ".join(here.bind_command()))
+    assert [finding for finding in found if finding["ok"] is bool(finding["step"])] == []
 
 
-def no_library(name: str | None) -> object:
-    raise OSError(f"{name}: cannot open shared object file")
-
-
-@pytest.mark.parametrize(
-    ("missing", "found", "step"),
-    [
-        ("", "are here", ""),
-        # Debian 14, RHEL 10 and Fedora have none, and need none.
-        ("sanlock", "are here", ""),
-        ("libvirt", "no module libvirt", "install python3-libvirt"),
-        ("libsanlock", "cannot open shared object file", "install sanlock-lib; on Debian libsanlock-client1"),
-    ],
-)
-def test_the_bindings_that_are_needed(
-    here: Host, monkeypatch: pytest.MonkeyPatch, missing: str, found: str, step: str
+def test_what_root_alone_may_read_is_no_pass(
+    here: Host, run: FakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    importlib.import_module("sanlock_helper.leases.libsanlock")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
-    if missing == "libsanlock":
-        monkeypatch.setattr("ctypes.CDLL", no_library)
-        monkeypatch.delitem(sys.modules, "sanlock_helper.leases.libsanlock")
-        monkeypatch.delattr("sanlock_helper.leases.libsanlock")
-    (finding,) = (finding for finding in installation.look(here) if finding.what == "bindings")
-    assert (finding.ok, finding.step) == (not step, step)
-    assert found in finding.found
+    start_sanlock(here, run, OURS)
+    (here.proc / f"{PID}/root{STOCK}").unlink()
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    finding = find(here, "now")
+    assert (finding.verdict, finding.remedy) == ("warn", "run this as root")

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a check is: a name, what is wanted, what it reads of the host, and the function that judges that."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Callable, TypeVar, cast
+
+from ..errors import HelperError
+from ..threads import within
+from .finding import WARN, Finding, judged, not_checked
+
+if TYPE_CHECKING:
+    from .facts import Facts
+
+Judge = TypeVar("Judge", bound=Callable[..., Finding])
+
+# A check that hangs, as on storage that is gone, must not keep the others from being reported.
+SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    reads returns the arguments of judge, which does not touch the host.  unread is the verdict when reads
+    raises HelperError.  what is the name of the finding in install-check's output, "" for what that verb does
+    not report.
+    """
+
+    name: str
+    wanted: str
+    reads: Callable[[Facts], tuple[Any, ...]]
+    judge: Callable[..., Finding]
+    unread: str = WARN
+    what: str = ""
+
+    def run(self, facts: Facts, seconds: float = SECONDS) -> Finding:
+        """The Finding about the host of FACTS.
+
+        What cannot be read within SECONDS is a warning that has the reason; nothing is raised.
+        """
+        try:
+            found = within(seconds, self.name, lambda: self._judge(facts))
+        except HelperError as error:
+            found = not_checked(f"{error.what}: {error.why}", error.hint)
+        except OSError as error:
+            found = not_checked(error)
+        except Exception as error:
+            # A defect of this program must cost one check, not the report on the host.
+            found = not_checked(f"internal error: {error!r}")
+        return replace(found, name=self.name, wanted=found.wanted or self.wanted)
+
+    def _judge(self, facts: Facts) -> Finding:
+        try:
+            arguments = self.reads(facts)
+        except HelperError as error:
+            if self.unread == WARN:
+                raise
+            return judged(self.unread, f"{error.what}: {error.why}", error.hint)
+        return self.judge(*arguments)
+
+
+_registered: dict[str, list[Check]] = {}
+
+
+def check(
+    name: str,
+    wanted: str = "",
+    *,
+    reads: Callable[[Facts], tuple[Any, ...]],
+    unread: str = WARN,
+    what: str = "",
+) -> Callable[[Judge], Judge]:
+    """Register a function as the check NAME; its Finding gets that name, and WANTED where it has none.
+
+    For the other arguments: see Check.
+    """
+
+    def register(function: Judge) -> Judge:
+        @functools.wraps(function)
+        def judge(*arguments: Any, **options: Any) -> Finding:
+            found = function(*arguments, **options)
+            return replace(found, name=name, wanted=found.wanted or wanted)
+
+        _registered.setdefault(function.__module__, []).append(
+            Check(name, wanted, reads, judge, unread, what)
+        )
+        return cast(Judge, judge)
+
+    return register
+
+
+def registered(module: str) -> Iterator[Check]:
+    """The checks of MODULE, in the order in which it defines them."""
+    return iter(_registered.get(module, ()))
