@@ -11,4 +11,7 @@ only some of the processes need where it is needed.
 # What the program is called in syslog.
 IDENTIFIER = "virt-sanlock-helper"
 
+# On tmpfs, root's alone: the spool, the locks and the records (packaging/tmpfiles.conf).
+RUNTIME_DIR = "/run/virt-sanlock-helper"
+
 __version__ = "0.1.0"

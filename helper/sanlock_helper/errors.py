@@ -3,9 +3,19 @@
 
 from __future__ import annotations
 
+# The remedy for what root alone may do.
+RUN_AS_ROOT = "run this as root"
 
-class HelperError(Exception):
-    """Something that a person has to be told: what was attempted, why it failed, what to do about it."""
+
+class SanlockHelperError(Exception):
+    """Any failure that this program has foreseen; its text names the thing and the reason.
+
+    But for SpoolError: most processes meet none, and do without this module.
+    """
+
+
+class HelperError(SanlockHelperError):
+    """What an administrator has to know: what was attempted, why it failed, what to do about it."""
 
     def __init__(self, what: str, why: str, hint: str = "") -> None:
         super().__init__(what, why, hint)
@@ -19,9 +29,9 @@ class HelperError(Exception):
 
 
 class UsageError(HelperError, ValueError):
-    """An argument is not what sanlock or a person may pass.
+    """An argument is not what sanlock or an administrator may pass.
 
-    A ValueError, so that who catches it need not load this module before: see killpath.py.
+    A ValueError, so that killpath.py can catch it without importing this module.
     """
 
 
@@ -33,20 +43,30 @@ class PermanentError(HelperError):
     """A failure that another try would only repeat: no such domain, authentication refused, a bad URI."""
 
 
+def needs_root(what: str, why: str) -> PermanentError:
+    """The error about WHAT that fails because of WHY, and would not as root."""
+    return PermanentError(what, why, RUN_AS_ROOT)
+
+
+def hint_for(error: OSError) -> str:
+    """The remedy for ERROR where it is one of permission, "" where it is another one."""
+    return RUN_AS_ROOT if isinstance(error, PermissionError) else ""
+
+
 class AuthenticationError(PermanentError):
     """libvirtd refused the credentials, or none can be had.
 
-    Final for a person at a terminal.  It passes where the credentials are right and what checks them is away,
-    or where the file that holds them is corrected meanwhile.
+    Permanent at a terminal.  It is transient where the credentials are right and the service that checks them
+    is away, or where the file that holds them is corrected meanwhile.
     """
 
 
 class GivenUpError(HelperError):
-    """Nobody waits for this try any more: it must not touch the domain."""
+    """No process waits for this attempt any more: it must not touch the domain."""
 
 
-class LeasesUnknownError(Exception):
-    """sanlock could not be asked; the text says why, ABSENT whether that is because no daemon runs."""
+class LeasesUnknownError(SanlockHelperError):
+    """sanlock could not be asked; the text has the reason, ABSENT whether that is that no daemon runs."""
 
     def __init__(self, why: str, absent: bool = False) -> None:
         super().__init__(why)

@@ -29,14 +29,14 @@ import fcntl
 import posix
 import time
 
+from . import RUNTIME_DIR as RUNTIME_DIR  # noqa: PLC0414  the agent's modules have it from here
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
     from typing import Any
 
     from .invocation import Invocation
-
-RUNTIME_DIR = "/run/virt-sanlock-helper"
 
 STAND_BYS = 3
 

@@ -10,7 +10,7 @@ import _thread
 from _queue import Empty, SimpleQueue
 from typing import Any, Callable, Generic, TypeVar
 
-from .errors import TransientError
+from .errors import SanlockHelperError, TransientError
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ Mailbox = SimpleQueue["tuple[Callable[..., object], tuple[Any, ...]]"]
 _SANLOCK_HANGS = "see sanlock client status, and journalctl -u sanlock"
 
 
-class NoAnswerError(Exception):
+class NoAnswerError(SanlockHelperError):
     """A call has not returned in time.  A TimeoutError is what Python makes of a call's own ETIMEDOUT."""
 
 

@@ -213,7 +213,7 @@ BY_NOBODY: list[tuple[tuple[str, ...], int, str]] = [
     (("auth", "test"), 1, "Permission denied (run this as root)"),
     (("policy", "x"), 1, "Permission denied"),
     (("recover",), 1, "Permission denied"),
-    (("activate", "--yes"), 1, "run it as root"),
+    (("activate", "--yes"), 1, "run this as root"),
     (("install-check",), 1, ""),
     (("auth", "check"), 0, ""),
     (("check",), 1, ""),
@@ -238,7 +238,7 @@ def test_a_user_who_is_not_root_is_told_so(calm: Stack) -> None:
         assert "Traceback" not in result.stderr, words
         assert logged in result.stderr, words
         if words == ("check",):
-            assert re.search(r"^user +warn  uid 65534: .*; remedy: run it as root$", result.stdout, re.M)
+            assert re.search(r"^user +warn  uid 65534: .*; remedy: run this as root$", result.stdout, re.M)
             assert re.search(r"^sanlock +fail .*; remedy: run this as root$", result.stdout, re.M)
     socket.chmod(mode)
 

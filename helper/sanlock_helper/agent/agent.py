@@ -17,6 +17,7 @@ from ..errors import AuthenticationError, GivenUpError, HelperError, PermanentEr
 from ..journal import Journal
 from ..spool import LIFE_SECONDS, RUNTIME_DIR
 from ..threads import WorkerThreads
+from ..virt import AHEAD, IN_FLIGHT
 from ..virt.connection import is_embedded, is_local
 from .actions import ACTIONS
 from .apart import Apart
@@ -24,10 +25,8 @@ from .attempt import Attempt, Progress
 from .intake import POLL_SECONDS, Intake
 from .jobs import (
     ACTING,
-    AHEAD,
     BACKOFF,
     ENDED,
-    IN_FLIGHT,
     PARKED,
     PREPARING,
     TRIED,

@@ -12,13 +12,10 @@ from collections import deque
 from typing import Callable, ClassVar
 
 from ..escapes import quoted
+from ..virt import AHEAD, IN_FLIGHT
 from .attempt import Progress
 from .pool import Connection
 from .requests import Request
-
-# Tries that make calls at a time: libvirtd has 20 ordinary workers and 5 for high-priority calls
-# (libvirtd.conf).
-IN_FLIGHT = 25
 
 # Of these, poweroffs and restarts that may destroy: a destroy takes an ordinary worker when the five for high
 # priority are busy.  One is left for a pause that comes later, and for those that are prepared.
@@ -28,9 +25,6 @@ OTHERS_IN_FLIGHT = 24
 # bring further pauses would wait for it.  A pause that hangs or is tried again holds up nobody.
 OTHERS_BESIDE_PAUSES = 1
 PAUSE_SECONDS = 0.1
-
-# Poweroffs and restarts that are prepared while all turns are taken: more than end at one time.
-AHEAD = 8
 
 
 # The states of a job.

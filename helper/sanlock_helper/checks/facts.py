@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import libvirt_auth
 
+from .. import RUNTIME_DIR
 from ..errors import HelperError, PermanentError
 from ..install.host import Host
 from ..leases.grace import DEFAULT_GRACE
@@ -53,7 +54,7 @@ class HostPaths:
     @property
     def runtime_dir(self) -> Path:
         """The helper's own."""
-        return self.run / "virt-sanlock-helper"
+        return self.run / os.path.basename(RUNTIME_DIR)
 
     @property
     def files(self) -> HostFiles:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..command import run
+from ..errors import RUN_AS_ROOT
 from ..install.host import Host
 from ..memory_limits import shortage
 from .finding import FAIL, Finding, failed, not_checked, passed, warned
@@ -63,7 +64,7 @@ _REINSTALL = "reinstall virt-sanlock-helper"
 def check_user(uid: int) -> Finding:
     """Whether the checks run as root: to another UID many of the host's files look missing."""
     if uid != 0:
-        return warned(f"uid {uid}: what root alone may read looks missing", "run this as root")
+        return warned(f"uid {uid}: what root alone may read looks missing", RUN_AS_ROOT)
     return passed("root")
 
 
@@ -134,7 +135,7 @@ def check_killpath(
         return passed("sanlock does not run", wanted)
     daemon = f"the running sanlock (pid {pid})"
     if not os.access(seen, os.F_OK) and os.geteuid() != 0:
-        return not_checked(f"{daemon} has mounts of its own that root alone may read", "run this as root")
+        return not_checked(f"{daemon} has mounts of its own that root alone may read", RUN_AS_ROOT)
     why = _why_not_ours(seen, environ)
     if why:
         cause, step = cause_and_step

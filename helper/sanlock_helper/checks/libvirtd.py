@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..virt import libvirt_daemon
+from ..virt import AHEAD, IN_FLIGHT, libvirt_daemon
 from ..virt.libvirt_conf import Value
 from .finding import PASS, WARN, Finding, failed, judged, not_checked, passed, warned
 from .registry import check
@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
 SLOW_SECONDS = 2.0
 
-# A destroy of a live QEMU on a loaded host, the slowest of what the helper calls (FACTS: 0.15 to 0.25 s).
+# The slowest call that the helper makes is the destroy of a live QEMU: after SIGTERM libvirtd checks every
+# 0.2 s whether the process is gone (virProcessKillPainfullyDelay() in libvirt src/util/virprocess.c).
 CALL_SECONDS = 0.25
-# What the agent has in flight, and what it prepares meanwhile, each over a connection of its own (jobs.py).
-IN_FLIGHT = 25
-AHEAD = 8
 
 # libvirtd.conf and virtqemud.conf of libvirt 9.0 to 12.
 DEFAULTS = {

@@ -8,7 +8,7 @@ import os
 
 from libvirt_auth.uri import URI
 
-from ..errors import TransientError
+from ..errors import RUN_AS_ROOT, TransientError
 from ..threads import within
 from ..virt import libvirt_daemon
 from .terminal import plain
@@ -50,5 +50,5 @@ def _remedy(uri: str) -> str:
     if URI(uri).server:
         return "see virsh connect, and the daemon of that host"
     if os.geteuid() != 0:
-        return "run this as root"
+        return RUN_AS_ROOT
     return libvirt_daemon.remedy(libvirt_daemon.HostFiles())

@@ -12,18 +12,13 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .. import __version__
+from .. import IDENTIFIER, __version__
 from ..errors import HelperError, UsageError
+from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from .terminal import plain
 from .verbs import VERBS
 
-PROGRAM = "virt-sanlock-helper"
-
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-# What a shell gives for a program that SIGINT ended.
-EXIT_INTERRUPTED = 130
+PROGRAM = IDENTIFIER
 
 # The modules that another package has, and which.
 _PACKAGES = {"libvirt": "python3-libvirt", "libvirtmod": "python3-libvirt", "sanlock": "python3-sanlock"}

@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import IDENTIFIER
 from ..command import NO_END, NOT_RUN, run
-from ..errors import PermanentError, UsageError
+from ..errors import PermanentError, UsageError, needs_root
 
 SANLOCK = "sanlock"
 SANLOCK_UNIT = "sanlock.service"
@@ -70,9 +70,7 @@ def _journalctl(program: str, arguments: list[str], seconds: float) -> bytes:
         raise PermanentError("read the journal", f"not done within {seconds:g} s")
     errors = answer.stderr
     if "not seeing messages" in errors or "insufficient permissions" in errors:
-        raise PermanentError(
-            "read the journal", "no permission to see the system's messages", "run this as root"
-        )
+        raise needs_root("read the journal", "no permission to read the system's messages")
     if answer.status != 0:
         raise PermanentError("read the journal", answer.why, HINT)
     return answer.output

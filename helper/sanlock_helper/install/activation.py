@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..errors import HelperError
+from ..errors import HelperError, needs_root
 from .host import ASIDE, Host
 
 _DPKG_HINT = "see README, Debian"
@@ -49,7 +49,7 @@ def activate(host: Host) -> str:
         beside.symlink_to(host.ours)
         beside.rename(path)
     except OSError as error:
-        raise HelperError(f"activate {stock}", error.strerror or str(error), "run it as root") from error
+        raise _refused(f"activate {stock}", path, error) from error
     return f"{stock} is now a link to {host.ours}; libvirt's helper is at {stock}{ASIDE}"
 
 
@@ -68,7 +68,7 @@ def undo(host: Host) -> str:
         if _is_dpkgs(host, stock):
             _divert(host, "--remove", stock, "--no-rename")
     except OSError as error:
-        raise HelperError(f"undo {stock}", error.strerror or str(error), "run it as root") from error
+        raise _refused(f"undo {stock}", path, error) from error
     return f"{stock} is libvirt's own helper again"
 
 
@@ -85,6 +85,14 @@ def after_update(host: Host) -> list[str]:
             raise HelperError(" ".join(host.bind_command()), answer.why, "restart sanlock when no VM runs")
         done.append(f"bound {host.ours} over {host.stock()} in the running sanlock (pid {pid})")
     return done
+
+
+def _refused(what: str, path: Path, error: OSError) -> HelperError:
+    """The error for what the system does not let this process do with PATH."""
+    why = error.strerror or str(error)
+    if isinstance(error, PermissionError) and os.geteuid() != 0:
+        return needs_root(what, why)
+    return HelperError(what, why, f"see findmnt -T {path}; lsattr -d {path.parent} {path}")
 
 
 def _aside(host: Host) -> Path:

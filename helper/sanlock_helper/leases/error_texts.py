@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import os
 
+from ..errors import RUN_AS_ROOT
+
 _STORAGE = "see whether the storage of the leases is there: sanlock client log_dump"
 _ELSEWHERE = "the virtual machine runs there, or another host is taking the lease"
 _AGAIN = "it may pass by itself"
@@ -94,7 +96,7 @@ ERRORS = {
     -errno.ENODEV: ("there is no such device", _STORAGE),
     -errno.EIO: ("input or output error", _STORAGE),
     -errno.EMSGSIZE: ("the file or device ends before the lease does", _STORAGE),
-    -errno.EACCES: ("permission denied", "run this as root, or as a member of the group sanlock"),
+    -errno.EACCES: ("permission denied", f"{RUN_AS_ROOT}, or as a member of the group sanlock"),
     -errno.ECONNREFUSED: ("the sanlock daemon does not run", "systemctl start sanlock"),
     -errno.EPIPE: ("the sanlock daemon has ended", "systemctl start sanlock"),
     -errno.ECONNRESET: ("the sanlock daemon has ended", "systemctl start sanlock"),

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..command import NO_END, NOT_RUN, run
-from ..errors import HelperError
+from ..errors import RUN_AS_ROOT, HelperError
 from .sanlock_daemon import DEFAULT_IO_TIMEOUT
 
 # A daemon that answers does so in milliseconds.
@@ -129,8 +129,8 @@ def ask_sanlock(command: tuple[str, ...] = COMMAND, seconds: float = SECONDS) ->
     if answer.status == NO_END:
         raise SanlockUnknownError("ask sanlock", f"no answer within {seconds:g} s")
     if answer.status != 0:
-        # sanlock says nothing of a socket that only root and its own group may use.
-        hint = "systemctl start sanlock" if os.geteuid() == 0 else "run this as root"
+        # sanlock prints nothing about a socket that only root and its own group may use.
+        hint = "systemctl start sanlock" if os.geteuid() == 0 else RUN_AS_ROOT
         raise SanlockUnknownError("ask sanlock", f"it does not answer: {answer.why}", hint)
     return parse_status(answer.stdout)
 

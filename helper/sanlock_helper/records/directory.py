@@ -7,15 +7,16 @@ import errno
 import os
 import stat
 
+from .. import RUNTIME_DIR
 from .record import Record, RecordError, check, decode
 
 # On tmpfs: written by the helper, before a virtual machine is touched.
-RUN_DIR = "/run/virt-sanlock-helper/records"
+RUN_DIR = f"{RUNTIME_DIR}/records"
 # On disk: recovery's copies, which outlive a reset of the host.
 STATE_DIR = "/var/lib/virt-sanlock-helper"
 
 # One recovery at a time.
-INSTANCE_LOCK = "/run/virt-sanlock-helper/recover.lock"
+INSTANCE_LOCK = f"{RUNTIME_DIR}/recover.lock"
 
 SUFFIX = ".record"
 # One on tmpfs that recovery has taken from the helper.

@@ -13,6 +13,7 @@ from _codecs import unicode_escape_decode, unicode_escape_encode
 from binascii import crc32
 from typing import Any
 
+from ..errors import SanlockHelperError
 from ..escapes import quoted
 from ..leases.held import Lease, Lockspace
 
@@ -32,7 +33,7 @@ _INT, _UINT, _LONG, _ULONG = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
 MARKS = ("", "starting", "resuming", "refused")
 
 
-class RecordError(Exception):
+class RecordError(SanlockHelperError):
     """A text is no record of this version; the message says why."""
 
 

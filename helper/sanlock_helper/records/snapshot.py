@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from ..errors import hint_for
 from .directory import RUN_DIR, SET_ASIDE, STATE_DIR, TAKEN, RecordDirectory
 from .record import Record, RecordError
 
@@ -85,4 +86,5 @@ def _set_aside(folder: str) -> list[str]:
 
 def _why(error: OSError) -> str:
     why = error.strerror or str(error)
-    return f"{why} (run this as root)" if isinstance(error, PermissionError) else why
+    hint = hint_for(error)
+    return f"{why} ({hint})" if hint else why

@@ -1,2 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """libvirt and QEMU: connections, domains, their processes, their configuration files."""
+
+# Calls that this program makes at a time: libvirtd has 20 ordinary workers and 5 for high-priority calls
+# (libvirtd.conf).
+IN_FLIGHT = 25
+
+# Poweroffs and restarts that are prepared meanwhile, each over a connection of its own: more than end at one
+# time.
+AHEAD = 8

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
-from ..errors import PermanentError
+from ..errors import PermanentError, SanlockHelperError
 
 Value = Union[int, str, list["Value"]]
 
@@ -33,7 +33,7 @@ _BLANKS_AND_EOL = re.compile(rb"[ \t\r\n]*")
 _COMMENT = re.compile(rb"#[^\r\n]*")
 
 
-class ConfSyntaxError(Exception):
+class ConfSyntaxError(SanlockHelperError):
     """A line that libvirt would not read; `line` counts from 1."""
 
     def __init__(self, line: int, reason: str) -> None:

@@ -16,6 +16,8 @@ import os
 import stat
 from pyexpat import ExpatError, ParserCreate
 
+from ..errors import SanlockHelperError
+
 # Only root writes there; libvirtd and virtqemud use the same directory.
 STATE_DIR = "/run/libvirt/qemu"
 
@@ -63,8 +65,8 @@ class Status:
         self.xml = xml
 
 
-class StatusFileError(Exception):
-    """A file is no status file; the message says why."""
+class StatusFileError(SanlockHelperError):
+    """A file is no status file; the message has the reason."""
 
 
 class StatusFiles:

@@ -12,10 +12,8 @@ pytest.importorskip("libvirt")
 from sanlock_helper.agent import jobs
 from sanlock_helper.agent.attempt import Progress
 from sanlock_helper.agent.jobs import (
-    AHEAD,
     ENDED,
     GIVEN_UP,
-    IN_FLIGHT,
     OTHERS_BESIDE_PAUSES,
     OTHERS_IN_FLIGHT,
     PAUSE_SECONDS,
@@ -28,6 +26,7 @@ from sanlock_helper.agent.pool import Connection
 from sanlock_helper.agent.requests import Request
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline
+from sanlock_helper.virt import AHEAD, IN_FLIGHT
 
 from ..transitions import allowed, rows
 

@@ -317,7 +317,7 @@ def test_what_the_system_refuses_is_one_line(here: Host, monkeypatch: pytest.Mon
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(HelperError, match="Read-only file system"):
+    with pytest.raises(HelperError, match=r"Read-only file system \(see findmnt -T /"):
         activation.activate(here)
     assert here.path(STOCK).read_text() == "stock"
 

@@ -22,6 +22,7 @@ from ..terminal import plain, print_json
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...virt.api import VirConnect
+SCHEMA = 1
 
 # How long libvirtd may take to answer.
 LIBVIRT_SECONDS = 10.0
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     uuid, name, found = within(LIBVIRT_SECONDS, what, lambda: _apply(connection, arguments))
     if arguments.json:
         values = {name: found.get(name) for name in ("live", "persistent")}
-        print_json("policy", 1, {"uuid": uuid, "name": name, **values})
+        print_json("policy", SCHEMA, {"uuid": uuid, "name": name, **values})
         return 0
     for definition, recover in found.items():
         print(plain(f"{name} ({definition}): {'recover' if recover else 'no recover'}"))

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from ... import IDENTIFIER
-from ...errors import HelperError, PermanentError, UsageError
+from ...errors import HelperError, PermanentError, UsageError, needs_root
 from ...journal import Journal
 from ...leases.lockspaces import JOINED, Sanlock
 from ...records.record import Record
@@ -32,6 +32,8 @@ from ...virt.lookup import find_domain
 from ..connecting import connect_within
 from ..live_lines import LiveLines
 from ..terminal import moment, plain, print_json
+
+SCHEMA = 1
 
 # How long --resume-anyway waits for a lockspace that it joined, and for the domain itself.
 JOIN_SECONDS = 30.0
@@ -79,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             journal.error(str(error))
             return 1
     except PermissionError as error:
-        raise PermanentError("recover", str(error), "run this as root") from error
+        raise needs_root("recover", str(error)) from error
     except OSError as error:
         raise PermanentError("recover", str(error)) from error
     finally:
@@ -129,7 +131,7 @@ def _list(store: RecordStore, as_json: bool) -> int:
     records = sorted(found.values(), key=lambda record: record.time)
     if as_json:
         more = {"problems": problems} if problems else {}
-        print_json("recover-list", 1, {"records": [_as_dict(record) for record in records], **more})
+        print_json("recover-list", SCHEMA, {"records": [_as_dict(record) for record in records], **more})
     else:
         _print_list(records)
     if problems:
