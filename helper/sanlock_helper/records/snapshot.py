@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The recovery records of this host, for reading only.
 
-Recovery's own view of them is store.py: that one takes, copies and sets aside.  Here whatever is found is left
-as it is, and what cannot be used is said.
+Recovery's own view of them is store.py: that one takes, copies and sets aside.  Here whatever is found is
+left as it is, and what cannot be used is reported.
 """
 
 from __future__ import annotations
