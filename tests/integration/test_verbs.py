@@ -314,9 +314,10 @@ def test_end_of_file_is_a_no() -> None:
 
 def test_ctrl_c_while_python_is_loading(tmp_path: Path) -> None:
     """The executable itself, with a program behind it that takes its time to load."""
-    package = tmp_path / "sanlock_helper"
-    package.mkdir()
-    (package / "__init__.py").touch()
+    package = tmp_path / "sanlock_helper" / "cli"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
     (package / "main.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(30)\n")
     command = shutil.copy(COMMAND, tmp_path)
     with subprocess.Popen([command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
