@@ -103,7 +103,7 @@ def test_domains_return_with_the_storage(stack: Stack) -> None:
 
 @pytest.mark.parametrize("action", ["poweroff", "pause"])
 def test_as_soon_safe_as_without_recovery(stack: Stack, action: str) -> None:
-    """tests/bench/loop.py does the same with more of them, and with outages."""
+    """tests/bench/recovery.py does the same with more of them, and with outages."""
     times = storms(Host(stack, 6), action, 3)
     print(f"\n{times}")
     assert times.within(), times
