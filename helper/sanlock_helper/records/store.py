@@ -9,13 +9,12 @@ and only then removed from tmpfs.  While the disk cannot be written to, it stays
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-from collections.abc import Iterator
 
 from ..journal import Journal
 from . import snapshot
 from .directory import RUN_DIR, STATE_DIR, TAKEN, RecordDirectory
+from .file_lock import locked
 from .record import Record, RecordError
 
 
@@ -196,17 +195,9 @@ class RecordStore:
             return False
         return True
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> contextlib.AbstractContextManager[int]:
         """One process changes records at a time; held for moments only."""
-        os.makedirs(os.path.dirname(self._lock_path), 0o700, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        lock = os.open(self._lock_path, flags, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
+        return locked(self._lock_path, wait=True)
 
 
 def _is_same(found: Record, record: Record) -> bool:

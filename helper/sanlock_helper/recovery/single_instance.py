@@ -1,33 +1,34 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One recovery at a time: a lock that the kernel frees when its holder ends, however it ends."""
+"""One recovery at a time: its lock has the process id of its holder in it."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 
 from ..errors import PermanentError
 from ..records.directory import INSTANCE_LOCK
+from ..records.file_lock import locked
 
 
 @contextlib.contextmanager
 def only_instance(path: str = INSTANCE_LOCK) -> Iterator[None]:
     """Hold the lock at PATH.  Raises PermanentError, with the holder's process id, when another one does."""
-    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    with open(path, "a+", encoding="ascii") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = stack.enter_context(locked(path, wait=False))
         except BlockingIOError:
-            lock.seek(0)
-            pid = lock.read(16).strip() or "unknown"
             raise PermanentError(
                 "recover",
-                f"another recovery is at work, process {pid}",
+                f"another recovery is at work, process {_holder(path)}",
                 "see journalctl -t virt-sanlock-helper, and recover --list",
             ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        os.truncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         yield
+
+
+def _holder(path: str) -> str:
+    with open(path, encoding="ascii", errors="replace") as file:
+        return file.read(16).strip() or "unknown"
