@@ -79,7 +79,9 @@ class World:
 
     def record(self, action: str, **changes: Any) -> Record:
         """Make the domain safe as the helper does, and return its record."""
-        record = Record(UUID, "vm1", URI, action, "running", self.run, self.pid, 99, "boot", 5.0)
+        record = Record(
+            UUID, "vm1", URI, action, run=self.run, pid=self.pid, pid_start=99, boot="boot", time=5.0
+        )
         record.lockspaces = (SPACE,)
         record.leases = (Lease("LS", "disk", self.version, "/storage/disk", 0),)
         for key, value in changes.items():

@@ -66,13 +66,13 @@ class RecoveryRecorder:
         if action != "restart" and (is_paused or status.state in _ENDING):
             return None
         found = STATE_WORDS.get(status.state, status.state)
-        record = Record(status.uuid, status.name, uri, action, found, status.id)
+        record = Record(status.uuid, status.name, uri, action, found=found, run=status.id)
         record.xml = status.xml
         return record
 
     def make_record(self, request: Request, name: str, action: str, found: str, run: int) -> Record:
         """The record of a domain that libvirtd has shown, not yet written."""
-        return Record(request.uuid, name, request.uri, action, found, run)
+        return Record(request.uuid, name, request.uri, action, found=found, run=run)
 
     def write(self, record: Record, process: Process | None) -> bool:
         """Complete RECORD with what PROCESS holds now, and write it; False when that failed, and was logged.

@@ -37,56 +37,66 @@ class RecordError(SanlockHelperError):
     """A text is no record of this version; the message says why."""
 
 
+# Each line of a record but those of lockspaces and leases, in the order of the file: its type, and its value
+# where none is given.
+_FIELDS: dict[str, tuple[type, object]] = {
+    "uuid": (str, ""),
+    "name": (str, ""),
+    "uri": (str, ""),
+    "action": (str, ""),
+    "found": (str, "running"),
+    "boot": (str, ""),
+    "unknown": (str, ""),
+    "xml": (str, ""),
+    "mark": (str, ""),
+    "why": (str, ""),
+    "run": (int, -1),
+    "pid": (int, 0),
+    "pid_start": (int, 0),
+    "time": (float, 0.0),
+}
+# The words of a lockspace's and of a lease's line.
+_LOCKSPACE_FIELDS = ("name", "host_id", "path", "offset", "io_timeout", "generation")
+_LEASE_FIELDS = ("lockspace", "resource", "version", "path", "offset", "shared")
+
+
 class Record:
-    """One domain that may have to be brought back.
+    """One domain that may have to be brought back."""
 
-    uuid, name, uri: the domain.  action: what the helper was asked for: poweroff, pause or restart.
-    found: its state before.  run: the domain's id before.  pid, pid_start: its process, and that process's
-    start time in clock ticks since boot; 0 when unknown.  boot: the kernel's boot id.  time: seconds since
-    the epoch.  lockspaces, leases: what the process held.  unknown: why they are not known, else "".
-    xml: the definition of a transient domain, with its secrets, else "".  mark, why: recovery's own (MARKS).
-    """
+    __slots__ = (*_FIELDS, "leases", "lockspaces")
 
-    __slots__ = (
-        "action", "boot", "found", "leases", "lockspaces", "mark", "name", "pid", "pid_start", "run", "time",
-        "unknown", "uri", "uuid", "why", "xml",
-    )  # fmt: skip
+    # The domain; its definition where it is transient, with its secrets, else "".
+    uuid: str
+    name: str
+    uri: str
+    xml: str
+    # What the helper was asked for: poweroff, pause or restart; and when, in seconds since the epoch.
+    action: str
+    time: float
+    # The domain's state before, and its id.
+    found: str
+    run: int
+    # Its process, and that process's start time in clock ticks since boot, 0 when unknown; the kernel's boot
+    # id.
+    pid: int
+    pid_start: int
+    boot: str
+    # What the process held; and why that is not known, else "".
+    lockspaces: tuple[Lockspace, ...]
+    leases: tuple[Lease, ...]
+    unknown: str
+    # Recovery's own: see MARKS.
+    mark: str
+    why: str
 
-    def __init__(
-        self,
-        uuid: str,
-        name: str,
-        uri: str,
-        action: str,
-        found: str = "running",
-        run: int = -1,
-        pid: int = 0,
-        pid_start: int = 0,
-        boot: str = "",
-        time: float = 0.0,
-        lockspaces: tuple[Lockspace, ...] = (),
-        leases: tuple[Lease, ...] = (),
-        unknown: str = "",
-        xml: str = "",
-        mark: str = "",
-        why: str = "",
-    ) -> None:
-        self.uuid = uuid
-        self.name = name
-        self.uri = uri
-        self.action = action
-        self.found = found
-        self.run = run
-        self.pid = pid
-        self.pid_start = pid_start
-        self.boot = boot
-        self.time = time
-        self.lockspaces = lockspaces
-        self.leases = leases
-        self.unknown = unknown
-        self.xml = xml
-        self.mark = mark
-        self.why = why
+    def __init__(self, uuid: str, name: str, uri: str, action: str, **more: Any) -> None:
+        """MORE are other fields by name.  Raises TypeError for a name that is no field's."""
+        self.lockspaces, self.leases = more.pop("lockspaces", ()), more.pop("leases", ())
+        given = {"uuid": uuid, "name": name, "uri": uri, "action": action, **more}
+        for key, (_, default) in _FIELDS.items():
+            setattr(self, key, given.pop(key, default))
+        if given:
+            raise TypeError(f"a record has no {', '.join(given)}")
 
     @property
     def todo(self) -> str:
@@ -99,39 +109,14 @@ class Record:
     def encode(self) -> bytes:
         """The record as the bytes of its file."""
         lines = [_line(FORMAT, VERSION)]
-        lines += [_line(key, getattr(self, key)) for key in _TEXTS]
-        lines += [_line(key, getattr(self, key)) for key in _NUMBERS]
-        lines.append(_line("time", repr(self.time)))
-        for lockspace in self.lockspaces:
-            lines.append(
-                _line(
-                    "lockspace",
-                    lockspace.name,
-                    lockspace.host_id,
-                    lockspace.path,
-                    lockspace.offset,
-                    lockspace.io_timeout,
-                    lockspace.generation,
-                )
-            )
-        for lease in self.leases:
-            lines.append(
-                _line(
-                    "lease",
-                    lease.lockspace,
-                    lease.resource,
-                    lease.version,
-                    lease.path,
-                    lease.offset,
-                    int(lease.shared),
-                )
-            )
+        lines += [_line(key, _word(getattr(self, key))) for key in _FIELDS]
+        for key, fields, entries in (
+            ("lockspace", _LOCKSPACE_FIELDS, self.lockspaces),
+            ("lease", _LEASE_FIELDS, self.leases),
+        ):
+            lines += [_line(key, *[_word(getattr(entry, name)) for name in fields]) for entry in entries]
         text = "".join(lines).encode("ascii")
         return text + _line("crc32", crc32(text)).encode("ascii")
-
-
-_TEXTS = ("uuid", "name", "uri", "action", "found", "boot", "unknown", "xml", "mark", "why")
-_NUMBERS = ("run", "pid", "pid_start")
 
 
 def decode(data: bytes) -> Record:
@@ -166,10 +151,7 @@ def _record(lines: list[list[str]], has_generations: bool) -> Record:
             raise ValueError(f"{key} twice")
         else:
             (fields[key],) = words
-    record = Record(**{key: fields.pop(key) for key in _TEXTS})
-    for key in _NUMBERS:
-        setattr(record, key, int(fields.pop(key)))
-    record.time = float(fields.pop("time"))
+    record = Record(**{key: kind(fields.pop(key)) for key, (kind, _) in _FIELDS.items()})
     # Not a number is equal to nothing, itself included: such a record would be a new one at each look.
     if not 0 <= record.time < _INFINITE:
         raise ValueError(f"time {record.time!r}")
@@ -215,6 +197,11 @@ def _check_number(what: str, value: int, least: int, most: int) -> None:
 def _check_text(what: str, text: str, most: int) -> None:
     if not text or "\0" in text or len(text.encode("utf-8", "surrogateescape")) > most:
         raise RecordError(f"its {what} is {text[:60]!r}, which is not 1 to {most} bytes long")
+
+
+def _word(value: object) -> object:
+    # A number as Python reads it again: each digit of a time, and 0 or 1 for a truth.
+    return repr(value) if isinstance(value, float) else int(value) if isinstance(value, bool) else value
 
 
 def _line(*words: object) -> str:

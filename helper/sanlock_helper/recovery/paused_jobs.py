@@ -142,7 +142,7 @@ class PausedJobs:
         """Leave the domain to the administrator: which versions its leases had is not known."""
         words = describe(*found)
         uuid = domain.UUIDString()
-        record = Record(uuid, domain.name(), uri, "pause", words, domain.ID(), time=time.time())
+        record = Record(uuid, domain.name(), uri, "pause", found=words, run=domain.ID(), time=time.time())
         record.boot = self._boot()
         process = self._find_process(uuid)
         if process is not None:

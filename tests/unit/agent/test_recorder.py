@@ -69,7 +69,7 @@ class Desk:
     def local_record(self, progress: Progress, action: str) -> None:
         """The record that is written before the first try, from the status file."""
         progress.record_tried = True
-        progress.record = Record(UUID, "vm1", "qemu:///system", action, "running", 7, xml="<domain/>")
+        progress.record = Record(UUID, "vm1", "qemu:///system", action, run=7, xml="<domain/>")
         progress.recorded = self.recorder.write(progress.record, SELF)
         progress.see(7)
 

@@ -67,6 +67,45 @@ def sealed(data: bytes) -> bytes:
     return head + b"crc32 %d\n" % binascii.crc32(head)
 
 
+# What version 2 has had on disk since its first day: an update may meet it during an outage.
+ON_DISK = (
+    b"virt-sanlock-helper-record 2\n"
+    b"uuid 6695eb01-f6a4-8304-79aa-97f2502e193f\n"
+    b"name vm\\x201\n"
+    b"uri qemu:///system\n"
+    b"action pause\n"
+    b"found paused\\x20(I/O\\x20error)\n"
+    b"boot b-1\n"
+    b"unknown \n"
+    b"xml <domain>\\n</domain>\n"
+    b"mark refused\n"
+    b"why ein\\x20Grund:\\x20\\xe4\n"
+    b"run 7\n"
+    b"pid 4711\n"
+    b"pid_start 99\n"
+    b"time 1764000000.25\n"
+    b"lockspace LS 1 /a\\x20b/LS 0 10 3\n"
+    b"lease LS disk 5 /a\\x20b/disk 1048576 1\n"
+    b"lease LS two 1  0 0\n"
+    b"crc32 3302057706\n"
+)
+
+
+def test_the_bytes_on_disk_are_those_of_version_2() -> None:
+    found = record(name="vm 1", found="paused (I/O error)", boot="b-1", xml="<domain>\n</domain>")
+    found.mark, found.why, found.run, found.pid, found.pid_start = "refused", "ein Grund: ä", 7, 4711, 99
+    found.time = 1764000000.25
+    found.lockspaces = (Lockspace("LS", 1, "/a b/LS", 0, 10, 3),)
+    found.leases = (Lease("LS", "disk", 5, "/a b/disk", 1048576, True), Lease("LS", "two", 1))
+    assert found.encode() == ON_DISK
+    assert fields(decode(ON_DISK)) == fields(found)
+
+
+def test_a_field_that_no_record_has_is_refused() -> None:
+    with pytest.raises(TypeError, match="a record has no pids, names"):
+        Record(UUID, "vm1", "qemu:///system", "pause", pids=3, names=4)
+
+
 @given(all_records)
 def test_what_is_written_is_read(found: Record) -> None:
     assert fields(decode(found.encode())) == fields(found)

@@ -26,7 +26,7 @@ URI = "qemu:///system"
 
 
 def record(uuid: str = UUID, action: str = "pause", time: float = 1000.0, **fields: str) -> Record:
-    made = Record(uuid, f"vm{uuid[0]}", URI, action, time=time, **fields)  # type: ignore[arg-type]
+    made = Record(uuid, f"vm{uuid[0]}", URI, action, time=time, **fields)
     made.leases = (Lease("LS", "disk", 1, "/storage/disk", 0),)
     return made
 
