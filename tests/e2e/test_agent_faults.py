@@ -17,9 +17,8 @@ from typing import Callable
 
 import pytest
 
+from .lease_loss import AUTH_CONF, HELPER, RUNTIME_DIR, outcomes, story
 from .stack import Stack
-from .test_lease_loss import AUTH_CONF, HELPER, story
-from .test_storm import RUNTIME_DIR, outcomes
 from .testdriver import URI, TestDomains
 from .waiting import wait_for
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from .conftest import StackFactory
+from .lease_loss import GRACE, HELPER, LOSS, assert_safe, story, two_domains, wait_for_calls
 from .preconditions import need_programs
 from .stack import Stack
-from .test_lease_loss import GRACE, HELPER, LOSS, assert_safe, story, two_domains, wait_for_calls
 from .waiting import wait_for
 
 FOLDERS = HELPER.parent

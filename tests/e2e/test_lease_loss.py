@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -16,69 +14,24 @@ import pytest
 from .binding import hidden, libraries
 from .conftest import StackFactory
 from .domains import Domain
-from .helper import HelperCall
-from .journal import JournalLine
+from .lease_loss import (
+    AUTH_CONF,
+    GRACE,
+    HELPER,
+    IDENTIFIER,
+    LOSS,
+    URI,
+    assert_safe,
+    by_hand,
+    logged,
+    story,
+    two_domains,
+    wait_for_calls,
+)
 from .stack import Stack
 from .waiting import wait_for
 
 pytestmark = pytest.mark.modular
-
-HELPER = Path(__file__).parents[2] / "helper" / "libvirt_sanlock_helper"
-URI = "qemu:///system"
-IDENTIFIER = "virt-sanlock-helper"
-
-# From the storage's failure to the helper: at most 8 times io_timeout, plus a slow machine.
-LOSS = 20
-# Long enough for libvirtd to be away for 8 s, short enough to wait for SIGKILL.
-GRACE = 20
-
-
-def story(stack: Stack) -> list[JournalLine]:
-    return stack.journal(IDENTIFIER)
-
-
-def logged(stack: Stack, text: str) -> JournalLine:
-    """The line of the journal with TEXT in it; the recorder reads the log's socket a moment later."""
-
-    def find() -> list[JournalLine]:
-        return [line for line in story(stack) if text in line.message]
-
-    return wait_for(find, 5, f"a line with {text}")[-1]
-
-
-def wait_for_calls(stack: Stack, number: int, timeout: float) -> dict[str, HelperCall]:
-    """The calls by action, once NUMBER of them have ended."""
-
-    def ended() -> bool:
-        calls = stack.helper_calls()
-        return len(calls) == number and all(call.end is not None for call in calls)
-
-    wait_for(ended, timeout, f"{number} calls of the helper to end")
-    return {call.argv[2]: call for call in stack.helper_calls()}
-
-
-def by_hand(stack: Stack, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run the helper inside the stack as an administrator would."""
-    return stack.run(str(HELPER), *arguments, check=False, timeout=timeout)
-
-
-def two_domains(stack: Stack) -> tuple[Domain, Domain]:
-    off = stack.domain("off", on_lockfailure="poweroff")
-    held = stack.domain("held", on_lockfailure="pause")
-    stack.start_all([off, held])
-    return off, held
-
-
-def assert_safe(stack: Stack, off: Domain, held: Domain, held_pid: int | None) -> None:
-    assert off.state().name == "shut off"
-    assert off.qemu_pid() is None
-    assert held.state().name == "paused"
-    assert held.qemu_pid() == held_pid
-    # Once nobody holds a lease in it, sanlock leaves the lost lockspace and kills nobody any more.
-    wait_for(lambda: not stack.lockspaces(), 10, "sanlock to leave the lockspace")
-    assert stack.leases() == []
-    assert stack.sigkills() == []
-
 
 # One outage each
 
@@ -386,15 +339,6 @@ def is_in_monitor(stack: Stack, domain: Domain) -> bool:
 
 
 # Authentication
-
-AUTH_CONF = """\
-[auth-libvirt-localhost]
-credentials=sanlock
-
-[credentials-sanlock]
-authname={}
-password={}
-"""
 
 
 def test_sasl(stack: Stack) -> None:

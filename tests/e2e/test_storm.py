@@ -15,25 +15,14 @@ import pytest
 
 from .conftest import StackFactory
 from .domains import Domain
+from .lease_loss import HELPER, IDENTIFIER, LOSS, RUNTIME_DIR, URI, by_hand, outcomes, story
 from .stack import Stack
-from .test_lease_loss import HELPER, IDENTIFIER, LOSS, URI, by_hand, story
 from .waiting import wait_for
 
 pytestmark = pytest.mark.modular
 
 KILLER = Path(__file__).with_name("killer.py")
-RUNTIME_DIR = "/run/virt-sanlock-helper"
 SEEDS = 50
-
-
-def outcomes(stack: Stack) -> dict[str, list[str]]:
-    """The lines that say how a request ended, by the domain's UUID."""
-    found: dict[str, list[str]] = {}
-    for line in story(stack):
-        words = line.message.split()
-        if len(words) > 3 and words[2].endswith(":") and "trying again" not in line.message:
-            found.setdefault(words[2].rstrip(":"), []).append(line.message)
-    return found
 
 
 def start_many(stack: Stack, number: int, on_lockfailure: str = "pause") -> list[Domain]:

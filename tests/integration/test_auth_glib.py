@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from libvirt_auth.glib import loaded_version
 from tests.integration import auth_oracle
-from tests.integration.test_auth_oracle import QUESTIONS, auth_files
+from tests.integration.auth_files import QUESTIONS, auth_files
 
 ROOT = Path(__file__).parents[2]
 NEWER = ROOT / ".venv/glib"

@@ -305,16 +305,3 @@ class FakeSanlock:
         self.holders = world.holders
         self.is_registered = world.is_registered
         self.held_by = world.held_by
-
-
-class Story:
-    """A journal that keeps its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, str]] = []
-
-    def __getattr__(self, level: str) -> Callable[[str], None]:
-        return lambda line: self.lines.append((level, line))
-
-    def text(self) -> str:
-        return "\n".join(line for _, line in self.lines)

@@ -12,6 +12,7 @@ import pytest
 pytestmark = pytest.mark.pure
 
 TOP = Path(__file__).parents[2] / "helper" / "sanlock_helper"
+TESTS = Path(__file__).parents[1]
 
 # Modules on the top shelf that every package may use.
 GROUND = {"__init__", "command", "errors", "escapes", "journal", "memory_limits", "threads"}
@@ -117,3 +118,14 @@ def test_no_two_modules_have_names_that_differ_by_a_letter() -> None:
     }
     assert close == set()
     assert len(names) == len(set(names))
+
+
+def test_no_test_imports_another_one() -> None:
+    """What tests share is a module of its own: fakes.py, agent_world.py, e2e/lease_loss.py and the like."""
+    found = [
+        f"{path.relative_to(TESTS)} imports {node.module}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").rpartition(".")[2].startswith("test_")
+    ]
+    assert found == []

@@ -21,7 +21,7 @@ from sanlock_helper.errors import TransientError
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.spool import Spool
 
-from .test_agent import START, UUID, World
+from ..agent_world import START, UUID, World
 
 
 class Spooled(Requests):

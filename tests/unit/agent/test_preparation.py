@@ -19,7 +19,7 @@ from sanlock_helper.records.directory import RecordDirectory  # noqa: E402
 from sanlock_helper.virt.status_files import Status  # noqa: E402
 
 from ..fake_local import UUID, FakeLocal, make_request  # noqa: E402
-from ..recovery_world import Story  # noqa: E402
+from ..fakes import Story  # noqa: E402
 
 XML = "<domain type='kvm' id='3'><name>R&amp;D</name></domain>"
 

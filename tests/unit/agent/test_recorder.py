@@ -35,9 +35,8 @@ from sanlock_helper.virt.processes import (  # noqa: E402
 )
 
 from ..fake_local import UUID, FakeLocal, FakeProcess, make_request  # noqa: E402
+from ..fakes import FakeHost, Story  # noqa: E402
 from ..libvirt_errors import libvirt_error  # noqa: E402
-from ..recovery_world import Story  # noqa: E402
-from .test_actions import FakeHost  # noqa: E402
 
 SELF = Process(os.getpid(), process_start(os.getpid()))
 HELD = ((Lockspace("LS", 1, "/LS", 0, 1),), (Lease("LS", "disk", 3, "/disk"),))

@@ -28,17 +28,11 @@ from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline
 from sanlock_helper.virt import AHEAD, IN_FLIGHT
 
+from ..fakes import Clock
 from ..transitions import allowed, rows
 
 URI = "qemu:///system"
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -31,7 +31,8 @@ from sanlock_helper.recovery.single_instance import only_instance
 from sanlock_helper.threads import within
 from sanlock_helper.virt import qemu_sanlock_conf
 
-from ..recovery_world import SPACE, UUID, Story
+from ..fakes import Story
+from ..recovery_world import SPACE, UUID
 
 OTHER = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
 

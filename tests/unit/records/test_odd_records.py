@@ -20,7 +20,7 @@ from sanlock_helper.records.directory import SET_ASIDE, SUFFIX, TAKEN, RecordDir
 from sanlock_helper.records.record import Record, RecordError, decode
 from sanlock_helper.records.store import RecordStore
 
-from ..recovery_world import Story
+from ..fakes import Story
 
 GOOD = "defc17ee-2773-427c-8210-136921a454d3"
 BAD = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"

@@ -23,8 +23,9 @@ from sanlock_helper.records.store import RecordStore  # noqa: E402
 from sanlock_helper.recovery.domain import DomainRecovery  # noqa: E402
 from sanlock_helper.recovery.verdict import Verdict, VisitResult  # noqa: E402
 
+from ..fakes import Story  # noqa: E402
 from ..libvirt_errors import libvirt_error  # noqa: E402
-from ..recovery_world import OFF, PAUSED, RUNNING, SPACE, UUID, FakeSanlock, Killed, Story, World  # noqa: E402
+from ..recovery_world import OFF, PAUSED, RUNNING, SPACE, UUID, FakeSanlock, Killed, World  # noqa: E402
 
 
 class Scene:

@@ -28,7 +28,8 @@ from sanlock_helper.recovery.loop import Recovery
 from sanlock_helper.recovery.verdict import GONE, UNPROTECTED, Verdict, VisitResult
 from sanlock_helper.virt.policy import PolicyError
 
-from ..recovery_world import SPACE, Story
+from ..fakes import Story
+from ..recovery_world import SPACE
 
 DONE = VisitResult(Verdict.DONE, "it runs")
 AGAIN = VisitResult(Verdict.AGAIN, "a failure that may pass")

@@ -18,8 +18,9 @@ from sanlock_helper.records.store import RecordStore  # noqa: E402
 from sanlock_helper.recovery.paused_jobs import SETTLE_SECONDS, PausedJobs  # noqa: E402
 from sanlock_helper.virt.processes import Process  # noqa: E402
 
+from ..fakes import Story  # noqa: E402
 from ..libvirt_errors import libvirt_error  # noqa: E402
-from ..recovery_world import OFF, PAUSED, RUNNING, SPACE, UUID, Story  # noqa: E402
+from ..recovery_world import OFF, PAUSED, RUNNING, SPACE, UUID  # noqa: E402
 
 DUMP = libvirt.VIR_DOMAIN_PAUSED_DUMP
 XML = "<domain><devices><lease><lockspace>{}</lockspace><key>disk</key></lease></devices></domain>"

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What tests put in the place of the journal, of the clock and of libvirt.
+
+Others: fake_local.py (what the host knows of its domains), fake_host.py (its files), agent_world.py (an agent
+with its threads) and recovery_world.py (a domain, sanlock and storage for recovery).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import libvirt
+from pytest_mock import MockerFixture
+
+from .fake_local import UUID
+from .libvirt_errors import libvirt_error
+
+
+class Clock:
+    """A clock that stands still but for the test."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Story:
+    """A journal that keeps its lines, each with its level."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def log(self, level: str, line: str, receipt: Any = None) -> None:
+        if receipt is None or receipt.logging():
+            self.lines.append((level, line))
+            if receipt is not None:
+                receipt.logged()
+
+    def __getattr__(self, level: str) -> Callable[[str], None]:
+        return lambda line: self.log(level, line)
+
+    def flush(self) -> bool:
+        return True
+
+    def text(self) -> str:
+        return "\n".join(line for _, line in self.lines)
+
+    def levels(self) -> list[str]:
+        return [level for level, _ in self.lines]
+
+
+NO_DOMAIN = libvirt.VIR_ERR_NO_DOMAIN
+BROKEN = libvirt.VIR_ERR_INTERNAL_ERROR
+
+
+class FakeHost:
+    """One domain behind autospec'd libvirt objects: calls change its state as they would a real one's."""
+
+    def __init__(self, mocker: MockerFixture) -> None:
+        self.run: int = 7
+        self.state: int = libvirt.VIR_DOMAIN_RUNNING
+        self.reason = 0
+        self.job: dict[str, int] = {"type": libvirt.VIR_DOMAIN_JOB_NONE}
+        self.known = True
+        self.persistent = True
+        self.asked_persistent = 0
+        self.next_run = 8
+        self.on_crash = "destroy"
+        self.calls: list[str] = []
+        self.mocker = mocker
+        self.connection = mocker.create_autospec(libvirt.virConnect, instance=True)
+        self.connection.lookupByUUIDString.side_effect = self.lookup
+        self.connection.createXML.side_effect = self.create_xml
+        # What a call raises, by its name, after it took effect or instead of it.
+        self.raises: dict[str, Exception] = {}
+        self.answer_lost: dict[str, Exception] = {}
+
+    def lookup(self, uuid: str) -> Any:
+        assert uuid == UUID
+        self._call("lookup")
+        if not self.known:
+            raise libvirt_error(NO_DOMAIN)
+        domain = self.mocker.create_autospec(libvirt.virDomain, instance=True)
+        domain.ID.return_value = self.run
+        domain.name.return_value = "vm1"
+        domain.state.side_effect = self.get_state
+        domain.isPersistent.side_effect = self.is_persistent
+        domain.XMLDesc.side_effect = self.xml
+        domain.destroy.side_effect = lambda: self._call("destroy", self.off)
+        domain.suspend.side_effect = lambda: self._call("suspend", self.pause)
+        domain.jobStats.side_effect = self.job_stats
+        domain.abortJob.side_effect = lambda: self._call("abort", self.end_job)
+        domain.create.side_effect = lambda: self._call("create", self.start)
+        domain.pMWakeup.side_effect = lambda: self._call("wake", self.wake)
+        return domain
+
+    def is_persistent(self) -> int:
+        self.asked_persistent += 1
+        return int(self.persistent)
+
+    def get_state(self) -> list[int]:
+        self._call("state")
+        if not self.known:
+            raise libvirt_error(NO_DOMAIN)
+        return [self.state, self.reason]
+
+    def job_stats(self) -> dict[str, int]:
+        self._call("job")
+        return self.job
+
+    def xml(self, flags: int) -> str:
+        if not flags:
+            return f"<domain><on_crash>{self.on_crash}</on_crash></domain>"
+        assert flags == libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
+        self._call("xml")
+        return "<domain/>"
+
+    def create_xml(self, xml: str, flags: int) -> None:
+        assert (xml, flags) == ("<domain/>", 0)
+        self._call("createXML", self.start)
+
+    def off(self) -> None:
+        self.run, self.state, self.known = -1, libvirt.VIR_DOMAIN_SHUTOFF, self.persistent
+
+    def wake(self) -> None:
+        self.state, self.reason = libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_WAKEUP
+
+    def pause(self) -> None:
+        self.state, self.reason = libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER
+
+    def begin_job(self, reason: int, operation: int) -> None:
+        self.state, self.reason = libvirt.VIR_DOMAIN_PAUSED, reason
+        self.job = {"type": libvirt.VIR_DOMAIN_JOB_UNBOUNDED, "operation": operation}
+
+    def end_job(self) -> None:
+        self.state, self.reason = libvirt.VIR_DOMAIN_RUNNING, 0
+        self.job = {"type": libvirt.VIR_DOMAIN_JOB_NONE}
+
+    def start(self) -> None:
+        self.run, self.state, self.reason, self.known = self.next_run, libvirt.VIR_DOMAIN_RUNNING, 0, True
+
+    def _call(self, name: str, effect: Any = None) -> None:
+        self.calls.append(name)
+        if name in self.raises:
+            raise self.raises[name]
+        if effect:
+            effect()
+        if name in self.answer_lost:
+            raise self.answer_lost[name]
