@@ -49,7 +49,16 @@ def write_syslog(priority: int, line: str) -> None:
 
 
 # The priorities of syslog(3).
-LEVELS = {"notice": 5, "warning": 4, "error": 3, "crit": 2}
+LEVELS = {"debug": 7, "notice": 5, "warning": 4, "error": 3, "crit": 2}
+
+# In the environment of sanlock.service or of a shell: also log what helps to find a defect.
+DEBUG_VARIABLE = "VIRT_SANLOCK_HELPER_DEBUG"
+
+
+def wants_debug() -> bool:
+    """Whether the environment has DEBUG_VARIABLE, and neither empty nor 0."""
+    return posix.environ.get(DEBUG_VARIABLE.encode(), b"") not in (b"", b"0")
+
 
 # journalctl -o json gives a field of more than 4096 bytes, its name and "=" among them, as null unless it is
 # asked for --all (systemd src/shared/logs-show.c).
@@ -64,6 +73,14 @@ def one_line(line: str) -> str:
     if len(data) <= MAX_BYTES:
         return text
     return data[: MAX_BYTES - len(CUT)].decode("utf-8", "ignore") + CUT
+
+
+def traceback_lines(error: BaseException) -> list[str]:
+    """Where ERROR was raised, as Python prints it."""
+    import traceback  # loaded by prepare() where it is wanted
+
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return text.rstrip().split("\n")
 
 
 class Journal:
@@ -81,6 +98,8 @@ class Journal:
         self._to_syslog = to_syslog
         self._to_terminal = to_terminal
         self._lines: SimpleQueue[tuple[str, str, Receipt | None] | SimpleQueue[None]]
+        # Whether debug() logs; a caller that would make its line for nothing reads this before.
+        self.debugs = wants_debug()
         self._started = False
         # Whether the thread that writes runs.
         self._writes = False
@@ -95,6 +114,8 @@ class Journal:
             import syslog
             from _queue import SimpleQueue
 
+            if self.debugs:
+                import traceback  # noqa: F401  for traceback_lines()
             self._started = True
             self._lines = SimpleQueue()
             syslog.openlog(IDENTIFIER, syslog.LOG_PID, syslog.LOG_DAEMON)
@@ -120,6 +141,17 @@ class Journal:
     def crit(self, line: str) -> None:
         """Tell what failed for good."""
         self.log("crit", line)
+
+    def debug(self, line: str) -> None:
+        """Log LINE, which begins with what it is about, if debug lines are wanted."""
+        if self.debugs:
+            self.log("debug", f"debug: {line}")
+
+    def log_traceback(self, error: BaseException) -> None:
+        """Log where a defect of this program has raised ERROR, if debug lines are wanted."""
+        if self.debugs:
+            for line in traceback_lines(error):
+                self.debug(line)
 
     def log(self, level: str, line: str, receipt: Receipt | None = None) -> None:
         """Tell LINE at one of the LEVELS; RECEIPT is asked before, and hears when it was told.

@@ -279,6 +279,7 @@ class Agent:
         except Exception as error:
             # A defect of ours: the domain is made safe all the same.
             self._journal.error(f"{job}: internal error before the first try: {error!r}")
+            self._journal.log_traceback(error)
         self._answers.put(lambda: self._prepared(job))
 
     def _prepared(self, job: Job) -> None:
@@ -378,6 +379,7 @@ class Agent:
             granted = None if found is not None else self._slots.release_next()
             if granted is not None:
                 self._time(granted)
+                self._debug(granted, "has its slot")
                 granted.slot_given.put(None)
                 continue
             if found is None and not self._slots.is_saturated:
@@ -387,6 +389,12 @@ class Agent:
             self._start(*found)
             if not self._has_threads:
                 break  # whatever came meanwhile may be more urgent
+
+    def _debug(self, execution: Execution, what: str) -> None:
+        """Log WHAT an attempt does, if debug lines are wanted."""
+        if self._journal.debugs:
+            job = execution.job
+            self._journal.debug(f"attempt {job.tries} of {job} over {execution.connection.uri}: {what}")
 
     def _park(self, execution: Execution) -> None:
         """A try is prepared, and waits for a slot; libvirtd owes it no answer meanwhile."""
@@ -412,6 +420,7 @@ class Agent:
         if self._requests is not None:
             execution.in_hand = self._requests.begin(job.request.name)
         self._slots.begin(execution)
+        self._debug(execution, "begins" if execution.has_slot else "begins, to wait for a slot once prepared")
         self._time(execution)
         try:
             self._start_thread(self._run, (execution,))
@@ -468,6 +477,7 @@ class Agent:
             handle = self._connections.handle(connection)
             if is_new:
                 self._answers.put(_opened)
+                self._debug(execution, "has opened a connection")
             if execution.given_up:
                 raise GivenUpError("connect", "took too long")
             attempt = Attempt(
@@ -489,6 +499,7 @@ class Agent:
         except Exception as error:
             # A defect of ours, or libvirt-python raised something else: one try fails, not the agent.
             answer = TransientError("internal error", repr(error))
+            self._journal.log_traceback(error)
         self._connections.give_back(connection)
         self._answers.put(lambda: self._answered(execution, answer))
 
@@ -560,6 +571,7 @@ class Agent:
     def _put_down(self, execution: Execution) -> None:
         """A try is over, or is waited for no more."""
         self._slots.end(execution)
+        self._debug(execution, "is over" if not execution.given_up else "is given up: its call hangs")
         if self._requests is not None:
             self._requests.end(execution.in_hand)
 

@@ -148,6 +148,7 @@ class _Service:
             if self._spool.leave_to_stock(request.name, oldest, error):
                 raise
             self._journal.crit(f"{request}: internal error after it was served: {error!r}")
+            self._journal.log_traceback(error)
             return
         agent.close()
         self._reached = agent.reached(request) if self._reached is None else self._reached

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable, TypeVar, cast
 
 from ..errors import HelperError
+from ..escapes import printable
+from ..journal import traceback_lines, wants_debug, write_stderr
 from ..threads import within
 from .finding import WARN, Finding, judged, not_checked
 
@@ -51,6 +53,8 @@ class Check:
         except Exception as error:
             # A defect of this program must cost one check, not the report on the host.
             found = not_checked(f"internal error: {error!r}")
+            if wants_debug():
+                write_stderr("\n".join(map(printable, traceback_lines(error))))
         return replace(found, name=self.name, wanted=found.wanted or self.wanted)
 
     def _judge(self, facts: Facts) -> Finding:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import posix
 import signal
 import sys
 import traceback
@@ -15,6 +16,7 @@ from typing import NoReturn
 from .. import IDENTIFIER, __version__
 from ..errors import HelperError, UsageError
 from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from ..journal import DEBUG_VARIABLE, traceback_lines, wants_debug
 from .terminal import plain
 from .verbs import VERBS
 
@@ -41,6 +43,7 @@ def make_parser(wanted: str | None = None) -> argparse.ArgumentParser:
         prog=PROGRAM, description="Virtual machines that lose their sanlock leases, for their administrator."
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    _add_debug(parser, f"print tracebacks and debug lines to stderr, as {DEBUG_VARIABLE}=1 does")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, summary in VERBS.items():
         verb_parser = verbs.add_parser(verb, help=summary)
@@ -48,8 +51,26 @@ def make_parser(wanted: str | None = None) -> argparse.ArgumentParser:
             module = importlib.import_module(f".verbs.{verb.replace('-', '_')}", __package__)
             verb_parser.description = module.__doc__
             module.add_arguments(verb_parser)
+            _add_debug(verb_parser, argparse.SUPPRESS)
             verb_parser.set_defaults(run=module.run)
     return parser
+
+
+def _add_debug(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=what)
+
+
+def _start_debugging() -> None:
+    """For this process (a Journal reads the environment at its start, which posix keeps) and its children."""
+    os.environ[DEBUG_VARIABLE] = "1"
+    posix.environ[DEBUG_VARIABLE.encode()] = b"1"
+
+
+def _print_traceback(error: BaseException) -> None:
+    """Print where ERROR was raised, if debug lines are wanted."""
+    if wants_debug():
+        for line in traceback_lines(error):
+            print(plain(line), file=sys.stderr)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,6 +95,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{PROGRAM}: write the output: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
     except Exception as error:
+        _print_traceback(error)
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(place.filename)}, line {place.lineno}"
         text = plain(f"{PROGRAM}: internal error: {error!r} in {where} (a defect: please report it)")
@@ -86,16 +108,20 @@ def _run(arguments: Sequence[str]) -> int:
         # No option before the verb has a value.
         verb = next((word for word in arguments if not word.startswith("-")), "")
         parsed = make_parser(verb).parse_args(arguments)
+        if "debug" in parsed:
+            _start_debugging()
         status: int = parsed.run(parsed)
     except SystemExit as end:
         # --help, --version and usage errors; returned, so that their output is flushed like any other.
         return EXIT_DONE if end.code is None else int(end.code)
     except HelperError as error:
+        _print_traceback(error)
         print(f"{PROGRAM}: {plain(str(error))}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except ImportError as error:
         if error.name not in _PACKAGES:
             raise
+        _print_traceback(error)
         hint = f"install {_PACKAGES[error.name]}"
         print(f"{PROGRAM}: load {error.name}: {plain(str(error))} ({hint})", file=sys.stderr)
         return EXIT_FAILED

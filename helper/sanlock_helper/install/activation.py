@@ -90,7 +90,7 @@ def after_update(host: Host) -> list[str]:
 def _refused(what: str, path: Path, error: OSError) -> HelperError:
     """The error for what the system does not let this process do with PATH."""
     why = error.strerror or str(error)
-    if isinstance(error, PermissionError) and os.geteuid() != 0:
+    if os.geteuid() != 0:
         return needs_root(what, why)
     return HelperError(what, why, f"see findmnt -T {path}; lsattr -d {path.parent} {path}")
 

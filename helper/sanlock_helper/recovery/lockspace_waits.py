@@ -267,6 +267,7 @@ class LockspaceWaits:
             why = str(error)
         except Exception as error:
             why = repr(error)
+            self._journal.log_traceback(error)
         self._answers.put(lambda: self._join_ended(name, why))
 
     def _join_ended(self, name: str, why: str) -> None:

@@ -196,6 +196,7 @@ class Recovery:
         except Exception as error:
             # A defect of ours: one domain is tried again, the others are brought back.
             finding = VisitResult(Verdict.AGAIN, f"internal error: {error!r}")
+            self._journal.log_traceback(error)
         self._answers.put(lambda: self._visited(pending, finding))
 
     def _visited(self, pending: PendingDomain, finding: VisitResult) -> None:
