@@ -454,7 +454,7 @@ def test_storage_that_is_shared_and_takes_root_for_nobody(stack: Stack) -> None:
         checks(stack),
         {
             "lockspace": ("fail", "none is joined", "restart libvirtd"),
-            "root_squash": ("fail", "root became nobody", "with no_root_squash, then restart"),
+            "root_squash": ("fail", "the server squashes root", "with no_root_squash, then restart"),
             "lease owner": ("warn", "not what is configured", "unless root_squash forbids that"),
         },
     )

@@ -82,7 +82,7 @@ class ConnectionAttempt:
     """One connection to libvirt's daemon: how long it took, and the error if it failed.
 
     activated: the daemon did not run before, and was started by being asked.  stale: the socket that the
-    client takes and nobody listens on, "" when there is none.
+    client takes and on which no process listens, "" when there is none.
     """
 
     seconds: float

@@ -203,7 +203,7 @@ def _why_not_ours(path: str, environ: Mapping[str, str]) -> str:
         return "is not executable"
     try:
         if _begins(path, b"\x7fELF"):
-            return "is libvirt's C helper (one try, two actions, no line in the journal)"
+            return "is libvirt's C helper (one attempt, two actions, no line in the journal)"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     answer = run([path, "--version"], SECONDS, environ)

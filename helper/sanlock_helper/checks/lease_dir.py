@@ -41,10 +41,10 @@ SHARED = frozenset(
     ]
 )
 
-# Those among them whose server may take root for somebody else; the rest are on a shared block device.
+# Those among them whose server may map root to another user; the rest are on a shared block device.
 SQUASHING = SHARED - {"gfs2", "ocfs2"}
 
-NOBODY = 65534
+SQUASHED_UID = 65534
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who the sanlock daemon runs as."""
+    """The user and groups that the sanlock daemon runs as."""
 
     uid: int
     groups: frozenset[int]
@@ -220,12 +220,12 @@ def check_owner(conf: LockConf, folder: Owner, lockspace: Owner | None, daemon: 
             "set user and group in /etc/libvirt/qemu-sanlock.conf to sanlock's, then restart libvirt's daemon"
         )
         return failed(found, remedy, wanted=wanted)
-    # Without user and group libvirt leaves the owner alone, whoever that is.
+    # Without user and group libvirt does not change the owner.
     if lockspace is not None and (uid not in (None, lockspace.uid) or gid not in (None, lockspace.gid)):
         remedy = "restart libvirt's daemon: it changes the owner, unless root_squash forbids that (see there)"
         return warned(f"{found}: not what is configured", remedy, wanted=wanted)
     if folder.mode & 0o002:
-        return warned(f"{found}: everybody may write", f"chmod o-w {folder.path}", wanted=wanted)
+        return warned(f"{found}: every user may write", f"chmod o-w {folder.path}", wanted=wanted)
     return passed(found, wanted=wanted)
 
 
@@ -249,7 +249,7 @@ def _gid(group: str | None) -> int | None:
 def check_root_squash(conf: LockConf, mount: Mount, lockspace: Owner | None) -> Finding:
     """With user or group configured libvirt must change owners, which a server with root_squash forbids.
 
-    libvirt then removes the LOCKSPACE that it has just made, or fails over one that is nobody's.
+    libvirt then removes the LOCKSPACE that it has just made, or fails on one that has another owner.
     """
     if mount.fstype not in SQUASHING:
         return passed(f"no network filesystem: {mount.fstype}")
@@ -259,6 +259,6 @@ def check_root_squash(conf: LockConf, mount: Mount, lockspace: Owner | None) -> 
     if lockspace is None:
         why = f"no file of libvirt's shows how {mount.source} is exported; with root_squash none ever will"
         return not_checked(why, remedy)
-    if lockspace.uid == NOBODY:
-        return failed(f"{lockspace}: root became nobody", remedy)
+    if lockspace.uid == SQUASHED_UID:
+        return failed(f"{lockspace}: created as uid {SQUASHED_UID}: the server squashes root", remedy)
     return passed(f"{lockspace}: libvirt could set the owner")

@@ -55,7 +55,7 @@ def check_leases(
         automatic = {lease_name(disk.path) for disk in locked_disks(domain)}
         for lockspace, resource, what in expected_leases(domain, conf):
             number += 1
-            # A <lease> says where it is; only libvirt's own are named after their files.
+            # A <lease> has its path in the XML; only libvirt's own are named after their files.
             if lockspace == LOCKSPACE and resource in automatic - there:
                 problems.append(f"{domain.name}: {resource} of {what} is not there")
             elif (lockspace, resource) not in held and domain.state != "paused":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""libvirtd (or virtqemud): does it answer, does it let us in, can it serve all at once."""
+"""libvirtd (or virtqemud): does it answer, does it accept the login, can it serve all domains at once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_libvirtd(attempt: ConnectionAttempt, daemon: str, uri: str, remedy: st
         start = remedy or f"systemctl start {daemon}.socket; journalctl -u {daemon}"
         why = attempt.error.why
         if attempt.stale:
-            why = f"{why}; the client takes {attempt.stale}, and nobody listens on it"
+            why = f"{why}; the client takes {attempt.stale}, on which no process listens"
         return failed(why, attempt.error.hint or start, wanted=wanted)
     found = f"{daemon} answers after {attempt.seconds:.3f} s"
     if attempt.activated:
@@ -65,7 +65,7 @@ def check_libvirtd(attempt: ConnectionAttempt, daemon: str, uri: str, remedy: st
 )
 def check_authentication(attempt: ConnectionAttempt, scheme: Value | None, daemon: str) -> Finding:
     """What SCHEME (auth_unix_rw) asks for, and whether it is satisfied with the auth.conf in force."""
-    asked = f"{scheme}" if scheme is not None else "libvirt's default (polkit or none: root is let in)"
+    asked = f"{scheme}" if scheme is not None else "libvirt's default (polkit or none: root is accepted)"
     if attempt.error is None:
         return passed(f"auth_unix_rw is {asked}: accepted")
     if attempt.is_refused:
@@ -112,6 +112,6 @@ def _wanted_limits(running: int) -> dict[str, int]:
         "max_workers": min(20, max(5, running)),
         # Destroy and lookups are served by these while the others hang.
         "prio_workers": 5,
-        # A destroy while the XML of a transient domain does not come.
+        # A destroy must get through while an XML request of the same client hangs.
         "max_client_requests": 2,
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All checks, in the order in which an administrator would go."""
+"""All checks, in the order in which an administrator mends what they find."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def check_grace(status: SanlockStatus) -> Finding:
     remedy = f"kill_grace_seconds in sanlock.conf{option}; then restart sanlock with no VM running"
     grace, fire = status.number("kill_grace_seconds"), status.number("watchdog_fire_timeout")
     if grace is None:
-        return not_checked("this sanlock does not tell it")
+        return not_checked("this version of sanlock does not report it")
     if fire is not None and fire < DEFAULT_FIRE_TIMEOUT:
         # Where none is set: setup_timeouts() in sanlock src/timeouts.c.
         remedy = (
@@ -62,14 +62,14 @@ def check_grace(status: SanlockStatus) -> Finding:
 
 
 def version_of(status: SanlockStatus) -> tuple[int, ...]:
-    """The version of the running daemon, () when it does not tell it."""
+    """The version of the running daemon, () when it does not report it."""
     words = status.daemon.get("version_str", "").split(".")
     return tuple(int(word) for word in words) if all(word.isdigit() for word in words) else ()
 
 
 @check(
     "watchdog",
-    "wdmd runs, or sanlock was told to do without (-w 0)",
+    "wdmd runs, or sanlock was started without it (-w 0)",
     reads=lambda facts: (
         facts.sanlock,
         facts.command_line,
@@ -85,11 +85,11 @@ def check_watchdog(
 ) -> Finding:
     """The watchdog daemon, or its deliberate absence: -w 0 on sanlock's COMMAND_LINE, or in its CONF.
 
-    The unit of sanlock 4 and newer gives no options: the file is where it is said there.
+    The unit of sanlock 4 and newer gives no options: there the file decides.
     """
     used = status.number("use_watchdog")
     if used is None:
-        return not_checked("this sanlock does not tell it")
+        return not_checked("this version of sanlock does not report it")
     if used:
         if wdmd_runs:
             return passed("sanlock uses it, wdmd runs")
@@ -101,8 +101,8 @@ def check_watchdog(
     if by_file and values[-1:] == ["0"]:
         return passed("none, deliberately: use_watchdog = 0 in sanlock.conf")
     found = "none: use_watchdog = 0, and not from -w 0; a VM that cannot be killed keeps writing"
-    logged = "say use_watchdog = 0 there" if by_file else "start with -w 0"
-    remedy = f"remove use_watchdog from /etc/sanlock/sanlock.conf, or {logged}"
+    deliberate = "set use_watchdog = 0 there" if by_file else "start sanlock with -w 0"
+    remedy = f"remove use_watchdog from /etc/sanlock/sanlock.conf, or {deliberate}"
     return warned(found, remedy)
 
 
@@ -152,7 +152,7 @@ def lockspaces_without_clock(status: SanlockStatus) -> list[str]:
     ),
 )
 def check_clock(clock: Timeline, watchdog: bool, without: Sequence[str] = ()) -> Finding:
-    """The order of events after a loss; WATCHDOG says whether one is in use.
+    """The order of events after a loss; WATCHDOG: whether one is in use.
 
     WITHOUT: see lockspaces_without_clock().
     """
@@ -201,7 +201,7 @@ def check_lockspace(status: SanlockStatus, conf: LockConf, daemon: str) -> Findi
     failing = [space.name for space in spaces if space.values.get("renewal_last_result", "1") != "1"]
     if failing:
         found = f"{found}; the last renewal failed: {', '.join(failing)}"
-        return warned(found, "see to the storage of the lease directory", wanted=wanted)
+        return warned(found, "check the storage of the lease directory", wanted=wanted)
     return passed(found, wanted=wanted)
 
 
@@ -215,7 +215,7 @@ def check_format(status: SanlockStatus, conf: LockConf, read: Callable[[], str])
 
     sanlock 5 makes lockspaces in a format that older ones refuse (-204, -224), and joins older ones.  This
     host sees its own version and the format; what the other hosts run is on no storage.  READ has the format
-    from storage, for a daemon that does not say it of a lockspace that it has joined.
+    from storage, for a daemon that does not report it for a lockspace that it has joined.
     """
     if not conf.auto_disk_leases:
         return passed("not used: auto_disk_leases is off")
@@ -296,16 +296,16 @@ def check_unique(
     """Whether another live host has our host_id.
 
     sanlock joins no lockspace with a host_id that is alive elsewhere, so a joined one is ours.  Otherwise
-    READ the place twice, with one renewal (2 * io_timeout) in between: who is alive counts up.
+    READ the place twice, with one renewal (2 * io_timeout) in between: a live host counts it up.
     """
     space = status.lockspace(LOCKSPACE)
     if not conf.auto_disk_leases:
         return passed("not used: auto_disk_leases is off")
     if space is not None and space.joined:
-        return passed(f"the lockspace is joined as {space.host_id}: sanlock saw to it")
+        return passed(f"the lockspace is joined as {space.host_id}: sanlock has checked it")
     before = read().get(conf.host_id)
     if before is None or before.timestamp == 0:
-        return passed(f"nobody has {conf.host_id}")
+        return passed(f"host_id {conf.host_id} is free")
     ours = status.daemon.get("our_host_name", "")
     remedy = "another host_id in /etc/libvirt/qemu-sanlock.conf of one of the two"
     sleep(2 * (conf.io_timeout or DEFAULT_IO_TIMEOUT) + 1)
@@ -313,5 +313,5 @@ def check_unique(
     if after != before and (after is None or after.owner != ours):
         return failed(f"{before.owner} has {conf.host_id} and is alive", remedy)
     if after == before and before.owner != ours:
-        return warned(f"{before.owner} had {conf.host_id}, and is silent now", remedy)
+        return warned(f"{before.owner} had {conf.host_id}, and does not renew it now", remedy)
     return passed(f"{conf.host_id} was this host's own before")

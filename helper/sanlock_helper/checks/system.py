@@ -65,7 +65,7 @@ def multipath_config(etc: Path, program: str = "multipathd") -> str | None:
 
 @check("recovery units", f"{', '.join(RECOVERY_UNITS)} enabled", reads=lambda facts: (unit_states(),))
 def check_recovery_units(states: Mapping[str, str] | None) -> Finding:
-    """STATES of the units as systemctl tells them; None where systemd does not answer."""
+    """STATES of the units as systemctl prints them; None where systemd does not answer."""
     if states is None:
         return not_checked("systemctl does not answer")
     found = ", ".join(f"{unit} {state}" for unit, state in states.items())
@@ -73,12 +73,12 @@ def check_recovery_units(states: Mapping[str, str] | None) -> Finding:
     if any(state in ("not-found", "masked") for state in states.values()):
         return failed(found, f"install virt-sanlock-helper's units; {remedy}")
     if not all(state.startswith("enabled") or state == "static" for state in states.values()):
-        return warned(f"{found}: nothing brings the VMs back by itself", remedy)
+        return warned(f"{found}: the VMs do not come back by themselves", remedy)
     return passed(found)
 
 
 def unit_states(units: Iterable[str] = RECOVERY_UNITS, program: str = "systemctl") -> dict[str, str] | None:
-    """What `systemctl is-enabled` says of each of UNITS; None where it cannot be asked."""
+    """What `systemctl is-enabled` prints for each of UNITS; None where systemd does not answer."""
     states = {}
     for unit in units:
         answer = run([program, "is-enabled", unit], COMMAND_SECONDS)

@@ -69,7 +69,7 @@ def test_a_socket_that_nobody_listens_on() -> None:
         0.1, TransientError("connect", "Connection refused"), stale="/run/libvirt/virtqemud-sock"
     )
     finding = check_libvirtd(attempt, "libvirtd", URI, "rm it")
-    assert "the client takes /run/libvirt/virtqemud-sock, and nobody listens on it" in finding.found
+    assert "the client takes /run/libvirt/virtqemud-sock, on which no process listens" in finding.found
     assert finding.remedy == "rm it"
 
 
