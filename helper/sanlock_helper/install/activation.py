@@ -23,7 +23,7 @@ def is_active(host: Host) -> bool:
 
 
 def activate(host: Host) -> str:
-    """Put ours in the place of libvirt's helper; says what was done.
+    """Put ours in the place of libvirt's helper; returns what was done.
 
     Raises HelperError when that cannot be.
     """
@@ -54,7 +54,7 @@ def activate(host: Host) -> str:
 
 
 def undo(host: Host) -> str:
-    """Put libvirt's own helper back; says what was done."""
+    """Put libvirt's own helper back; returns what was done."""
     stock = host.stock()
     path, aside = host.path(stock), _aside(host)
     if not aside.exists():
@@ -73,12 +73,12 @@ def undo(host: Host) -> str:
 
 
 def after_update(host: Host) -> list[str]:
-    """Put right what an update of the owner's package undid: the link, the bind; says what was done."""
+    """Put right what an update of the owner's package undid: the link, the bind; returns what was done."""
     done = []
     if is_active(host) and not host.is_replaced():
         done.append(activate(host))
     pid = host.sanlock_pid()
-    # Binds stack, so look first; and a sanlock that was started without a mount namespace takes none.
+    # Binds stack, so check first; and a sanlock that was started without a mount namespace takes none.
     if pid and host.has_own_mounts(pid) and not host.sanlock_runs_ours(pid):
         answer = host.run(host.bind_command())
         if answer.status != 0:
@@ -101,7 +101,7 @@ def _aside(host: Host) -> Path:
 
 
 def _is_dpkgs(host: Host, stock: str) -> bool:
-    """Whether dpkg would put its own file back; rpm's triggers tell us of that, dpkg has diversions."""
+    """Whether dpkg would put its own file back; rpm has triggers for that, dpkg has diversions."""
     if host.run(["rpm", "-qf", stock]).status == 0:
         return False
     return host.run(["dpkg-query", "-S", stock]).status == 0
