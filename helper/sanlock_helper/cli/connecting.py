@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What verbs that speak to libvirt share: the option --connect, and a connection with an end to waiting."""
+"""What the verbs that connect to libvirt share: the option --connect, and a time limit."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _PACKAGES = {"libvirt": "python3-libvirt", "libvirtmod": "python3-libvirt", "san
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, as all errors are told."""
+    """Prints a usage error in one line, as all errors are printed."""
 
     def error(self, message: str) -> NoReturn:
         """End with a usage error."""
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader has seen enough (| head).  Python would complain once more when it flushes at exit.
+        # The reader has ended (| head).  Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:

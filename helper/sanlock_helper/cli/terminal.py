@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Text for people: tables, colour where it is welcome, names made safe to print; and JSON for programs."""
+"""Text for administrators: tables, colour at a terminal, names that are safe to print; and JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
 
 
 def is_colourful(stream: TextIO, environ: Mapping[str, str] = _ENVIRON) -> bool:
-    """Whether STREAM is a terminal that shows colour, and nobody said NO_COLOR (https://no-color.org)."""
+    """Whether STREAM is a terminal that shows colour, and NO_COLOR is not set (https://no-color.org)."""
     return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb"
 
 
@@ -38,12 +38,12 @@ def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
 
 
 def warn(problem: str) -> None:
-    """Tell a PROBLEM that keeps nothing else from being told."""
+    """Print a PROBLEM; what else there is to print follows."""
     print(f"{paint('warning', 'yellow', sys.stderr)}: {plain(problem)}", file=sys.stderr, flush=True)
 
 
 def ask(what: str, explanation: str = "") -> bool:
-    """Ask the person at the terminal whether to do WHAT; UsageError when nobody is there."""
+    """Ask at the terminal whether to do WHAT.  Raises UsageError where there is no terminal."""
     if not sys.stdin.isatty():
         raise UsageError(what, "there is no terminal to ask at", "use --yes")
     print(f"{explanation}{plain(what)}? [y/N] ", end="", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import subprocess
 import sys
@@ -129,6 +130,22 @@ def test_only_the_verb_that_was_asked_for_is_loaded() -> None:
 def test_each_verb_has_a_module_and_no_module_is_forgotten() -> None:
     modules = {path.stem.replace("_", "-") for path in (HELPER / "sanlock_helper/cli/verbs").glob("*.py")}
     assert modules - {"--init--"} == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_explains_itself(verb: str) -> None:
+    module = importlib.import_module(f"sanlock_helper.cli.verbs.{verb.replace('-', '_')}")
+    for text in (module.__doc__, module.add_arguments.__doc__, module.run.__doc__):
+        assert text
+
+
+def test_help_has_the_verbs_in_the_order_of_use() -> None:
+    text = cli.make_parser("").format_help()
+    places = [text.index(f"    {verb}") for verb in VERBS]
+    assert places == sorted(places)
+    assert list(VERBS) == [
+        "check", "status", "run", "policy", "recover", "history", "auth", "install-check", "activate",
+    ]  # fmt: skip
 
 
 def test_streams_that_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ virt-sanlock-helper activate --undo takes it back.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this verb."""
     parser.add_argument("--undo", action="store_true", help="put libvirt's own helper back")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     # For the package's triggers: put right what an update of libvirt's package undid.
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Do it; 1 when the answer was no.  Raises HelperError."""
     host = Host()
     if arguments.after_update:
         return _after_update(host)
@@ -47,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _after_update(host: Host) -> int:
-    # Nobody reads a trigger's output a week later.
+    # A trigger's output is not kept.
     journal = Journal()
     try:
         for line in activation.after_update(host):

@@ -3,7 +3,7 @@
 
 `auth check` goes through libvirt's lookup step by step: the files tried, the group chosen, the fields
 present, never their values.  `auth test` connects.  Both do so with the environment they are started in;
-sanlock starts the helper with another one, and `virt-sanlock-helper check` looks with that.
+sanlock starts the helper with another one, and `virt-sanlock-helper check` uses that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONNECT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the lookup: what was looked at, how it went (used, skipped, warning, error), why."""
+    """One step of the lookup: what was read, its result (used, skipped, warning, error), the reason."""
 
     what: str
     result: str
@@ -76,14 +76,14 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def file_steps(uri: str) -> Iterable[Step]:
-    """Where libvirt looks for the file, in its order."""
+    """Where libvirt searches for the file, in its order."""
     winner = ""
     for candidate in libvirt_auth.auth_file_candidates(uri, os.environ):
         what = {"user": "the user's file", "system": "the host's file"}.get(
             candidate.origin, candidate.origin
         )
         if winner:
-            there = "there, but hidden by" if os.path.exists(candidate.path) else "not looked at after"
+            there = "there, but hidden by" if os.path.exists(candidate.path) else "not read after"
             yield Step(f"{what} {candidate.path}", "skipped", f"{there} {winner}")
         elif candidate.is_used():
             winner = candidate.path
@@ -98,7 +98,7 @@ def file_steps(uri: str) -> Iterable[Step]:
 
 
 def group_steps(uri: str) -> Iterable[Step]:
-    """What the file in force says for URI."""
+    """The groups of the file in force that apply to URI."""
     path = libvirt_auth.find_auth_file(uri, os.environ)
     if path is None:
         return
@@ -142,7 +142,7 @@ def _odd_fields(config: libvirt_auth.AuthConfig, service: str, host: str | None)
 
 
 def test(arguments: argparse.Namespace) -> int:
-    """Connect, and say how it went."""
+    """Connect, and print the result."""
     start = time.monotonic()
     problem: HelperError | None = None
     try:

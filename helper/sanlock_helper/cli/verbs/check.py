@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Check whether this host is ready to lose its storage: one line per check, pass, warn or fail.
 
-Everything is looked at as sanlock's children will see it, and nothing is changed.  Exit status: 0 when
+Everything is read as sanlock's children will read it, and nothing is changed.  Exit status: 0 when
 nothing failed, 1 when something did; with --strict a warning counts as a failure.
 """
 

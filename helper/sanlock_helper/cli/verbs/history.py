@@ -133,22 +133,22 @@ def _print_story(story: Story) -> None:
             tries += 1
             continue
         again = f" (failed before: {tries})" if tries else ""
-        who = f"{plain(story.name or story.uuid)}: {event.action}"
+        domain = f"{plain(story.name or story.uuid)}: {event.action}"
         what = paint(plain(event.text), _COLOURS.get(event.kind, ""))
-        print(f"  {moment(event.time).split()[1]}  {who} {what}{again}")
+        print(f"  {moment(event.time).split()[1]}  {domain} {what}{again}")
         tries = 0
     if story.waiting:
         print(f"  {'':8}  {plain(story.name or story.uuid)}: {paint(plain(_waits(story.waiting)), 'yellow')}")
 
 
 def _waits(record: Record) -> str:
-    """What recovery still has to do, as its record says."""
+    """What recovery still has to do, by its record."""
     if record.mark == "refused":
         return f"not to be {_PARTICIPLES[record.todo]} by itself: {record.why}"
     if record.mark:
         return f"waits for recovery, which was {record.mark} it"
     # Whether it is to be brought back at all, recovery asks when it comes to it.
-    return f"waits for recovery, to be {_PARTICIPLES[record.todo]} if its policy says so"
+    return f"waits for recovery, to be {_PARTICIPLES[record.todo]} if its policy asks for it"
 
 
 def _json(outage: Outage) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _apply(connection: VirConnect, arguments: argparse.Namespace) -> tuple[str, str, dict[str, bool]]:
-    """Set the policy, if that is asked for; returns the domain's UUID and name, and what it says then."""
+    """Set the policy, if that is asked for; returns the domain's UUID and name, and what it is then."""
     domain = find_domain(connection, arguments.domain)
     if arguments.recover is not None:
         policy.set_policy(domain, arguments.recover)

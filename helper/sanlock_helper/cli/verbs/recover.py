@@ -3,7 +3,6 @@
 
 Joins their lockspaces again, starts what was powered off and resumes what was paused, as far as each one's
 policy asks for it and its leases can be had.  Without options each is tried once.
-
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ SCHEMA = 1
 # How long --resume-anyway waits for a lockspace that it joined, and for the domain itself.
 JOIN_SECONDS = 30.0
 RESUME_SECONDS = 60.0
-# How long --forget waits for libvirtd to say which domain is meant.
+# How long --forget waits for libvirtd to look up which domain is meant.
 LIBVIRT_SECONDS = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to PARSER."""
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--wait", action="store_true", help="go on until nothing is left")
+    choice.add_argument("--wait", action="store_true", help="wait until every domain is back or refused")
     choice.add_argument(
         "--list", action="store_true", help="print what would be brought back; change nothing"
     )
@@ -53,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choice.add_argument(
         "--resume-anyway",
         metavar="DOMAIN",
-        help="resume a paused machine although somebody else may have written to its disks; asks first",
+        help="resume a paused machine although another host may have written to its disks; asks first",
     )
     parser.add_argument("--yes", action="store_true", help="with --resume-anyway: do not ask")
     parser.add_argument("--json", action="store_true", help="with --list: print JSON")
@@ -77,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         except HelperError as error:
             if not arguments.wait:
                 raise
-            # As a service it has no other place to say so.
+            # As a service it has no other place to report it.
             journal.error(str(error))
             return 1
     except PermissionError as error:
@@ -89,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuse options that would be ignored: who gives one expects something else than what would be done."""
+    """Refuse options that would be ignored: an administrator who gives one expects more."""
     if arguments.json and not arguments.list:
         raise UsageError("--json", "it belongs to --list", "see recover --help")
     if arguments.yes and arguments.resume_anyway is None:
@@ -97,7 +96,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _recover(store: RecordStore, journal: Journal, screen: LiveLines, wait: bool) -> int:
-    """One pass; or with WAIT until nothing is left to wait for: what was refused is told, and no failure."""
+    """One pass; or with WAIT until nothing is left to wait for: a refused domain is logged, and no failure."""
     with only_instance():
         sanlock = Sanlock()
         recovery = Recovery(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Do by hand what sanlock would cause when a domain's leases are lost.
 
-It says what it will do, and asks before it harms a running domain.  With --dry-run it does everything up to
+It prints what it will do, and asks before it harms a running domain.  With --dry-run it does everything up to
 the action: connects, authenticates, finds the domain, reads its state and its leases, and prints the call.
 """
 
@@ -64,7 +64,7 @@ _HARMLESS = {
 
 @dataclass(frozen=True)
 class Found:
-    """A domain as it was found; `leases` is None when they could not be looked at, `why` says why."""
+    """A domain as it was found; `leases` is None when they could not be read, `why` has the reason."""
 
     name: str
     uuid: str
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do it; 0 when the goal was reached and verified, 1 when not or when the answer was no."""
     action = arguments.action
     connection = connect_within(arguments.connect)
-    found = within(LIBVIRT_SECONDS, "look at the domain", lambda: look(connection, arguments.domain))
+    found = within(LIBVIRT_SECONDS, "read the domain's state", lambda: inspect(connection, arguments.domain))
     call = [str(our_executable()), arguments.connect, found.uuid, action]
     if not arguments.json:
         _print_plan(found, action, call)
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     status = subprocess.run(_command(call), check=False).returncode
     if arguments.json:
         again = connect_within(arguments.connect)
-        after = within(LIBVIRT_SECONDS, "look at the domain", lambda: _state_after(again, found.uuid))
+        after = within(LIBVIRT_SECONDS, "read the domain's state", lambda: _state_after(again, found.uuid))
         print_json("run", SCHEMA, _data(found, action, call, status, after))
     return status
 
@@ -116,7 +116,7 @@ def _command(call: list[str]) -> list[str]:
     return [sys.executable, "-ISB", "-c", _PROGRAM, *roots, *call[1:]]
 
 
-def look(connection: VirConnect, text: str) -> Found:
+def inspect(connection: VirConnect, text: str) -> Found:
     """Find the domain and read its state and leases; CONNECTION is closed."""
     try:
         domain = find_domain(connection, text)
@@ -157,10 +157,8 @@ def _harms(found: Found, action: str) -> bool:
 
 
 def _print_plan(found: Found, action: str, call: list[str]) -> None:
-    if found.leases is None:
-        leases = f"not looked at: {found.why}"
-    else:
-        leases = ", ".join(map(str, found.leases)) or "none"
+    held = None if found.leases is None else ", ".join(map(str, found.leases)) or "none"
+    leases = f"not read: {found.why}" if held is None else held
     print(f"domain:  {plain(found.name)}, {found.uuid}")
     print(f"state:   {state_name(found.state)}")
     print(f"leases:  {plain(leases)}")

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=_seconds,
         const=WATCH_SECONDS,
-        help=f"show it again and again, every {WATCH_SECONDS:g} s if not said otherwise, until Ctrl-C",
+        help=f"show it again every SECONDS, {WATCH_SECONDS:g} by default, until Ctrl-C",
     )
     parser.add_argument(
         "--journal", metavar="FILE", help="a file by journalctl -o json, not the journal and the records here"
