@@ -64,7 +64,7 @@ ERRORS = {
     -252: ("the lease to release has another version", "see sanlock client log_dump"),
     -253: ("the lease to release has another owner", "see sanlock client log_dump"),
     -260: ("the host's lease was taken by another owner", "two hosts may have the same host_id"),
-    -261: ("the host's lease was changed by somebody", "two hosts may have the same host_id"),
+    -261: ("the host's lease was changed by another host", "two hosts may have the same host_id"),
     -262: (
         "the host_id is used by another host",
         "give each host a host_id of its own, in qemu-sanlock.conf",
@@ -104,7 +104,7 @@ ERRORS = {
 }
 
 
-# The same for a lockspace that is joined; of a file that is read it says no more than open(2) does.
+# The same for a lockspace that is joined; of a file that is read it has no more than open(2).
 JOIN_ERRORS = {
     -errno.EINVAL: (
         "its name or its path is joined with another host_id or path, or is on no storage for leases",

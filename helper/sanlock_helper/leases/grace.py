@@ -34,9 +34,9 @@ _S_IFMT, _S_IFREG = 0o170000, 0o100000
 
 
 class Grace:
-    """sanlock's kill_grace_seconds, learned while other things go on: what knows it may be on a hung disk.
+    """sanlock's kill_grace_seconds, learned in a thread: its source may be on a hung disk.
 
-    The memory is asked first: the daemon's -g, its own answer; then the file, which sanlock 3.8 and older do
+    Memory is read first: the daemon's -g, its own answer; then the file, which sanlock 3.8 and older do
     not read it from.  sanlock's default is what remains, which a short watchdog_fire_timeout shortens.
     """
 
@@ -128,7 +128,7 @@ def _accepted(value: bytes, before: int | None) -> int | None:
 
 
 def _default(fire_timeouts: list[bytes]) -> int:
-    """The grace that nobody has set."""
+    """The grace where none is set."""
     set_ones = [seconds for seconds in map(_atoi, fire_timeouts) if seconds > 0]
     fire = set_ones[-1] if set_ones else DEFAULT_FIRE_TIMEOUT
     if fire >= DEFAULT_FIRE_TIMEOUT:
@@ -138,7 +138,7 @@ def _default(fire_timeouts: list[bytes]) -> int:
 
 def _from_file(path: str) -> list[tuple[bytes, bytes]]:
     """The settings in the file at PATH, key and value; none where it is no regular file."""
-    # Bytes: the codecs of text files would be looked up on the disk.
+    # Bytes: the codecs of text files would be loaded from the disk.
     settings = []
     for line in _read_small(path).split(b"\n"):
         key, equals, value = line.partition(b"=")
@@ -206,7 +206,7 @@ class Deadline:
     def __init__(self, start: float, grace: int | Grace, budget: float | None = None) -> None:
         """GRACE and BUDGET in seconds; without a BUDGET it is the grace less a margin.
 
-        With a grace of 0 sanlock never runs the killpath: who calls it then is a person, and gets the
+        With a grace of 0 sanlock never runs the killpath: it is called by hand then, with the
         default.
         """
         self.start = start
@@ -227,7 +227,7 @@ class Deadline:
         return self.start + max(seconds - MARGIN, seconds / 2)
 
     def next_look(self, now: float) -> float:
-        """When to look whether it is over: at its end, or before, when that is known better."""
+        """When to check whether it is over: at its end, or before, once the grace is settled."""
         settled_at = self._grace.settled_at
         return min(self.end, settled_at) if settled_at > now else self.end
 

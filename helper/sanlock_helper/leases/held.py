@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What sanlock says, from its memory, of the leases that a process holds."""
+"""The leases that a process holds, from sanlock's memory."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def _lockspace(found: dict[str, Any]) -> Lockspace:
 
 
 def is_renewed(host: dict[str, Any], now: float) -> bool:
-    """Whether a lockspace that sanlock has joined is being renewed, by what it says of this host itself.
+    """Whether a lockspace that sanlock has joined is being renewed, by what it reports of this host itself.
 
     NOW is CLOCK_MONOTONIC, which sanlock's timestamps are of.  sanlock keeps a lockspace on its list for as
     long as it is losing it.  It knows its own last timestamp, read back from storage at the next renewal, 2

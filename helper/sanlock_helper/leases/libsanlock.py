@@ -435,7 +435,7 @@ def _status() -> list[tuple[_State, bytes, _ResourceHead, list[_Disk]]]:
 def _receive(command: int, what: str) -> bytes:
     """All that the daemon answers to COMMAND, its header included.
 
-    The daemon's main thread sends it, and waits when it is not read: so it is read first, and looked at then.
+    The daemon's main thread sends it, and waits when it is not read: so it is read first, and parsed then.
     """
     descriptor: int = _library.send_command(command, 0)
     if descriptor < 0:

@@ -48,7 +48,7 @@ class Sanlock:
         clock: Callable[[], float] = time.monotonic,
         status: Callable[[], SanlockStatus] = ask_sanlock,
     ) -> None:
-        """CLOCK is CLOCK_MONOTONIC, which sanlock's timestamps are of; STATUS asks for all that it says.
+        """CLOCK is CLOCK_MONOTONIC, which sanlock's timestamps are of; STATUS asks for its whole status.
 
         Raises PermanentError where sanlock's client library is not installed.
         """
@@ -84,7 +84,7 @@ class Sanlock:
         """Whether a lockspace that sanlock has joined is being renewed."""
         try:
             hosts = self._ask(
-                "look at a lockspace",
+                "read the state of a lockspace",
                 lambda: self._binding.get_hosts(leases.raw(lockspace.name), lockspace.host_id),
             )
         except SanlockError as error:
@@ -171,7 +171,7 @@ class Sanlock:
     def holders(self, lease: Lease, host_id: int) -> dict[int, str]:
         """The other hosts that hold LEASE on storage: host_id and "live", "dead" or "unknown".
 
-        HOST_ID is our own.  "unknown" is what sanlock says of a host until it has watched it for a while.
+        HOST_ID is our own.  "unknown" is what sanlock reports for a host until it has watched it for a while.
         """
         owners = self._ask(
             f"read the holders of lease {lease}",
@@ -185,7 +185,7 @@ class Sanlock:
     def _host_state(self, lockspace: str, host_id: int) -> str:
         try:
             hosts = self._ask(
-                "look at a host", lambda: self._binding.get_hosts(leases.raw(lockspace), host_id)
+                "read the state of a host", lambda: self._binding.get_hosts(leases.raw(lockspace), host_id)
             )
         except SanlockError:
             return "unknown"

@@ -56,7 +56,7 @@ def join_sanlock_group(directory: str) -> None:
     try:
         group = posix.stat(f"{directory}/{SOCKET}").st_gid
     except OSError:
-        return  # no socket: the inquiry says so
+        return  # no socket: the inquiry reports it
     if posix.geteuid() == 0 and group != posix.getegid() and group not in posix.getgroups():
         posix.setgroups([*posix.getgroups(), group])
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the running sanlock daemon says of itself: its settings, lockspaces and leases, in one answer.
+"""The status of the running sanlock daemon: its settings, lockspaces and leases, in one answer.
 
 `sanlock client status -D` answers from the daemon's memory: no storage is read, and the number of domains
-costs nothing.  Its settings are the ones in force, whatever the configuration files say by now.
+costs nothing.  Its settings are the ones in force, whatever the configuration files have by now.
 
 The names of lockspaces and leases are not escaped in it, paths are; so a line is read from its end.  Which
 part of "a:b:c" is the lockspace is known from the lockspaces that are listed.  What decides over a virtual
@@ -108,7 +108,7 @@ class SanlockStatus:
     leases: tuple[HeldLease, ...]
 
     def number(self, name: str) -> int | None:
-        """A setting of the daemon, None when this version of sanlock does not tell it."""
+        """A setting of the daemon, None when this version of sanlock does not report it."""
         value = self.daemon.get(name, "")
         return int(value) if re.fullmatch(r"-?\d+", value) else None
 
