@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """libvirt with credentials, and its errors sorted: is it worth another try?
 
-The sorting goes by error code and domain, never by text.  What is not listed as final may pass: the duty is
-to the virtual machine, and a try costs nothing while there is time.
+Errors are sorted by code and domain, never by text.  What is not listed as permanent is transient: a further
+attempt costs nothing while there is time.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _HINTS = {
 
 
 def _silent(_context: object, _error: object) -> None:
-    """libvirt prints each error to stderr unless a handler is there; ours are told in the journal."""
+    """libvirt prints each error to stderr unless a handler is there; this program logs its own."""
 
 
 libvirt.registerErrorHandler(_silent, None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""libvirt's log of a domain: why its last run ended, where libvirtd itself no longer says so.
+"""libvirt's log of a domain: why its last run ended, where libvirtd itself does not know it any more.
 
 libvirtd keeps the reason of a domain that is off in its memory only, and nothing at all of a transient one.
 Its QEMU driver writes one line at each start and at each end of a run to the domain's log
@@ -16,7 +16,7 @@ import time
 
 LOG_DIR = "/var/log/libvirt/qemu"
 
-# The lines that are looked for are at the end of the file.
+# The lines that are wanted are at the end of the file.
 _TAIL_BYTES = 256 * 1024
 
 _LINE = re.compile(
@@ -28,8 +28,8 @@ _LINE = re.compile(
 def last_end(name: str, since: float, folder: str = LOG_DIR) -> str:
     """libvirt's word for why the last run of domain NAME ended: "crashed", "destroyed", "shutdown", …
 
-    "" when the log does not say: it is not there, it cannot be read, the end in it was before SINCE (seconds
-    since the epoch), or a run has begun after it.
+    "" when the log does not have it: it is not there, it cannot be read, the end in it was before SINCE
+    (seconds since the epoch), or a run has begun after it.
     """
     try:
         lines = _LINE.findall(_tail(f"{folder}/{name}.log"))

@@ -49,10 +49,10 @@ class Disk:
 
 @dataclass(frozen=True)
 class DomainConfig:
-    """What a domain's XML says.
+    """What a domain's XML has.
 
     `on_lockfailure` is "default" where the XML has none; `recover` is None where the policy in the metadata
-    is malformed, which `recover_error` says; `leases` are explicit ones, (lockspace, key).
+    is malformed, and `recover_error` has the reason; `leases` are explicit ones, (lockspace, key).
     """
 
     on_lockfailure: str
@@ -92,7 +92,7 @@ class KnownDomain:
 def take_inventory(
     connection: VirConnect, processes: Processes | None = None, config_dir: str = QEMU_CONFIG_DIR
 ) -> list[KnownDomain]:
-    """All domains of CONNECTION by name.  Raises TransientError or PermanentError when libvirtd does not say.
+    """All domains of CONNECTION by name.  Raises TransientError or PermanentError when there is no answer.
 
     PROCESSES and CONFIG_DIR are the host's, for a connection to its own qemu:///system.
     """
@@ -132,7 +132,7 @@ def find_forgotten(domains: list[KnownDomain], holders: set[int]) -> tuple[list[
     """DOMAINS, with the processes among HOLDERS, of leases, that libvirtd does not have for theirs.
 
     A libvirtd that has lost the status file of a running domain calls it shut off, or does not know it.  The
-    second list says which processes of the latter kind there are.
+    second list names the processes of the latter kind.
     """
     pids = {}
     for pid in sorted(holders - {domain.pid for domain in domains}):

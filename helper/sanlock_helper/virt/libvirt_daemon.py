@@ -43,7 +43,7 @@ PROXY = "virtproxyd"
 
 @dataclass(frozen=True)
 class HostFiles:
-    """Where a host has what tells its daemons apart; in tests, folders that stand for a host."""
+    """The directories of a host that decide which daemon is in force; in tests, temporary ones."""
 
     run: Path = Path("/run")
     etc: Path = Path("/etc")
@@ -126,7 +126,7 @@ def _is_proxied(files: HostFiles) -> bool:
 
 
 def stale_socket(files: HostFiles) -> str:
-    """The socket that the client would take and nobody listens on, "" when there is none."""
+    """The socket that the client would take and on which no process listens, "" when there is none."""
     for daemon in DAEMONS:
         if files.socket(daemon).exists():
             return "" if files.listens(daemon) else str(files.socket(daemon))
@@ -139,7 +139,7 @@ def remedy(files: HostFiles) -> str:
     if not any((files.is_installed(daemon), files.is_enabled(daemon.name), files.socket(daemon).exists())):
         return f"install {daemon.package}"
     # The socket starts the service when it is asked, and is what stops nothing of the other kind.
-    start = f"systemctl start {daemon.units[0]}; journalctl -u {daemon.name} says what is wrong"
+    start = f"systemctl start {daemon.units[0]}; journalctl -u {daemon.name} has the reason"
     stale = stale_socket(files)
     if stale and daemon == LIBVIRTD and stale != str(files.socket(LIBVIRTD)):
         # virtqemud's, left by a unit that was stopped; the client would take it all the same.

@@ -89,7 +89,7 @@ class LocalDomains:
         """Give up all leases of PROCESS, if it is domain UUID's; LeasesUnknownError where sanlock refuses."""
 
         def release() -> None:
-            # Looked at again: what is released here must not be another virtual machine's.
+            # Checked again: what is released here must not be another virtual machine's.
             if prove(process.pid, uuid) != process:
                 raise TransientError("release its leases", f"process {process.pid} is over or another's")
             leases.release(process.pid)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def find_domain(connection: VirConnect, text: str) -> VirDomain:
     """The virDomain that TEXT names: an id, a UUID or a name, tried in that order as virsh does.
 
-    Raises PermanentError when there is none, TransientError when libvirtd does not say.  Source: virsh's
+    Raises PermanentError when there is none, TransientError when libvirtd does not answer.  Source: virsh's
     virshLookupDomainInternal() in libvirt ``tools/virsh-util.c``.
     """
     lookups = [connection.lookupByName]

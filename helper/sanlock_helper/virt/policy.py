@@ -45,7 +45,7 @@ def is_malformed(why: str) -> bool:
 def recovers(domain: VirDomain) -> bool:
     """Whether the metadata of DOMAIN asks for recovery.
 
-    Raises TransientError or PermanentError when libvirtd does not say, or the element is malformed.
+    Raises TransientError or PermanentError when libvirtd does not answer, or the element is malformed.
     """
     try:
         # The running definition of a running domain, else the persistent one.
@@ -85,7 +85,7 @@ def settings(domain: VirDomain) -> dict[str, bool]:
 
 
 def set_policy(domain: VirDomain, recover: bool) -> None:
-    """Make both definitions of DOMAIN say RECOVER."""
+    """Write RECOVER into both definitions of DOMAIN."""
     # The element without a namespace of its own: libvirt adds the one it is given.
     element = f'<lockfailure recover="{"yes" if recover else "no"}"/>'
     kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT

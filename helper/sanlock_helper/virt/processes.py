@@ -97,8 +97,8 @@ class Processes:
     def scan(self, uuid: str) -> list[Process]:
         """All processes with UUID on their command line, where libvirt has no status file of the domain.
 
-        Any user may start one that looks so.  It holds no lease: only root and sanlock's group can register a
-        process with sanlock.
+        Any user may start one with such a command line.  It holds no lease: only root and sanlock's group can
+        register a process with sanlock.
         """
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
         return [process for pid in pids if (process := prove(pid, uuid))]
@@ -121,16 +121,16 @@ def prove(pid: int, uuid: str) -> Process | None:
 def unread(status: Status) -> Process | None:
     """The process of STATUS by libvirt's word alone, where its command line cannot be read.
 
-    A process whose memory hangs keeps whoever reads that, and it holds its leases all the same.
+    A process whose memory hangs blocks every process that reads it, and it holds its leases all the same.
     """
     start = _start(status.pid)
     return Process(status.pid, start) if start and _is_older(start, status) else None
 
 
 def boot_id(path: str = _BOOT_ID) -> str:
-    """The kernel's id of this boot, "" when it does not say."""
+    """The kernel's id of this boot, "" when it cannot be read."""
     try:
-        # Bytes: a codec would be looked up on the disk.
+        # Bytes: a codec would be loaded from the disk.
         with open(path, "rb") as file:
             return file.read(64).decode("ascii").strip()
     except (OSError, ValueError):
