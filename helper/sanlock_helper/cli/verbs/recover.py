@@ -96,7 +96,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _recover(store: RecordStore, journal: Journal, screen: LiveLines, wait: bool) -> int:
-    """One pass; or with WAIT until nothing is left to wait for: a refused domain is logged, and no failure."""
+    """One pass; or with WAIT until nothing is left to wait for: a refused domain is no failure."""
     with only_instance():
         sanlock = Sanlock()
         recovery = Recovery(
