@@ -54,7 +54,7 @@ def _same(one: str, other: str) -> bool:
     reads=lambda facts: (facts.host.uri, facts.environ, facts.asks_for_sasl, facts.host.daemon),
 )
 def check_auth_groups(uri: str, environ: Mapping[str, str], asked: bool, daemon: str = "libvirtd") -> Finding:
-    """Syntax, groups and fields of the file in force; ASKED says whether DAEMON asks for credentials."""
+    """Syntax, groups and fields of the file in force; ASKED: whether DAEMON asks for credentials."""
     wanted = f"credentials for {uri}: {' and '.join(NEEDED)}"
     worst = FAIL if asked else WARN
     try:

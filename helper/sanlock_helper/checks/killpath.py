@@ -26,7 +26,7 @@ SECONDS = 10.0
 
 PYTHON = "/usr/bin/python3"
 
-# Looks up modules where service.py does.
+# Searches for modules where service.py does.
 _PROBE = """\
 import sys, site
 folders = site.getsitepackages()
@@ -62,9 +62,9 @@ _REINSTALL = "reinstall virt-sanlock-helper"
 
 @check("user", "root, as sanlock's children are", reads=lambda facts: (os.geteuid(),))
 def check_user(uid: int) -> Finding:
-    """Whether the checks run as root: to another UID many of the host's files look missing."""
+    """Whether the checks run as root: another UID cannot read many of the host's files."""
     if uid != 0:
-        return warned(f"uid {uid}: what root alone may read looks missing", RUN_AS_ROOT)
+        return warned(f"uid {uid}: what root alone may read is not found", RUN_AS_ROOT)
     return passed("root")
 
 

@@ -14,7 +14,7 @@ from . import sanlock_daemon
 BUSY_TRIES = 25
 BUSY_SECONDS = 0.02
 
-# What sanlock says of a lockspace holds for so long: a second before it is lost, say, it was healthy too.
+# sanlock's answer about a lockspace holds for so long: a second before it is lost it was healthy too.
 LOCKSPACE_SECONDS = 1.0
 
 # What a lease is called whose names could not be learned.
@@ -180,7 +180,7 @@ class Noted:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """CLOCK is in seconds."""
         self._clock = clock
-        # By name, what sanlock said of a lockspace, and when: nearly all processes have leases in the same.
+        # By name, sanlock's answer about a lockspace, and its time: nearly all processes have leases in the same.
         self._lockspaces: dict[str, tuple[float, Lockspace]] = {}
 
     def of(self, pid: int) -> tuple[tuple[Lockspace, ...], tuple[Lease, ...]]:
