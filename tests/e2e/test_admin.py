@@ -188,7 +188,9 @@ def test_looking_changes_nothing(calm: Stack) -> None:
     calm.run("sh", "-c", f"rm {STATE_RECORDS}/* {RUN_RECORDS}/*")
 
 
-@pytest.mark.parametrize("words", [("status",), ("check",), ("run", "--dry-run", "pause", "x")])
+@pytest.mark.parametrize(
+    "words", [("status",), ("check",), ("run", "--dry-run", "pause", "x"), ("policy", "x")]
+)
 def test_ctrl_c_while_libvirtd_hangs(calm: Stack, words: tuple[str, ...]) -> None:
     calm.libvirtd.freeze()
     try:
