@@ -30,8 +30,11 @@ def hang(stack: Stack, folder: str) -> None:
     """Move FOLDER to a disk of its own, and stop that."""
     stack.run("mknod", "-m", "0666", "/dev/fuse", "c", "10", "229", check=False)
     stack.run("cp", "-a", folder, "/run/disk")
-    disk = stack.popen("bindfs", "-f", "-o", "nonempty", "/run/disk", folder)
-    wait_for(lambda: stack.run("mountpoint", "-q", folder, check=False).returncode == 0, 10, "bindfs")
+    # Over an empty folder: FUSE 2 needs the option nonempty for another one, and FUSE 3 refuses that option.
+    stack.run("mkdir", "/run/fuse")
+    disk = stack.popen("bindfs", "-f", "/run/disk", "/run/fuse")
+    wait_for(lambda: stack.run("mountpoint", "-q", "/run/fuse", check=False).returncode == 0, 10, "bindfs")
+    stack.run("mount", "--bind", "/run/fuse", folder)
     (pid,) = [process.pid for process in stack.processes("bindfs")]
     stack.signal(pid, signal.SIGSTOP)
     assert disk.poll() is None

@@ -32,15 +32,18 @@ rm -f /etc/sanlock/sanlock.conf
 conf=/etc/sanlock/sanlock.conf
 {prepare}
 ulimit -v 2000000
-exec timeout -s KILL {seconds} "$@"
+# Without exec: the timeout of coreutils 9.10 fails as PID 1.
+timeout -s KILL {seconds} "$@"
 """
 
 # A disk of its own, which answers until it is stopped.
 DISK = """
-mkdir -p /run/disk
+mkdir -p /run/disk /run/fuse
 echo 'kill_grace_seconds = 20' >/run/disk/sanlock.conf
-bindfs -f -o nonempty /run/disk {mount} &
-until mountpoint -q {mount}; do kill -0 $!; sleep 0.05; done
+# Over an empty folder: FUSE 2 needs the option nonempty for another one, and FUSE 3 refuses that option.
+bindfs -f /run/disk /run/fuse &
+until mountpoint -q /run/fuse; do kill -0 $!; sleep 0.05; done
+mount --bind /run/fuse {mount}
 {before}
 kill -STOP $!
 """
