@@ -47,6 +47,7 @@ calls = [
     lambda: sanlock.write_lockspace(b"LS", "/a"),
     lambda: sanlock.write_resource(b"LS", b"x", disks),
 ]
+known = set(sys.modules)
 for line in sys.stdin:
     for call in calls:
         try:
@@ -54,7 +55,11 @@ for line in sys.stdin:
         except sanlock.SanlockException:
             pass
     print(flush=True)
+print("late:", *set(sys.modules) - known)
 """
+
+# Python's own memory is checked at its ends when it is freed; a crash shows the line that it is in.
+STRICT = {"PYTHONMALLOC": "debug", "PYTHONFAULTHANDLER": "1"}
 
 
 class Daemon:
@@ -139,7 +144,7 @@ def hostile() -> Iterator[bytes]:
 
 
 def test_no_answer_ends_the_process(daemon: Daemon, tmp_path: Path) -> None:
-    environ = {**os.environ, "SANLOCK_RUN_DIR": str(tmp_path)}
+    environ = {**os.environ, **STRICT, "SANLOCK_RUN_DIR": str(tmp_path)}
     command = [sys.executable, "-B", "-c", CALLS, str(HELPER)]
     with subprocess.Popen(
         command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -152,6 +157,7 @@ def test_no_answer_ends_the_process(daemon: Daemon, tmp_path: Path) -> None:
             process.stdin.flush()
             assert process.stdout.readline() == "\n", (process.wait(), answer[:64])
         process.stdin.close()
+        assert process.stdout.read() == "late:\n"
         assert process.wait() == 0
 
 
