@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from sanlock_helper.killpath_file import KILLPATHS
 
 pytestmark = pytest.mark.pure
 
@@ -126,6 +127,46 @@ def test_the_fast_path_opens_its_own_modules_and_no_other_file(tmp_path: Path) -
     assert modules == {"__init__", *FAST}
     # One file a module: its byte code, or its source where that was never compiled.
     assert sum(more.values()) == len(folders) + len(modules)
+
+
+# An agent that fails on a host whose disk hangs: the executable becomes libvirt's own helper.
+FAILS = """
+import sys
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/../auth"]
+import ast, posix
+from sanlock_helper.agent import service
+from sanlock_helper.journal import Journal
+__file__ = sys.argv[1] + "/libvirt_sanlock_helper"
+program = ast.parse(open(__file__).read())
+(fall_back,) = (
+    statement.value.value
+    for statement in program.body
+    if isinstance(statement, ast.Assign) and statement.targets[0].id == "FALL_BACK"
+)
+service.make_agent(Journal(), "qemu:///system")
+late = []
+def execv(path, words):
+    print("runs", *words[1:])
+    print(*late)
+    sys.stdout.flush()
+    posix._exit(0)
+posix.execv = execv
+sys.argv[1:] = ["test:///x", "uuid", "pause"]
+sys.addaudithook(lambda event, words: event == "import" and late.append(words[0]))
+error = RuntimeError("a cursor \\x1b[1m, half a pair \\udcff, \\U0001f600\\u200b")
+exec(fall_back.replace("/dev/log", "/dev/null"))
+"""
+
+
+def test_nothing_is_imported_when_a_failed_agent_becomes_libvirts_helper() -> None:
+    pytest.importorskip("libvirt")
+    if not any(Path(path).exists() for path in KILLPATHS):
+        pytest.skip("no helper of libvirt's is installed")
+    command = ["/usr/bin/python3", "-ISB", "-c", FAILS, str(HELPER)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "a cursor \\x1b[1m, half a pair \\udcff" in answer.stderr
+    # The socket's module is part of the interpreter in Debian; elsewhere asking for sanlock's grace loads it.
+    assert answer.stdout in ("runs test:///x uuid pause\n\n", "runs test:///x uuid pause\n_socket\n")
 
 
 def test_parsing_the_arguments_imports_c_modules_only() -> None:

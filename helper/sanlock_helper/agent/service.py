@@ -180,6 +180,9 @@ def make_agent(journal: Journal, uri: str) -> Agent:
 
 def _preload() -> None:
     """Import what the tries for a domain may need that is not of libvirt's embedded test driver."""
+    # What the executable writes its line with when this process fails and libvirt's helper takes over.
+    import encodings.unicode_escape  # noqa: F401
+
     import libvirt_auth
 
     libvirt_auth.preload()

@@ -180,7 +180,7 @@ class Noted:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """CLOCK is in seconds."""
         self._clock = clock
-        # By name, sanlock's answer about a lockspace, and its time: nearly all processes have leases in the same.
+        # By name, what sanlock answered about a lockspace, and when: most processes have leases in the same.
         self._lockspaces: dict[str, tuple[float, Lockspace]] = {}
 
     def of(self, pid: int) -> tuple[tuple[Lockspace, ...], tuple[Lease, ...]]:
