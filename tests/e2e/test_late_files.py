@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from .conftest import StackFactory
+from .lease_loss import AUTH_CONF, GRACE, HELPER, LOSS, assert_safe, story, two_domains, wait_for_calls
 from .stack import Stack
-from .test_lease_loss import AUTH_CONF, GRACE, HELPER, LOSS, assert_safe, story, two_domains, wait_for_calls
 from .waiting import wait_for
 
 pytestmark = pytest.mark.modular
@@ -18,7 +18,8 @@ PROGRAM = f"""\
 #!/usr/bin/python3 -ISB
 import os, sys
 sys.path[:0] = [{str(HELPER.parent)!r}, {str(HELPER.parents[1] / "auth")!r}]
-from sanlock_helper import duty, killpath
+from sanlock_helper import killpath
+from sanlock_helper.agent import service
 
 late, ready = [], []
 
@@ -26,12 +27,12 @@ def note(event, words):
     if ready and event in ("import", "open", "subprocess.Popen", "ctypes.dlopen"):
         late.append(f"{{event}} {{words[0]}}")
 
-def make_agent(*words, made=duty.make_agent):
+def make_agent(*words, made=service.make_agent):
     agent = made(*words)
     ready.append(True)
     return agent
 
-duty.make_agent = make_agent
+service.make_agent = make_agent
 sys.addaudithook(note)
 status = killpath.main(sys.argv[1:])
 del ready[:]

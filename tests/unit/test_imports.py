@@ -10,7 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from sanlock_helper.killpath_file import KILLPATHS
+
+from sanlock_helper.install.paths import KILLPATHS
 
 pytestmark = pytest.mark.pure
 
