@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 
@@ -70,7 +71,9 @@ journalctl -o json > /run/exported
 # Fields that only journald may set are among them.
 NATIVE = """
 import socket, sys
-fields = ["SYSLOG_IDENTIFIER=virt-sanlock-helper", "MESSAGE=" + sys.argv[1], "_UID=0", "UID=0", ""]
+fields = ["SYSLOG_IDENTIFIER=virt-sanlock-helper", "MESSAGE=" + sys.argv[1], "_UID=0", "UID=0"]
+fields += ["MESSAGE_ID=72fce314752e45abb58424126e351fce", "DOMAIN_UUID={uuid}", "DOMAIN_NAME=forged"]
+fields += ["VIRT_SANLOCK_HELPER_ACTION=pause", "VIRT_SANLOCK_HELPER_NOTE=forged", ""]
 sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 sock.sendto("\\n".join(fields).encode(), "/run/systemd/journal/socket")
 """
@@ -99,11 +102,11 @@ WRITE = """
 import sys, time
 sys.path[:0] = ["{helper}"]
 from sanlock_helper.records.record import Record
-from sanlock_helper.records import Records
+from sanlock_helper.records.directory import RecordDirectory
 for uuid in sys.argv[1:]:
     # sanlock has to kill the second one.
     pid = 79 if uuid == sys.argv[2] else 80
-    Records().write(Record(uuid, "rec", "qemu:///system", "pause", pid=pid, time=time.time()))
+    RecordDirectory().write(Record(uuid, "rec", "qemu:///system", "pause", pid=pid, time=time.time()))
 """
 
 
@@ -141,7 +144,11 @@ def test_history_from_a_real_journald() -> None:
 
 
 def test_only_what_journald_vouches_for_is_history() -> None:
-    printed = run(FORGE, native=NATIVE, ours=OURS.format(helper=HELPER, uuid=UUID, forked=FORKED, odd=ODD))
+    printed = run(
+        FORGE,
+        native=NATIVE.format(uuid=UUID),
+        ours=OURS.format(helper=HELPER, uuid=UUID, forked=FORKED, odd=ODD),
+    )
     here, exported = printed.split("\n}\n")[:2]
     for document in (here, exported):
         logged = validated(f"{document}\n}}", "history")
@@ -154,3 +161,69 @@ def test_only_what_journald_vouches_for_is_history() -> None:
         for uuid in (FORKED, ODD):
             assert stories[uuid]["name"] == f"a\nb: c\u202e {UUID}: done"
             assert [event["text"] for event in stories[uuid]["events"]] == ["done after 3.00 s: resumed\\nx"]
+
+
+# What the killpath itself logs, about libvirt's embedded test driver; and about a domain of any name.
+FIELDS = """\
+{killpath} test:///default {uuid} poweroff
+{killpath} test:///default {uuid} ignore
+/usr/bin/python3 -IBc '{odd}'
+journalctl --sync
+journalctl -q -o json MESSAGE_ID={done} > /run/done
+journalctl -q -o json --all DOMAIN_UUID={uuid} > /run/domain
+journalctl -o json > /run/exported
+cat /run/done; echo; cat /run/domain; echo
+{command} history --json --since 1h
+{command} history --json --since 1h --journal /run/exported
+"""
+
+ODD_NAMES = """
+import sys
+sys.path[:0] = ["{helper}"]
+from sanlock_helper.events import Event
+from sanlock_helper.journal import Journal
+journal = Journal()
+journal.report(Event("failed", "pause", "{odd}", "a\\nb: c\\u202e\\0", note="x\\ny", seconds="3.00"))
+assert journal.flush()
+"""
+
+DONE = "3b8a803a1db5463f8172789157e1c6c1"
+TEST_DOMAIN = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+
+
+def test_journalctl_finds_the_events_of_a_kind_and_of_a_domain() -> None:
+    printed = run(
+        FIELDS.replace("{uuid}", TEST_DOMAIN),
+        killpath=str(HELPER / "libvirt_sanlock_helper"),
+        done=DONE,
+        odd=ODD_NAMES.format(helper=HELPER, odd=ODD),
+    )
+    done, domain, here, exported = printed.replace("\n}\n", "\n}\n\n").split("\n\n")[:4]
+    (entry,) = map(json.loads, done.splitlines())
+    assert entry["MESSAGE"].startswith(f"poweroff test {TEST_DOMAIN}: done after ")
+    expected = {
+        "PRIORITY": "5",
+        "SYSLOG_IDENTIFIER": "virt-sanlock-helper",
+        "SYSLOG_FACILITY": "3",
+        "_UID": "0",
+        "DOMAIN_UUID": TEST_DOMAIN,
+        "DOMAIN_NAME": "test",
+        "VIRT_SANLOCK_HELPER_ACTION": "poweroff",
+        "VIRT_SANLOCK_HELPER_OUTCOME": "done",
+        "VIRT_SANLOCK_HELPER_URI": "test:///default",
+        "VIRT_SANLOCK_HELPER_FOUND": "running",
+        "VIRT_SANLOCK_HELPER_DID": "destroyed",
+        "VIRT_SANLOCK_HELPER_VERIFIED": "off",
+    }
+    assert {name: entry.get(name) for name in expected} == expected
+    assert float(entry["VIRT_SANLOCK_HELPER_SECONDS"]) < 60
+    of_domain = [json.loads(line) for line in domain.splitlines()]
+    assert [entry["VIRT_SANLOCK_HELPER_OUTCOME"] for entry in of_domain] == ["done", "ignored"]
+    for document in (here, exported):
+        logged = validated(document, "history")
+        assert logged["problems"] == []
+        (outage,) = logged["outages"]
+        stories = {story["uuid"]: story for story in outage["domains"]}
+        assert (stories[ODD]["name"], stories[ODD]["note"]) == ("a\nb: c\u202e\0", "x\ny")
+        assert [event["kind"] for event in stories[TEST_DOMAIN]["events"]] == ["done", "ignored"]
+        assert stories[TEST_DOMAIN]["events"][1]["text"].startswith("nothing is done, as asked; ")

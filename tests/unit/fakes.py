@@ -12,6 +12,8 @@ from typing import Any, Callable
 import libvirt
 from pytest_mock import MockerFixture
 
+from sanlock_helper.events import Event
+
 from .fake_local import UUID
 from .libvirt_errors import libvirt_error
 
@@ -32,9 +34,14 @@ class Story:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
 
-    def log(self, level: str, line: str, receipt: Any = None) -> None:
+    def report(self, event: Event, receipt: Any = None) -> None:
+        # Its parts are those of its kind's sentences.
+        assert event.text() != f"{event.kind}: {event.parts}"
+        self.log(event.level, event, receipt)
+
+    def log(self, level: str, line: str | Event, receipt: Any = None) -> None:
         if receipt is None or receipt.logging():
-            self.lines.append((level, line))
+            self.lines.append((level, str(line)))
             if receipt is not None:
                 receipt.logged()
 

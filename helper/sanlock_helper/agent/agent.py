@@ -14,7 +14,8 @@ from heapq import heapify, heappop, heappush
 from typing import Any, Callable
 
 from ..errors import AuthenticationError, GivenUpError, HelperError, PermanentError, TransientError
-from ..journal import Journal
+from ..events import Event
+from ..journal import Journal, RepeatFilter
 from ..spool import LIFE_SECONDS, RUNTIME_DIR
 from ..threads import WorkerThreads
 from ..virt import AHEAD, IN_FLIGHT
@@ -52,7 +53,7 @@ PATIENCE = 10.0
 FIRST_BACKOFF = 0.25
 LAST_BACKOFF = 2.0
 
-# The same reason is told again after so many seconds.
+# The same reason is logged again after so many seconds.
 REPEAT_SECONDS = 10.0
 
 # How long the agent stays when there were several requests: sanlock starts its processes over some seconds,
@@ -117,8 +118,8 @@ class Agent:
         self._obstacle = ""
         self._has_threads = True
         self._apart = Apart(journal, clock, self._end_apart, self._open, self._was_served)
-        # By URI, how libvirtd refused the login, and when the journal had it.
-        self._refusals: dict[str, tuple[str, float]] = {}
+        # By job, why it is tried again; by URI, how libvirtd refused the login.
+        self._repeats = RepeatFilter(REPEAT_SECONDS)
         # When each domain's last action was over, and how.
         self._ended: dict[tuple[str, str, str], tuple[float, bool]] = {}
         self._ended_at = 0.0
@@ -201,10 +202,7 @@ class Agent:
         for job in self._jobs.all():
             if job.execution is not None:
                 job.execution.give_up()
-        self._journal.warning(
-            "this process showed no sign of life for long, and another one serves in its place: "
-            f"it leaves its {self._jobs.open} requests to that"
-        )
+        self._journal.report(Event("agent-withdrawn", count=self._jobs.open))
         self._journal.flush()
 
     def _lingers(self) -> bool:
@@ -233,7 +231,7 @@ class Agent:
         if ended is None or request.deadline.start > ended[0]:
             return False
         # A second restart would hit a healthy run.
-        self._log_outcome(request, ended[1], "notice", f"{request}: served together with an earlier request")
+        self._log_outcome(request, ended[1], request.event("served-together"))
         return True
 
     def _open(self, request: Request) -> None:
@@ -278,7 +276,7 @@ class Agent:
             prepare(job.request, job.progress, local, self._recorder)
         except Exception as error:
             # A defect of ours: the domain is made safe all the same.
-            self._journal.error(f"{job}: internal error before the first try: {error!r}")
+            self._journal.report(job.event("defect-before-attempt", note=repr(error)))
             self._journal.log_traceback(error)
         self._answers.put(lambda: self._prepared(job))
 
@@ -289,22 +287,22 @@ class Agent:
         self._start_preparing()
         self._jobs.ready(job)
 
-    def _end_apart(self, request: Request, reached: bool, level: str, line: str) -> None:
-        """A process of its own has served REQUEST: it has logged the outcome, or LINE is that."""
+    def _end_apart(self, request: Request, reached: bool, outcome: Event | None) -> None:
+        """A process of its own has served REQUEST: it has logged the outcome, or OUTCOME is that."""
         self._ended_at = self._clock()
         self._ended[(request.uri, request.uuid, request.action)] = (self._ended_at, reached)
         self._reached[request.name] = reached
-        if line:
-            self._log_outcome(request, reached, level, line)
+        if outcome is not None:
+            self._log_outcome(request, reached, outcome)
         elif self._intake is not None:
             self._intake.read_outcome_again(request.name)
 
-    def _log_outcome(self, request: Request, reached: bool, level: str, line: str, log: bool = True) -> None:
-        """Note the outcome of REQUEST where it came from, then tell it."""
+    def _log_outcome(self, request: Request, reached: bool, event: Event, log: bool = True) -> None:
+        """Note EVENT, the outcome of REQUEST, in the spool, then log it."""
         self._reached[request.name] = reached
         receipt = None
         if self._requests is not None:
-            done = self._requests.finish(request.name, level, line)
+            done = self._requests.finish(request.name, event.level, event.render())
             self._expect(request)
             if done is not None and not log:
                 self._requests.remove(done)
@@ -314,15 +312,12 @@ class Agent:
                 return  # it is another agent's by now
             self._report_obstacle(self._requests.obstacle)
         if log:
-            self._journal.log(level, line, receipt)
+            self._journal.report(event, receipt)
 
     def _report_obstacle(self, why: str) -> None:
         if why != self._obstacle:
             self._obstacle = why
-            self._journal.warning(
-                f"{RUNTIME_DIR}/requests cannot be changed: {why}; what was served stays there, and may be "
-                f"served again (see lsattr -d {RUNTIME_DIR}/requests; findmnt -T {RUNTIME_DIR})"
-            )
+            self._journal.report(Event("spool-unchangeable", note=why, path=f"{RUNTIME_DIR}/requests"))
 
     def _progress(self, request: Request) -> Progress:
         requests, name = self._requests, request.name
@@ -439,7 +434,7 @@ class Agent:
         """Make a try here and now: there are no more threads (RLIMIT_NPROC, pids.max, RLIMIT_AS)."""
         if self._has_threads:
             self._has_threads = False
-            self._journal.warning(f"{error}: this process serves its requests one after the other")
+            self._journal.report(Event("no-threads", note=error))
         execution.in_place = True
         if not execution.has_slot:
             execution.enter(ACTING)
@@ -543,16 +538,12 @@ class Agent:
         """libvirtd refused the login: the next one, for all that wait for this URI, comes seconds later."""
         uri = job.request.uri
         next_at, _ = self._connections.refusal(uri) or (self._clock(), error)
-        job.logged = str(error)
+        job.reason = str(error)
         job.enter(BACKOFF)
         self._at(next_at, lambda: self._jobs.ready(job))
-        logged, logged_at = self._refusals.get(uri, ("", 0.0))
-        if logged != job.logged or self._clock() - logged_at >= REPEAT_SECONDS:
-            self._refusals[uri] = job.logged, self._clock()
-            self._journal.warning(
-                f"{job}: {error}; trying again every {LOGIN_SECONDS:.0f} s, "
-                f"with one login for all VMs of {uri}"
-            )
+        if self._repeats.is_due(uri, job.reason, self._clock()):
+            every = f"{LOGIN_SECONDS:.0f}"
+            self._journal.report(job.event("login-refused", note=job.reason, every=every))
 
     def _give_up(self, execution: Execution, timed_from: float) -> None:
         """Stop waiting for a try that was timed then; its connection serves nobody else any more."""
@@ -577,10 +568,11 @@ class Agent:
 
     def _again(self, job: Job, why: str, delay: float) -> None:
         now = self._clock()
-        if job.logged != why or now - job.logged_at >= REPEAT_SECONDS:
-            job.logged, job.logged_at = why, now
-            left = job.request.deadline.left(now)
-            self._journal.warning(f"{job}: try {job.tries} failed: {why}; trying again, {left:.1f} s left")
+        # Kept though it is not logged again: the reason of an end without an answer.
+        job.reason = why
+        if self._repeats.is_due(job, why, now):
+            left = f"{job.request.deadline.left(now):.1f}"
+            self._journal.report(job.event("attempt-failed", tries=job.tries, note=why, left=left))
         job.enter(BACKOFF)
         self._at(now + delay, lambda: self._jobs.ready(job))
 
@@ -594,29 +586,35 @@ class Agent:
         if job.execution is not None:
             self._abandon(job.execution)
         refusal = self._connections.refusal(job.request.uri)
-        self._fail(job, job.logged or (str(refusal[1]) if refusal else "no answer from libvirtd"))
+        self._fail(job, job.reason or (str(refusal[1]) if refusal else "no answer from libvirtd"))
 
     # Outcomes
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
-        verdict = "done" if outcome.reached else "NOT DONE"
-        level = "notice" if outcome.reached else "error"
-        self._end(job, outcome.reached, level, f"{verdict} after {self._seconds(job)}: {outcome}")
+        event = job.event(
+            "done" if outcome.reached else "not-done",
+            seconds=self._seconds(job),
+            found=outcome.found,
+            did=outcome.did,
+            verified=outcome.verified,
+            note=outcome.remark,
+        )
+        self._end(job, outcome.reached, event)
 
     def _fail(self, job: Job, why: str) -> None:
-        after = f"after {self._seconds(job)} at try {job.tries}"
         if job.slept:
             why += f" (this process was stopped, or had no processor, for {job.slept:.1f} s of that time)"
         if job.progress.is_over():
             after_that = job.progress.next if job.request.action == "restart" else ""
-            text = f"NOT DONE {after}: the VM is safe (off), but: {why}{after_that}"
-            self._end(job, False, "error", text)
+            kind, note = "not-done", f"the VM is safe (off), but: {why}{after_that}"
         else:
             sigkill = job.request.deadline.sigkill(self._clock(), self._wall())
-            self._end(job, False, "crit", f"FAILED {after}: {why}; {sigkill}")
+            kind, note = "failed", f"{why}; {sigkill}"
+        self._end(job, False, job.event(kind, seconds=self._seconds(job), tries=job.tries, note=note))
 
-    def _end(self, job: Job, reached: bool, level: str, text: str) -> None:
+    def _end(self, job: Job, reached: bool, event: Event) -> None:
         job.reached = reached
+        self._repeats.forget(job)
         following = self._jobs.close(job)
         if following is not None:
             # It came before this one was over, and is about the same run.
@@ -628,13 +626,14 @@ class Agent:
         self._ended_at = self._clock()
         self._ended[(*job.domain, job.request.action)] = (self._ended_at, reached)
         first, *others = job.requests
-        line = f"{job}: {text}" + (f" ({len(job.requests)} requests)" if others else "")
+        if others:
+            event.parts["requests"] = str(len(job.requests))
         for request in others:
-            self._log_outcome(request, reached, level, line, log=False)
-        self._log_outcome(first, reached, level, line)
+            self._log_outcome(request, reached, event, log=False)
+        self._log_outcome(first, reached, event)
 
     def _seconds(self, job: Job) -> str:
-        return f"{self._clock() - job.request.deadline.start:.2f} s"
+        return f"{self._clock() - job.request.deadline.start:.2f}"
 
 
 def _opened() -> None:

@@ -12,6 +12,7 @@ import posix
 import sys
 from typing import Callable
 
+from ..events import Event
 from ..journal import Journal
 from .requests import Request, Requests
 from .stock_helper import arguments, stock_helper
@@ -48,11 +49,11 @@ class Apart:
         self,
         journal: Journal,
         clock: Callable[[], float],
-        end: Callable[[Request, bool, str, str], None],
+        end: Callable[[Request, bool, Event | None], None],
         serve_here: Callable[[Request], None],
         was_served: Callable[[Request], bool],
     ) -> None:
-        """END ends a request: whether its goal was reached, level and line ("" when it was logged).
+        """END ends a request: whether its goal was reached, and the outcome (None when it was logged).
 
         SERVE_HERE serves one in this process, the last resort where there is no room for another.  WAS_SERVED
         ends one that was served together with another.
@@ -85,10 +86,7 @@ class Apart:
         if not self.open:
             self._since = self._clock()
         self._waiting.append(request)
-        self._journal.warning(
-            f"{len(request.died)} agents died over the request {request}: it is served last, "
-            "by a process of its own"
-        )
+        self._journal.report(request.event("served-last", deaths=len(request.died)))
         return True
 
     def step(self, requests: Requests, others: int) -> None:
@@ -121,9 +119,7 @@ class Apart:
         if not others and not self._running:
             self._waiting.remove(request)
             self._domains.discard((request.uri, request.uuid))
-            self._journal.warning(
-                f"no process could be started for {request}: it is served here, as the last"
-            )
+            self._journal.report(request.event("served-here"))
             self._serve_here(request)
 
 
@@ -135,7 +131,7 @@ class _Child:
         request: Request,
         journal: Journal,
         clock: Callable[[], float],
-        end: Callable[[Request, bool, str, str], None],
+        end: Callable[[Request, bool, Event | None], None],
     ) -> None:
         self.request = request
         self._journal = journal
@@ -177,7 +173,7 @@ class _Child:
             return self._stock_ended(posix.waitstatus_to_exitcode(status))
         code = posix.waitstatus_to_exitcode(status)
         if not requests.is_unserved(self.request.name):
-            self._end(self.request, code == 0, "", "")
+            self._end(self.request, code == 0, None)
             return True
         self._why = f"signal {-code}" if code < 0 else f"exit status {code}"
         return self._run_stock()
@@ -208,9 +204,7 @@ class _Child:
         if stock is None:
             return self._failed("libvirt's own helper is not here")
         if not self._is_stock:
-            self._journal.warning(
-                f"the process of its own for {self.request} died ({self._why}): {stock} takes over"
-            )
+            self._journal.report(self.request.event("stock-helper-runs", note=self._why, path=stock))
         self._is_stock = True
         self._next_run = now + STOCK_SECONDS
         request = self.request
@@ -221,22 +215,18 @@ class _Child:
         if code != 0:
             self._why = f"libvirt's own helper: signal {-code}" if code < 0 else f"it gave exit status {code}"
             return False
-        seconds = self._clock() - self.request.deadline.start
-        what = "powered off" if self.request.action == "restart" else "done"
-        self._end(
-            self.request,
-            self.request.action != "restart",
-            "warning" if self.request.action == "restart" else "notice",
-            f"{self._job_of()}: {what} after {seconds:.2f} s by libvirt's own helper, which reports success; "
-            "this program did not verify it, since its own processes died over this request",
-        )
+        restarts = self.request.action == "restart"
+        kind = "stock-helper-powered-off" if restarts else "stock-helper-done"
+        self._end(self.request, not restarts, self._outcome(kind))
         return True
 
     def _failed(self, why: str) -> bool:
-        seconds = self._clock() - self.request.deadline.start
-        line = f"{self._job_of()}: FAILED after {seconds:.2f} s: {why}; its process died ({self._why})"
-        self._end(self.request, False, "crit", line)
+        self._end(self.request, False, self._outcome("failed", note=f"{why}; its process died ({self._why})"))
         return True
 
-    def _job_of(self) -> str:
-        return f"{self.request.action} - {self.request.uuid}"
+    def _outcome(self, kind: str, **parts: object) -> Event:
+        seconds = f"{self._clock() - self.request.deadline.start:.2f}"
+        event = self.request.event(kind, seconds=seconds, **parts)
+        # The process that knew it has died.
+        event.name = ""
+        return event

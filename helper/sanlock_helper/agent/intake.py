@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Callable
 
+from ..events import Event
 from ..journal import Journal
 from ..leases.grace import DEFAULT_GRACE
 from ..spool import DONE, LOGGING, RUNTIME_DIR, SpoolError, is_request
@@ -23,6 +24,8 @@ ODD_AT_ONCE = 100
 
 # A START that is further in the future is no reading of the clock, and would never come to its end.
 AHEAD_SECONDS = 10.0
+
+_FOLDER = f"{RUNTIME_DIR}/requests"
 
 # So many are logged one by one, the rest in one line.
 _LOGGED = 10
@@ -42,7 +45,7 @@ class OddFiles:
 
     def move(self, requests: Requests, name: str, why: str) -> None:
         """NAME is no request, WHY says why: move it out of the spool, or ignore it."""
-        line = f"the file {name!r} in {RUNTIME_DIR}/requests is not a request: {why}"
+        now = ""
         try:
             place = requests.put_aside(name)
         except FileNotFoundError:
@@ -50,19 +53,19 @@ class OddFiles:
         except OSError as error:
             self._kept += 1
             if self._kept <= _LOGGED:
-                self._journal.warning(f"{line}; it cannot be moved ({error.strerror}), and is ignored")
+                now = f"it cannot be moved ({error.strerror}), and is ignored"
         else:
             self._moved += 1
             if self._moved <= _LOGGED:
-                self._journal.warning(f"{line}; it was moved to {place}")
+                now = f"it was moved to {place}"
+        if now:
+            self._journal.report(Event("odd-file", path=repr(name), folder=_FOLDER, note=f"{why}; {now}"))
 
     def report(self) -> None:
         """Log how many more there were than were logged one by one."""
         for number, what in ((self._moved, "were moved out of"), (self._kept, "are ignored in")):
             if number > _LOGGED:
-                self._journal.warning(
-                    f"{number - _LOGGED} more files that are not requests {what} {RUNTIME_DIR}/requests"
-                )
+                self._journal.report(Event("odd-files", count=number - _LOGGED, note=f"{what} {_FOLDER}"))
         self._moved, self._kept = min(self._moved, _LOGGED), min(self._kept, _LOGGED)
 
     def later(self, name: str, error: OSError) -> bool:
@@ -70,10 +73,10 @@ class OddFiles:
         now = self._clock()
         if name not in self._unread:
             self._unread[name] = now
-            self._journal.warning(f"the request {name!r} cannot be read now: {error.strerror}; trying again")
+            self._journal.report(Event("request-unread", path=repr(name), note=error.strerror))
         elif now - self._unread[name] > DEFAULT_GRACE:
             del self._unread[name]
-            self._journal.crit(f"the request {name!r} could not be read: {error.strerror}; FAILED")
+            self._journal.report(Event("request-lost", path=repr(name), note=error.strerror))
             return False
         return True
 
@@ -160,8 +163,12 @@ class Intake:
         return request
 
     def _log_for_another(self, name: str, request: Request) -> None:
-        """Tell the outcome of a request whose agent died before it could."""
-        level, line = request.outcome or ("error", f"{request}: served, but its outcome was not noted")
-        if name.endswith(LOGGING):
-            line = f"{line} (told again: who told it first died over it)"
-        self._journal.log(level, line, Receipt(self._requests, name))
+        """Log the outcome of a request whose agent died before it could."""
+        event, level = request.event("outcome-not-noted", domain=request.uuid), "error"
+        if request.outcome is not None:
+            level, line = request.outcome
+            # A line of another version may be about nothing that this one knows.
+            event = Event.parse(line) or Event("", note=line)
+            event.parts.setdefault("uri", request.uri)
+        event.repeated = name.endswith(LOGGING)
+        self._journal.log(level, event, Receipt(self._requests, name))

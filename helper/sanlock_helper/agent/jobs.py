@@ -12,6 +12,7 @@ from collections import deque
 from typing import Callable, ClassVar
 
 from ..escapes import quoted
+from ..events import Event
 from ..virt import AHEAD, IN_FLIGHT
 from .attempt import Progress
 from .pool import Connection
@@ -77,10 +78,9 @@ class Job(Stateful):
     __slots__ = (
         "execution",
         "in_hand",
-        "logged",
-        "logged_at",
         "progress",
         "reached",
+        "reason",
         "requests",
         "slept",
         "tries",
@@ -101,9 +101,8 @@ class Job(Stateful):
         self.progress = progress
         self.tries = 0
         self.execution: Execution | None = None
-        # The last reason for another try, and when the journal heard of it.
-        self.logged = ""
-        self.logged_at = 0.0
+        # The last reason for another try.
+        self.reason = ""
         # The number under which its request is noted as in hand while it is prepared: see in_hand.py.
         self.in_hand = -1
         # For how many seconds this process was not running when it should have been.
@@ -128,6 +127,12 @@ class Job(Stateful):
     def __str__(self) -> str:
         name = quoted(self.progress.name) if self.progress.name else "-"
         return f"{self.request.action} {name} {self.request.uuid}"
+
+    def event(self, kind: str, **parts: object) -> Event:
+        """An event of KIND with PARTS, of this domain under the name that is known so far."""
+        event = self.request.event(kind, **parts)
+        event.name = self.progress.name
+        return event
 
 
 class Execution(Stateful):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import libvirt
 
 from ..errors import LeasesUnknownError, TransientError
+from ..events import STILL_HOLDS, outcome_text
 from ..virt.domain_state import state_name
 
 TYPE_CHECKING = False
@@ -25,7 +26,10 @@ _SWITCHED = "its guest runs on another host since its migration switched to post
 
 
 class Outcome:
-    """How an action on a domain that is safe ended: reached or not, and the words for the journal."""
+    """How an action on a domain that is safe ended: reached or not, and the words for the journal.
+
+    `found`, `did` and `verified` are parts of the event; `remark` is its note.
+    """
 
     __slots__ = ("did", "found", "reached", "remark", "verified")
 
@@ -37,8 +41,7 @@ class Outcome:
         self.reached = reached
 
     def __str__(self) -> str:
-        text = f"found {self.found}, {self.did}, verified {self.verified}"
-        return f"{text}; {self.remark}" if self.remark else text
+        return outcome_text(self.found, self.did, self.verified, self.remark)
 
 
 def ended(attempt: Attempt, run: int | None, remark: str = "") -> Outcome:
@@ -107,7 +110,7 @@ def leases_given_up(attempt: Attempt, stopped: str) -> tuple[str, str]:
     if progress.held_before:
         return _release(attempt, local, held, stopped)
     progress.held_before = True
-    who = " and ".join(f"process {process.pid} still holds {names}" for process, names in held.items())
+    who = " and ".join(f"process {process.pid}{STILL_HOLDS}{names}" for process, names in held.items())
     raise TransientError("pause the domain", f"it is {stopped}, but {who}")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from typing import Callable
 
+from ..events import Event
 from ..journal import Journal
 from ..leases import held as leases
 from ..records.directory import RecordDirectory
@@ -95,9 +96,8 @@ class RecoveryRecorder:
         try:
             self._records.write(record)
         except Exception as error:
-            self._journal.warning(
-                f"{record.action} {record}: no recovery record: {error}; the VM is made safe all the same, "
-                "but recovery will not bring it back"
+            self._journal.report(
+                Event("record-not-written", record.action, record.uuid, record.name, note=error)
             )
             return False
         return True
@@ -114,7 +114,7 @@ class RecoveryRecorder:
         try:
             self._records.remove(uuid)
         except OSError as error:
-            self._journal.warning(f"remove the recovery record of {uuid}: {error}")
+            self._journal.report(Event("record-not-removed", "restart", uuid, note=error))
 
     def _add_leases(self, record: Record, pid: int) -> None:
         if self._silences >= SANLOCK_TRIES:

@@ -8,6 +8,7 @@ import posix
 import time
 
 from ..escapes import printable
+from ..events import Event
 from ..invocation import ACTIONS, Invocation
 from ..leases.grace import Deadline, Grace
 from ..spool import DONE, FORMAT, LOGGING, RUNTIME_DIR, Spool, SpoolError, started
@@ -59,6 +60,10 @@ class Request:
 
     def __str__(self) -> str:
         return f"{self.action} {self.uuid}"
+
+    def event(self, kind: str, **parts: object) -> Event:
+        """An event of KIND with PARTS, of this request's domain, whose name is not known here."""
+        return Event(kind, self.action, self.uuid, None, uri=self.uri, **parts)
 
     @classmethod
     def parse(cls, name: str, text: str, grace: int | Grace) -> Request:

@@ -8,6 +8,7 @@ import sys
 import time
 
 from .. import IDENTIFIER
+from ..events import Event
 from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, USAGE, Invocation
 from ..journal import Journal, write_stderr
 from ..leases.grace import Deadline, Grace
@@ -43,7 +44,7 @@ def refuse(error: Exception) -> int:
     """Say what is wrong with the arguments; returns the exit status."""
     close_inherited_descriptors()
     journal = Journal()
-    journal.crit(f"usage error: {error}")
+    journal.report(Event("usage-error", note=error))
     journal.flush()
     write_stderr(USAGE.rstrip("\n"))
     return EXIT_USAGE
@@ -67,12 +68,12 @@ def perform(invocation: Invocation, start: float, spool: Spool | None, name: str
             ignore(request, journal)
             status = EXIT_DONE
         elif spool is None:
-            journal.warning(f"{request}: acting without other processes: {problem}")
+            journal.report(request.event("served-alone", note=problem))
             status = serve_alone(request, lambda: make_agent(journal, request.uri))
         else:
             status = _serve_spool(request, spool, grace, journal)
     except KeyboardInterrupt:
-        journal.warning(f"{request}: interrupted, the outcome is not known")
+        journal.report(request.event("interrupted", domain=request.uuid))
         status = EXIT_INTERRUPTED
     journal.flush()
     return status
@@ -80,20 +81,20 @@ def perform(invocation: Invocation, start: float, spool: Spool | None, name: str
 
 def _serve_spool(request: Request, spool: Spool, grace: Grace, journal: Journal) -> int:
     """Serve what is in SPOOL, REQUEST among it, or see to it that another process does."""
-    requests = Requests(spool, grace, StandBy(spool, time.monotonic, journal.warning))
+    requests = Requests(spool, grace, StandBy(spool, time.monotonic, journal.report))
     try:
         return _Service(request, spool, requests, journal).perform()
     except SpoolError as error:
         # Neither this process nor another can serve the spool: each serves its own request.
         requests.remove(request.name)
-        journal.warning(f"{request}: acting without other processes: {error}")
+        journal.report(request.event("served-alone", note=error))
         return serve_alone(request, lambda: make_agent(journal, request.uri))
 
 
 def ignore(request: Request, journal: Journal) -> None:
-    """Do nothing, and say when sanlock will."""
+    """Do nothing, and log when sanlock will."""
     sigkill = request.deadline.sigkill(time.monotonic(), time.time())
-    journal.warning(f"{request}: nothing is done, as asked; {sigkill}")
+    journal.report(request.event("ignored", note=sigkill))
 
 
 def serve_alone(request: Request, make_agent: Callable[[], Agent]) -> int:
@@ -147,7 +148,7 @@ class _Service:
             oldest = time.monotonic() - (deadline.end - deadline.start)
             if self._spool.leave_to_stock(request.name, oldest, error):
                 raise
-            self._journal.crit(f"{request}: internal error after it was served: {error!r}")
+            self._journal.report(request.event("defect-after-service", note=repr(error)))
             self._journal.log_traceback(error)
             return
         agent.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import posix
 
+from ..events import Event
 from ..spool import FIRST, HELD, LATE_SECONDS, SECOND, TAKEN, Spool, SpoolError, pid_namespace, process_start
 
 TYPE_CHECKING = False
@@ -43,10 +44,10 @@ class StandBy:
         self,
         spool: Spool,
         clock: Callable[[], float],
-        report: Callable[[str], None],
+        report: Callable[[Event], None],
         kill: Callable[[str, Callable[[], bool]], bool] | None = None,
     ) -> None:
-        """CLOCK is monotonic, in seconds; REPORT logs a warning; KILL is as kill_holder()."""
+        """CLOCK is monotonic, in seconds; REPORT logs an event; KILL is as kill_holder()."""
         self._spool = spool
         self._report = report
         self._kill = kill or kill_holder
@@ -64,9 +65,7 @@ class StandBy:
         found = spool.take_first()
         if found == TAKEN:
             if self._silent:
-                self._report(
-                    f"the agent ({self._silent}) showed no sign of life and was killed; it is replaced"
-                )
+                self._report(Event("agent-replaced", note=self._silent))
                 self._silent = ""
             return True
         if found == HELD and not self._is_hopeless(FIRST):
@@ -74,10 +73,7 @@ class StandBy:
         # The agent hangs, or another one serves beside it already.
         if spool.take_second():
             if found == HELD and self._observed[FIRST].is_unchanged():
-                self._report(
-                    f"the agent ({_named(spool.holder(FIRST))}) shows no sign of life and cannot be killed: "
-                    "this process serves beside it"
-                )
+                self._report(Event("agent-beside", note=_named(spool.holder(FIRST))))
                 return True
             spool.unlock()
             return False

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from .. import IDENTIFIER
 from ..command import NO_END, NOT_RUN, run
 from ..errors import PermanentError, UsageError, needs_root
+from .logged_events import is_field
 
 SANLOCK = "sanlock"
 SANLOCK_UNIT = "sanlock.service"
@@ -38,11 +39,12 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 @dataclass(frozen=True)
 class Entry:
-    """One message: seconds since the epoch, who sent it, its text."""
+    """One message: seconds since the epoch, its sender, its text, and the fields of an event beside it."""
 
     time: float
     identifier: str
     message: str
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_journal(since: float, seconds: float = SECONDS, program: str = "journalctl") -> list[Entry]:
@@ -127,9 +129,28 @@ def _entry(line: bytes) -> Entry | None:
         identifier = fields["SYSLOG_IDENTIFIER"]
         if identifier not in (IDENTIFIER, SANLOCK) or not is_trusted(identifier, fields):
             return None
-        return Entry(_time(fields["__REALTIME_TIMESTAMP"]), identifier, _text(fields["MESSAGE"]))
+        time, message = _time(fields["__REALTIME_TIMESTAMP"]), _text(fields["MESSAGE"])
+        return Entry(time, identifier, message, _fields(fields) if identifier == IDENTIFIER else {})
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _fields(entry: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of ENTRY that an event has; none where one of them is no text, or is repeated."""
+    found = {name: value for name, value in entry.items() if is_field(name)}
+    try:
+        return {name: _field(value) for name, value in found.items()}
+    except (ValueError, TypeError):
+        return {}
+
+
+def _field(value: Any) -> str:
+    """A field's VALUE.  Raises ValueError or TypeError when it is no text: null, or several in a list."""
+    if isinstance(value, list):
+        return bytes(value).decode("utf-8", "backslashreplace")
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
 
 
 def _is_always(value: Any, wanted: str) -> bool:

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from .. import IDENTIFIER
-from ..escapes import unquoted
+from ..events import STILL_HOLDS, as_number, parse_head
 from ..invocation import ACTIONS
 from ..records.record import Record
 from .journal_entries import SANLOCK, Entry
+from .logged_events import read_event
 
 # Without an event for so many seconds an outage is over.  What is told of its domains later (a recovery,
 # hours after) is still counted to it.
@@ -27,18 +28,13 @@ RECORD_EARLY = 1.0
 # The kind of an event that is known from a record alone.
 ON_RECORD = "on record"
 
+# The kinds that say how an action ended.
+_ENDS = ("done", "not done", "failed")
+
 # Each expression below is linear in the line's length: no two of its parts can match the same text, and none
 # but the last is without a bound.  Numbers are bounded, as int() and float() take no text of any length.
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_ACTION = re.compile(r"[a-z][a-z-]{0,31}")
-_VERDICT = re.compile(
-    r"(?P<verdict>done|NOT DONE|FAILED)(?: after (?P<seconds>[0-9]{1,9}(?:\.[0-9]{1,9})?) s)?"
-    r"(?: at try (?P<tries>[0-9]{1,9}))?: "
-)
-_REQUESTS = re.compile(r" \([0-9]{1,9} requests\)\Z")
-_TRY = re.compile(r"try (?P<tries>[0-9]{1,9}) failed: ")
-# Our own words for a domain's process, in the reason of a try: see agent/attempt.py.
-_HOLDER = re.compile(r"\bprocess (?P<pid>[0-9]{1,10}) still holds ")
+# Our own words for a domain's process, in the reason of a try: see agent/outcomes.py.
+_HOLDER = re.compile(rf"\bprocess (?P<pid>[0-9]{{1,10}}){STILL_HOLDS}")
 # sanlock's lines begin with the time of day, sanlock's own clock, a thread and a lockspace (src/log.c,
 # log_level()), the same in 2.4 to 5.1: "2026-11-22 20:30:23 2912 [5]: s1 ".  A process that holds leases of
 # several lockspaces appears under each of them; what one resource logs has "s1:r2 " there.
@@ -103,7 +99,7 @@ class Story:
 
     @property
     def outcome(self) -> Event | None:
-        """How the action ended, as far as it is told."""
+        """How the action ended, as far as that was logged."""
         actions = self.actions
         logged = [event for event in actions if event.kind not in ("try", "note")] or actions
         return logged[-1] if logged else None
@@ -136,63 +132,36 @@ def events_of(entries: Iterable[Entry]) -> list[Event]:
 
 
 def parse_line(entry: Entry) -> Event | None:
-    """Read a line of our own journal; agent.py and killpath.py write them."""
-    head = _head(entry.message) if entry.identifier == IDENTIFIER else None
-    if head is None:
+    """Read an entry of our own journal that is about a domain: see events.py for what is logged."""
+    logged = read_event(entry.message, entry.fields) if entry.identifier == IDENTIFIER else None
+    if logged is None or not logged.uuid:
         return None
-    action, name, uuid, text = head
-    verdict, again = _VERDICT.match(text), _TRY.match(text)
-    rest = text[verdict.end() :] if verdict else ""
-    # One try may serve several requests, and says so at the end.
-    outcome = _outcome(_REQUESTS.sub("", rest))
-    kind = "ignored" if action == "ignore" else "note"
-    if again:
-        kind = "try"
-    if verdict:
-        kind = verdict["verdict"].lower()
+    kind = "ignored" if logged.action == "ignore" else logged.outcome
+    parts = logged.parts
+    text = entry.message.partition(": ")[2] if parse_head(entry.message) else entry.message
     holder = _HOLDER.search(text)
     return Event(
         entry.time,
         kind,
-        action=action,
-        name=name,
-        uuid=uuid,
+        action=logged.action,
+        name=logged.name or "",
+        uuid=logged.uuid,
         text=text,
-        found=outcome[0] if outcome else "",
-        did=outcome[1] if outcome else "",
-        verified=outcome[2] if outcome else "",
-        note=outcome[3] if outcome else rest,
-        seconds=float(verdict["seconds"]) if verdict and verdict["seconds"] else None,
-        tries=_number((verdict and verdict["tries"]) or (again and again["tries"])),
+        found=parts.get("found", ""),
+        did=parts.get("did", ""),
+        verified=parts.get("verified", ""),
+        # Of the others the text says all.
+        note=parts.get("note", "") if kind in _ENDS else "",
+        seconds=as_number(parts.get("seconds")) if kind in _ENDS else None,
+        tries=_number(parts.get("tries")) if kind in (*_ENDS, "try") else None,
         pid=_number(holder and holder["pid"]),
     )
 
 
-def _head(message: str) -> tuple[str, str, str, str] | None:
-    """The action, the domain's name ("" when it is not known) and UUID, and the text; None without these.
-
-    Only the text may hold a ": ": see escapes.quoted().
-    """
-    head, colon, text = message.partition(": ")
-    action, _, domain = head.partition(" ")
-    name, _, uuid = domain.rpartition(" ")
-    if not (colon and _ACTION.fullmatch(action) and _UUID.fullmatch(uuid)):
-        return None
-    return action, "" if name == "-" else unquoted(name), uuid, text
-
-
-def _outcome(text: str) -> tuple[str, str, str, str] | None:
-    """What attempt.Outcome has written: found, did, verified, note.  None when it is another text."""
-    before, comma, after = text.partition(", verified ")
-    found, also_comma, did = before.partition(", ")
-    if not (comma and also_comma and found.startswith("found ")):
-        return None
-    verified, _, note = after.partition("; ")
-    return found[len("found ") :], did, verified, note
-
-
 def _number(text: str | None) -> int | None:
-    return int(text) if text else None
+    """TEXT as a number, None where it is none: a field is whatever root has sent."""
+    number = as_number(text)
+    return None if number is None else int(number)
 
 
 def _sanlocks(entry: Entry) -> Event | None:

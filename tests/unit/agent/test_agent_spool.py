@@ -280,7 +280,7 @@ def test_what_a_dead_agent_had_served_is_told_and_not_served(
     assert world.order == []
     logged = dict(world.story.lines)
     assert logged["notice"] == "poweroff vm1: done"
-    assert logged["crit"].startswith("poweroff vm2: FAILED (told again")
+    assert logged["crit"].startswith("poweroff vm2: FAILED (repeated: ")
     assert requests.names() == []
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from sanlock_helper.cli.verbs import history
 from sanlock_helper.errors import PermanentError, UsageError
+from sanlock_helper.events import Event as LoggedEvent
 from sanlock_helper.history.journal_entries import Entry, parse_entries, parse_since, read_file, read_journal
 from sanlock_helper.history.outages import (
     Event,
@@ -510,3 +511,61 @@ def test_a_name_that_is_another_domains_uuid(text: str) -> None:
     assert history._of_domain([lost, named, meant], text, "qemu:///system") == [lost, meant]
     if text == OTHER:
         assert history._of_domain([lost, named], text, "qemu:///system") == [lost, named]
+
+
+DONE = LoggedEvent("done", "pause", UUID, "vm1", seconds="1.00", found="a", did="b", verified="c")
+FAILED = LoggedEvent("failed", "pause", UUID, "vm\n1", seconds="35.00", tries=9, note="no answer", uri="x")
+
+
+def read(message: str, **fields: object) -> Event | None:
+    (entry,) = parse_entries([exported(1.0, message, **fields)])
+    return parse_line(entry)
+
+
+def test_the_fields_of_an_entry_count_before_its_text() -> None:
+    expected = Event(
+        1.0, "failed", "pause", "vm\n1", UUID, "reworded", note="no answer", seconds=35.0, tries=9
+    )  # fmt: skip
+    assert read(f"pause x {UUID}: reworded", **FAILED.fields()) == expected
+    # journald gives what is not printable, as a name may be, as a list of bytes.
+    name = {"DOMAIN_NAME": list(b"vm\n1")}
+    assert read("reworded", **{**FAILED.fields(), **name}) == expected
+
+
+@pytest.mark.parametrize("name", ["MESSAGE_ID", "DOMAIN_NAME", "DOMAIN_UUID", "VIRT_SANLOCK_HELPER_SECONDS"])
+@pytest.mark.parametrize("value", [None, ["a", "b"], 5, {}, [300]])
+def test_a_field_that_is_no_text_leaves_the_line(name: str, value: object) -> None:
+    event = read(str(DONE), **{**FAILED.fields(), name: value})
+    assert event is not None
+    assert (event.kind, event.name, event.seconds) == ("done", "vm1", 1.0)
+
+
+@pytest.mark.parametrize("number", ["", "x", "-1", "1e5", "9" * 5000, "nan", "٣"])
+def test_a_field_that_is_no_number_is_not_known(number: str) -> None:
+    fields = {"VIRT_SANLOCK_HELPER_SECONDS": number, "VIRT_SANLOCK_HELPER_TRIES": number}
+    event = read("x", **{**FAILED.fields(), **fields})
+    assert event is not None
+    assert (event.kind, event.seconds, event.tries) == ("failed", None, None)
+
+
+def test_fields_of_another_user_do_not_count() -> None:
+    assert parse_entries([exported(1.0, "x", _UID="1000", **FAILED.fields())]) == []
+
+
+def test_fields_beside_a_line_of_sanlock_change_nothing() -> None:
+    (entry,) = parse_entries([exported(1.0, "s1 kill 79 sig 9 count 1", "sanlock", **FAILED.fields())])
+    assert [event.kind for event in events_of([entry])] == ["sigkill"]
+
+
+def test_a_kind_that_this_version_does_not_know_is_read_from_its_line() -> None:
+    fields = {**FAILED.fields(), "MESSAGE_ID": "0" * 32}
+    event = read(f"poweroff vm1 {UUID}: done after 1.00 s: found a, b, verified c", **fields)
+    assert event is not None
+    assert (event.kind, event.action, event.verified) == ("done", "poweroff", "c")
+
+
+def test_what_libvirts_own_helper_did_is_an_outcome() -> None:
+    for kind, outcome in (("stock-helper-done", "done"), ("stock-helper-powered-off", "not done")):
+        event = line(str(LoggedEvent(kind, "restart", UUID, "", seconds="3.00")))
+        assert event is not None
+        assert (event.kind, event.seconds) == (outcome, 3.0)
