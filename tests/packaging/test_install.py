@@ -38,6 +38,8 @@ def test_make_install(tmp_path: Path, prefix: str) -> None:
     ours = f"{prefix}/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
     assert drop_in.read_text().splitlines()[-1] == f"BindReadOnlyPaths=-{ours}:{STOCK}"
     assert "d /run/virt-sanlock-helper 0700" in (root / "lib/tmpfiles.d/virt-sanlock-helper.conf").read_text()
+    catalogue = root / "lib/systemd/catalog/virt-sanlock-helper.catalog"
+    assert catalogue.read_bytes() == (ROOT / "packaging/virt-sanlock-helper.catalog").read_bytes()
     modules = list((root / "share/virt-sanlock-helper").rglob("*.py"))
     assert len(modules) > 20
     assert len(list((root / "share/virt-sanlock-helper").rglob("*.pyc"))) == len(modules)

@@ -64,8 +64,9 @@ NEEDS: dict[str, list[tuple[str, str, set[str]]]] = {
         ("sanlock_runtime_t", "file", READ),
         (SANLOCK, "file", READ),
     ],
-    "write to syslog": [
+    "write to syslog and to journald": [
         ("devlog_t", "sock_file", {"write"}),
+        ("syslogd_runtime_t", "dir", {"search"}),
         ("syslogd_t", "unix_dgram_socket", {"sendto"}),
         (HELPER, "unix_dgram_socket", {"create", "connect", "write"}),
     ],
@@ -73,7 +74,11 @@ NEEDS: dict[str, list[tuple[str, str, set[str]]]] = {
 }  # fmt: skip
 
 # Names of types that Fedora has others for.
-FEDORA = {"virt_runtime_t": "virt_var_run_t", "sanlock_runtime_t": "sanlock_var_run_t"}
+FEDORA = {
+    "virt_runtime_t": "virt_var_run_t",
+    "sanlock_runtime_t": "sanlock_var_run_t",
+    "syslogd_runtime_t": "syslogd_var_run_t",
+}
 
 
 class Compiled(NamedTuple):

@@ -37,6 +37,7 @@ OWNED = (
         "/run",
     ),
     *("/usr/lib/systemd/system", "/usr/lib/systemd/system-preset", "/usr/lib/tmpfiles.d"),
+    "/usr/lib/systemd/catalog",
     *("/usr/share/bash-completion/completions", "/usr/share/zsh/site-functions"),
 )
 
@@ -120,6 +121,7 @@ def test_tmpfiles_are_made_where_no_file_trigger_does(spec: Spec, distribution: 
     scripts = "\n".join(body for name in ("post", "pre", "posttrans") for body in spec.sections(name))
     assert ("systemd-tmpfiles --create virt-sanlock-helper.conf" in scripts) == (distribution == DEBIAN)
     assert "TMPFILES-CREATE" not in scripts
+    assert ("journalctl --update-catalog" in scripts) == (distribution == DEBIAN)
 
 
 def test_the_helpers_path_is_the_distributions_or_the_build_machines(spec: Spec, distribution: str) -> None:
