@@ -250,10 +250,16 @@ RECOVERY_KINDS = {
         "back",
     ),
     "refusal-not-noted": Kind(
-        "94c1b3d2ca494d64b661d18619687586", "warning", "note", "that could not be written down: {note}"
+        "94c1b3d2ca494d64b661d18619687586",
+        "warning",
+        "note",
+        "this refusal cannot be written to its record: {note}; the VM stays as it is",
     ),
     "pause-not-noted": Kind(
-        "bb062057de8d4876b65d181024c406cb", "warning", "note", "no record could be written: {note}"
+        "bb062057de8d4876b65d181024c406cb",
+        "warning",
+        "note",
+        "no record can be written: {note}; the VM stays paused",
     ),
     "record-unusable": Kind(
         "a49afd8f492d49cdb8ab00a715347759", "error", "note", "{path} is not used: {note}"
@@ -296,7 +302,7 @@ RECOVERY_HOST_KINDS = {
         "9e09d726ea7a48d7adc4797550817d66",
         "warning",
         "note",
-        "records are not copied to {path} yet: {note}",
+        "records are not copied to {path} yet: {note}; they stay in /run, which a reset empties",
     ),
     # Last: it is whatever error ends recovery.
     "recovery-failed": Kind("9f1ff627fa1c40279f7244dc82216164", "error", "note", "{note}"),

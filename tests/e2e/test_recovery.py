@@ -88,7 +88,7 @@ def test_domains_return_with_the_storage(stack: Stack) -> None:
     assert started.endswith("found off, started, verified running, 1 lease held")
     # In one line, unless recovery came before the helper was done.
     for name in ("staysheld", "staysoff"):
-        wait_for_line(stack, " left as they are, as their policy says: ", name)
+        wait_for_line(stack, "(no recovery policy): ", name)
 
     # The least possible: joining a lockspace, and nothing else.
     for domain in (off, held, passing):
@@ -215,8 +215,8 @@ def test_what_people_did_meanwhile_stands(stack: Stack) -> None:
     }
     assert {domain.name: domain.qemu_pid() for domain in domains} == pids
     assert records(stack) == set()
-    wait_for_line(stack, "recover started ", "somebody started it")
-    wait_for_line(stack, "recover resumed ", "somebody resumed it")
+    wait_for_line(stack, "recover started ", "another process started it")
+    wait_for_line(stack, "recover resumed ", "another process resumed it")
     wait_for_line(stack, "recover destroyed ", "dropped: it was paused, and was powered off since")
     wait_for_line(stack, "recover undefined ", "dropped: libvirt no longer knows it")
     wait_for_line(stack, "recover ran ", "dropped: it ran since", "was version 1 and is 2 now")
@@ -225,7 +225,7 @@ def test_what_people_did_meanwhile_stands(stack: Stack) -> None:
 # With 1 s the whole seconds of sanlock's timestamps leave no margin to tell a healthy lockspace.
 HEALTH_TIMEOUT = 2
 
-LOST_NOTHING = "left as they are, for no lockspace was lost"
+LOST_NOTHING = "(no lockspace was lost: "
 
 
 def test_what_was_done_by_hand_on_a_healthy_host_stands(stacks: StackFactory) -> None:

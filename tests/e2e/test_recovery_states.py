@@ -484,7 +484,7 @@ def test_a_configuration_that_libvirt_refuses_joins_nothing(stack: Stack) -> Non
     for arguments in (["recover"], ["recover", "--resume-anyway", "held", "--yes"]):
         result = command(stack, *arguments)
         assert (result.returncode, stack.lockspaces()) == (1, [])
-        assert "qemu-sanlock.conf does not say where" in result.stderr
+        assert "qemu-sanlock.conf does not give its path" in result.stderr
     conf.write_text(good)
     result = command(stack, "recover")
     assert (off.state().name, held.state().name) == ("running", "running"), result.stderr

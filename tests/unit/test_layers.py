@@ -15,7 +15,7 @@ TOP = Path(__file__).parents[2] / "helper" / "sanlock_helper"
 TESTS = Path(__file__).parents[1]
 
 # Modules on the top shelf that every package may use.
-GROUND = {"__init__", "command", "errors", "escapes", "journal", "memory_limits", "threads"}
+GROUND = {"__init__", "command", "errors", "escapes", "events", "journal", "memory_limits", "threads"}
 # The killpath's fast path.
 FAST = {"invocation", "killpath", "spool"}
 

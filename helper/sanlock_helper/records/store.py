@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 
-from ..journal import Journal
+from ..events import RECOVER, Event
+from ..journal import Journal, RepeatFilter
 from . import snapshot
 from .directory import RUN_DIR, STATE_DIR, TAKEN, RecordDirectory
 from .file_lock import locked
@@ -27,7 +28,8 @@ class RecordStore:
         self._new = RecordDirectory(run_dir)
         self._taken = RecordDirectory(run_dir, TAKEN)
         self._on_disk = RecordDirectory(state_dir)
-        self._logged: set[str] = set()
+        # What is met at each pass is logged once.
+        self._repeats = RepeatFilter(float("inf"))
         # Directories whose records, if there are any, are not known.
         self.unread: set[str] = set()
 
@@ -39,7 +41,7 @@ class RecordStore:
         """What look() returns, and what could not be read, in words."""
         found: dict[str, Record] = {}
         unread: list[str] = []
-        # In the order in which recovery moves them: none is missed on its way.
+        # Same order as recovery moves records, so one that moves meanwhile is still seen.
         for records in (self._new, self._taken, self._on_disk):
             here, problems = snapshot.read_all(records)
             unread += problems
@@ -74,14 +76,14 @@ class RecordStore:
         except FileNotFoundError:
             pass  # the helper has taken it back: a restart that succeeded
         except OSError as error:
-            file = self._new.file(uuid)
-            self._log_once(f"recover {uuid}: {file} cannot be taken, the domain is not brought back: {error}")
+            what = "taken, the domain is not brought back"
+            self._log_once(_stuck(self._new, uuid, what, error))
 
     def _drop_taken(self, uuid: str) -> None:
         try:
             self._taken.remove(uuid)
         except OSError as error:
-            self._log_once(f"recover {uuid}: {self._taken.file(uuid)} cannot be removed: {error}")
+            self._log_once(_stuck(self._taken, uuid, "removed", error))
 
     def add(self, record: Record) -> bool:
         """Add a RECORD of recovery's own; False when its domain has one.
@@ -135,7 +137,7 @@ class RecordStore:
         return any(gone)
 
     def _place(self, record: Record) -> RecordDirectory | None:
-        """Where RECORD is, and it is still the same one."""
+        """The directory that still holds this very RECORD, else None."""
         for records in (self._taken, self._on_disk):
             with contextlib.suppress(RecordError):
                 found = records.read(record.uuid)
@@ -152,21 +154,20 @@ class RecordStore:
         return found is not None and _is_same(found, record)
 
     def _uuids(self, records: RecordDirectory) -> list[str]:
-        """Who has a record there; nobody, where the directory cannot be read: the others are brought back."""
+        """UUIDs with a record there; none if the directory is unreadable, so that others are recovered."""
         try:
             uuids = records.uuids()
             self.unread.discard(records.path)
             return uuids
         except OSError as error:
             self.unread.add(records.path)
-            self._log_once(f"recover: the records in {records.path} cannot be read: {error}")
+            self._log_once(Event("records-unread", RECOVER, path=records.path, note=error))
             return []
 
-    def _log_once(self, line: str, level: str = "warning") -> None:
-        """Report LINE once, though it is met again and again."""
-        if line not in self._logged:
-            self._logged.add(line)
-            getattr(self._journal, level)(line)
+    def _log_once(self, event: Event) -> None:
+        """Log EVENT once, though it is met again and again."""
+        if self._repeats.is_due(event.render(), "", 0.0):
+            self._journal.report(event)
 
     def _read(self, records: RecordDirectory, uuid: str) -> Record | None:
         """The record of domain UUID in RECORDS; what is none is set aside, what cannot be read is left."""
@@ -175,7 +176,7 @@ class RecordStore:
         except RecordError as error:
             why = str(error)
         except OSError as error:
-            self._log_once(f"recover {uuid}: {records.file(uuid)} cannot be read: {error}")
+            self._log_once(_stuck(records, uuid, "read", error))
             return None
         self._set_aside(records, uuid, why)
         return None
@@ -185,19 +186,25 @@ class RecordStore:
             now = f"set aside as {records.set_aside(uuid)}"
         except OSError as error:
             now = f"and cannot be set aside: {error}"
-        self._log_once(f"recover {uuid}: {records.file(uuid)} is not used: {why}; {now}", "error")
+        note = f"{why}; {now}"
+        self._log_once(Event("record-unusable", RECOVER, uuid, path=records.file(uuid), note=note))
 
     def _copy_to_disk(self, record: Record) -> bool:
         try:
             self._on_disk.write(record, durable=True)
         except OSError as error:
-            self._log_once(f"recover: records are not copied to {self._on_disk.path} yet: {error}")
+            self._log_once(Event("records-not-copied", RECOVER, path=self._on_disk.path, note=error))
             return False
         return True
 
     def _locked(self) -> contextlib.AbstractContextManager[int]:
         """One process changes records at a time; held for moments only."""
         return locked(self._lock_path, wait=True)
+
+
+def _stuck(records: RecordDirectory, uuid: str, what: str, error: OSError) -> Event:
+    """That WHAT cannot be done with the record of domain UUID in RECORDS."""
+    return Event("record-stuck", RECOVER, uuid, path=records.file(uuid), what=what, note=error)
 
 
 def _is_same(found: Record, record: Record) -> bool:

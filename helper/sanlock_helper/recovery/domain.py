@@ -71,7 +71,7 @@ class DomainRecovery:
         """Bring the domain of RECORD back as far as that is possible now.
 
         READY: its lockspaces are joined.  AGE: seconds that recovery has known it.  ANYWAY: the administrator
-        vouches that nobody wrote to the disks of a paused domain.
+        vouches that no other host wrote to the disks of a paused domain.
         """
         try:
             _check_uuid(record.uuid)
@@ -163,9 +163,11 @@ class DomainRecovery:
         state, reason = domain.state()
         if ends_by_itself(state, reason):
             raise TransientError(
-                "look at the domain", f"somebody started it, and it is {describe(state, reason)}"
+                "look at the domain", f"it was started meanwhile, and it is {describe(state, reason)}"
             )
-        return VisitResult(Verdict.DONE, f"found {state_name(state)}, nothing to do, somebody started it")
+        now = state_name(state)
+        why = "an administrator or another process started it"
+        return VisitResult(Verdict.DONE, f"found {now}, nothing to do, verified {now}; {why}")
 
     def _still_runs(self, record: Record, age: float) -> VisitResult:
         """The record is written before the domain is touched: perhaps the helper is just about to."""

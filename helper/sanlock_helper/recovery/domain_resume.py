@@ -2,7 +2,7 @@
 """The resume of a domain that was paused: the checks before it, the resume, and the check after it.
 
 libvirt resumes a paused domain whatever became of its lease, with memory older than its disk.  So a domain is
-resumed only when each lease on storage has the version that its process held, nobody else has it, and the
+resumed only when each lease on storage has the version that its process held, no other host has it, and the
 version is just one more after the resume.  Changed, unknown or unreadable is no.
 """
 
@@ -70,7 +70,11 @@ class DomainResume:
     def _found_running(self, domain: VirDomain, record: Record, state: int) -> VisitResult:
         if record.mark == "resuming":
             return self._resumed(domain, record, "resumed by an earlier recovery")
-        return VisitResult(Verdict.DONE, f"found {state_name(state)}, nothing to do, somebody resumed it")
+        return VisitResult(
+            Verdict.DONE,
+            f"found {state_name(state)}, nothing to do, verified {state_name(state)}; an administrator or "
+            "another process resumed it",
+        )
 
     def _check_before_resume(self, domain: VirDomain, record: Record, age: float, anyway: bool) -> None:
         try:
@@ -132,7 +136,7 @@ class DomainResume:
             if now != lease.version:
                 raise RefusalError(
                     f"its lease {lease} was version {lease.version} when it was paused and is {now} now: "
-                    "somebody else held it, and the guest's memory may be older than its disk"
+                    "another host held it, and the guest's memory may be older than its disk"
                 )
 
     def _resumed(self, domain: VirDomain, record: Record, did: str, anyway: bool = False) -> VisitResult:
@@ -162,7 +166,7 @@ class DomainResume:
         if version != lease.version + 1 and not anyway:
             raise RefusalError(
                 f"its lease {lease} was version {lease.version} when it was paused and {version} after the "
-                f"resume, not {lease.version + 1}: somebody else held it in between"
+                f"resume, not {lease.version + 1}: another host held it in between"
             )
 
 

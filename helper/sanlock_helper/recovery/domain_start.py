@@ -28,8 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..virt.api import VirConnect, VirDomain
 
-# libvirt's words for the end of a run that nobody wished for.  "failed" is a start that was wanted, and
-# refused.
+# libvirt's words for the end of a run that no administrator asked for.  "failed" is a start that was asked
+# for, and refused.
 _UNWISHED_ENDS = ("crashed", "daemon", "failed")
 
 
@@ -141,7 +141,9 @@ class DomainStart:
         """What became of a start: only a state that lasts is the end of it."""
         state, reason = domain.state()
         if is_administrators_pause(state, reason):
-            return VisitResult(Verdict.DONE, f"found off, {did}, verified paused: somebody paused it since")
+            return VisitResult(
+                Verdict.DONE, f"found off, {did}, verified paused; an administrator has paused it since"
+            )
         if state == libvirt.VIR_DOMAIN_PAUSED and not ends_by_itself(state, reason):
             now = describe(state, reason)
             command = f"virsh resume {as_argument(domain.name(), record.uuid)}"

@@ -7,7 +7,8 @@ from enum import Enum
 from typing import Any, Callable
 
 from ..errors import HelperError
-from ..journal import Journal
+from ..events import RECOVER, Event
+from ..journal import Journal, RepeatFilter
 from ..leases.held import Lockspace
 from ..leases.lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, NOT_THERE, Sanlock, SanlockError
 from ..threads import OneAtATime
@@ -16,7 +17,7 @@ from .pending_domain import PendingDomain
 
 FIRST_DELAY = 1.0
 LAST_DELAY = 30.0
-# The same reason is told again after so many seconds.
+# The same reason is logged again after so many seconds.
 REPEAT_SECONDS = 600.0
 SANLOCK_SECONDS = 10.0
 # sanlock takes so long at most to join a lockspace that another host may still use (io_timeout 10 s): 14 of
@@ -25,8 +26,8 @@ JOIN_SECONDS = 180.0
 
 # Why libvirt's own lockspace cannot be joined: see qemu_sanlock_conf.auto_lockspace().
 NOT_CONFIGURED = (
-    "qemu-sanlock.conf does not say where: auto_disk_leases or host_id is not set there, or libvirt refuses "
-    "the file (see virt-sanlock-helper check)"
+    "qemu-sanlock.conf does not give its path: auto_disk_leases or host_id is not set there, or libvirt "
+    "refuses the file (see virt-sanlock-helper check)"
 )
 
 # sanlock's transitions in words; it takes part in them by itself, and joining waits for their end.
@@ -91,8 +92,6 @@ class LockspaceWait:
         self.join_began = now
         self.failures = 0
         self.text = ""
-        self.logged = ""
-        self.logged_at = 0.0
 
     @property
     def is_joined(self) -> bool:
@@ -118,7 +117,7 @@ class LockspaceWait:
             self.enter(LockspacePhase.RETURNING if self.is_asked_for else LockspacePhase.JOINED)
         elif state != JOINED and self.is_joined:
             self.enter(LockspacePhase.JOINING if self.is_asked_for else LockspacePhase.WAITING)
-            self.since, self.tries, self.logged = now, 0, ""
+            self.since, self.tries = now, 0
 
     def begin_join(self, now: float) -> None:
         """A thread asks sanlock to join it."""
@@ -156,6 +155,7 @@ class LockspaceWaits:
         self._before_join = before_join
         self._look_at_sanlock = OneAtATime(sanlock.lockspaces, SANLOCK_SECONDS)
         self._waits: dict[str, LockspaceWait] = {}
+        self._repeats = RepeatFilter(REPEAT_SECONDS)
 
     def lines(self) -> list[str]:
         """What is waited for, a line for each lockspace, for a person."""
@@ -220,6 +220,7 @@ class LockspaceWaits:
         for name in self._waits.keys() - wanted:
             if not self._waits[name].is_asked_for:
                 del self._waits[name]
+                self._repeats.forget(name)
         if not wanted:
             return
         found: dict[str, tuple[Lockspace, str]] = {}
@@ -247,7 +248,11 @@ class LockspaceWaits:
     def _join(self, name: str, space_wait: LockspaceWait) -> None:
         definitions = self._definitions(name)
         if not definitions:
-            why = NOT_CONFIGURED if name == LOCKSPACE else "nobody knows where it is"
+            why = (
+                NOT_CONFIGURED
+                if name == LOCKSPACE
+                else "neither qemu-sanlock.conf nor a record gives its path"
+            )
             self._lockspace_failed(name, space_wait, f"{why}; {_by_hand(name)}")
             return
         # Records that disagree, as after a LUN got another path: each has its turn.
@@ -281,17 +286,18 @@ class LockspaceWaits:
         space_wait.text = why
         space_wait.failures += 1
         space_wait.next_try = now + delay(now - space_wait.since)
-        if space_wait.logged != why or now - space_wait.logged_at >= REPEAT_SECONDS:
-            space_wait.logged, space_wait.logged_at = why, now
-            self._journal.warning(
-                f"recover: waiting for lockspace {name} since {now - space_wait.since:.0f} s: {why}; "
-                "trying again"
+        if self._repeats.is_due(name, why, now):
+            seconds = f"{now - space_wait.since:.0f}"
+            self._journal.report(
+                Event("lockspace-awaited", RECOVER, lockspace=name, seconds=seconds, note=why)
             )
 
     def _became_joined(self, name: str, space_wait: LockspaceWait) -> None:
         now = self._clock()
-        how = f"joined again at try {space_wait.tries}" if space_wait.tries else "is joined"
-        self._journal.notice(f"recover: lockspace {name} {how}, waited for {now - space_wait.since:.2f} s")
+        tries, seconds = space_wait.tries or None, f"{now - space_wait.since:.2f}"
+        self._journal.report(Event("lockspace-joined", RECOVER, lockspace=name, tries=tries, seconds=seconds))
+        # When it is lost again, that is another outage.
+        self._repeats.forget(name)
         for pending in self._pending.values():
             if name in self.needs(pending):
                 pending.next_visit = now
@@ -318,7 +324,7 @@ def _moved(lockspace: Lockspace) -> str:
     """What to do about a lockspace that is not at its path."""
     configured = " or set disk_lease_dir in qemu-sanlock.conf," if lockspace.name == LOCKSPACE else ""
     return (
-        f"; it is looked for at {lockspace.path}: bring its storage back there,{configured} or "
+        f"; it was at {lockspace.path}: bring its storage back there,{configured} or "
         f"{_by_hand(lockspace.name, str(lockspace.host_id), lockspace.offset)}"
     )
 

@@ -9,7 +9,8 @@ from _queue import Empty, SimpleQueue
 from typing import Any, Callable
 
 from ..errors import PermanentError
-from ..journal import Journal
+from ..events import RECOVER, Event, outcome_parts
+from ..journal import Journal, RepeatFilter
 from ..leases.held import Lockspace
 from ..leases.lockspaces import Sanlock
 from ..records.record import Record
@@ -50,6 +51,12 @@ def _remedy(record: Record, why: str) -> str:
     if why.startswith(UNPROTECTED):
         return f"virsh destroy {domain}, then virsh start {domain}"
     return f"virt-sanlock-helper recover --resume-anyway {domain}, or destroy and start it"
+
+
+def _event(kind: str, pending: PendingDomain, **parts: object) -> Event:
+    """An event of KIND with PARTS, of the domain that is PENDING."""
+    record = pending.record
+    return Event(kind, RECOVER, record.uuid, record.name, uri=record.uri, **parts)
 
 
 class Recovery:
@@ -93,6 +100,8 @@ class Recovery:
         )
         # The names of those that stay as they are, by the reason.
         self._left: dict[str, list[str]] = {}
+        # By domain, why it is tried again.
+        self._repeats = RepeatFilter(REPEAT_SECONDS)
         # Of whom a visit is under way and waited for: not those that hang.
         self._visits: set[PendingDomain] = set()
         self._answered_at = 0.0
@@ -148,6 +157,7 @@ class Recovery:
 
     def _forget(self, pending: PendingDomain) -> None:
         pending.enter(DomainPhase.ENDED)
+        self._repeats.forget(pending)
         del self._pending[pending.record.uuid]
 
     # Domains
@@ -173,11 +183,9 @@ class Recovery:
                 self._visits.remove(pending)
                 if pending.phase is not DomainPhase.ENDED:
                     pending.enter(DomainPhase.HANGING)
-                pending.text = f"no answer from libvirtd or sanlock for {now - pending.visit_began:.0f} s"
-                self._journal.warning(
-                    f"recover {pending.record}: {pending.text}; it is still waited for, "
-                    "the others are brought back"
-                )
+                seconds = f"{now - pending.visit_began:.0f}"
+                pending.text = f"no answer from libvirtd or sanlock for {seconds} s"
+                self._journal.report(_event("recovery-hangs", pending, seconds=seconds))
 
     def _is_looking(self, now: float) -> bool:
         """Whether a look is under way that is waited for: less long, once one has hung."""
@@ -218,9 +226,8 @@ class Recovery:
 
     def _again(self, pending: PendingDomain, finding: VisitResult, now: float) -> None:
         if finding.verdict is Verdict.WAIT:
-            # It is visited again when its lockspaces are joined; and from time to time, for somebody may have
-            # started it.
-            # They may have been joined during the look.
+            # It is visited again when its lockspaces are joined, which may have been during the visit, and
+            # from time to time: an administrator may have started it.
             pending.next_visit = (
                 now
                 if self._lockspaces.are_joined(pending)
@@ -230,23 +237,21 @@ class Recovery:
         if pending.failed_since is None:
             pending.failed_since = now
         pending.next_visit = now + delay(now - pending.failed_since)
-        if pending.logged != finding.text or now - pending.logged_at >= REPEAT_SECONDS:
-            pending.logged, pending.logged_at = finding.text, now
-            self._journal.warning(f"recover {pending.record}: {finding.text}; trying again")
+        if self._repeats.is_due(pending, finding.text, now):
+            self._journal.report(_event("recovery-attempt-failed", pending, note=finding.text))
 
     def _refuse(self, pending: PendingDomain, finding: VisitResult, now: float) -> None:
         pending.next_visit = now + LAST_DELAY
         if pending.record.mark == "refused" and pending.record.why == finding.text:
             return
-        self._journal.error(
-            f"recover {pending.record}: NOT DONE after {now - pending.since:.2f} s: "
-            f"it stays {_stays(pending.record)}: {finding.text} ({_remedy(pending.record, finding.text)})",
-        )
+        record, seconds = pending.record, f"{now - pending.since:.2f}"
+        note = f"it stays {_stays(record)}: {finding.text} ({_remedy(record, finding.text)})"
+        self._journal.report(_event("recovery-refused", pending, seconds=seconds, note=note))
         try:
-            self._store.mark(pending.record, "refused", finding.text)
+            self._store.mark(record, "refused", finding.text)
         except OSError as error:
-            pending.record.mark, pending.record.why = "refused", finding.text
-            self._journal.warning(f"recover {pending.record}: that could not be written down: {error}")
+            record.mark, record.why = "refused", finding.text
+            self._journal.report(_event("refusal-not-noted", pending, note=error))
 
     def _finish(self, pending: PendingDomain, finding: VisitResult, now: float) -> None:
         try:
@@ -258,10 +263,11 @@ class Recovery:
         if finding.verdict is Verdict.LEFT_ALONE:
             self._left.setdefault(finding.text, []).append(pending.record.name)
         elif finding.verdict is Verdict.DONE:
-            after = f"done after {now - pending.since:.2f} s"
-            self._journal.notice(f"recover {pending.record}: {after}: {finding.text}")
+            seconds = f"{now - pending.since:.2f}"
+            parts = outcome_parts(finding.text)
+            self._journal.report(_event("recovered", pending, seconds=seconds, **parts))
         else:
-            self._journal.warning(f"recover {pending.record}: dropped: {finding.text}")
+            self._journal.report(_event("recovery-dropped", pending, note=finding.text))
 
     def _set_aside(self, pending: PendingDomain, finding: VisitResult, now: float) -> None:
         try:
@@ -280,7 +286,9 @@ class Recovery:
         for why, names in self._left.items():
             first = ", ".join(sorted(names)[:20])
             more = ", …" if len(names) > 20 else ""
-            self._journal.notice(f"recover: {len(names)} left as they are, {why}: {first}{more}")
+            count = len(names) if len(names) > 1 else None
+            event = Event("left-alone", RECOVER, count=count, note=why, names=f"{first}{more}")
+            self._journal.report(event)
         self._left = {}
 
     # Time

@@ -17,6 +17,7 @@ from typing import Callable
 import libvirt
 
 from ..errors import HelperError, TransientError
+from ..events import RECOVER, Event
 from ..journal import Journal
 from ..leases.held import Lockspace
 from ..records.record import Record
@@ -151,19 +152,20 @@ class PausedJobs:
         record.unknown = f"it was {words} when they were lost, and libvirt had released them"
         record.mark = "refused"
         record.why = (
-            f"it was {words} when its leases were lost, and another host may have had them since: see "
-            "whether it ran elsewhere"
+            f"it was {words} when its leases were lost, and another host may have had them since: check "
+            "whether it ran there"
         )
         try:
             is_new = self._store.add(record)
         except OSError as error:
             # It stays paused all the same.
             is_new = True
-            self._journal.warning(f"recover {record}: no record could be written: {error}")
+            self._journal.report(_event("pause-not-noted", record, note=error))
         if is_new:
-            self._journal.error(
-                f"recover {record}: NOT DONE: it stays paused: {record.why} (virt-sanlock-helper recover "
-                f"--resume-anyway {as_argument(record.name, record.uuid)}, or destroy and start it)"
+            name = as_argument(record.name, record.uuid)
+            remedy = f"virt-sanlock-helper recover --resume-anyway {name}, or destroy and start it"
+            self._journal.report(
+                _event("recovery-refused", record, note=f"it stays paused: {record.why} ({remedy})")
             )
 
     def _find_process(self, uuid: str) -> Process | None:
@@ -171,6 +173,10 @@ class PausedJobs:
             return self._find(uuid)
         except OSError:
             return None
+
+
+def _event(kind: str, record: Record, **parts: object) -> Event:
+    return Event(kind, RECOVER, record.uuid, record.name, uri=record.uri, **parts)
 
 
 def _state(domain: VirDomain) -> tuple[int, int]:

@@ -60,9 +60,7 @@ class PendingDomain:
         self.verdict: Verdict | None = None
         # The names of those that its definition asks for, where its leases are not known.
         self.lockspaces: frozenset[str] = frozenset()
-        self.text = "not looked at yet"
-        self.logged = ""
-        self.logged_at = 0.0
+        self.text = "not checked yet"
 
     def enter(self, phase: DomainPhase) -> None:
         """Change the phase.  Raises ValueError for a transition that is not in the table."""

@@ -117,7 +117,8 @@ class RecordedLeases:
     def _lost_nothing(self, record: Record) -> bool:
         """Whether the domain was made safe while all its lockspaces were healthy, and they still are.
 
-        Then somebody wanted it so.  In doubt it has lost its leases.  What recovery has begun, it ends.
+        Then an administrator or another host wanted it so.  In doubt it has lost its leases.  What recovery
+        has begun, it ends.
         """
         named = {lockspace.name for lockspace in record.lockspaces}
         return (

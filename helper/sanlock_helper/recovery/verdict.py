@@ -38,10 +38,10 @@ UNPROTECTED = (NO_PROCESS, UNREGISTERED)
 # How the refusal for a malformed policy ends where the domain is gone, and with it the metadata to be set.
 GONE = ", and libvirt no longer knows the domain"
 
-NO_POLICY = VisitResult(Verdict.LEFT_ALONE, "as their policy says")
+NO_POLICY = VisitResult(Verdict.LEFT_ALONE, "no recovery policy")
 LOST_NOTHING = VisitResult(
     Verdict.LEFT_ALONE,
-    "for no lockspace was lost: the helper was called by hand, or a host asked for the lease",
+    "no lockspace was lost: the helper was called by hand, or another host asked for the lease",
 )
 
 

@@ -211,7 +211,7 @@ def test_somebody_resumed_it(paused: Scene) -> None:
     paused.world.resume()
     assert paused.visit() == (
         Verdict.DONE,
-        "found running, nothing to do, somebody resumed it",
+        "found running, nothing to do, verified running; an administrator or another process resumed it",
         frozenset(),
     )
     assert paused.world.vm == RUNNING
@@ -258,7 +258,9 @@ def test_a_reset_of_the_host_ended_it(tmp_path: Path) -> None:
 )
 def test_another_run_is_not_ours(tmp_path: Path, changes: Any) -> None:
     scene = Scene(tmp_path, **changes)
-    assert scene.visit().text == "found paused, nothing to do, somebody started it"
+    assert scene.visit().text == (
+        "found paused, nothing to do, verified paused; an administrator or another process started it"
+    )
     assert scene.world.vm == PAUSED
 
 
@@ -558,7 +560,7 @@ def test_a_start_that_is_under_way_is_not_the_end(off: Scene, words: str) -> Non
 @pytest.mark.parametrize(
     ("reason", "verdict", "words"),
     [
-        (libvirt.VIR_DOMAIN_PAUSED_USER, Verdict.DONE, "somebody paused it since"),
+        (libvirt.VIR_DOMAIN_PAUSED_USER, Verdict.DONE, "an administrator has paused it since"),
         (libvirt.VIR_DOMAIN_PAUSED_IOERROR, Verdict.DROPPED, "it is paused (I/O error) now"),
         (libvirt.VIR_DOMAIN_PAUSED_WATCHDOG, Verdict.DROPPED, "it is paused (watchdog) now"),
         (14, Verdict.DROPPED, "it is paused (api error) now"),

@@ -362,10 +362,7 @@ def test_a_lockspace_that_is_not_at_its_path(host: Host) -> None:
     host.join = join  # type: ignore[method-assign]
     assert not host.recover(wait=False)
     assert "there is no such file" in host.story.text()
-    assert (
-        "it is looked for at /storage/LS: bring its storage back there, or join it by hand"
-        in host.story.text()
-    )
+    assert "it was at /storage/LS: bring its storage back there, or join it by hand" in host.story.text()
     assert "sanlock client add_lockspace -s LS:1:PATH:0" in host.story.text()
 
 
@@ -476,19 +473,19 @@ def test_those_without_a_policy_are_told_in_one_line(host: Host) -> None:
         host.endings[f"vm{number:02}"] = lambda: VisitResult(Verdict.LEFT_ALONE, "no policy")
     assert host.recover()
     (line,) = [line for _, line in host.story.lines if "left as they are" in line]
-    assert "30 left as they are" in line
+    assert "30 domains left as they are (" in line
     assert line.endswith("vm18, vm19, …")
 
 
 def test_each_reason_to_leave_some_has_its_line(host: Host) -> None:
-    for name, why in (("a", "as asked"), ("b", "as asked"), ("c", "for no lockspace was lost")):
+    for name, why in (("a", "as asked"), ("b", "as asked"), ("c", "no lockspace was lost")):
         host.add(name)
         host.endings[name] = lambda why=why: VisitResult(Verdict.LEFT_ALONE, why)  # type: ignore[misc]
     assert host.recover()
-    left = [line for _, line in host.story.lines if "left as they are" in line]
+    left = [line for _, line in host.story.lines if " left as " in line]
     assert left == [
-        "recover: 2 left as they are, as asked: a, b",
-        "recover: 1 left as they are, for no lockspace was lost: c",
+        "recover: 2 domains left as they are (as asked): a, b",
+        "recover: 1 domain left as it is (no lockspace was lost): c",
     ]
     assert host.left() == set()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 from ...errors import HelperError
+from ...events import Event
 from ...install import activation
 from ...install.host import Host
 from ...journal import Journal
@@ -53,9 +54,9 @@ def _after_update(host: Host) -> int:
     journal = Journal()
     try:
         for line in activation.after_update(host):
-            journal.notice(f"after an update: {line}")
+            journal.report(Event("updated", note=line))
     except HelperError as error:
-        journal.error(f"after an update: {error}; see virt-sanlock-helper install-check")
+        journal.report(Event("update-failed", note=error))
         return 1
     finally:
         journal.flush()

@@ -14,6 +14,7 @@ from typing import Any
 
 from ... import IDENTIFIER
 from ...errors import HelperError, PermanentError, UsageError, needs_root
+from ...events import RECOVER, Event, outcome_parts
 from ...journal import Journal
 from ...leases.lockspaces import JOINED, Sanlock
 from ...records.record import Record
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             if not arguments.wait:
                 raise
             # As a service it has no other place to report it.
-            journal.error(str(error))
+            journal.report(Event("recovery-failed", RECOVER, note=str(error).removeprefix(f"{RECOVER}: ")))
             return 1
     except PermissionError as error:
         raise needs_root("recover", str(error)) from error
@@ -155,7 +156,7 @@ def _unread(problems: list[str]) -> PermanentError:
 def _forget(store: RecordStore, journal: Journal, text: str) -> int:
     record = _find(store, text)
     store.forget(record.uuid)
-    journal.notice(f"recover {record}: forgotten, as asked: it is left as it is")
+    journal.report(Event("recovery-forgotten", RECOVER, record.uuid, record.name, uri=record.uri))
     return 0
 
 
@@ -178,7 +179,8 @@ def _resume_anyway(store: RecordStore, journal: Journal, text: str, yes: bool) -
     )
     if finding.verdict is Verdict.DONE:
         store.remove(record)
-        journal.notice(f"recover {record}: done, as the administrator asked: {finding.text}")
+        parts = outcome_parts(finding.text)
+        journal.report(Event("resumed-anyway", RECOVER, record.uuid, record.name, uri=record.uri, **parts))
         return 0
     if finding.verdict is Verdict.DROPPED:
         store.remove(record)
