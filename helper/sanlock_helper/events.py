@@ -430,7 +430,7 @@ def outcome_text(found: str, did: str, verified: str, note: str = "") -> str:
 
 
 def outcome_parts(text: str) -> dict[str, str]:
-    """The parts found, did, verified and note of a TEXT that says so; else TEXT itself as the note."""
+    """The parts found, did, verified and note of a TEXT that has them; else TEXT itself as the note."""
     for sentence in _alternatives(_RESULT):
         parts = _match(sentence, text)
         if parts is not None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         def logged(self) -> None:
             """Called right after."""
 
-    # What is to be written: the level, the line or event, its receipt; or a queue to be told of the end.
+    # What is to be written: the level, the line or event, its receipt; or a queue that gets an item then.
     Line = tuple[str, "str | Event", "Receipt | None"]
 
 
@@ -182,7 +182,7 @@ class Journal:
         to_terminal: Callable[[str], None] = write_stderr,
         to_journald: Callable[[int, str, Mapping[str, str]], bool] | None = None,
     ) -> None:
-        """TO_JOURNALD is tried before TO_SYSLOG: it says whether it took the line.
+        """TO_JOURNALD is tried before TO_SYSLOG: it returns whether it took the line.
 
         Where it is None it is Journald's, unless another TO_SYSLOG is given.
         """

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the killpath executable does: read the arguments, write the request down, and go, unless it is needed.
+"""What the killpath executable does: read the arguments, write the request to the spool, and exit unless
+this process has to serve.
 
 Nothing here may depend on the environment: sanlock starts the program without HOME, with stdio on /dev/null,
 SIGINT ignored and pipe ends of its own left open.  Hundreds of these processes may start in the same second,
@@ -23,14 +24,14 @@ _NO_DESCRIPTOR = (24, 23)
 # Where the numbers of inherited descriptors end that are closed when none is free.
 _MOST_DESCRIPTORS = 65536
 
-# How old a request may be that libvirt's helper is left with: what the budget is where nobody says otherwise.
+# Older requests are not handed to libvirt's helper: this is the budget where no --budget was given.
 _STOCK_SECONDS = 35.0
 
 
 def main(arguments: "Sequence[str]", interactive: "bool | None" = None) -> int:
     """Run with the ARGUMENTS behind the program's name; returns the exit status.
 
-    IN_PERSON: somebody waits for the outcome, as at a terminal (which it is taken from when it is None).
+    INTERACTIVE: an administrator waits for the outcome, as at a terminal (which is checked when it is None).
     sanlock does not: a request that another process will serve is done for this one.
     """
     start = time.monotonic()
@@ -81,7 +82,7 @@ def _hand_over(invocation: Invocation, start: float, waits: bool) -> "tuple[Spoo
 
 
 def _perform(invocation: Invocation, start: float, spool: "Spool | None", name: str, problem: str) -> int:
-    """Do what this process is needed for: see duty.perform()."""
+    """Do what this process is needed for: see service.perform()."""
     try:
         from .agent.service import perform
     except Exception as error:

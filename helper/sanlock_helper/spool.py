@@ -5,10 +5,10 @@ sanlock starts one process per virtual machine, all within seconds.  Each writes
 on tmpfs and tries to take one lock.  The one that gets it is the agent and serves all requests; a few others
 stand by and take over if the agent dies or shows no sign of life (see stand_by.py); the rest is done.
 
-A request is a file whose name says how far it has come:
+A request is a file; its name shows how far it has come:
 
     UUID.ACTION.START-PID         to be served: the clock, process id and URI inside, START in microseconds
-    UUID.ACTION.START-PID.done    served: the outcome's line is appended, nobody serves it again
+    UUID.ACTION.START-PID.done    served: the outcome's line is appended, no process serves it again
     UUID.ACTION.START-PID.telling the line is on its way to syslog
 
 Each step is one rename, so a process that dies at any instruction leaves one of the three.  The kernel drops
@@ -78,7 +78,7 @@ _FORK_STEP = 0.05
 
 
 class SpoolError(Exception):
-    """The spool cannot be used; the text says why and what to do."""
+    """The spool cannot be used; the text is the reason and the remedy."""
 
 
 class Spool:
@@ -103,7 +103,7 @@ class Spool:
         self._flock = flock
         self._clock = clock
         self._identify = identify or identity
-        # The file of this process's own request, held open by who waits for the outcome.
+        # The file of this process's own request, held open while it waits for the outcome.
         self.kept = -1
         self._pid = pid
         # The files of the two locks, -1 while they are not open, and which of them this process has.
@@ -175,7 +175,7 @@ class Spool:
         return names
 
     def unserved(self) -> "list[str]":
-        """The files of the requests that nobody has served yet, oldest first."""
+        """The files of the requests that no process has served yet, oldest first."""
         return [name for name in self.names() if not name.endswith((DONE, LOGGING))]
 
     def rename(self, name: str, new: str) -> None:
@@ -328,7 +328,7 @@ class Spool:
         return not 0 <= self._clock() - self.life(which) < LATE_SECONDS
 
     def holder(self, which: int) -> str:
-        """The process that has that lock, as identity() gives it; "" when it has not said so."""
+        """The process that has that lock, as identity() gives it; "" when it has not written that."""
         try:
             descriptor = self._open_lock(_PID_FILES[which], 0)
         except FileNotFoundError:
@@ -408,7 +408,7 @@ class Spool:
     # No way to serve
 
     def leave_to_stock(self, mine: str, oldest: float, why: BaseException) -> bool:
-        """Have libvirt's own helper serve what nobody has served yet, each request in a process of its own.
+        """Have libvirt's own helper serve what is not served yet, each request in a process of its own.
 
         MINE is the file of this process's request, which is its own business: returns whether that was still
         there.  What came before OLDEST (seconds of CLOCK_MONOTONIC) is over.  WHY is logged.  The processes

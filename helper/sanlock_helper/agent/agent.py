@@ -72,7 +72,8 @@ MOMENT_SECONDS = 0.5
 # What the threads have to report, each as a call that the loop makes.
 Answers = SimpleQueue[Callable[[], None]]
 
-# What was found out about a domain holds for so long, as its notes may take as well (notes.SANLOCK_SECONDS).
+# What was found out about a domain holds for so long, and its record may take as long
+# (recorder.SANLOCK_SECONDS).
 LOOK_AGAIN_SECONDS = 1.0
 
 
@@ -93,7 +94,7 @@ class Agent:
     ) -> None:
         """CONNECT opens a URI (see connection.connect); CLOCK is monotonic, WALL the time of day.
 
-        NOTES takes down what recovery needs; LOCAL is what the host knows of its QEMU domains; MAKE_HOST
+        RECORDER writes down what recovery needs; LOCAL is what the host knows of its QEMU domains; MAKE_HOST
         makes both when the first request comes that is not for libvirt's embedded test driver.  START_THREAD
         runs a try, ANSWERS brings what it found; tests replace both to do without time.
         """
@@ -192,7 +193,7 @@ class Agent:
         return self._slots.under_way
 
     def close(self) -> None:
-        """Say goodbye to libvirtd."""
+        """Close the connections to libvirtd."""
         self._connections.close()
 
     # The spool
@@ -459,7 +460,7 @@ class Agent:
         try:
             self._connections.handle(connection)
         except HelperError:
-            # Whoever needs it tries by itself, and tells.
+            # The try that needs it opens one itself, and reports.
             self._connections.retire(connection)
         self._answers.put(_opened)
 
@@ -523,7 +524,7 @@ class Agent:
         job = execution.job
         self._put_down(execution)
         job.execution = None
-        # libvirtd has a worker free: what is left to do for this one keeps nobody waiting.
+        # libvirtd has a worker free: what is left to do for this one keeps no other waiting.
         self._fill()
         if isinstance(answer, Outcome):
             self._finish(job, answer)
@@ -546,7 +547,7 @@ class Agent:
             self._journal.report(job.event("login-refused", note=job.reason, every=every))
 
     def _give_up(self, execution: Execution, timed_from: float) -> None:
-        """Stop waiting for a try that was timed then; its connection serves nobody else any more."""
+        """Stop waiting for a try that was timed then; its connection serves no other try."""
         job = execution.job
         is_timed = execution.state != PARKED and execution.timed_from == timed_from
         if job.execution is execution and is_timed:

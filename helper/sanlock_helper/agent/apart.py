@@ -160,7 +160,7 @@ class _Child:
         return True
 
     def is_over(self, requests: Requests) -> bool:
-        """Look after it; whether the request is over."""
+        """Check on it; whether the request is over."""
         if self._pid == 0:
             return self._run_stock()
         now = self._clock()

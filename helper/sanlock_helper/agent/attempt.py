@@ -138,7 +138,7 @@ class Attempt:
         recorder: RecoveryRecorder | None = None,
         await_slot: Callable[[], bool] = lambda: False,
     ) -> None:
-        """GIVEN_UP says whether nobody waits for this try any more.
+        """GIVEN_UP returns whether this try is waited for no more.
 
         LOCAL is what the host knows of its domains, None for a domain that is no QEMU process of this host.
         RECORDER writes what recovery needs.  AWAIT_SLOT returns when the domain may be destroyed, True when
@@ -202,7 +202,7 @@ class Attempt:
     def change(self, what: str, did: str, call: Callable[[], Any]) -> None:
         """Make one CALL that changes the domain; DID is the word for it in the journal.
 
-        Raises GivenUpError instead of calling when nobody waits for this try any more; TransientError or
+        Raises GivenUpError instead of calling when this try is waited for no more; TransientError or
         PermanentError when the call fails.
         """
         if self._given_up():
@@ -217,7 +217,7 @@ class Attempt:
         self.progress.did = did
 
     def processes(self) -> list[Process]:
-        """What may be the process of the run that lost its leases: the proven one, else all that look so."""
+        """What may be the process of the run that lost its leases: the proven one, else all that may be."""
         if self.local is None:
             return []
         if self.progress.process is not None:

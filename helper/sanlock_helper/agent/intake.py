@@ -15,7 +15,7 @@ from ..leases.grace import DEFAULT_GRACE
 from ..spool import DONE, LOGGING, RUNTIME_DIR, SpoolError, is_request
 from .requests import Receipt, Request, Requests
 
-# How often the agent looks for new requests: a destroy keeps libvirtd's worker for 0.2 s, and the sooner the
+# How often the agent reads the spool: a destroy keeps libvirtd's worker for 0.2 s, and the sooner the
 # first ones begin, the sooner the last.
 POLL_SECONDS = 0.008
 
@@ -44,7 +44,7 @@ class OddFiles:
         self._unread: dict[str, float] = {}
 
     def move(self, requests: Requests, name: str, why: str) -> None:
-        """NAME is no request, WHY says why: move it out of the spool, or ignore it."""
+        """NAME is no request, for the reason WHY: move it out of the spool, or ignore it."""
         now = ""
         try:
             place = requests.put_aside(name)

@@ -23,7 +23,7 @@ from .requests import Request
 OTHERS_IN_FLIGHT = 24
 
 # While new pauses keep coming: the end of a QEMU process is work for the host as well, and the processes that
-# bring further pauses would wait for it.  A pause that hangs or is tried again holds up nobody.
+# bring further pauses would wait for it.  A pause that hangs or is tried again holds up no other.
 OTHERS_BESIDE_PAUSES = 1
 PAUSE_SECONDS = 0.1
 
@@ -281,7 +281,7 @@ class Slots:
         # Those that make calls, and those that are prepared and wait; the oldest first.
         self._calling: list[Execution] = []
         self._waiting: deque[Execution] = deque()
-        # When a pause was tried first, the last time.
+        # When the latest first attempt of a pause began.
         self._paused_at = float("-inf")
 
     @property
@@ -325,7 +325,7 @@ class Slots:
         return True
 
     def release_next(self) -> Execution | None:
-        """Give a free turn to the try that was prepared first; None when none is free, or nobody needs it."""
+        """Give a free turn to the try that was prepared first; None when none is free, or no try needs it."""
         if not self._is_one_free():
             return None
         if self._waiting:
@@ -340,7 +340,7 @@ class Slots:
         return execution
 
     def end(self, execution: Execution) -> None:
-        """A try is over, or nobody waits for it any more."""
+        """A try is over, or is waited for no more."""
         if execution in self._calling:
             self._calling.remove(execution)
         else:

@@ -110,8 +110,8 @@ def leases_given_up(attempt: Attempt, stopped: str) -> tuple[str, str]:
     if progress.held_before:
         return _release(attempt, local, held, stopped)
     progress.held_before = True
-    who = " and ".join(f"process {process.pid}{STILL_HOLDS}{names}" for process, names in held.items())
-    raise TransientError("pause the domain", f"it is {stopped}, but {who}")
+    holders = " and ".join(f"process {process.pid}{STILL_HOLDS}{names}" for process, names in held.items())
+    raise TransientError("pause the domain", f"it is {stopped}, but {holders}")
 
 
 def _release(
@@ -122,7 +122,7 @@ def _release(
     A libvirtd that ends after QEMU has stopped the processors and before it has released the leases leaves
     them for good: the next one finds the domain paused, and to suspend it again does nothing
     (qemuDomainSuspend() in libvirt src/qemu/qemu_driver.c).  libvirt cannot release a lease either whose path
-    sanlock's text of it escapes: one with a blank, say.
+    sanlock's text of it escapes: one with a blank, for example.
     """
     what, names = f"release the leases of the {stopped} domain", ", ".join(held.values())
     try:

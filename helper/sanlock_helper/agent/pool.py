@@ -3,7 +3,7 @@
 
 libvirtd would serve five calls of one connection at a time, but calls that share one hold each other up.  In
 libvirt's client the thread that waits first writes and reads for the others too, and when it goes back to its
-waiting just as another call comes, it does not hear of it (virNetClientIOEventLoop() in libvirt
+waiting just as another call comes, it is not woken (virNetClientIOEventLoop() in libvirt
 src/rpc/virnetclient.c, seen with 9.0 within a few calls): that call is sent when the first one has returned,
 after the 0.2 s of a destroy, or never beside a call that hangs.
 """
@@ -33,7 +33,7 @@ ONE_LOGIN_SECONDS = 1.0
 FEW = 4
 QUICK_SECONDS = 0.03
 
-# How long the end of the program waits for libvirtd to say goodbye.
+# How long the end of the program waits for libvirtd to close its connections.
 CLOSE_SECONDS = 1.0
 
 
@@ -51,7 +51,7 @@ class Connection:
         self.opening = _thread.allocate_lock()
 
     def open(self, connect: Callable[[str], VirConnect]) -> VirConnect:
-        """The virConnect, opened now if nobody did yet.
+        """The virConnect, opened now if it was not yet.
 
         Raises what CONNECT raises, to whoever waited for it.
         """
@@ -86,8 +86,8 @@ class Connections:
         self._let_in: set[str] = set()
         self._login = _thread.allocate_lock()
         self._open: dict[str, list[Connection]] = {}
-        # A virConnect says goodbye and waits for the answer when it is garbage collected: one that hangs must
-        # never be.
+        # A virConnect is closed when it is garbage collected, and waits for libvirtd's answer: one that hangs
+        # must never be.
         self._retired: list[Connection] = []
 
     def borrow(self, uri: str) -> Connection | None:

@@ -101,7 +101,7 @@ def _holder(attempt: Attempt) -> Process | None:
     try:
         found = [process for process in attempt.processes() if local.held_by(process)]
     except (TransientError, LeasesUnknownError):
-        return None  # the record says so
+        return None  # the record has that
     return found[0] if len(found) == 1 else None
 
 
@@ -116,7 +116,7 @@ def see_xml(attempt: Attempt, run: int | None) -> None:
 
 
 def is_persistent(attempt: Attempt) -> bool | None:
-    """Whether libvirtd keeps a definition of the domain; None where it does not say, and recovery asks."""
+    """Whether libvirtd keeps a definition of the domain; None where it does not answer, and recovery asks."""
     try:
         return attempt.is_known and bool(attempt.domain.isPersistent())
     except libvirt.libvirtError as error:

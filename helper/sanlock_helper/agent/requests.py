@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The requests in the spool, as those see them who serve them or wait for them: see spool.py."""
+"""The requests in the spool, for the process that serves them or waits for one of them: see spool.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _DIED = "died"
 
 # The folder beside the spool for what is in there and is no request.
 ASIDE = "not-requests"
-# What open(2) says of files that are no request's: a symbolic link, a socket or a device without a driver.
+# The errors of open(2) for files that are no request's: a symbolic link, a socket, a device without a
+# driver.
 _NO_REQUEST = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 
 # Leftovers of a process that died while writing are removed after so many seconds.
@@ -149,7 +150,7 @@ class Requests:
     def attend_until(
         self, over: Callable[[], bool], serve: Callable[[], None], pause: Callable[[], None]
     ) -> None:
-        """The same, without enlist(), for somebody who waits until something is OVER.
+        """The same, without enlist(), for a process that waits until something is OVER.
 
         PAUSE waits a moment.
         """
@@ -165,7 +166,8 @@ class Requests:
             serve()
         while True:
             self._spool.unlock()
-            # Who wrote a request while the lock was held has gone away, relying on this look.
+            # A process that wrote a request while we held the lock has exited: it relies on this second
+            # check.
             unserved = [name for name in self._spool.unserved() if name not in self.ignored]
             if not unserved or not self._try_serve():
                 return
@@ -276,7 +278,7 @@ class Requests:
         return self.mark_done(name)
 
     def mark_done(self, name: str) -> str | None:
-        """Give request NAME, whose outcome is noted, the name that says so; returns as finish() does."""
+        """Give request NAME, whose outcome is noted, the name of that step; returns as finish() does."""
         try:
             self._spool.rename(name, name + DONE)
         except FileNotFoundError:
@@ -291,7 +293,7 @@ class Requests:
         self.ignored.add(name)
 
     def logging(self, name: str) -> str | None:
-        """Claim the telling of a finished request's outcome.
+        """Claim the logging of a finished request's outcome.
 
         Returns the file's new name, None when it was claimed by another.
         """
@@ -314,11 +316,11 @@ class Requests:
         return True
 
     def remove(self, name: str) -> None:
-        """Remove a request whose outcome was told, or a file that is none."""
+        """Remove a request whose outcome was logged, or a file that is none."""
         self._spool.remove(name)
 
     def outcome_of(self, request: Request) -> tuple[str, str] | None:
-        """The level and the line of the outcome of this process's own REQUEST, once it was told.
+        """The level and the line of the outcome of this process's own REQUEST, once it was logged.
 
         It was written with keep.
         """
@@ -348,15 +350,15 @@ class Requests:
 
 
 class Receipt:
-    """Sees a finished request's outcome told: see journal.Journal.tell()."""
+    """The receipt of a finished request's outcome: see journal.Journal.log()."""
 
     def __init__(self, requests: Requests, name: str) -> None:
-        """NAME is the request's file, at its step DONE or TELLING."""
+        """NAME is the request's file, at its step DONE or LOGGING."""
         self._requests = requests
         self._name: str | None = name
 
     def logging(self) -> bool:
-        """Claim the telling; False when it is another's."""
+        """Claim the logging; False when another process has."""
         if self._name is not None and self._name.endswith(DONE):
             self._name = self._requests.logging(self._name)
         return self._name is not None

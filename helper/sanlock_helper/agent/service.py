@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a process does that is needed: as the agent, as a stand-by, by itself, or for somebody who waits."""
+"""What a process does once it has to act: as the agent, as a stand-by, or alone."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ SWITCH_SECONDS = 0.0005
 # Where the numbers of inherited descriptors end, when they cannot be listed.
 MOST_DESCRIPTORS = 65536
 
-# How often somebody who waits for another process's outcome looks for it.
+# How often a process that waits for another one's outcome checks for it.
 WAIT_SECONDS = 0.05
 
 
 def refuse(error: Exception) -> int:
-    """Say what is wrong with the arguments; returns the exit status."""
+    """Log what is wrong with the arguments; returns the exit status."""
     close_inherited_descriptors()
     journal = Journal()
     journal.report(Event("usage-error", note=error))
@@ -53,9 +53,9 @@ def refuse(error: Exception) -> int:
 def perform(invocation: Invocation, start: float, spool: Spool | None, name: str, problem: str) -> int:
     """Serve the INVOCATION that came at START, or see to it that another process does.
 
-    NAME is its file in SPOOL.  Without a spool this process acts by itself; PROBLEM says why, where the
-    action is one at all.  A spool that keeps the file open has somebody who waits for the outcome; else this
-    process is enlisted there.  Returns the exit status.
+    NAME is its file in SPOOL.  Without a spool this process acts alone; PROBLEM is the reason, where the
+    action is one at all.  Where SPOOL keeps the file open, this process waits for the outcome; else it is
+    enlisted there.  Returns the exit status.
     """
     close_inherited_descriptors(spool.descriptors() if spool is not None else ())
     journal = Journal()
@@ -140,7 +140,7 @@ class _Service:
             agent = make_agent(self._journal, request.uri)
             agent.work(self._requests)
         except KeyboardInterrupt:
-            # Whoever interrupts does not want it done later; what others asked for stays.
+            # It was interrupted, and is not to be done later; what others asked for stays.
             self._requests.remove(request.name)
             raise
         except Exception as error:
@@ -167,7 +167,8 @@ def make_agent(journal: Journal, uri: str) -> Agent:
 
     # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
     gc.disable()
-    # A thread that is back from libvirtd waits for one that computes: 5 ms by default, for calls of a tenth.
+    # The GIL's switch interval is 5 ms by default: a thread that returns from a call of 0.5 ms would wait ten
+    # times as long for its turn.
     sys.setswitchinterval(SWITCH_SECONDS)
     _find_modules()
     from ..virt.connection import connect, is_embedded
@@ -211,8 +212,8 @@ def _make_host(journal: Journal) -> tuple[LocalDomains, RecoveryRecorder]:
 def _find_modules() -> None:
     """Have libvirt-python found: the executable starts with -S.
 
-    The folders are enough: the .pth files in them run code of anybody who ever installed a package on this
-    host.  Those below /usr/local, which may be another disk, are looked into only where the distribution's
+    The folders are enough: the .pth files in them run code of any package that was ever installed on this
+    host.  Those below /usr/local, which may be another disk, are added only where the distribution's
     have no libvirt-python.
     """
     import site

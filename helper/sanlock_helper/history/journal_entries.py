@@ -56,8 +56,8 @@ def read_journal(since: float, seconds: float = SECONDS, program: str = "journal
     # Lines of others would be dropped by parse_entries(), after they had been read and printed.
     senders = ["_UID=0", "+", f"_SYSTEMD_UNIT={SANLOCK_UNIT}"]
     text = _journalctl(program, ["-o", "json", "--all", "--no-pager", *named, *senders], seconds)
-    # Where there are no files at all, journalctl -o json says nothing, with status 0: no message is no outage
-    # only where messages are kept.  systemd 252 tells with --header.
+    # Where there are no files at all, journalctl -o json prints nothing, with status 0: no message is no
+    # outage only where messages are kept.  systemd 252 shows that with --header.
     if not text and not _journalctl(program, ["--header"], seconds):
         raise PermanentError("read the journal", "this host keeps none: there are no journal files", HINT)
     return parse_entries(text.splitlines(), since)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Outages, made out of what was told in the journal: when a lease was lost, what was done to each domain.
+"""Outages, made out of what is in the journal: when a lease was lost, what was done to each domain.
 
 The recovery records add what the journal has lost, or never had: that a domain was about to be made safe.
 """
@@ -17,18 +17,18 @@ from ..records.record import Record
 from .journal_entries import SANLOCK, Entry
 from .logged_events import read_event
 
-# Without an event for so many seconds an outage is over.  What is told of its domains later (a recovery,
+# Without an event for so many seconds an outage is over.  What is logged of its domains later (a recovery,
 # hours after) is still counted to it.
 QUIET_SECONDS = 600.0
 
-# A record is written before its domain is touched, so what the journal tells of that comes later; but each
-# has its own look at the clock.
+# A record is written before its domain is touched, so what the journal has of that comes later; but each
+# reads the clock itself.
 RECORD_EARLY = 1.0
 
 # The kind of an event that is known from a record alone.
 ON_RECORD = "on record"
 
-# The kinds that say how an action ended.
+# The kinds for the end of an action.
 _ENDS = ("done", "not done", "failed")
 
 # Each expression below is linear in the line's length: no two of its parts can match the same text, and none
@@ -56,7 +56,7 @@ _KILLS = ("sigkill", "sigterm")
 
 @dataclass(frozen=True)
 class Event:
-    """Something that was told.
+    """Something that was logged: see events.Event for what this program logs.
 
     `kind` is done, not done, failed, try, ignored, note or on record for a domain; lost, sigterm or sigkill
     for what sanlock did: the domain of a process that it killed is known only after name_kills().
@@ -89,7 +89,7 @@ class Story:
 
     @property
     def name(self) -> str:
-        """As last told, "" when it never was."""
+        """As last logged, "" when it never was."""
         return next((event.name for event in reversed(self.events) if event.name), "")
 
     @property
@@ -106,7 +106,7 @@ class Story:
 
     @property
     def came_back(self) -> list[Event]:
-        """What recovery told."""
+        """What recovery logged."""
         return [event for event in self.events if event.action not in ACTIONS]
 
 
@@ -126,7 +126,7 @@ class Outage:
 
 
 def events_of(entries: Iterable[Entry]) -> list[Event]:
-    """The events that ENTRIES tell; lines that tell none are skipped."""
+    """The events in ENTRIES; lines that are none are skipped."""
     found = (_sanlocks(entry) if entry.identifier == SANLOCK else parse_line(entry) for entry in entries)
     return [event for event in found if event is not None]
 
@@ -150,7 +150,7 @@ def parse_line(entry: Entry) -> Event | None:
         found=parts.get("found", ""),
         did=parts.get("did", ""),
         verified=parts.get("verified", ""),
-        # Of the others the text says all.
+        # Of the others the text has all.
         note=parts.get("note", "") if kind in _ENDS else "",
         seconds=as_number(parts.get("seconds")) if kind in _ENDS else None,
         tries=_number(parts.get("tries")) if kind in (*_ENDS, "try") else None,
@@ -175,7 +175,7 @@ def _sanlocks(entry: Entry) -> Event | None:
 
 
 def add_records(events: Iterable[Event], records: Iterable[Record]) -> list[Event]:
-    """EVENTS, and one for each of RECORDS that none of them tells of."""
+    """EVENTS, and one for each of RECORDS that none of them is of."""
     logged = list(events)
     times: dict[tuple[str, str], list[float]] = {}
     for event in logged:
@@ -191,12 +191,12 @@ def add_records(events: Iterable[Event], records: Iterable[Record]) -> list[Even
 
 
 def _is_logged(record: Record, times: Iterable[float]) -> bool:
-    """Whether one of TIMES, at which its action on its domain was told, is of RECORD's loss."""
+    """Whether one of TIMES, at which its action on its domain was logged, is of RECORD's loss."""
     return any(-RECORD_EARLY <= time - record.time <= QUIET_SECONDS for time in times)
 
 
 def _from_record(record: Record) -> Event:
-    """A record says what was asked for and found, not how it ended."""
+    """A record has what was asked for and found, not how that ended."""
     number = len(record.leases)
     leases = f"{number} lease{'' if number == 1 else 's'} held"
     if record.unknown:
@@ -219,7 +219,7 @@ def name_kills(events: Iterable[Event], records: Iterable[Record]) -> list[Event
     """EVENTS, where each kill has the name and UUID of its process's domain, as far as these are known.
 
     A reason for another try names the process, and so do RECORDS.  A process id may be another process's
-    later: what is QUIET_SECONDS older than the kill says nothing.
+    later: what is QUIET_SECONDS older than the kill proves nothing.
     """
     events = list(events)
     known = [(event.time, event.pid, event.name, event.uuid) for event in events if event.pid and event.uuid]
@@ -291,7 +291,7 @@ def _outage_of(event: Event, outages: list[Outage], quiet: float) -> Outage | No
 
 
 def last_events(events: Iterable[Event]) -> dict[str, Event]:
-    """What was told last of each domain, by UUID; failed tries and remarks on an action do not count."""
+    """What was logged last of each domain, by UUID; failed tries and remarks on an action do not count."""
     ordered = sorted(events, key=lambda event: event.time)
     return {event.uuid: event for event in ordered if event.uuid and not _is_aside(event)}
 

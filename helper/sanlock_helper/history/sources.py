@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All that is told of the past: the journal's events and the recovery records, each told once."""
+"""All that is known of the past: the journal's events and the recovery records, each once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class History:
 
 
 def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -> History:
-    """What is told since SINCE (seconds since the epoch), within SECONDS; nothing is changed.
+    """What is known since SINCE (seconds since the epoch), within SECONDS; nothing is changed.
 
     JOURNAL is a file to read instead of this host's journal: perhaps another host's, which the records here
     have nothing to do with.

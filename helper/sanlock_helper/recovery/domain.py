@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One domain's way back: look at it, decide, start or resume it (domain_start.py, domain_resume.py)."""
+"""One domain's way back: read its state, decide, start or resume it (domain_start.py, domain_resume.py)."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class DomainRecovery:
         ended: Callable[[str, float], str] = last_end,
         is_persistent: Callable[[str, str], bool] = domain_identity.is_persistent,
     ) -> None:
-        """CONNECT opens a URI; BOOT and PROCESS_STARTED look at the host (see notes, processes).
+        """CONNECT opens a URI; BOOT and PROCESS_STARTED read from the host (see notes, processes).
 
         PID_OF gives the QEMU process of a domain's UUID, None when none is proven.  DEFAULT_LOCKSPACE is what
         libvirt's configuration says; ENDED is libvirt's log of a domain (see domain_log);
-        IS_PERSISTENT looks for its definition on disk.
+        IS_PERSISTENT searches for its definition on disk.
         """
         self._connect = connect
         self._sanlock = sanlock
@@ -123,7 +123,7 @@ class DomainRecovery:
     def _forget_xml(self, record: Record) -> None:
         """The definition of a persistent domain is libvirt's: when it is undefined later, that counts.
 
-        The helper notes the XML of any domain: without libvirtd it cannot tell a transient one.
+        The helper notes the XML of any domain: without libvirtd it does not know a transient one.
         """
         record.xml = ""
         with contextlib.suppress(OSError):
@@ -147,7 +147,7 @@ class DomainRecovery:
     def _is_same_run(self, record: Record, run: int) -> bool:
         """Whether RUN is the run that lost its leases.
 
-        The id alone does not tell: libvirtd may give it again after a restart.  A process id and its start
+        The id alone is no proof: libvirtd may give it again after a restart.  A process id and its start
         time do; a process that has just ended was still that one.
         """
         if run != record.run:
@@ -163,7 +163,8 @@ class DomainRecovery:
         state, reason = domain.state()
         if ends_by_itself(state, reason):
             raise TransientError(
-                "look at the domain", f"it was started meanwhile, and it is {describe(state, reason)}"
+                "read the state of the domain",
+                f"it was started meanwhile, and it is {describe(state, reason)}",
             )
         now = state_name(state)
         why = "an administrator or another process started it"
@@ -178,7 +179,7 @@ class DomainRecovery:
 
 def _words(error: Exception) -> str:
     if isinstance(error, libvirt.libvirtError):
-        return str(failure("look at the domain", error))
+        return str(failure("read the state of the domain", error))
     return str(error) if isinstance(error, HelperError) else f"write the record: {error}"
 
 

@@ -40,8 +40,8 @@ def why_another(record: Record, name: str, xml: str) -> str:
     if name != record.name:
         what = "its leases and disks are others" if old_leases or old_disks else "no lease of it is known"
         return f"its name was {record.name!r} and is {name!r}, and {what}: another machine may have its UUID"
-    # A record or a definition that names nothing it writes to says nothing; storage that is mounted elsewhere
-    # keeps the names of its files.
+    # A record or a definition that names nothing it writes to proves nothing; storage that is mounted
+    # elsewhere keeps the names of its files.
     is_told = (old_leases or old_disks) and (new_leases or new_disks)
     if not is_told or _files(old_disks) & _files(new_disks):
         return ""

@@ -126,7 +126,7 @@ class DomainResume:
             raise RefusalError(f"the versions of its leases before the pause are not known: {why}")
         for lease in record.leases:
             if lease.shared:
-                raise RefusalError(f"its lease {lease} is shared: its version says nothing")
+                raise RefusalError(f"its lease {lease} is shared: its version proves nothing")
             try:
                 now = self._sanlock.version(lease)
             except SanlockError as error:
@@ -140,7 +140,7 @@ class DomainResume:
                 )
 
     def _resumed(self, domain: VirDomain, record: Record, did: str, anyway: bool = False) -> VisitResult:
-        """Look at what the resume took; anything but what was expected, and the domain is paused again."""
+        """Check what the resume took; anything but what was expected, and the domain is paused again."""
         try:
             held = {str(lease): lease.version for lease in self._leases.held(record)}
             for lease in record.leases:

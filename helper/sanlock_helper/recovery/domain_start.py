@@ -160,9 +160,9 @@ class DomainStart:
 
     def _started_unseen(self, did: str, age: float) -> VisitResult:
         """A domain runs, and its process is not to be found: that is no failure of the start."""
-        why = f"{NO_PROCESS}, so its leases were not looked at"
+        why = f"{NO_PROCESS}, so its leases were not checked"
         if age < PROCESS_SECONDS:
-            raise TransientError("look at the leases of the started domain", why)
+            raise TransientError("check the leases of the started domain", why)
         return VisitResult(
             Verdict.DONE, f"found off, {did}, verified running; {why}: see sanlock client status"
         )

@@ -80,7 +80,7 @@ class LockspaceWait:
     | JOINED | sanlock has lost it | WAITING |
 
     So there is one request to join at a time, and an entry is forgotten only while there is none.  state is
-    what sanlock says of it, which may change from any to any other one: only JOINED counts for the phase.
+    what sanlock reports of it, which may change from any to any other one: only JOINED counts for the phase.
     """
 
     def __init__(self, now: float) -> None:

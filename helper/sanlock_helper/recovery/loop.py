@@ -24,16 +24,16 @@ from .verdict import GONE, UNPROTECTED, Verdict, VisitResult
 
 # Starts and resumes side by side.
 SIDE_BY_SIDE = 8
-# While a domain's lockspaces are not joined it is only looked at: one domain at a time, and not often, for
-# the helper may still be making others safe over the same libvirtd.  A longer look is not waited for.
+# While a domain's lockspaces are not joined its state is only read: one domain at a time, and not often,
+# for the helper may still be making others safe over the same libvirtd.  A longer read is not waited for.
 LOOK_AGAIN = 5.0
 LOOK_SECONDS = 10.0
-# How often records and lockspaces are looked at; both looks read memory only.
+# How often records and lockspaces are read; both are in memory.
 TICK = 0.5
 # How long one pass waits for sanlock to leave a lost lockspace, or to renew a failing one; and, when nothing
 # is answered any more, for the next answer.
 PASS_SECONDS = 30.0
-# A visit or a look that takes longer hangs: it goes on by itself, and the others no longer wait for it.
+# A visit that takes longer hangs: it goes on by itself, and the others no longer wait for it.
 HANG_SECONDS = 30.0
 
 
@@ -188,7 +188,7 @@ class Recovery:
                 self._journal.report(_event("recovery-hangs", pending, seconds=seconds))
 
     def _is_looking(self, now: float) -> bool:
-        """Whether a look is under way that is waited for: less long, once one has hung."""
+        """Whether a visit that only reads is under way and waited for: less long, once one has hung."""
         looks = [
             now - pending.visit_began
             for pending in self._pending.values()

@@ -83,11 +83,11 @@ class PausedJobs:
         """Let no job be under way whose end would let a domain with leases in LOCKSPACE run on.
 
         A domain that stays paused gets a record, unless it has one.  Raises HelperError when a job does not
-        end, or libvirtd does not say: the lockspace must not be joined then.
+        end, or libvirtd does not answer: the lockspace must not be joined then.
         """
         uris = {record.uri for record in self._store.records().values() if record.uri in _URIS}
         for uri in sorted(uris | {URI}):
-            what = f"look for paused jobs in {uri}"
+            what = f"find paused jobs in {uri}"
             within(ALL_SECONDS, what, lambda uri=uri: self._settle(uri, lockspace))  # type: ignore[misc]
 
     def _settle(self, uri: str, lockspace: Lockspace) -> None:
@@ -96,7 +96,7 @@ class PausedJobs:
             for domain in connection.listAllDomains(_ACTIVE):
                 self._settle_one(uri, domain, lockspace)
         except libvirt.libvirtError as error:
-            raise failure("look for paused jobs", error) from error
+            raise failure("find paused jobs", error) from error
         finally:
             connection.close()
 
@@ -185,7 +185,7 @@ def _state(domain: VirDomain) -> tuple[int, int]:
 
 
 def _is_concerned(domain: VirDomain, lockspace: Lockspace) -> bool:
-    """Whether DOMAIN has leases in LOCKSPACE, or that cannot be told."""
+    """Whether DOMAIN has leases in LOCKSPACE, or that is not known."""
     try:
         return any(name == lockspace.name for name, _ in leases(domain.XMLDesc(0)))
     except HelperError:

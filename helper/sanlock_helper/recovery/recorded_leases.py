@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..virt.api import VirDomain
 
-# So long a process is looked for: libvirt's status file of it is there before the start has returned.
+# So long a process is searched for: libvirt's status file of it is there before the start has returned.
 PROCESS_SECONDS = 120.0
 
 # Marks of a record whose domain recovery has already touched.
@@ -50,7 +50,7 @@ class RecordedLeases:
         try:
             return self._pid_of(record.uuid)
         except OSError as error:
-            raise TransientError("look for its process", str(error)) from error
+            raise TransientError("find its process", str(error)) from error
 
     def held(self, record: Record) -> list[Lease]:
         """What the process of the domain holds.  Raises PermanentError when no process is proven."""
@@ -72,7 +72,7 @@ class RecordedLeases:
                 tried.append(f"{there.path} ({error.why})")
         by_hand = f"virsh start {as_argument(record.name, record.uuid)}"
         raise TransientError(
-            f"look for lease {lease}",
+            f"find lease {lease}",
             f"it is not where it was noted, nor where libvirt has it now: {', '.join(tried)}",
             f"bring its storage back to {lease.path}, or start the domain by hand: {by_hand}",
         )
@@ -86,12 +86,12 @@ class RecordedLeases:
     def refuse_other_holders(self, lease: Lease, before_start: bool) -> None:
         """Drop a domain whose LEASE another host holds: it runs there.
 
-        Where sanlock cannot tell yet whether that host lives, a start may be tried: sanlock itself decides.
+        Where sanlock does not know yet whether that host lives, a start may be tried: sanlock itself decides.
         """
         joined = self._sanlock.lockspaces().get(lease.lockspace)
         if joined is None:
             raise TransientError(
-                "look for other holders", f"lockspace {lease.lockspace} is not joined any more"
+                "check for other holders", f"lockspace {lease.lockspace} is not joined any more"
             )
         try:
             holders = self._sanlock.holders(lease, joined[0].host_id)
@@ -104,7 +104,7 @@ class RecordedLeases:
                 raise DropError(f"its lease {lease} is held by host_id {host_id}: it runs there")
             if state == "unknown" and not before_start:
                 raise TransientError(
-                    "look for other holders", f"host_id {host_id} has lease {lease}, and may be alive"
+                    "check for other holders", f"host_id {host_id} has lease {lease}, and may be alive"
                 )
 
     def why_left(self, domain: VirDomain | None, record: Record) -> VisitResult | None:

@@ -46,12 +46,12 @@ LOST_NOTHING = VisitResult(
 
 
 class RefusalError(Exception):
-    """The domain must not be resumed; the text says why."""
+    """The domain must not be resumed; the text is the reason."""
 
 
 class DropError(Exception):
-    """The domain is not ours any more; the text says why."""
+    """The domain is not ours any more; the text is the reason."""
 
 
 class UnusableError(Exception):
-    """No domain can have such a record; the text says why."""
+    """No domain can have such a record; the text is the reason."""

@@ -527,7 +527,7 @@ def test_processes_that_cannot_be_read_are_tried_again(paused: Scene) -> None:
     sanlock: Any = FakeSanlock(paused.world)
     domain_recovery = DomainRecovery(paused.world.connect, sanlock, paused.store, pid_of=fail)  # type: ignore[arg-type]
     finding = domain_recovery.visit(paused.record, ready=True)
-    assert (finding.verdict, "look for its process: " in finding.text) == (Verdict.AGAIN, True)
+    assert (finding.verdict, "find its process: " in finding.text) == (Verdict.AGAIN, True)
     assert "Too many open files" in finding.text
 
 
