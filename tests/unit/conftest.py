@@ -9,7 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from .examples import load_profile
 from .fake_host import Start
+
+load_profile()
 
 # Its own command line is what a QEMU's would be; it ends with its standard input.
 PROGRAM = "import sys; print(flush=True); sys.stdin.read()"

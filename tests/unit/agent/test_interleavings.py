@@ -26,6 +26,8 @@ from sanlock_helper.agent.stand_by import StandBy
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.spool import DONE, LATE_SECONDS, LOGGING, Spool, SpoolError
 
+from ..examples import pairs, part_of
+
 pytestmark = pytest.mark.pure
 
 LOCK = "../agent.lock"
@@ -436,7 +438,7 @@ class Helpers(RuleBasedStateMachine):
         assert [name for name in self.world.files if name[:1] != "."] == []
 
 
-Helpers.TestCase.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+Helpers.TestCase.settings = settings(max_examples=part_of(100), stateful_step_count=60, deadline=None)
 TestHelpers: Callable[..., Any] = Helpers.TestCase
 
 
@@ -462,29 +464,26 @@ SECOND_STEPS = 12
 @pytest.mark.parametrize("stand_bys", [0, 1])
 def test_two_processes_that_change_places_anywhere(monkeypatch: pytest.MonkeyPatch, stand_bys: int) -> None:
     monkeypatch.setattr(spool_module, "STAND_BYS", stand_bys)
-    for first in range(FIRST_STEPS):
-        for second in range(SECOND_STEPS):
-            Pair(first, second).check()
+    for first, second in pairs(FIRST_STEPS, SECOND_STEPS):
+        Pair(first, second).check()
 
 
 def test_an_agent_that_dies_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool_module, "STAND_BYS", 1)
-    for first in range(FIRST_STEPS):
-        for second in range(SECOND_STEPS):
-            pair = Pair(first, second)
-            if not pair.first.ended:
-                pair.die(0)
-            pair.check()
+    for first, second in pairs(FIRST_STEPS, SECOND_STEPS):
+        pair = Pair(first, second)
+        if not pair.first.ended:
+            pair.die(0)
+        pair.check()
 
 
 @pytest.mark.parametrize("killable", [True, False])
 def test_an_agent_that_is_stopped_anywhere(monkeypatch: pytest.MonkeyPatch, killable: bool) -> None:
     monkeypatch.setattr(spool_module, "STAND_BYS", 1)
-    for first in range(FIRST_STEPS):
-        for second in range(SECOND_STEPS):
-            pair = Pair(first, second)
-            pair.first.stopped = not pair.first.ended
-            pair.first.killable = killable or pair.first.has_both()
-            pair.stops += 1
-            pair.look_for_a_successor()
-            pair.check()
+    for first, second in pairs(FIRST_STEPS, SECOND_STEPS):
+        pair = Pair(first, second)
+        pair.first.stopped = not pair.first.ended
+        pair.first.killable = killable or pair.first.has_both()
+        pair.stops += 1
+        pair.look_for_a_successor()
+        pair.check()

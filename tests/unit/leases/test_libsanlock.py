@@ -21,6 +21,8 @@ import pytest
 
 from sanlock_helper.errors import PermanentError
 
+from ..examples import some_of
+
 try:
     from sanlock_helper.leases import libsanlock
 except PermanentError as error:
@@ -151,7 +153,7 @@ def test_no_answer_ends_the_process(daemon: Daemon, tmp_path: Path) -> None:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        for answer in hostile():
+        for answer in some_of(hostile()):
             daemon.answer = answer
             process.stdin.write("\n")
             process.stdin.flush()

@@ -23,6 +23,7 @@ from sanlock_helper.records.store import RecordStore  # noqa: E402
 from sanlock_helper.recovery.domain import DomainRecovery  # noqa: E402
 from sanlock_helper.recovery.verdict import Verdict, VisitResult  # noqa: E402
 
+from ..examples import part_of  # noqa: E402
 from ..fakes import Story  # noqa: E402
 from ..libvirt_errors import libvirt_error  # noqa: E402
 from ..recovery_world import OFF, PAUSED, RUNNING, SPACE, UUID, FakeSanlock, Killed, World  # noqa: E402
@@ -990,7 +991,7 @@ class Luck:
 EVENTS = sorted(name for name in vars(Luck) if not name.startswith("_") and name != "check")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=part_of(300), deadline=None)
 @given(
     action=st.sampled_from(["pause", "poweroff"]),
     noted=st.sampled_from(["lost", "late", "healthy"]),

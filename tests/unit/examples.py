@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How many inputs the tests try that have many: all with SANLOCK_HELPER_EXAMPLES=full, else a part.
+
+`make test` and CI set it.  `make unit`, which is run after each edit, tries a fifth.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+from hypothesis import settings
+
+Item = TypeVar("Item")
+
+VARIABLE = "SANLOCK_HELPER_EXAMPLES"
+FULL = os.environ.get(VARIABLE) == "full"
+
+# What is left of them: one in so many.
+SHARE = 5
+
+
+def part_of(number: int) -> int:
+    """NUMBER of examples, or the share of it that is tried here; at least one."""
+    return number if FULL else max(number // SHARE, 1)
+
+
+def some_of(items: Iterable[Item]) -> Iterator[Item]:
+    """ITEMS, or each fifth of them, the first among those."""
+    return iter(items) if FULL else islice(items, None, None, SHARE)
+
+
+def pairs(first: int, second: int) -> Iterator[tuple[int, int]]:
+    """Each pair of numbers below FIRST and SECOND, or a part in which each number still comes."""
+    for one in range(first):
+        for other in range(second):
+            if FULL or (one + other) % SHARE == 0:
+                yield one, other
+
+
+def load_profile() -> None:
+    """Have hypothesis try so many examples where a test does not name a number of its own."""
+    settings.register_profile("part", max_examples=part_of(100))
+    settings.register_profile("full", max_examples=100)
+    settings.load_profile("full" if FULL else "part")
