@@ -2,7 +2,7 @@
 # bash completion of virt-sanlock-helper: verbs, options and domain names.
 #
 # Verbs and options come from --help, so that they are those of the installed version; names come from virsh,
-# read-only, which asks nobody for a password.
+# read-only, which asks for no password.
 
 _virt_sanlock_helper_names() {
     local IFS=$'\n' name
@@ -17,7 +17,7 @@ _virt_sanlock_helper_words() {
 }
 
 _virt_sanlock_helper() {
-    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} verb= position=0 index
+    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} verb="" position=0 index
     COMPREPLY=()
     for ((index = 1; index < COMP_CWORD; index++)); do
         case ${COMP_WORDS[index]} in
@@ -26,17 +26,17 @@ _virt_sanlock_helper() {
         esac
     done
     if [[ $word == -* ]]; then
-        COMPREPLY=($(compgen -W "$(_virt_sanlock_helper_words $verb | grep -oE -- '--?[a-z][a-z-]*')" -- "$word"))
+        mapfile -t COMPREPLY < <(compgen -W "$(_virt_sanlock_helper_words ${verb:+"$verb"} | grep -oE -- '--?[a-z][a-z-]*')" -- "$word")
     elif [[ -z $verb ]]; then
-        COMPREPLY=($(compgen -W "$(_virt_sanlock_helper_words | sed -nE 's/^    ([a-z][a-z-]+)( .*)?$/\1/p')" -- "$word"))
+        mapfile -t COMPREPLY < <(compgen -W "$(_virt_sanlock_helper_words | sed -nE 's/^    ([a-z][a-z-]+)( .*)?$/\1/p')" -- "$word")
     elif [[ $previous == --journal ]]; then
-        COMPREPLY=($(compgen -f -- "$word"))
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
     elif [[ $previous == --connect || $previous == -c || $previous == --since ]]; then
         :
     elif [[ $verb == auth ]]; then
-        ((position == 0)) && COMPREPLY=($(compgen -W "check test" -- "$word"))
+        ((position == 0)) && mapfile -t COMPREPLY < <(compgen -W "check test" -- "$word")
     elif [[ $verb == run && $position == 0 ]]; then
-        COMPREPLY=($(compgen -W "poweroff restart pause ignore" -- "$word"))
+        mapfile -t COMPREPLY < <(compgen -W "poweroff restart pause ignore" -- "$word")
     elif [[ $verb != check ]]; then
         _virt_sanlock_helper_names "$word"
     fi

@@ -172,15 +172,3 @@ def test_the_source_archive_is_reproducible(ours: Built, tmp_path: Path) -> None
     (again,) = tmp_path.glob("*.tar.gz")
     (first,) = ours.spec.parent.glob("*.tar.gz")
     assert again.read_bytes() == first.read_bytes()
-
-
-def is_shell(path: Path) -> bool:
-    return path.read_text().startswith("#!/bin/sh\n")
-
-
-def test_the_shell_scripts_are_clean() -> None:
-    need_programs("shellcheck")
-    scripts = [str(path) for path in (ROOT / "packaging").iterdir() if path.is_file() and is_shell(path)]
-    scripts += ["tests/matrix/build-modular", "tests/pure", ".ci/run"]
-    assert len(scripts) > 7
-    subprocess.run(["shellcheck", *scripts], cwd=ROOT, check=True)
