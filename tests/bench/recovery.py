@@ -20,6 +20,7 @@ from ..e2e.recovery import HELPER, POLICY, RUN_RECORDS, TOP, URI, path_unit, rec
 from ..e2e.stack import Stack
 from ..e2e.waiting import wait_for
 from .one_call import compile_packages
+from .report import NOT_MEASURED
 from .storms import storm
 
 WITHOUT = Path(__file__).with_name("without_notes")
@@ -128,11 +129,11 @@ def outages(host: Host, slots: int) -> Times:
 
 
 def main() -> int:
-    """Print the table; the exit status is 1 when recovery costs more than it may."""
+    """Print the table; the exit status is 1 when recovery costs too much, 77 where no stack can run."""
     reasons = missing()
     if reasons:
         print("no outage can be made here; missing: " + ", ".join(reasons))
-        return 0
+        return NOT_MEASURED
     compile_packages()
     print(f"{'time until all are safe, medians':42}{'recovery':>10}{'without':>10}{'more, at most':>15}")
     good = True
