@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is shipped beside the program: manual pages, schemas, completion."""
+"""What is shipped beside the program: documents, manual pages, schemas, completion."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from sanlock_helper.invocation import HELP
 
 TOP = Path(__file__).parents[2]
 PAGES = sorted((TOP / "packaging/man").glob("*.rst"))
+DOCUMENTS = [*sorted(TOP.glob("*.md")), *sorted((TOP / "docs").glob("*.md"))]
+DOCUMENTS.remove(TOP / "CHANGELOG.md")
 SCHEMAS = sorted((TOP / "packaging/schema").glob("*.json"))
 
 
@@ -82,15 +84,88 @@ def test_schema_is_valid_and_names_itself(path: Path) -> None:
     assert re.fullmatch(rf"urn:virt-sanlock-helper:{path.stem}:\d+", schema["$id"])
 
 
-def test_what_the_readme_makes_can_be_made() -> None:
+def prose(text: str) -> str:
+    """TEXT of a document without its blocks, which show commands and what they print."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^(?: {4}|\t).*$", "", text, flags=re.MULTILINE)
+
+
+def test_what_the_documents_make_can_be_made() -> None:
     targets = re.findall(r"^([a-z0-9]+(?: [a-z0-9]+)*):", (TOP / "Makefile").read_text(), re.MULTILINE)
     known = {name for target in targets for name in target.split()}
-    readme = (TOP / "README.md").read_text()
-    logged = re.findall(r"(?:^    |`)(?:REQUIRE=1 )?make ([a-z0-9]+)", readme, re.MULTILINE)
-    assert set(logged) <= known
+    made: set[str] = set()
+    for path in DOCUMENTS:
+        command = r"(?:^ {4}|`)(?:REQUIRE=1 )?make((?: [a-z0-9]+)+)"
+        for words in re.findall(command, path.read_text(), re.MULTILINE):
+            made |= set(words.split())
+    assert {"deps", "demo", "test", "bench", "install", "rpm"} <= made <= known
     # For developers each is listed once.
-    listed = re.findall(r"^    make (\w+)", readme.partition("## For developers")[2], re.MULTILINE)
+    listed = re.findall(r"^    make (\w+)", (TOP / "docs/testing.md").read_text(), re.MULTILINE)
     assert len(listed) == len(set(listed)) > 5
+
+
+def test_the_first_screen_is_short_and_has_no_measured_times() -> None:
+    readme = (TOP / "README.md").read_text()
+    assert len(readme.splitlines()) <= 120
+    assert not re.findall(r"\d+\.\d+ (?:s|ms|MiB)\b", readme)
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of the headings of a document, as the common hosts of repositories make them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# Written with the events themselves.
+TO_COME = {TOP / "docs/events.md"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_each_link_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if re.match(r"[a-z]+://", target):
+            continue
+        name, _, anchor = target.partition("#")
+        found = (path.parent / name).resolve() if name else path
+        if found in TO_COME and not found.exists():
+            continue
+        assert found.exists(), f"{path.name}: {target}"
+        assert not anchor or anchor in anchors(found), f"{path.name}: {target}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_each_file_that_a_document_names_is_there(path: Path) -> None:
+    text = path.read_text()
+    named = re.findall(r"(?<![\w/.-])((?:helper|auth|tests|packaging|docs|\.ci)/[\w./-]*\w)", text)
+    named += re.findall(r"(?<![\w/.-])([\w-]+\.(?:py|rst|toml|yaml))\b", text)
+    for name in named:
+        if TOP / name in TO_COME:
+            continue
+        assert (TOP / name).exists() or list(TOP.glob(f"[!.]*/**/{name}")), f"{path.name}: {name}"
+
+
+def test_each_document_is_linked_from_the_first_one() -> None:
+    readme = TOP / "README.md"
+    linked = {(TOP / name).resolve() for name in re.findall(r"\]\(([^)#\s]+)", readme.read_text())}
+    assert set(DOCUMENTS) - {readme} <= linked
+
+
+# See CONTRIBUTING.md, Words.
+WORDS = re.compile(
+    r"\b(?:tell|tells|telling|told|say|says|saying|said|look|looks|looked|looking"
+    r"|somebody|nobody|anybody|whoever|someone)\b",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *PAGES, TOP / "CHANGELOG.md"], ids=lambda path: path.name)
+def test_the_rule_of_words_is_kept(path: Path) -> None:
+    text = path.read_text()
+    if path.name == "CONTRIBUTING.md":
+        # There it is given.
+        text = text.replace(text[text.index("| not | but |") : text.index("A journal line is read at")], "")
+    found = [line for line in prose(text).splitlines() if WORDS.search(line)]
+    assert found == []
 
 
 COMPLETE = """

@@ -102,9 +102,9 @@ def test_the_drop_in_serves_there_too(debian: Machine) -> None:
     debian.stop_sanlock()
 
 
-def readme_block(heading: str) -> str:
-    """The first block of commands behind HEADING in the README."""
-    text = (ROOT / "README.md").read_text().split(f"{heading}\n", 1)[1]
+def documented(heading: str) -> str:
+    """The first block of commands behind HEADING in docs/install.md."""
+    text = (ROOT / "docs/install.md").read_text().split(f"{heading}\n", 1)[1]
     lines = text.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("    "))
     block = []
@@ -115,13 +115,13 @@ def readme_block(heading: str) -> str:
     return "\n".join(block)
 
 
-@pytest.mark.parametrize("how", ["activate", "README"])
+@pytest.mark.parametrize("how", ["activate", "document"])
 def test_a_diversion_outlives_the_owners_update(debian: Machine, tmp_path: Path, how: str) -> None:
     before = debian.path(STOCK).read_bytes()
     if how == "activate":
         debian.run(COMMAND, "activate", "--yes")
     else:
-        debian.run("sh", "-euc", readme_block("### Debian, by hand"))
+        debian.run("sh", "-euc", documented("### Debian, by hand"))
     assert owner() in debian.run("dpkg-query", "-S", STOCK).stdout
     assert f"local diversion of {STOCK} to {STOCK}.distrib" in debian.run("dpkg-divert", "--list").stdout
     debian.start_sanlock()

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import HelperError, needs_root
 from .host import ASIDE, Host
 
-_DPKG_HINT = "see README, Debian"
+_DPKG_HINT = "see docs/install.md, Debian"
 
 
 def is_active(host: Host) -> bool:
