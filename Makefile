@@ -1,15 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
-# make demo   all four actions on libvirt's embedded test driver, state shown before and after
-# make test   the whole suite, on a real sanlock, libvirtd and QEMU
-# make bench  one call, and storms of calls, beside libvirt's C helper; storms and outages beside no recovery
-# make packaging  the suite of the package: RPM, systemd, SELinux
-# make rpm    the RPMs, in dist/;  make srpm: the source RPM
-# make matrix   unit, integration and e2e tests in a root of Debian 13; ROOT=forky: of that suite, DAEMON=virtqemud
-#               WITHOUT=python3-sanlock COMMAND='make packaging'
-# make install DESTDIR= PREFIX=/usr/local
-#
-# The first two install what is missing, with apt or dnf, and do so once.
+# `make` lists the targets.  None but deps installs a package of the distribution; most make .venv first, a virtual
+# environment with the tools of packaging/requirements-test.txt.
 
 # The distribution's interpreter: it is the one that sees libvirt and sanlock.
 PYTHON := /usr/bin/python3
@@ -27,42 +19,53 @@ DIST := dist
 # Options for rpmbuild: --nodeps where the distribution's packages are no RPMs.
 RPMBUILD_OPTIONS ?= $(shell rpm -q rpm >/dev/null 2>&1 || echo --nodeps)
 
-.PHONY: all demo test unit integration e2e modular packaging bench matrix lint pure man dependencies dependencies-test clean source srpm rpm install
+# The targets named together are made in that order, also with -j: `make deps test`.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help deps demo test unit integration e2e modular packaging bench matrix lint pure man clean source srpm rpm install
 
-all: test
+# What stands behind a target and two number signs.
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9 ]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-dependencies:
-	@packaging/dependencies run
-
-dependencies-test:
+deps: ## install what the program and its tests need, with apt or dnf; root
 	@packaging/dependencies test
 
 $(VENV)/.done: packaging/requirements-test.txt packaging/dependencies packaging/newer-sanlock packaging/newer-glib
-	@packaging/dependencies test
+	@packaging/dependencies --check test || echo "tests that need these are left out; REQUIRE=1 makes them fail"
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r packaging/requirements-test.txt
 	@packaging/newer-sanlock $(VENV)/sanlock || echo "no newer sanlock was had: the test that needs one is left out"
 	@packaging/newer-glib $(VENV)/glib || echo "no newer GLib was had: the test that needs one is left out"
 	@touch $@
 
-demo: dependencies
+demo: ## all four actions on libvirt's embedded test driver, the state shown before and after
+	@packaging/dependencies --check run
 	@tests/demo
 
-test: $(VENV)/.done lint pure man
+# All random examples; see tests/unit/examples.py.
+test: export SANLOCK_HELPER_EXAMPLES = full
+test: $(VENV)/.done lint pure man ## lint, unit, integration, e2e, the oldest and newest Python, coverage; root
 	rm -f .coverage*
 	$(BIN)/coverage run -m pytest -n 3 --dist loadgroup --ignore=tests/packaging tests
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-unit integration e2e: $(VENV)/.done
-	$(BIN)/pytest -n 3 tests/$@
+unit: $(VENV)/.done ## the tests of the modules, with fewer random examples than `make test`; no root
+	$(BIN)/pytest -n auto --durations=10 tests/unit
+
+integration: $(VENV)/.done ## the executables on libvirt's test driver
+	$(BIN)/pytest -n 3 tests/integration
+
+e2e: $(VENV)/.done ## outages on a real sanlock, a real libvirtd and real QEMU processes; root
+	$(BIN)/pytest -n 3 tests/e2e
 
 # What depends on libvirt's daemon, for another one than the usual (SANLOCK_HELPER_DAEMON).
-modular: $(VENV)/.done
+modular: $(VENV)/.done ## the e2e tests that depend on libvirt's daemon, for another one; root
 	$(BIN)/pytest -n 3 -m modular tests/e2e
 
 # The package: built, installed, updated and erased under systemd.
-packaging: $(VENV)/.done
+packaging: $(VENV)/.done ## the RPM and `make install` under systemd in a container, the SELinux policy; root
 	$(BIN)/pytest tests/packaging
 
 # The suite in the root of another Debian; its archive is kept in ~/.cache.  COMMAND: what is run there.
@@ -70,49 +73,51 @@ ROOT := trixie
 DAEMON := libvirtd
 WITHOUT :=
 COMMAND := make unit integration e2e
-matrix: $(VENV)/.done
+matrix: $(VENV)/.done ## unit, integration and e2e in a root of another Debian: ROOT=, DAEMON=, WITHOUT=, COMMAND=; root
 	$(BIN)/python -m tests.matrix --root $(ROOT) --daemon $(DAEMON) $(WITHOUT:%=--without %) -- $(COMMAND)
 
-lint: $(VENV)/.done
+lint: $(VENV)/.done ## ruff, mypy --strict, shellcheck: as in .pre-commit-config.yaml
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy tests
+	tests/shell
 
 # The parts that need no libvirt, under the oldest and the newest Python that are here.
-pure: $(VENV)/.done
+pure: $(VENV)/.done ## the tests that need nothing but Python, under 3.9 and 3.13 where those are here
 	@tests/pure
 
 # A warning of docutils is an error here.
-man: $(VENV)/.done
+man: $(VENV)/.done ## the manual pages, into build/man
 	@mkdir -p build/man
 	@for page in packaging/man/*.rst; do \
 		$(BIN)/python -m docutils --writer=manpage --strict $$page build/man/$$(basename $$page .rst) || exit 1; \
 	done
 
-bench: $(VENV)/.done
+# Each part writes its table into docs/benchmarks.md, whether it kept its limits or not.
+bench: $(VENV)/.done ## measure beside libvirt's C helper, and write docs/benchmarks.md; root
 	@failed=0; for part in one_call storms recovery; do \
-		$(BIN)/python -m tests.bench.$$part || failed=1; \
+		$(BIN)/python -m tests.bench $$part || failed=1; \
 	done; exit $$failed
 
-install:
+install: ## the program without a package: PREFIX=/usr/local, DESTDIR=, STOCK_HELPER=
 	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PYTHON='$(PYTHON)' packaging/install
 
-source:
+source: ## the source archive and the spec file, into dist
 	@packaging/make-source $(DIST)
 
-srpm: source
+srpm: source ## dist/*.src.rpm
 	rpmbuild -bs $(RPMBUILD_OPTIONS) --define '_topdir $(CURDIR)/$(DIST)/rpmbuild' \
 	    --define '_sourcedir $(CURDIR)/$(DIST)' --define '_srcrpmdir $(CURDIR)/$(DIST)' \
 	    $(DIST)/virt-sanlock-helper.spec
 
 # The unit tests of %check run with the tools of the virtual environment, where rpm does not know python3-pytest.
-rpm: source $(VENV)/.done
+rpm: source $(VENV)/.done ## dist/noarch/*.rpm, on Debian too
 	rpmbuild -ba $(RPMBUILD_OPTIONS) --define '_topdir $(CURDIR)/$(DIST)/rpmbuild' \
 	    --define '_sourcedir $(CURDIR)/$(DIST)' --define '_srcrpmdir $(CURDIR)/$(DIST)' \
 	    --define '_rpmdir $(CURDIR)/$(DIST)' --define 'check_python $(CURDIR)/$(BIN)/python' \
 	    $(DIST)/virt-sanlock-helper.spec
 
-clean:
+clean: ## remove what these targets make here
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -61,7 +61,7 @@ def make_root(suite: str, target: Path) -> None:
             f"{SOURCE}/{name}", (CHECKOUT / name).read_text(), (CHECKOUT / name).stat().st_mode & 0o777
         )
     passed = settings.environment(os.environ)
-    root.must("make", "-C", SOURCE, "dependencies-test", env=passed)
+    root.must("make", "-C", SOURCE, "deps", env=passed)
     root.write("/etc/pip.conf", settings.pip_conf(settings.pip_settings()))
     root.must("make", "-C", SOURCE, ".venv/.done", env=passed, binds=settings.named_paths())
     root.must("apt-get", "clean")
