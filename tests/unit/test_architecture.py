@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .test_layers import FAST, GROUND, TOP, arrows
+from .layers import FAST, GROUND, TOP, arrows
 
 pytestmark = pytest.mark.pure
 

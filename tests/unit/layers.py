@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The packages of the program and the arrows between them, as its imports have them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+TOP = Path(__file__).parents[2] / "helper" / "sanlock_helper"
+
+# Modules on the top shelf that every package may use.
+GROUND = {"__init__", "command", "errors", "escapes", "events", "journal", "memory_limits", "threads"}
+# The killpath's fast path.
+FAST = {"invocation", "killpath", "spool"}
+
+
+def imported(path: Path, top: Path) -> Iterator[str]:
+    """The packages, and the modules of the top shelf, that the module at PATH imports from below TOP."""
+    package = path.relative_to(top).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            for alias in node.names:
+                found = module[0] if module else alias.name
+                yield found if (top / found).is_dir() or (top / f"{found}.py").exists() else "__init__"
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+            )
+            assert not any(name.split(".")[0] == top.name for name in names), (
+                f"{path}: write relative imports"
+            )
+
+
+def arrows(top: Path) -> set[tuple[str, str]]:
+    """Each (package, package that it imports) below TOP; a module of the top shelf stands for itself."""
+    found = set()
+    for path in sorted(top.rglob("*.py")):
+        parts = path.relative_to(top).parts
+        here = parts[0] if len(parts) > 1 else path.stem
+        found |= {(here, other) for other in imported(path, top) if other != here}
+    return found
