@@ -18,7 +18,7 @@ from types import TracebackType
 from tests.e2e import helper, preconditions
 from tests.e2e.leases import Kill, Lockspace, parse_kills, parse_lockspaces
 from tests.e2e.namespace import CommandError
-from tests.e2e.unshared import ENVIRONMENT, Unshared, children
+from tests.e2e.unshared import ENVIRONMENT, PYTHON, Unshared, children
 from tests.e2e.waiting import wait_for
 
 BOOT = Path(__file__).with_name("boot.py")
@@ -191,6 +191,17 @@ class Machine:
         return "\n".join(said)
 
     # sanlock
+
+    def sanlock_python(self) -> str:
+        """The file of sanlock-python; empty where there is none."""
+        find = "import importlib.util; print(getattr(importlib.util.find_spec('sanlock'), 'origin', ''))"
+        return self.run(PYTHON, "-Ic", find).stdout.strip()
+
+    def remove_sanlock_python(self) -> None:
+        """Take it away, as the distributions have done that ship sanlock 5."""
+        # There may be another one further down the path.
+        while found := self.sanlock_python():
+            self.run("rm", found)
 
     def sanlock_pid(self) -> int:
         """The pid of the service, 0 when it is down."""

@@ -6,32 +6,36 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e import stack
 from tests.e2e.leases import LOCKSPACE
+from tests.e2e.preconditions import need
 from tests.e2e.waiting import wait_for
+from tests.schemas import validated
 
 from . import packages
-from .machine import STOCK, Machine
+from .machine import STOCK, Machine, missing
 from .packages import OWNER, Built
 
 OURS = "/usr/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
 LEASES = "/var/lib/libvirt/sanlock"
 UUID = "0f6b2a3e-7d2c-4a6b-9a53-5d1a4b1b7c11"
-XML = f"""\
+HELD_UUID = "3c1f7d52-9a0e-4b7c-8f66-2d5e9b1a7c22"
+XML = """\
 <domain type='qemu'>
-  <name>guest</name>
-  <uuid>{UUID}</uuid>
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
   <memory unit='MiB'>16</memory>
   <os><type arch='x86_64' machine='pc'>hvm</type></os>
-  <on_lockfailure>poweroff</on_lockfailure>
+  <on_lockfailure>{action}</on_lockfailure>
   <devices>
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw'/>
-      <source file='/var/lib/libvirt/images/guest.img'/>
+      <source file='/var/lib/libvirt/images/{name}.img'/>
       <target dev='vda' bus='virtio'/>
     </disk>
     <controller type='usb' model='none'/>
@@ -46,33 +50,69 @@ LOST_SECONDS = 8
 SAFE_SECONDS = LOST_SECONDS + 20
 
 
-@pytest.fixture(scope="module")
-def host(booted: Machine, owners: Path, ours: Built) -> Machine:
+@pytest.fixture(scope="module", params=["python3-sanlock", "no python3-sanlock"])
+def host(request: pytest.FixtureRequest, owners: Path, ours: Built) -> Iterator[Machine]:
     """A host with both packages, sanlock.service, libvirtd and a lockspace."""
-    for package in (packages.owner(owners, OWNER, "1"), ours.main):
-        shutil.copy(package, booted.path("/var/tmp"))
-        booted.rpm("-i", f"/var/tmp/{package.name}")
-    booted.write("/etc/libvirt/qemu.conf", stack.QEMU_CONF)
-    booted.write("/etc/libvirt/libvirtd.conf", 'auth_unix_rw = "none"\n')
-    booted.write("/etc/libvirt/virtlogd.conf", "")
+    need(missing(), "no machine can be booted here")
+    with Machine() as machine:
+        if request.param == "no python3-sanlock":
+            machine.remove_sanlock_python()
+        elif not machine.sanlock_python():
+            pytest.skip("this distribution has no python3-sanlock")
+        set_up(machine, packages.owner(owners, OWNER, "1"), ours.main)
+        define(machine, "guest", UUID, "poweroff")
+        define(machine, "held", HELD_UUID, "pause")
+        yield machine
+
+
+def set_up(machine: Machine, *rpms: Path) -> None:
+    """Install RPMS, start sanlock and libvirtd."""
+    for package in rpms:
+        shutil.copy(package, machine.path("/var/tmp"))
+        machine.rpm("-i", f"/var/tmp/{package.name}")
+    machine.write("/etc/libvirt/qemu.conf", stack.QEMU_CONF)
+    machine.write("/etc/libvirt/libvirtd.conf", 'auth_unix_rw = "none"\n')
+    machine.write("/etc/libvirt/virtlogd.conf", "")
     # sanlock runs as sanlock here, as it does in production.
     conf = stack.QEMU_SANLOCK_CONF.format(host_id=1, io_timeout=1, leases=LEASES).replace(
         '"root"', '"sanlock"'
     )
-    booted.write("/etc/libvirt/qemu-sanlock.conf", conf)
+    machine.write("/etc/libvirt/qemu-sanlock.conf", conf)
     for folder in (LEASES, "/var/lib/libvirt/images"):
-        booted.run("install", "-d", "-o", "sanlock", "-g", "sanlock", folder)
-    booted.start_sanlock()
-    booted.run("systemctl", "start", "libvirtd")
+        machine.run("install", "-d", "-o", "sanlock", "-g", "sanlock", folder)
+    machine.start_sanlock()
+    machine.run("systemctl", "start", "libvirtd")
     try:
-        wait_for(lambda: booted.run("virsh", "list", check=False).returncode == 0, 30, "libvirtd to answer")
+        wait_for(lambda: machine.run("virsh", "list", check=False).returncode == 0, 30, "libvirtd to answer")
     except AssertionError as error:
-        log = booted.run("journalctl", "-n", "50").stdout
+        log = machine.run("journalctl", "-n", "50").stdout
         raise AssertionError(f"{error}\n{log}") from error
-    booted.write("/var/lib/libvirt/images/guest.img", "\0" * 1024 * 1024)
-    booted.write("/run/guest.xml", XML)
-    booted.run("virsh", "define", "/run/guest.xml")
-    return booted
+
+
+def define(machine: Machine, name: str, uuid: str, action: str) -> None:
+    """Define a VM with a disk."""
+    machine.write(f"/var/lib/libvirt/images/{name}.img", "\0" * 1024 * 1024)
+    machine.write(f"/run/{name}.xml", XML.format(name=name, uuid=uuid, action=action))
+    machine.run("virsh", "define", f"/run/{name}.xml")
+
+
+def wait_for_line(host: Machine, words: str, seconds: float) -> str:
+    """Wait for a line of ours in the journal that has WORDS, return it."""
+
+    def find() -> str:
+        return next((line for line in host.journal().splitlines() if words in line), "")
+
+    return wait_for(find, seconds, words)
+
+
+def check_leases(host: Machine, number: int) -> None:
+    """All that `check` reads of sanlock is read, and NUMBER leases are held."""
+    answer = validated(host.run("virt-sanlock-helper", "check", "--json", check=False).stdout, "check")
+    findings = {finding["name"]: finding for finding in answer["checks"]}
+    assert [name for name, found in findings.items() if found["found"].startswith("not checked")] == []
+    verdicts = {name: findings[name]["verdict"] for name in ("python", "sanlock", "lockspace", "leases")}
+    assert set(verdicts.values()) == {"pass"}, findings
+    assert findings["leases"]["found"] == f"{number} leases of running domains are there and held"
 
 
 def lose_the_storage(host: Machine) -> bytes:
@@ -136,18 +176,24 @@ def test_half_an_update_still_makes_the_vm_safe(host: Machine) -> None:
     bring_it_back(host, data)
 
 
-def test_recovery_brings_it_back_by_itself(host: Machine) -> None:
+def test_recovery_brings_both_back_by_itself(host: Machine) -> None:
     # systemd-nspawn covers the kernel's id of this boot for all but services with ProtectKernelTunables.
     host.run("umount", "/proc/sys/kernel/random/boot_id")
-    host.run("virt-sanlock-helper", "policy", "guest", "--recover")
-    host.run("virsh", "start", "guest")
+    for name in ("guest", "held"):
+        host.run("virt-sanlock-helper", "policy", name, "--recover")
+        host.run("virsh", "start", name)
+    check_leases(host, 2)
     data = lose_the_storage(host)
+    line = wait_for_line(host, f"pause held {HELD_UUID}: done after", 20)
+    assert line.endswith("found running, suspended, verified paused, no lease held")
     wait_for(lambda: "recover: waiting for lockspace" in host.journal(), 30, "recovery to wait")
     with host.path(f"{LEASES}/{LOCKSPACE}").open("r+b") as file:
         file.write(data)
-    wait_for(lambda: f"recover guest {UUID}: done after" in host.journal(), 60, "recovery to be done")
-    assert "running" in host.run("virsh", "domstate", "guest").stdout
+    for name, uuid in (("guest", UUID), ("held", HELD_UUID)):
+        line = wait_for_line(host, f"recover {name} {uuid}: done after", 60)
+        assert line.endswith("verified running, 1 lease held")
     assert len(host.lockspaces()) == 1
+    check_leases(host, 2)
     # What the service may ask sanlock in its sandbox is enough to tell a loss from an administrator.
     age = (
         "import sys, time; sys.path.insert(0, '/usr/share/virt-sanlock-helper'); "
