@@ -120,8 +120,10 @@ class PausedJobs:
             _abort(domain)
         end = self._clock() + SETTLE_SECONDS
         while True:
+            # In this order: a state that is read when no job is left is no longer that of a job.
+            has_job = _has_job(domain)
             now = _state(domain)
-            if not ends_by_itself(*now) or not _is_under_way(domain, now):
+            if not ends_by_itself(*now) or not _is_under_way(now, has_job):
                 return now
             if self._clock() >= end:
                 return self._did_not_end(domain, now)
@@ -201,22 +203,33 @@ def _is_incoming(domain: VirDomain) -> bool:
     try:
         domain.jobInfo()
     except libvirt.libvirtError as error:
-        if is_unsupported(error):
-            return True
-        raise
+        if not is_unsupported(error) and not _is_off(error):
+            raise
+        return is_unsupported(error)
     return False
 
 
 def _has_job(domain: VirDomain) -> bool:
-    return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+    """Whether a job of DOMAIN is under way: never of one that is off.  Raises libvirtError."""
+    try:
+        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+    except libvirt.libvirtError as error:
+        if _is_off(error):
+            return False
+        raise
 
 
-def _is_under_way(domain: VirDomain, now: tuple[int, int]) -> bool:
+def _is_off(error: libvirt.libvirtError) -> bool:
+    """Whether ERROR says that the domain does not run: virDomainObjCheckActive(), src/conf/domain_conf.c."""
+    return bool(error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID)
+
+
+def _is_under_way(now: tuple[int, int], has_job: bool) -> bool:
     """Whether something is under way that will end the state NOW.
 
     Without a job it lasts: the job has ended, and libvirt could not let the domain run on.
     """
-    return now[0] != libvirt.VIR_DOMAIN_PAUSED or now in _WITHOUT_JOB or _has_job(domain)
+    return now[0] != libvirt.VIR_DOMAIN_PAUSED or now in _WITHOUT_JOB or has_job
 
 
 def _abort(domain: VirDomain) -> None:

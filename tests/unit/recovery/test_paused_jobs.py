@@ -152,6 +152,40 @@ def test_a_job_that_takes_a_while(tmp_path: Path) -> None:
     assert domain.now < 6
 
 
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize(
+    "after",
+    [
+        (OFF, libvirt.VIR_DOMAIN_SHUTOFF_SAVED),
+        (OFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED),
+        (RUNNING, libvirt.VIR_DOMAIN_RUNNING_UNPAUSED),
+    ],
+)
+@pytest.mark.parametrize("reason", [DUMP, libvirt.VIR_DOMAIN_PAUSED_MIGRATION])
+def test_a_job_that_ends_between_two_calls(
+    tmp_path: Path, reason: int, after: tuple[int, int], at: int
+) -> None:
+    """Its domain is off, for which libvirt gives an error, or runs on: neither stays paused."""
+
+    class Ends(Domain):
+        asked = 0
+
+        def jobInfo(self) -> list[int]:
+            self.asked += 1
+            if self.asked == at:
+                self.end_job()
+                self.reported = after
+            if self.reported[0] == OFF:
+                raise libvirt_error(libvirt.VIR_ERR_OPERATION_INVALID, message="domain is not running")
+            return super().jobInfo()
+
+    domain = Ends(reason)
+    domain.abort = lambda: None
+    scene = Scene(tmp_path, domain)
+    assert scene.settle() is None
+    assert (domain.asked >= at, domain.now < 1, scene.story.lines) == (True, True, [])
+
+
 @pytest.mark.parametrize("refuses", [True, False])
 def test_a_job_that_does_not_end_keeps_the_lockspace_out(tmp_path: Path, refuses: bool) -> None:
     def refuse() -> None:
