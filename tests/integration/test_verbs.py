@@ -286,11 +286,14 @@ def test_a_journal_without_an_end_takes_no_memory() -> None:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         # Enough for any journal's longest line, and far from what one endless line would take.
         resource.prlimit(process.pid, resource.RLIMIT_AS, (1 << 30, 1 << 30))
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(2)
-        process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        assert (process.wait(5), process.stderr.read()) == (130, "")
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(2)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            assert (process.wait(5), process.stderr.read()) == (130, "")
+        finally:
+            process.kill()
 
 
 def test_no_stdin_at_all() -> None:
