@@ -231,7 +231,7 @@ def test_a_user_who_is_not_root_is_told_so(calm: Stack) -> None:
     calm.run("chmod", "0700", RUN_RECORDS.rpartition("/")[0])
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     # As where polkit or libvirtd.conf keeps others out.
-    socket = calm.path("/run/libvirt/libvirt-sock")
+    socket = calm.path(calm.libvirtd.socket)
     mode = socket.stat().st_mode & 0o777
     socket.chmod(0o700)
     for words, status, logged in BY_NOBODY:
@@ -360,7 +360,7 @@ def test_run_and_the_morning_after(stack: Stack) -> None:
     wait_for(lambda: not stack.lockspaces(), 10, "sanlock to leave the lockspace")
     lockspace = checks(stack)["lockspace"]
     assert (lockspace["verdict"], lockspace["found"].partition(":")[0]) == ("fail", "none is joined")
-    assert "systemctl restart libvirtd" in lockspace["remedy"]
+    assert f"systemctl restart {stack.libvirtd.name}" in lockspace["remedy"]
     stack.storage.restore()
     stack.libvirtd.restart()
     assert checks(stack)["lockspace"]["verdict"] == "pass"

@@ -29,6 +29,12 @@ Maker = Callable[[int], TestDomains]
 
 
 @pytest.fixture
+def stack(monolithic: Stack) -> Stack:
+    """libvirt's test driver is in libvirtd alone."""
+    return monolithic
+
+
+@pytest.fixture
 def domains(stack: Stack) -> Iterator[Maker]:
     """A function that makes so many running domains."""
     made: list[TestDomains] = []

@@ -46,11 +46,11 @@ def assert_passed(found: dict[str, dict[str, str]], *names: str) -> None:
 def ours(calm: Stack) -> Iterator[Stack]:
     """The shared stack with our helper at libvirt's path, and its configuration put back afterwards."""
     install_ours(calm)
-    names = ["qemu.conf", "qemu-sanlock.conf", "libvirtd.conf"]
-    kept = {name: calm.path(f"/etc/libvirt/{name}").read_text() for name in names}
+    paths = ("/etc/libvirt/qemu.conf", SANLOCK_CONF, calm.libvirtd.conf)
+    kept = {path: calm.path(path).read_text() for path in paths}
     yield calm
-    for name, text in kept.items():
-        calm.path(f"/etc/libvirt/{name}").write_text(text)
+    for path, text in kept.items():
+        calm.path(path).write_text(text)
 
 
 def test_a_host_in_order_fails_nothing_but_what_a_stack_lacks(ours: Stack) -> None:
@@ -71,7 +71,7 @@ def test_files(ours: Stack) -> None:
     edit(ours, SANLOCK_CONF, "io_timeout", "io_timeout = 20")
     edit(ours, SANLOCK_CONF, "user", 'user = "nobody"')
     edit(ours, "/etc/libvirt/qemu.conf", "lock_manager", 'lock_manager = "lockd"')
-    with ours.path("/etc/libvirt/libvirtd.conf").open("a") as conf:
+    with ours.path(ours.libvirtd.conf).open("a") as conf:
         conf.write("max_clients = 5\n")
     ours.write("/etc/multipath.conf", "defaults {\n    no_path_retry queue\n}\n")
     ours.run("rm", "-rf", "/run/virt-sanlock-helper")
@@ -97,7 +97,7 @@ def test_files(ours: Stack) -> None:
     edit(ours, SANLOCK_CONF, "host_id", "host_id = 1")
     edit(ours, SANLOCK_CONF, "io_timeout", "io_timeout = 1")
     edit(ours, "/etc/libvirt/qemu.conf", "lock_manager", 'lock_manager = "sanlock"')
-    edit(ours, "/etc/libvirt/libvirtd.conf", "max_clients", "max_clients = 20")
+    edit(ours, ours.libvirtd.conf, "max_clients", "max_clients = 20")
     ours.write("/etc/multipath.conf", "defaults {\n    no_path_retry 1\n}\n")
     ours.run("chmod", "0700", "/run/virt-sanlock-helper")
     ours.run("mkdir", "/etc/cron.weekly")
@@ -155,8 +155,8 @@ def test_libvirtd_does_not_answer(ours: Stack) -> None:
     assert_found(
         found,
         {
-            "libvirtd": ("fail", "Failed to connect socket", "systemctl start libvirtd.socket"),
-            "authentication": ("warn", "libvirtd does not answer", ""),
+            "libvirtd": ("fail", "Failed to connect socket", f"systemctl start {ours.libvirtd.name}.socket"),
+            "authentication": ("warn", f"{ours.libvirtd.name} does not answer", ""),
             "leases": ("warn", "not checked: connect to qemu:///system", ""),
         },
     )
@@ -251,7 +251,7 @@ def test_sanlock_with_no_grace_and_no_watchdog_daemon(stacks: StackFactory) -> N
         {
             "watchdog": ("fail", "wdmd does not run", "systemctl enable --now wdmd"),
             "clock": ("fail", "another host may write before SIGKILL", "lower kill_grace_seconds"),
-            "lockspace": ("fail", "none is joined", "systemctl restart libvirtd"),
+            "lockspace": ("fail", "none is joined", f"systemctl restart {stack.libvirtd.name}"),
         },
     )
     stack.sanlock.stop()
@@ -328,7 +328,11 @@ def test_authentication(stack: Stack) -> None:
         checks(stack),
         {
             "authentication": ("fail", "auth_unix_rw is sasl", "[auth-libvirt-localhost]"),
-            "auth.conf groups": ("fail", "no authentication file, and libvirtd asks", "[credentials-NAME]"),
+            "auth.conf groups": (
+                "fail",
+                f"no authentication file, and {stack.libvirtd.name} asks",
+                "[credentials-NAME]",
+            ),
         },
     )
     good = AUTH_CONF.format("open sesame")
@@ -442,7 +446,7 @@ def test_storage_that_is_shared_and_takes_root_for_nobody(stack: Stack) -> None:
     assert_found(
         found,
         {
-            "lockspace": ("fail", "none is joined", "restart libvirtd"),
+            "lockspace": ("fail", "none is joined", f"restart {stack.libvirtd.name}"),
             # libvirt has removed the file whose owner it could not change.
             "root_squash": ("warn", "no file of libvirt's shows", "with no_root_squash"),
         },
@@ -457,7 +461,7 @@ def test_storage_that_is_shared_and_takes_root_for_nobody(stack: Stack) -> None:
     assert_found(
         checks(stack),
         {
-            "lockspace": ("fail", "none is joined", "restart libvirtd"),
+            "lockspace": ("fail", "none is joined", f"restart {stack.libvirtd.name}"),
             "root_squash": ("fail", "the server squashes root", "with no_root_squash, then restart"),
             "lease owner": ("warn", "not what is configured", "unless root_squash forbids that"),
         },

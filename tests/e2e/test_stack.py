@@ -528,7 +528,7 @@ def test_a_log_that_others_write_to(stack: Stack) -> None:
     log = stack.path("/var/log/sanlock.log")
     with log.open("ab") as file:
         file.write(b"open /\xff\xfe\n2026-11-22 19:58:30 999 [77777]: s1 kill 60 sig 9 count 41\n")
-    stack.path("/var/log/libvirtd.log").write_bytes(b"\xff\n")
+    stack.path(stack.libvirtd.logs[0]).write_bytes(b"\xff\n")
     send = "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect('/dev/log')\n"
     for message in (b"no priority", b"<999>none such", b"<5", b"\xff\xfe", b"<13>a\x85\xe2\x80\xa8b"):
         stack.run("/usr/bin/python3", "-ISc", f"{send}s.send({message!r})")
