@@ -58,6 +58,11 @@ def cgroup_roots() -> list[Path]:
     return found
 
 
+def cgroup_prefix() -> str:
+    """How the names of our cgroups begin, before a pid: with the PID namespace, which alone makes it one."""
+    return f"{CGROUP}{os.stat('/proc/self/ns/pid').st_ino}-"
+
+
 def remove_cgroup(top: Path) -> None:
     """Remove a cgroup without processes, and those below it."""
     for folder, _, _ in os.walk(top, topdown=False):
@@ -70,7 +75,7 @@ class Machine:
 
     def __init__(self) -> None:
         self._unshare: Unshared | None = None
-        self._cgroups = [root / f"{CGROUP}{os.getpid()}" for root in cgroup_roots()]
+        self._cgroups = [root / f"{cgroup_prefix()}{os.getpid()}" for root in cgroup_roots()]
         self.init_pid = 0
 
     def __enter__(self) -> Machine:
@@ -90,10 +95,11 @@ class Machine:
         self.close()
 
     def _start(self) -> None:
+        prefix = cgroup_prefix()
         for folder in self._cgroups:
-            for stale in folder.parent.glob(f"{CGROUP}*"):
+            for stale in folder.parent.glob(f"{prefix}*"):
                 # Of a run that was killed: all else went with it.
-                if not Path("/proc", stale.name[len(CGROUP) :]).exists():
+                if not Path("/proc", stale.name[len(prefix) :]).exists():
                     remove_cgroup(stale)
             folder.mkdir()
         self._unshare = Unshared(BOOT, *map(str, self._cgroups))
