@@ -27,8 +27,8 @@ WRITE = f"""\
 import sys
 sys.path[:0] = ["/usr/share/virt-sanlock-helper"]
 from sanlock_helper.records.record import Record
-from sanlock_helper.records import Records
-Records(sys.argv[1]).write(Record("{UUID}", "vm1", "qemu:///system", "poweroff"))
+from sanlock_helper.records.directory import RecordDirectory
+RecordDirectory(sys.argv[1]).write(Record("{UUID}", "vm1", "qemu:///system", "poweroff"))
 """
 
 
