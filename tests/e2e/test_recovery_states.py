@@ -106,8 +106,8 @@ def test_a_dump_under_way_at_the_loss_does_not_let_its_domain_run_on(stack: Stac
     assert records(stack) == set()
 
 
-@pytest.mark.parametrize(("job", "after"), [("save", ("shut off", "saved")), ("dump", ("paused", "dumping"))])
-def test_a_job_that_takes_no_abort_is_waited_for(stack: Stack, job: str, after: tuple[str, str]) -> None:
+@pytest.mark.parametrize(("job", "after"), [("save", "shut off"), ("dump", "paused")])
+def test_a_job_that_takes_no_abort_is_waited_for(stack: Stack, job: str, after: str) -> None:
     """QEMU has written all of it when the abort comes, so that it ends as it was meant to."""
     busy = stack.domain("busy", "pause", metadata=POLICY, memory_mib=256)
     held = stack.domain("held", "pause", metadata=POLICY)
@@ -117,7 +117,9 @@ def test_a_job_that_takes_no_abort_is_waited_for(stack: Stack, job: str, after: 
     leave_lockspace(stack)
     waiting = recover(stack)
     wait_for_state(held, "running", 60)
-    assert (busy.state(), has_job(stack, busy)) == (after, False)
+    # libvirt reports no job of a domain that is off.
+    assert busy.state().name == after
+    assert after == "shut off" or not has_job(stack, busy)
     assert waiting.wait(10) == 0
     assert records(stack) == ({busy.uuid} if job == "dump" else set())
 

@@ -50,6 +50,10 @@ _ACTIVE = libvirt.VIR_CONNECT_LIST_DOMAINS_PAUSED | libvirt.VIR_CONNECT_LIST_DOM
 _MIGRATING = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
 # The guest of a start has not run yet: it has no memory that could be older than its disks.
 _STARTING = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+# VIR_DOMAIN_PAUSED_API_ERROR, which libvirt-python has a name for since 9.2: a job is over, and libvirt could
+# not let the domain run on, as without its lockspace (qemuProcessStartCPUs() in libvirt
+# src/qemu/qemu_process.c).  Before 9.2 the reason stays that of the job.
+_NOT_CONTINUED = (libvirt.VIR_DOMAIN_PAUSED, 14)
 # These have no job that libvirt would report; their states go when they are over.
 _WITHOUT_JOB = (
     _STARTING,
@@ -103,11 +107,11 @@ class PausedJobs:
     def _settle_one(self, uri: str, domain: VirDomain, lockspace: Lockspace) -> None:
         try:
             found = _state(domain)
-            if not ends_by_itself(*found) or runs_elsewhere(*found) or not _is_concerned(domain, lockspace):
+            if found != _NOT_CONTINUED and (not ends_by_itself(*found) or runs_elsewhere(*found)):
                 return
-            if found == _MIGRATING and _is_incoming(domain):
+            if not _is_concerned(domain, lockspace) or (found == _MIGRATING and _is_incoming(domain)):
                 return
-            now = self._wait(domain, found)
+            now = found if found == _NOT_CONTINUED else self._wait(domain, found)
             if now[0] == libvirt.VIR_DOMAIN_PAUSED and now != _STARTING:
                 self._note(uri, domain, found, lockspace)
         except libvirt.libvirtError as error:

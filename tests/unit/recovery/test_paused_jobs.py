@@ -144,6 +144,25 @@ def test_a_job_that_is_over_already(tmp_path: Path) -> None:
     assert domain.aborts == 0
 
 
+def test_a_job_that_ended_before_the_first_call_or_between_two_tries(tmp_path: Path) -> None:
+    """From libvirt 9.2 on the reason is no longer the job's: libvirt could not let the domain run on."""
+    scene = Scene(tmp_path, Domain(14))
+    record = scene.settle()
+    assert record is not None
+    assert (record.mark, record.found) == ("refused", "paused (api error)")
+    assert (scene.domain.aborts, scene.domain.now) == (0, 0.0)
+    (line,) = [line for level, line in scene.story.lines if level == "error"]
+    assert "NOT DONE: it stays paused: it was paused (api error)" in line
+    scene.settle()
+    assert len(scene.story.lines) == 1
+
+
+def test_a_job_that_ended_so_in_another_lockspace(tmp_path: Path) -> None:
+    domain = Domain(14)
+    domain.lockspace = "other"
+    assert Scene(tmp_path, domain).settle() is None
+
+
 def test_a_job_that_takes_a_while(tmp_path: Path) -> None:
     domain = Domain()
     domain.abort = lambda: None
