@@ -169,6 +169,18 @@ def traceback_lines(error: BaseException) -> list[str]:
     return text.rstrip().split("\n")
 
 
+def log_debug(journal: Journal, line: str) -> None:
+    """Log LINE, which helps to find a defect; the caller has checked wants_debug() before."""
+    journal.log("debug", f"debug: {line}")
+
+
+def log_traceback(journal: Journal, error: BaseException) -> None:
+    """Log where a defect of this program has raised ERROR, if debug lines are wanted."""
+    if wants_debug():
+        for line in traceback_lines(error):
+            log_debug(journal, line)
+
+
 class Journal:
     """Where events are logged.  Levels are those an operator would expect.
 
@@ -190,8 +202,6 @@ class Journal:
         self._to_terminal = to_terminal
         self._to_journald = to_journald
         self._lines: SimpleQueue[Line | SimpleQueue[None]]
-        # Whether debug() logs; a caller that would make its line for nothing reads this before.
-        self.debugs = wants_debug()
         self._started = False
         # Whether the thread that writes runs.
         self._writes = False
@@ -206,7 +216,7 @@ class Journal:
             import syslog
             from _queue import SimpleQueue
 
-            if self.debugs:
+            if wants_debug():
                 import traceback  # noqa: F401  for traceback_lines()
             self._started = True
             self._lines = SimpleQueue()
@@ -238,17 +248,6 @@ class Journal:
     def crit(self, line: str) -> None:
         """Log what failed for good."""
         self.log("crit", line)
-
-    def debug(self, line: str) -> None:
-        """Log LINE, which begins with what it is about, if debug lines are wanted."""
-        if self.debugs:
-            self.log("debug", f"debug: {line}")
-
-    def log_traceback(self, error: BaseException) -> None:
-        """Log where a defect of this program has raised ERROR, if debug lines are wanted."""
-        if self.debugs:
-            for line in traceback_lines(error):
-                self.debug(line)
 
     def report(self, event: Event, receipt: Receipt | None = None) -> None:
         """Log EVENT at the level of its kind; RECEIPT as in log()."""

@@ -289,7 +289,7 @@ def by_record_alone(stack: Stack) -> None:
     text = run(stack, "history")
     assert (text.returncode, text.stderr.count("\n")) == (0, 1)
     assert "held: pause on record: found running, 1 lease held; how it ended is not in" in text.stdout
-    assert "held: waits for recovery, to be resumed if its policy says so" in text.stdout
+    assert "held: waits for recovery, to be resumed if its policy asks for it" in text.stdout
     last = {row["name"]: row["last"]["kind"] for row in document(stack, "status", "status")["domains"]}
     assert last == dict.fromkeys(stories, "on record")
 

@@ -31,8 +31,6 @@ class Clock:
 class Story:
     """A journal that keeps its lines, each with its level."""
 
-    debugs = False
-
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
 

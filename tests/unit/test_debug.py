@@ -22,7 +22,7 @@ from sanlock_helper.cli.verbs import history
 from sanlock_helper.errors import PermanentError
 from sanlock_helper.history.journal_entries import Entry
 from sanlock_helper.history.outages import events_of
-from sanlock_helper.journal import DEBUG_VARIABLE, Journal
+from sanlock_helper.journal import DEBUG_VARIABLE, Journal, log_debug, log_traceback, wants_debug
 
 HELPER = Path(__file__).parents[2] / "helper"
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
@@ -43,9 +43,10 @@ def logged(error: BaseException | None = None) -> list[tuple[int, str]]:
     lines: list[tuple[int, str]] = []
     journal = Journal(lambda priority, line: lines.append((priority, line)), lambda _line: None)
     journal.notice("done")
-    journal.debug("attempt 1")
+    if wants_debug():
+        log_debug(journal, "attempt 1")
     if error is not None:
-        journal.log_traceback(error)
+        log_traceback(journal, error)
     assert journal.flush(10)
     return lines
 

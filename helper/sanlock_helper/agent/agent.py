@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 from ..errors import AuthenticationError, GivenUpError, HelperError, PermanentError, TransientError
 from ..events import Event
-from ..journal import Journal, RepeatFilter
+from ..journal import Journal, RepeatFilter, log_debug, log_traceback, wants_debug
 from ..spool import LIFE_SECONDS, RUNTIME_DIR
 from ..threads import WorkerThreads
 from ..virt import AHEAD, IN_FLIGHT
@@ -278,7 +278,7 @@ class Agent:
         except Exception as error:
             # A defect of ours: the domain is made safe all the same.
             self._journal.report(job.event("defect-before-attempt", note=repr(error)))
-            self._journal.log_traceback(error)
+            log_traceback(self._journal, error)
         self._answers.put(lambda: self._prepared(job))
 
     def _prepared(self, job: Job) -> None:
@@ -388,9 +388,10 @@ class Agent:
 
     def _debug(self, execution: Execution, what: str) -> None:
         """Log WHAT an attempt does, if debug lines are wanted."""
-        if self._journal.debugs:
+        if wants_debug():
             job = execution.job
-            self._journal.debug(f"attempt {job.tries} of {job} over {execution.connection.uri}: {what}")
+            uri = execution.connection.uri
+            log_debug(self._journal, f"attempt {job.tries} of {job} over {uri}: {what}")
 
     def _park(self, execution: Execution) -> None:
         """A try is prepared, and waits for a slot; libvirtd owes it no answer meanwhile."""
@@ -495,7 +496,7 @@ class Agent:
         except Exception as error:
             # A defect of ours, or libvirt-python raised something else: one try fails, not the agent.
             answer = TransientError("internal error", repr(error))
-            self._journal.log_traceback(error)
+            log_traceback(self._journal, error)
         self._connections.give_back(connection)
         self._answers.put(lambda: self._answered(execution, answer))
 

@@ -10,7 +10,7 @@ import time
 from .. import IDENTIFIER
 from ..events import Event
 from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, USAGE, Invocation
-from ..journal import Journal, write_stderr
+from ..journal import Journal, log_traceback, write_stderr
 from ..leases.grace import Deadline, Grace
 from ..leases.sanlock_daemon import join_sanlock_group, run_dir
 from ..memory_limits import require_memory
@@ -149,7 +149,7 @@ class _Service:
             if self._spool.leave_to_stock(request.name, oldest, error):
                 raise
             self._journal.report(request.event("defect-after-service", note=repr(error)))
-            self._journal.log_traceback(error)
+            log_traceback(self._journal, error)
             return
         agent.close()
         self._reached = agent.reached(request) if self._reached is None else self._reached

@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 from ..errors import HelperError
 from ..events import RECOVER, Event
-from ..journal import Journal, RepeatFilter
+from ..journal import Journal, RepeatFilter, log_traceback
 from ..leases.held import Lockspace
 from ..leases.lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, NOT_THERE, Sanlock, SanlockError
 from ..threads import OneAtATime
@@ -272,7 +272,7 @@ class LockspaceWaits:
             why = str(error)
         except Exception as error:
             why = repr(error)
-            self._journal.log_traceback(error)
+            log_traceback(self._journal, error)
         self._answers.put(lambda: self._join_ended(name, why))
 
     def _join_ended(self, name: str, why: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 from ..errors import PermanentError
 from ..events import RECOVER, Event, outcome_parts
-from ..journal import Journal, RepeatFilter
+from ..journal import Journal, RepeatFilter, log_traceback
 from ..leases.held import Lockspace
 from ..leases.lockspaces import Sanlock
 from ..records.record import Record
@@ -204,7 +204,7 @@ class Recovery:
         except Exception as error:
             # A defect of ours: one domain is tried again, the others are brought back.
             finding = VisitResult(Verdict.AGAIN, f"internal error: {error!r}")
-            self._journal.log_traceback(error)
+            log_traceback(self._journal, error)
         self._answers.put(lambda: self._visited(pending, finding))
 
     def _visited(self, pending: PendingDomain, finding: VisitResult) -> None:
