@@ -116,10 +116,6 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-# Written with the events themselves.
-TO_COME = {TOP / "docs/events.md"}
-
-
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_each_link_leads_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
@@ -127,8 +123,6 @@ def test_each_link_leads_somewhere(path: Path) -> None:
             continue
         name, _, anchor = target.partition("#")
         found = (path.parent / name).resolve() if name else path
-        if found in TO_COME and not found.exists():
-            continue
         assert found.exists(), f"{path.name}: {target}"
         assert not anchor or anchor in anchors(found), f"{path.name}: {target}"
 
@@ -139,8 +133,6 @@ def test_each_file_that_a_document_names_is_there(path: Path) -> None:
     named = re.findall(r"(?<![\w/.-])((?:helper|auth|tests|packaging|docs|\.ci)/[\w./-]*\w)", text)
     named += re.findall(r"(?<![\w/.-])([\w-]+\.(?:py|rst|toml|yaml))\b", text)
     for name in named:
-        if TOP / name in TO_COME:
-            continue
         assert (TOP / name).exists() or list(TOP.glob(f"[!.]*/**/{name}")), f"{path.name}: {name}"
 
 
