@@ -19,6 +19,12 @@ PAGE = CHECKOUT / "docs" / "architecture.md"
 MOST_STEPS = 8
 
 
+@pytest.fixture(scope="module")
+def found() -> set[tuple[str, str]]:
+    """The arrows of the imports."""
+    return between(arrows(TOP))
+
+
 def between(found: set[tuple[str, str]]) -> set[tuple[str, str]]:
     """The arrows of FOUND that do not end in the base, which every package may use."""
     return {(here, other) for here, other in found if here not in GROUND and other not in GROUND}
@@ -42,15 +48,13 @@ def drawing(found: set[tuple[str, str]]) -> str:
     return "\n".join(f"    {here} --> {' & '.join(lines[here])}" for here in ordered)
 
 
-def test_the_drawing_has_the_arrows_of_the_imports() -> None:
-    found = between(arrows(TOP))
+def test_the_drawing_has_the_arrows_of_the_imports(found: set[tuple[str, str]]) -> None:
     in_page = drawn(PAGE.read_text(encoding="utf-8"))
     assert len(in_page) == len(set(in_page))
     assert set(in_page) == found, f"the drawing is now:\n{drawing(found)}"
 
 
-def test_an_arrow_more_or_less_is_found() -> None:
-    found = between(arrows(TOP))
+def test_an_arrow_more_or_less_is_found(found: set[tuple[str, str]]) -> None:
     text = f"```mermaid\nflowchart TD\n{drawing(found)}\n```\n"
     assert set(drawn(text)) == found
     assert set(drawn(text.replace("spool --> invocation\n", ""))) == found - {("spool", "invocation")}
