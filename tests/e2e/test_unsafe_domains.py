@@ -182,7 +182,15 @@ def test_a_pause_outlasts_a_live_dump(calm: Stack, options: list[str], state: st
             "sh", "-c", f"exec 3<>{pipe}; read go; {{ {reads}; }} >/dev/null", stdin=subprocess.PIPE
         )
         job = calm.popen(*calm.libvirtd.virsh("dump", domain.uuid, pipe, "--live", *options))
-        wait_for(lambda: "Dump" in calm.virsh("domjobinfo", domain.uuid), 10, "the dump")
+        wait_for(
+            lambda: job.poll() is not None or "Dump" in calm.virsh("domjobinfo", domain.uuid), 10, "the dump"
+        )
+        if job.poll() is not None:
+            _, errors = job.communicate()
+            reader.kill()
+            calm.run("rm", pipe)
+            assert "unsupported flags (0x2)" in errors, errors
+            pytest.skip("this libvirt (12.8 is one) dumps no domain live")
         wait_for(lambda: domain.state().name == state, 10, f"it to be {state}")
 
         call = calm.popen(str(HELPER), "--budget=12", URI, domain.uuid, "pause")
