@@ -17,21 +17,30 @@ from .unshared import ENVIRONMENT
 from .waiting import wait_for
 
 # A boot sector that adds 1 to a byte of each of 2816 pages at each tick of its clock, so that a migration of
-# 1 MiB a second has no end of its own. It is in 16 bits, with a data segment of 4 GiB.
+# 1 MiB a second has no end of its own.  48 MiB more it writes to once: after the switch to post-copy QEMU sends
+# what the guest uses without a limit (postcopy requests in QEMU migration/ram.c), and only the rest takes its
+# time.  It is in 16 bits, with a data segment of 4 GiB.
 DIRTIES = bytes.fromhex(
-    "fa 0f 01 16 39 7c"  # cli; lgdt [7c39h]
+    "fa 0f 01 16 52 7c"  # cli; lgdt [7c52h]
     "0f 20 c0 0c 01 0f 22 c0"  # mov eax, cr0; or al, 1; mov cr0, eax
     "bb 08 00 8e db"  # mov bx, 8; mov ds, bx
     "24 fe 0f 22 c0"  # and al, feh; mov cr0, eax
     "31 db 8e db fb"  # xor bx, bx; mov ds, bx; sti
+    "66 bb 00 00 c0 00"  # mov ebx, c00000h
+    "67 fe 03"  # once: inc byte [ebx]
+    "66 81 c3 00 10 00 00"  # add ebx, 1000h
+    "66 81 fb 00 00 c0 03"  # cmp ebx, 3c00000h
+    "72 ed"  # jb once
     "66 bb 00 00 10 00"  # first: mov ebx, 100000h
     "67 fe 03"  # next: inc byte [ebx]
     "66 81 c3 00 10 00 00"  # add ebx, 1000h
     "66 81 fb 00 00 c0 00"  # cmp ebx, c00000h
     "72 ed f4 eb e4"  # jb next; hlt; jmp first
-    "0f 00 3f 7c 00 00"  # what lgdt loads: the limit, and where the table is
+    "0f 00 58 7c 00 00"  # what lgdt loads: the limit, and where the table is
     "00 00 00 00 00 00 00 00 ff ff 00 00 00 92 cf 00"
 )
+
+MEMORY_MIB = 64
 
 # One of a host's sectors in a lockspace (struct leader_record in sanlock src/leader.h).
 SECTOR = 512
@@ -96,7 +105,9 @@ class Pair:
 
     def domain(self, name: str, on_lockfailure: str = "pause", *, transient: bool = False) -> Domain:
         """A domain of the source whose guest writes to its memory without end; it is to be brought back."""
-        domain = self.source.domain(name, on_lockfailure, transient=transient, metadata=POLICY)
+        domain = self.source.domain(
+            name, on_lockfailure, transient=transient, metadata=POLICY, memory_mib=MEMORY_MIB
+        )
         with self.source.path(domain.disks[0]).open("r+b") as disk:
             disk.write(DIRTIES.ljust(510, b"\0") + b"\x55\xaa")
         return domain
