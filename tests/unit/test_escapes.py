@@ -14,7 +14,7 @@ from sanlock_helper.agent.jobs import Job
 from sanlock_helper.agent.requests import Request
 from sanlock_helper.escapes import printable, quoted, unquoted
 from sanlock_helper.history.journal_entries import Entry
-from sanlock_helper.history.outages import Event, parse_line
+from sanlock_helper.history.outages import OutageEvent, parse_line
 from sanlock_helper.journal import Journal
 from sanlock_helper.leases.grace import Deadline
 from sanlock_helper.records.record import Record
@@ -50,7 +50,7 @@ NAMES = [
 ]
 
 
-def line(message: str) -> Event:
+def line(message: str) -> OutageEvent:
     event = parse_line(Entry(1000.0, "virt-sanlock-helper", message))
     assert event is not None
     return event

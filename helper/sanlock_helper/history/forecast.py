@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..leases.sanlock_status import SanlockStatus
 from ..leases.timeline import Timeline, timeline_of
 from ..virt.inventory import DomainConfig, KnownDomain
-from .outages import Event
+from .outages import OutageEvent
 
 # What the helper does, as a past participle, and what recovery does later.
 _DONE = {"poweroff": "powered off", "restart": "powered off", "pause": "paused"}
@@ -34,11 +34,11 @@ class Row:
     leases: dict[str, int] | None
     lost: tuple[str, ...]
     at_loss: AtLoss
-    last: Event | None
+    last: OutageEvent | None
 
 
 def make_rows(
-    domains: Iterable[KnownDomain], sanlock: SanlockStatus | None, last: Mapping[str, Event]
+    domains: Iterable[KnownDomain], sanlock: SanlockStatus | None, last: Mapping[str, OutageEvent]
 ) -> list[Row]:
     """The rows for DOMAINS; SANLOCK is None when it could not be asked, LAST the last event by UUID."""
     rows = []

@@ -55,7 +55,7 @@ _KILLS = ("sigkill", "sigterm")
 
 
 @dataclass(frozen=True)
-class Event:
+class OutageEvent:
     """Something that was logged: see events.Event for what this program logs.
 
     `kind` is done, not done, failed, try, ignored, note or on record for a domain; lost, sigterm or sigkill
@@ -80,11 +80,11 @@ class Event:
 
 
 @dataclass
-class Story:
+class DomainOutage:
     """What happened to one domain in one outage; `waiting` is the record of it that recovery still has."""
 
     uuid: str
-    events: list[Event] = field(default_factory=list)
+    events: list[OutageEvent] = field(default_factory=list)
     waiting: Record | None = None
 
     @property
@@ -93,19 +93,19 @@ class Story:
         return next((event.name for event in reversed(self.events) if event.name), "")
 
     @property
-    def actions(self) -> list[Event]:
+    def actions(self) -> list[OutageEvent]:
         """What was done on the loss."""
         return [event for event in self.events if event.action in ACTIONS]
 
     @property
-    def outcome(self) -> Event | None:
+    def outcome(self) -> OutageEvent | None:
         """How the action ended, as far as that was logged."""
         actions = self.actions
         logged = [event for event in actions if event.kind not in ("try", "note")] or actions
         return logged[-1] if logged else None
 
     @property
-    def came_back(self) -> list[Event]:
+    def came_back(self) -> list[OutageEvent]:
         """What recovery logged."""
         return [event for event in self.events if event.action not in ACTIONS]
 
@@ -120,18 +120,18 @@ class Outage:
     began: float
     ended: float
     lost: list[float] = field(default_factory=list)
-    sigkills: list[Event] = field(default_factory=list)
-    sigterms: list[Event] = field(default_factory=list)
-    stories: dict[str, Story] = field(default_factory=dict)
+    sigkills: list[OutageEvent] = field(default_factory=list)
+    sigterms: list[OutageEvent] = field(default_factory=list)
+    domains: dict[str, DomainOutage] = field(default_factory=dict)
 
 
-def events_of(entries: Iterable[Entry]) -> list[Event]:
+def events_of(entries: Iterable[Entry]) -> list[OutageEvent]:
     """The events in ENTRIES; lines that are none are skipped."""
     found = (_sanlocks(entry) if entry.identifier == SANLOCK else parse_line(entry) for entry in entries)
     return [event for event in found if event is not None]
 
 
-def parse_line(entry: Entry) -> Event | None:
+def parse_line(entry: Entry) -> OutageEvent | None:
     """Read an entry of our own journal that is about a domain: see events.py for what is logged."""
     logged = read_event(entry.message, entry.fields) if entry.identifier == IDENTIFIER else None
     if logged is None or not logged.uuid:
@@ -140,7 +140,7 @@ def parse_line(entry: Entry) -> Event | None:
     parts = logged.parts
     text = entry.message.partition(": ")[2] if parse_head(entry.message) else entry.message
     holder = _HOLDER.search(text)
-    return Event(
+    return OutageEvent(
         entry.time,
         kind,
         action=logged.action,
@@ -164,17 +164,17 @@ def _number(text: str | None) -> int | None:
     return None if number is None else int(number)
 
 
-def _sanlocks(entry: Entry) -> Event | None:
+def _sanlocks(entry: Entry) -> OutageEvent | None:
     if _LOST.match(entry.message):
-        return Event(entry.time, "lost", text=entry.message)
+        return OutageEvent(entry.time, "lost", text=entry.message)
     kill = _KILL.match(entry.message)
     if kill is None:
         return None
     kind, pid, count = _SIGNALS[kill["signal"]], int(kill["pid"]), int(kill["count"])
-    return Event(entry.time, kind, text=entry.message, pid=pid, tries=count)
+    return OutageEvent(entry.time, kind, text=entry.message, pid=pid, tries=count)
 
 
-def add_records(events: Iterable[Event], records: Iterable[Record]) -> list[Event]:
+def add_records(events: Iterable[OutageEvent], records: Iterable[Record]) -> list[OutageEvent]:
     """EVENTS, and one for each of RECORDS that none of them is of."""
     logged = list(events)
     times: dict[tuple[str, str], list[float]] = {}
@@ -195,7 +195,7 @@ def _is_logged(record: Record, times: Iterable[float]) -> bool:
     return any(-RECORD_EARLY <= time - record.time <= QUIET_SECONDS for time in times)
 
 
-def _from_record(record: Record) -> Event:
+def _from_record(record: Record) -> OutageEvent:
     """A record has what was asked for and found, not how that ended."""
     number = len(record.leases)
     leases = f"{number} lease{'' if number == 1 else 's'} held"
@@ -203,7 +203,7 @@ def _from_record(record: Record) -> Event:
         leases = f"leases not known: {record.unknown}"
     note = f"{leases}; how it ended is not in the journal"
     text = f"{ON_RECORD}: found {record.found}, {note}"
-    return Event(
+    return OutageEvent(
         record.time,
         ON_RECORD,
         record.action,
@@ -215,7 +215,7 @@ def _from_record(record: Record) -> Event:
     )
 
 
-def name_kills(events: Iterable[Event], records: Iterable[Record]) -> list[Event]:
+def name_kills(events: Iterable[OutageEvent], records: Iterable[Record]) -> list[OutageEvent]:
     """EVENTS, where each kill has the name and UUID of its process's domain, as far as these are known.
 
     A reason for another try names the process, and so do RECORDS.  A process id may be another process's
@@ -230,26 +230,26 @@ def name_kills(events: Iterable[Event], records: Iterable[Record]) -> list[Event
     return [_named(event, domains.get(event.pid, [])) if event.kind in _KILLS else event for event in events]
 
 
-def _named(kill: Event, domains: list[tuple[float, str, str]]) -> Event:
+def _named(kill: OutageEvent, domains: list[tuple[float, str, str]]) -> OutageEvent:
     """KILL with the name and UUID of the last of DOMAINS that had its process then."""
     found = [domain for domain in domains if 0 <= kill.time - domain[0] <= QUIET_SECONDS]
     return replace(kill, name=found[-1][1], uuid=found[-1][2]) if found else kill
 
 
 def make_outages(
-    events: Iterable[Event], waiting: Mapping[str, Record] | None = None, quiet: float = QUIET_SECONDS
+    events: Iterable[OutageEvent], waiting: Mapping[str, Record] | None = None, quiet: float = QUIET_SECONDS
 ) -> list[Outage]:
     """Group EVENTS into outages, oldest first; WAITING are the records of recovery by UUID."""
     outages = _grouped(events, quiet)
     for uuid, record in (waiting or {}).items():
         for outage in reversed(outages):
-            if uuid in outage.stories:
-                outage.stories[uuid].waiting = record
+            if uuid in outage.domains:
+                outage.domains[uuid].waiting = record
                 break
     return outages
 
 
-def _grouped(events: Iterable[Event], quiet: float) -> list[Outage]:
+def _grouped(events: Iterable[OutageEvent], quiet: float) -> list[Outage]:
     outages: list[Outage] = []
     killed: set[tuple[int, str, int | None]] = set()
     for event in sorted(events, key=lambda event: event.time):
@@ -266,7 +266,7 @@ def _grouped(events: Iterable[Event], quiet: float) -> list[Outage]:
     return outages
 
 
-def _add(event: Event, outage: Outage) -> None:
+def _add(event: OutageEvent, outage: Outage) -> None:
     if event.action in ACTIONS or not event.action:
         outage.ended = event.time
     if event.kind == "lost":
@@ -276,13 +276,13 @@ def _add(event: Event, outage: Outage) -> None:
     elif event.kind == "sigterm":
         outage.sigterms.append(event)
     else:
-        outage.stories.setdefault(event.uuid, Story(event.uuid)).events.append(event)
+        outage.domains.setdefault(event.uuid, DomainOutage(event.uuid)).events.append(event)
 
 
-def _outage_of(event: Event, outages: list[Outage], quiet: float) -> Outage | None:
+def _outage_of(event: OutageEvent, outages: list[Outage], quiet: float) -> Outage | None:
     if event.action and event.action not in ACTIONS:
         for outage in reversed(outages):
-            if event.uuid in outage.stories:
+            if event.uuid in outage.domains:
                 return outage
     if not outages or event.time - outages[-1].ended > quiet:
         return None
@@ -290,11 +290,11 @@ def _outage_of(event: Event, outages: list[Outage], quiet: float) -> Outage | No
     return None if event.kind == "lost" and not outages[-1].lost else outages[-1]
 
 
-def last_events(events: Iterable[Event]) -> dict[str, Event]:
+def last_events(events: Iterable[OutageEvent]) -> dict[str, OutageEvent]:
     """What was logged last of each domain, by UUID; failed tries and remarks on an action do not count."""
     ordered = sorted(events, key=lambda event: event.time)
     return {event.uuid: event for event in ordered if event.uuid and not _is_aside(event)}
 
 
-def _is_aside(event: Event) -> bool:
+def _is_aside(event: OutageEvent) -> bool:
     return event.kind in ("try", "sigterm") or (event.kind == "note" and event.action in ACTIONS)

@@ -9,7 +9,7 @@ from ..errors import HelperError
 from ..records import snapshot
 from ..records.record import Record
 from .journal_entries import SECONDS, read_file, read_journal
-from .outages import Event, add_records, events_of, name_kills
+from .outages import OutageEvent, add_records, events_of, name_kills
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class History:
     `journal_error` is None when the journal was read; its text is the first problem otherwise.
     """
 
-    events: list[Event]
+    events: list[OutageEvent]
     waiting: dict[str, Record]
     problems: list[str]
     journal_error: HelperError | None
@@ -31,7 +31,7 @@ def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -
     JOURNAL is a file to read instead of this host's journal: perhaps another host's, which the records here
     have nothing to do with.
     """
-    events: list[Event] = []
+    events: list[OutageEvent] = []
     error: HelperError | None = None
     try:
         events = events_of(read_file(journal, since) if journal is not None else read_journal(since, seconds))
@@ -40,8 +40,8 @@ def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -
     problems = [str(error)] if error else []
     if journal is not None:
         return History(name_kills(events, ()), {}, problems, error)
-    kept = snapshot.take_snapshot()
-    records = [record for record in kept.records if record.time >= since]
-    waiting = {uuid: record for uuid, record in kept.newest.items() if record.time >= since}
+    current = snapshot.take_snapshot()
+    records = [record for record in current.records if record.time >= since]
+    waiting = {uuid: record for uuid, record in current.newest.items() if record.time >= since}
     events = name_kills(add_records(events, records), records)
-    return History(events, waiting, [*problems, *kept.problems], error)
+    return History(events, waiting, [*problems, *current.problems], error)

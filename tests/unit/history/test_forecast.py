@@ -14,7 +14,7 @@ import libvirt
 
 from sanlock_helper.errors import PermanentError
 from sanlock_helper.history.forecast import make_rows
-from sanlock_helper.history.outages import Event
+from sanlock_helper.history.outages import OutageEvent
 from sanlock_helper.leases.sanlock_status import HeldLease, JoinedLockspace, SanlockStatus
 from sanlock_helper.virt.inventory import (
     Disk,
@@ -205,7 +205,7 @@ def test_what_would_happen(domain: KnownDomain, sanlock: SanlockStatus | None, t
 
 
 def test_leases_a_loss_and_the_last_event() -> None:
-    event = Event(1.0, "done", "pause", "vm1", UUID)
+    event = OutageEvent(1.0, "done", "pause", "vm1", UUID)
     (row,) = make_rows([known()], status(killing=1), {UUID: event})
     assert (row.leases, row.lost, row.last) == ({"disks": 1}, ("disks",), event)
     (row,) = make_rows([known()], None, {})

@@ -15,7 +15,7 @@ from sanlock_helper.errors import PermanentError, UsageError
 from sanlock_helper.events import Event as LoggedEvent
 from sanlock_helper.history.journal_entries import Entry, parse_entries, parse_since, read_file, read_journal
 from sanlock_helper.history.outages import (
-    Event,
+    OutageEvent,
     add_records,
     events_of,
     last_events,
@@ -32,7 +32,7 @@ OTHER = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
 OURS = "virt-sanlock-helper"
 
 
-def line(message: str, time: float = 1000.0) -> Event | None:
+def line(message: str, time: float = 1000.0) -> OutageEvent | None:
     return parse_line(Entry(time, OURS, message))
 
 
@@ -41,7 +41,7 @@ def line(message: str, time: float = 1000.0) -> Event | None:
     [
         (
             f"pause vm1 {UUID}: done after 0.07 s: found running, suspended, verified paused, no lease held",
-            Event(
+            OutageEvent(
                 1000.0, "done", "pause", "vm1", UUID,
                 "done after 0.07 s: found running, suspended, verified paused, no lease held",
                 "running", "suspended", "paused, no lease held", "", 0.07,
@@ -49,7 +49,7 @@ def line(message: str, time: float = 1000.0) -> Event | None:
         ),
         (
             f"restart a name {UUID}: NOT DONE after 1.00 s: found running, destroyed, verified off; why",
-            Event(
+            OutageEvent(
                 1000.0, "not done", "restart", "a name", UUID,
                 "NOT DONE after 1.00 s: found running, destroyed, verified off; why",
                 "running", "destroyed", "off", "why", 1.0,
@@ -57,7 +57,7 @@ def line(message: str, time: float = 1000.0) -> Event | None:
         ),
         (
             f"poweroff - {UUID}: FAILED after 35.00 s at try 9: no answer; sanlock sends SIGKILL at 10:00:00",
-            Event(
+            OutageEvent(
                 1000.0, "failed", "poweroff", "", UUID,
                 "FAILED after 35.00 s at try 9: no answer; sanlock sends SIGKILL at 10:00:00",
                 note="no answer; sanlock sends SIGKILL at 10:00:00", seconds=35.0, tries=9,
@@ -65,21 +65,21 @@ def line(message: str, time: float = 1000.0) -> Event | None:
         ),
         (
             f"pause vm1 {UUID}: try 2 failed: Connection refused; trying again, 3.1 s left",
-            Event(
+            OutageEvent(
                 1000.0, "try", "pause", "vm1", UUID,
                 "try 2 failed: Connection refused; trying again, 3.1 s left", tries=2,
             ),
         ),
         (
             f"ignore {UUID}: nothing is done, as asked; sanlock sends SIGKILL at 10:00:00",
-            Event(
+            OutageEvent(
                 1000.0, "ignored", "ignore", "", UUID,
                 "nothing is done, as asked; sanlock sends SIGKILL at 10:00:00",
             ),
         ),
         (
             f"recover vm1 {UUID}: done after 3.00 s: resumed",
-            Event(
+            OutageEvent(
                 1000.0, "done", "recover", "vm1", UUID, "done after 3.00 s: resumed",
                 note="resumed", seconds=3.0,
             ),
@@ -87,7 +87,7 @@ def line(message: str, time: float = 1000.0) -> Event | None:
         ("usage error: UUID: 'x' is malformed", None),
     ],
 )  # fmt: skip
-def test_a_line_is_an_event(message: str, expected: Event | None) -> None:
+def test_a_line_is_an_event(message: str, expected: OutageEvent | None) -> None:
     assert line(message) == expected
 
 
@@ -111,12 +111,12 @@ def test_an_outage_begins_with_the_loss_and_ends_with_what_came_back() -> None:
     first, second = make_outages(events_of(entries))
     assert (first.began, first.ended, first.lost) == (1001.0, 1041.0, [1001.0])
     assert [event.pid for event in first.sigkills] == [80]
-    story = first.stories[UUID]
+    story = first.domains[UUID]
     assert story.name == "vm1"
     assert story.outcome is not None
     assert (story.outcome.kind, story.outcome.seconds) == ("done", 1.0)
     assert [event.note for event in story.came_back] == ["resumed"]
-    assert (second.lost, list(second.stories)) == ([], [OTHER])
+    assert (second.lost, list(second.domains)) == ([], [OTHER])
     last = last_events(events_of(entries))
     assert (last[UUID].action, last[OTHER].action) == ("recover", "poweroff")
 
@@ -124,7 +124,7 @@ def test_an_outage_begins_with_the_loss_and_ends_with_what_came_back() -> None:
 SANLOCKS = "2026-11-22 20:30:23 2912 [5]: "
 
 
-def kills(*messages: str) -> list[Event]:
+def kills(*messages: str) -> list[OutageEvent]:
     """The events of sanlock's MESSAGES, one a second."""
     return events_of(Entry(1000.0 + number, "sanlock", text) for number, text in enumerate(messages))
 
@@ -286,14 +286,14 @@ def test_what_was_done_by_hand_before_a_loss_is_no_part_of_it() -> None:
         ),
     ]
     first, second = make_outages(events_of(entries))
-    assert (first.lost, list(first.stories)) == ([], [UUID])
-    assert (second.lost, list(second.stories)) == ([1001.0, 1001.0], [OTHER])
+    assert (first.lost, list(first.domains)) == ([], [UUID])
+    assert (second.lost, list(second.domains)) == ([1001.0, 1001.0], [OTHER])
 
 
 def test_a_story_without_an_end_shows_its_last_try() -> None:
     entry = Entry(1.0, OURS, f"pause vm1 {UUID}: try 1 failed: busy; trying again, 3.1 s left")
     (outage,) = make_outages(events_of([entry]))
-    outcome = outage.stories[UUID].outcome
+    outcome = outage.domains[UUID].outcome
     assert outcome is not None
     assert outcome.kind == "try"
     assert last_events(events_of([entry])) == {}
@@ -307,7 +307,7 @@ def test_one_outcome_for_several_requests() -> None:
         Entry(1.1, OURS, f"pause {UUID}: served together with an earlier request"),
     ]
     (outage,) = make_outages(events_of(entries))
-    outcome = outage.stories[UUID].outcome
+    outcome = outage.domains[UUID].outcome
     assert outcome is not None
     assert (outcome.kind, outcome.verified) == ("done", "off")
     assert last_events(events_of(entries))[UUID].kind == "done"
@@ -496,7 +496,7 @@ def test_an_export_without_entries(tmp_path: Path, content: bytes) -> None:
 def test_many_records_beside_many_events() -> None:
     """Each record was once compared with each event, which took seconds."""
     records = [Record(str(number), "vm", "qemu:///system", "poweroff", time=1e9) for number in range(4000)]
-    events = [Event(1e9, "done", "poweroff", uuid=str(number)) for number in range(2000, 42000)]
+    events = [OutageEvent(1e9, "done", "poweroff", uuid=str(number)) for number in range(2000, 42000)]
     began = time.process_time()
     found = add_records(events, records)
     assert time.process_time() - began < 1
@@ -505,9 +505,9 @@ def test_many_records_beside_many_events() -> None:
 
 @pytest.mark.parametrize("text", [OTHER, OTHER.upper()])
 def test_a_name_that_is_another_domains_uuid(text: str) -> None:
-    named = Event(1.0, "done", "poweroff", name=OTHER, uuid="defc17ee-2773-427c-8210-136921a454d3")
-    meant = Event(2.0, "done", "poweroff", name="vm2", uuid=OTHER)
-    lost = Event(0.5, "lost")
+    named = OutageEvent(1.0, "done", "poweroff", name=OTHER, uuid="defc17ee-2773-427c-8210-136921a454d3")
+    meant = OutageEvent(2.0, "done", "poweroff", name="vm2", uuid=OTHER)
+    lost = OutageEvent(0.5, "lost")
     assert history._of_domain([lost, named, meant], text, "qemu:///system") == [lost, meant]
     if text == OTHER:
         assert history._of_domain([lost, named], text, "qemu:///system") == [lost, named]
@@ -517,13 +517,13 @@ DONE = LoggedEvent("done", "pause", UUID, "vm1", seconds="1.00", found="a", did=
 FAILED = LoggedEvent("failed", "pause", UUID, "vm\n1", seconds="35.00", tries=9, note="no answer", uri="x")
 
 
-def read(message: str, **fields: object) -> Event | None:
+def read(message: str, **fields: object) -> OutageEvent | None:
     (entry,) = parse_entries([exported(1.0, message, **fields)])
     return parse_line(entry)
 
 
 def test_the_fields_of_an_entry_count_before_its_text() -> None:
-    expected = Event(
+    expected = OutageEvent(
         1.0, "failed", "pause", "vm\n1", UUID, "reworded", note="no answer", seconds=35.0, tries=9
     )  # fmt: skip
     assert read(f"pause x {UUID}: reworded", **FAILED.fields()) == expected

@@ -10,7 +10,7 @@ import pytest
 
 from sanlock_helper.errors import PermanentError
 from sanlock_helper.history import sources as logged
-from sanlock_helper.history.outages import Event, add_records, last_events, make_outages
+from sanlock_helper.history.outages import OutageEvent, add_records, last_events, make_outages
 from sanlock_helper.journal import Journal
 from sanlock_helper.leases.held import Lease
 from sanlock_helper.records import snapshot
@@ -102,8 +102,8 @@ def test_a_directory_that_cannot_be_read_is_said_once(tmp_path: Path) -> None:
     assert kept == snapshot.RecordSnapshot([], [f"read the records in {tmp_path}/records: Not a directory"])
 
 
-def done(time: float, action: str = "pause", uuid: str = UUID) -> Event:
-    return Event(time, "done", action, "vm", uuid, "done")
+def done(time: float, action: str = "pause", uuid: str = UUID) -> OutageEvent:
+    return OutageEvent(time, "done", action, "vm", uuid, "done")
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def done(time: float, action: str = "pause", uuid: str = UUID) -> Event:
         (done(1000.1), False),
         # The journal's clock is looked at a moment before.
         (done(999.5), False),
-        (Event(1035.0, "failed", "pause", "", UUID, "FAILED"), False),
+        (OutageEvent(1035.0, "failed", "pause", "", UUID, "FAILED"), False),
         (done(900.0), True),
         (done(1000.1, "poweroff"), True),
         (done(1000.1, uuid=OTHER), True),
         (done(5000.0), True),
     ],
 )
-def test_a_record_is_an_event_when_the_journal_tells_none(event: Event, added: bool) -> None:
+def test_a_record_is_an_event_when_the_journal_tells_none(event: OutageEvent, added: bool) -> None:
     events = add_records([event], [record()])
     assert events[0] == event
     assert [found.kind for found in events[1:]] == (["on record"] if added else [])
@@ -138,18 +138,18 @@ def test_what_a_record_tells() -> None:
 def test_records_of_an_outage_without_a_journal_are_one_outage() -> None:
     records = [record(), record(OTHER, "poweroff", 1001.0, mark="refused", why="no")]
     (outage,) = make_outages(add_records([], records), {one.uuid: one for one in records})
-    assert (outage.began, outage.lost, list(outage.stories)) == (1000.0, [], [UUID, OTHER])
-    outcome = outage.stories[UUID].outcome
+    assert (outage.began, outage.lost, list(outage.domains)) == (1000.0, [], [UUID, OTHER])
+    outcome = outage.domains[UUID].outcome
     assert outcome is not None
     assert outcome.kind == "on record"
-    assert outage.stories[OTHER].waiting is records[1]
+    assert outage.domains[OTHER].waiting is records[1]
 
 
 def test_what_waits_is_marked_in_the_last_outage_only() -> None:
     early, late = done(1000.0), done(9000.0)
     first, second = make_outages([early, late], {UUID: record(time=8999.0), OTHER: record(OTHER)})
-    assert first.stories[UUID].waiting is None
-    assert second.stories[UUID].waiting is not None
+    assert first.domains[UUID].waiting is None
+    assert second.domains[UUID].waiting is not None
 
 
 def test_told_without_a_journal(

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from ...history.journal_entries import parse_since
-from ...history.outages import ON_RECORD, Event, Outage, Story, make_outages
+from ...history.outages import ON_RECORD, DomainOutage, Outage, OutageEvent, make_outages
 from ...history.sources import gather
 from ...records.record import Record
 from ...threads import within
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         events = _of_domain(events, arguments.domain, arguments.connect)
     outages = make_outages(events, logged.waiting)
     if arguments.domain is not None:
-        outages = [outage for outage in outages if outage.stories]
+        outages = [outage for outage in outages if outage.domains]
     if arguments.json:
         data = {"since": iso(since), "outages": [_json(outage) for outage in outages]}
         print_json("history", SCHEMA, {**data, "problems": logged.problems})
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _of_domain(events: list[Event], text: str, uri: str) -> list[Event]:
+def _of_domain(events: list[OutageEvent], text: str, uri: str) -> list[OutageEvent]:
     """EVENTS of one domain, and of the host."""
     uuids = {event.uuid for event in events if event.uuid == text.lower() and text}
     if not uuids:
@@ -107,38 +107,40 @@ def _print(outage: Outage, apart: bool) -> None:
         if outage.lost
         else f"{moment(outage.began)}, no loss on record"
     )
-    count = len(outage.stories)
+    count = len(outage.domains)
     kills = [("SIGTERM", outage.sigterms), ("SIGKILL", outage.sigkills)]
     sent = "".join(f", {len(events)} {signal} by sanlock" for signal, events in kills if events)
     print(paint(f"{lost}: {count} domain{'' if count == 1 else 's'}{sent}", "bold"))
-    for story in outage.stories.values():
-        _print_story(story)
+    for domain in outage.domains.values():
+        _print_domain(domain)
     for signal, events in kills:
         for event in events:
             _print_kill(signal, event)
 
 
-def _print_kill(signal: str, event: Event) -> None:
+def _print_kill(signal: str, event: OutageEvent) -> None:
     """The first such signal to a process; which domain's it was, where that is known."""
     whose = f"{plain(event.name or event.uuid)}: " if event.uuid else ""
     what = paint(f"sanlock sent {signal} to process {event.pid}", "red" if signal == "SIGKILL" else "yellow")
     print(f"  {moment(event.time).split()[1]}  {whose}{what}")
 
 
-def _print_story(story: Story) -> None:
-    """The story, where tries that failed are only counted, unless they are the end of it."""
+def _print_domain(domain: DomainOutage) -> None:
+    """Its events, where tries that failed are only counted, unless they are the end of it."""
     tries = 0
-    for event in (*story.actions, *story.came_back):
-        if event.kind == "try" and event is not story.outcome:
+    for event in (*domain.actions, *domain.came_back):
+        if event.kind == "try" and event is not domain.outcome:
             tries += 1
             continue
         again = f" (failed before: {tries})" if tries else ""
-        domain = f"{plain(story.name or story.uuid)}: {event.action}"
+        subject = f"{plain(domain.name or domain.uuid)}: {event.action}"
         what = paint(plain(event.text), _COLOURS.get(event.kind, ""))
-        print(f"  {moment(event.time).split()[1]}  {domain} {what}{again}")
+        print(f"  {moment(event.time).split()[1]}  {subject} {what}{again}")
         tries = 0
-    if story.waiting:
-        print(f"  {'':8}  {plain(story.name or story.uuid)}: {paint(plain(_waits(story.waiting)), 'yellow')}")
+    if domain.waiting:
+        print(
+            f"  {'':8}  {plain(domain.name or domain.uuid)}: {paint(plain(_waits(domain.waiting)), 'yellow')}"
+        )
 
 
 def _waits(record: Record) -> str:
@@ -158,19 +160,19 @@ def _json(outage: Outage) -> dict[str, Any]:
         "lost": [iso(time) for time in outage.lost],
         "sigkills": [_kill_json(event) for event in outage.sigkills],
         "sigterms": [_kill_json(event) for event in outage.sigterms],
-        "domains": [_story_json(story) for story in outage.stories.values()],
+        "domains": [_domain_json(domain) for domain in outage.domains.values()],
     }
 
 
-def _kill_json(event: Event) -> dict[str, Any]:
+def _kill_json(event: OutageEvent) -> dict[str, Any]:
     return {"time": iso(event.time), "pid": event.pid, "name": event.name, "uuid": event.uuid or None}
 
 
-def _story_json(story: Story) -> dict[str, Any]:
-    outcome = story.outcome
+def _domain_json(domain: DomainOutage) -> dict[str, Any]:
+    outcome = domain.outcome
     return {
-        "name": story.name,
-        "uuid": story.uuid,
+        "name": domain.name,
+        "uuid": domain.uuid,
         "action": outcome.action if outcome else None,
         "outcome": outcome.kind if outcome else None,
         "found": outcome.found if outcome else "",
@@ -178,10 +180,10 @@ def _story_json(story: Story) -> dict[str, Any]:
         "verified": outcome.verified if outcome else "",
         "note": outcome.note if outcome else "",
         "seconds": outcome.seconds if outcome else None,
-        "failed_tries": sum(event.kind == "try" for event in story.actions),
-        "came_back": _events_json(story.came_back),
-        "waiting": story.waiting and _waiting_json(story.waiting),
-        "events": _events_json(story.events),
+        "failed_tries": sum(event.kind == "try" for event in domain.actions),
+        "came_back": _events_json(domain.came_back),
+        "waiting": domain.waiting and _waiting_json(domain.waiting),
+        "events": _events_json(domain.events),
     }
 
 
@@ -194,7 +196,7 @@ def _waiting_json(record: Record) -> dict[str, Any]:
     }
 
 
-def _events_json(events: Iterable[Event]) -> list[dict[str, Any]]:
+def _events_json(events: Iterable[OutageEvent]) -> list[dict[str, Any]]:
     return [
         {"time": iso(event.time), "kind": event.kind, "action": event.action, "text": event.text}
         for event in events
