@@ -22,14 +22,14 @@ _LIBRARY = b"/libglib-2.0.so.0"
 class Version:
     """A version of GLib, looked up when it is asked for: most files never need it."""
 
-    def __init__(self, look: Callable[[], tuple[int, int, int]] | None = None) -> None:
-        self._look = look or loaded_version
+    def __init__(self, read: Callable[[], tuple[int, int, int]] | None = None) -> None:
+        self._read = read or loaded_version
         self._found: tuple[int, int, int] | None = None
 
     def number(self) -> tuple[int, int, int]:
         """Return major, minor and micro."""
         if self._found is None:
-            self._found = self._look()
+            self._found = self._read()
         return self._found
 
     def keeps_invalid_escapes(self) -> bool:

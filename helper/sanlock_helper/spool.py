@@ -104,7 +104,7 @@ class Spool:
         self._clock = clock
         self._identify = identify or identity
         # The file of this process's own request, held open while it waits for the outcome.
-        self.kept = -1
+        self.own_request_fd = -1
         self._pid = pid
         # The files of the two locks, -1 while they are not open, and which of them this process has.
         self._locks = [-1, -1]
@@ -134,7 +134,7 @@ class Spool:
 
     def descriptors(self) -> "tuple[int, ...]":
         """What this process holds open here."""
-        return self.directory, self.kept, *self._locks, self._pid_file, self._place
+        return self.directory, self.own_request_fd, *self._locks, self._pid_file, self._place
 
     # Requests
 
@@ -164,7 +164,7 @@ class Spool:
             self.remove(draft)
             raise _unusable(f"{RUNTIME_DIR}/{_SPOOL}", error) from error
         if keep:
-            self.kept = descriptor
+            self.own_request_fd = descriptor
         return name
 
     def names(self, known: "Container[str]" = ()) -> "list[str]":

@@ -18,7 +18,9 @@ def answers(sanlock: Any, pid: int, lease: Any, steps: list[str]) -> dict[str, A
     calls: dict[str, Callable[[], Any]] = {
         "lockspaces": lambda: {name: entry[1] for name, entry in sanlock.lockspaces().items()},
         "join": lambda: sanlock.join(sanlock_place(lease)),
-        "kept": lambda: [sanlock.kept(sanlock_place(lease, generation)) for generation in range(3)],
+        "still_joined_since": lambda: [
+            sanlock.still_joined_since(sanlock_place(lease, generation)) for generation in range(3)
+        ],
         "version": lambda: sanlock.version(lease),
         "holders": lambda: {str(host): state for host, state in sanlock.holders(lease, 1).items()},
         "is_registered": lambda: sanlock.is_registered(pid),

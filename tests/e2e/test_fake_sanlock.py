@@ -9,7 +9,7 @@ from typing import Any
 
 from sanlock_helper.leases.held import Lease
 
-from ..unit.recovery_world import FakeSanlock, World
+from ..unit.recovery_world import FakeSanlock, RecoveryWorld
 from .conftest import StackFactory
 from .namespace import PYTHON
 from .recovery import TOP, leave_lockspace
@@ -17,7 +17,7 @@ from .sanlock_steps import answers
 from .waiting import wait_for
 
 STEPS = Path(__file__).with_name("sanlock_steps.py")
-ALL = ["lockspaces", "version", "holders", "is_registered", "held_by", "kept"]
+ALL = ["lockspaces", "version", "holders", "is_registered", "held_by", "still_joined_since"]
 
 
 def test_the_fake_answers_as_the_real_one(stacks: StackFactory) -> None:
@@ -26,7 +26,7 @@ def test_the_fake_answers_as_the_real_one(stacks: StackFactory) -> None:
     domain = stack.domain("vm1").start()
     pid = domain.qemu_pid()
     (lease,) = domain.leases()
-    world = World()
+    world = RecoveryWorld()
     world.generation = 1
 
     def real(*steps: str) -> Any:

@@ -191,7 +191,7 @@ def test_any_lockspace(odd: Stack) -> None:
             spaces, held = ours(
                 odd,
                 "(lambda found: ([(leases.raw(s.name), s.host_id, s.path, s.io_timeout) for s in found[0]],"
-                f" show(found[1])))(leases.Noted().of({holder.pid}))",
+                f" show(found[1])))(leases.CachedLeases().of({holder.pid}))",
             )
         assert spaces == [(name, 1, path, 1)]
         assert held == [(name, b"x:y", 1, "/run/odd/other", 0, False)]
@@ -236,7 +236,11 @@ def test_a_shared_lease(odd: Stack) -> None:
 
 
 def test_a_process_without_leases(odd: Stack) -> None:
-    assert ours(odd, "[leases.held_by(1), leases.release(1), leases.Noted().of(1)]") == [[], None, ((), ())]
+    assert ours(odd, "[leases.held_by(1), leases.release(1), leases.CachedLeases().of(1)]") == [
+        [],
+        None,
+        ((), ()),
+    ]
     with Holder(odd) as holder:
         assert ours(odd, f"[leases.held_by({holder.pid}), leases.release({holder.pid})]") == [[], None]
 

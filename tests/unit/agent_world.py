@@ -19,7 +19,7 @@ from sanlock_helper.agent.requests import Request
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline
 
-from .fakes import Story
+from .fakes import RecordedJournal
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 START = 1000.0
@@ -74,12 +74,12 @@ class Connected:
         pass
 
 
-class World:
+class AgentWorld:
     """An agent whose tries answer what the test says, at once or never."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *script: Any) -> None:
         self.clock = Waits()
-        self.story = Story()
+        self.journal = RecordedJournal()
         self.script = deque(script)
         self.connections: list[Connected] = []
         self.hanging: list[Callable[[], object]] = []
@@ -88,7 +88,7 @@ class World:
         self.waiting: set[threading.Thread] = set()
         self.agent = Agent(
             self.connect_now,  # type: ignore[arg-type]
-            self.story,  # type: ignore[arg-type]
+            self.journal,  # type: ignore[arg-type]
             clock=self.clock,
             wall=lambda: 0.0,
             start_thread=self.start_now,

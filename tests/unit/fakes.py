@@ -28,7 +28,7 @@ class Clock:
         return self.now
 
 
-class Story:
+class RecordedJournal:
     """A journal that keeps its lines, each with its level."""
 
     def __init__(self) -> None:

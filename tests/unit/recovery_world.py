@@ -30,7 +30,7 @@ class Killed(BaseException):
     """SIGKILL of the recovery, as far as one process can show it."""
 
 
-class World:
+class RecoveryWorld:
     """One domain vm1, its lease LS:disk, and the storage."""
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class World:
 
     # virConnect and virDomain
 
-    def connect(self, uri: str) -> World:
+    def connect(self, uri: str) -> RecoveryWorld:
         assert uri == URI
         self._called("connect")
         return self
@@ -208,8 +208,8 @@ class World:
             self.losing = False
         self.state = JOINED
 
-    def kept(self, lockspace: Lockspace) -> bool:
-        self._called("kept")
+    def still_joined_since(self, lockspace: Lockspace) -> bool:
+        self._called("still_joined_since")
         same = 0 != lockspace.generation == self.generation and self.state is not None
         return self.answers and same and not self.losing
 
@@ -242,9 +242,9 @@ class World:
 
 
 class Domain:
-    """A virDomain of World's."""
+    """A virDomain of RecoveryWorld's."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: RecoveryWorld) -> None:
         self._world = world
 
     def ID(self) -> int:
@@ -295,12 +295,12 @@ class Domain:
 
 
 class FakeSanlock:
-    """World's half of sanlock, under the names of lockspaces.Sanlock."""
+    """RecoveryWorld's half of sanlock, under the names of lockspaces.Sanlock."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: RecoveryWorld) -> None:
         self.lockspaces = world.lockspaces
         self.join = world.join
-        self.kept = world.kept
+        self.still_joined_since = world.still_joined_since
         self.version = world.version_of
         self.holders = world.holders
         self.is_registered = world.is_registered

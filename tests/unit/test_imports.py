@@ -67,7 +67,7 @@ before = set(sys.modules)
 leases.load()
 after = set(sys.modules)
 leases.load()
-for call in (leases.held_by, leases.release, leases.Noted().of):
+for call in (leases.held_by, leases.release, leases.CachedLeases().of):
     try:
         call(1)
     except leases.LeasesUnknownError:

@@ -12,7 +12,7 @@ from ..virt.domain_state import describe, ends_by_itself, runs_elsewhere, state_
 from .attempt import Attempt
 from .outcomes import OFF, Outcome, ended, moved
 from .pause import pause
-from .preparation import complete, is_in_use, is_persistent, see_xml, write_record
+from .preparation import complete, complete_at_end, is_in_use, is_persistent, write_record
 
 
 def poweroff(attempt: Attempt) -> Outcome:
@@ -22,11 +22,11 @@ def poweroff(attempt: Attempt) -> Outcome:
 
 def _poweroff(attempt: Attempt, action: str) -> Outcome:
     progress = attempt.progress
-    run = attempt.look()
+    run = attempt.lookup()
     if not attempt.still_runs(run):
         if progress.found not in ("", "off"):
-            see_xml(attempt, run)
-        progress.see_end()
+            complete_at_end(attempt, run)
+        progress.set_ended()
         return ended(attempt, run)
     state, reason = attempt.state()
     progress.found = progress.found or state_name(state)
@@ -36,7 +36,7 @@ def _poweroff(attempt: Attempt, action: str) -> Outcome:
     if action == "restart" or progress.record is not None or is_in_use(state, reason):
         write_record(attempt, action)
     if attempt.await_slot():
-        run = attempt.look()
+        run = attempt.lookup()
         if not attempt.still_runs(run):
             return _ended_meanwhile(attempt, run)
         if runs_elsewhere(*attempt.state()):
@@ -45,7 +45,7 @@ def _poweroff(attempt: Attempt, action: str) -> Outcome:
         attempt.change("destroy the domain", "destroyed", attempt.domain.destroy)
     except (TransientError, PermanentError) as error:
         # It may be over all the same: it ended while we worked, or only the answer was lost.
-        now = attempt.look_again(error)
+        now = attempt.lookup_again(error)
         if attempt.still_runs(now):
             raise
         if now is None and isinstance(error, PermanentError):
@@ -53,16 +53,16 @@ def _poweroff(attempt: Attempt, action: str) -> Outcome:
             progress.xml = None
             progress.xml_missing = "it ended before it was destroyed, and may have been migrated"
         return _ended_meanwhile(attempt, now)
-    now = attempt.look()
+    now = attempt.lookup()
     if attempt.still_runs(now):
         raise TransientError("destroy the domain", "it is still active after the call")
-    see_xml(attempt, now)
+    complete_at_end(attempt, now)
     return attempt.outcome(attempt.over(now))
 
 
 def _ended_meanwhile(attempt: Attempt, run: int | None) -> Outcome:
     attempt.progress.did = "it ended meanwhile"
-    see_xml(attempt, run)
+    complete_at_end(attempt, run)
     return ended(attempt, run)
 
 
@@ -78,7 +78,7 @@ def restart(attempt: Attempt) -> Outcome:
     if progress.record is not None and progress.record.action != "restart":
         # An earlier request has ended the run.
         complete(attempt, progress.record, "restart", is_persistent(attempt))
-    if _runs_again(attempt, attempt.look()):
+    if _runs_again(attempt, attempt.lookup()):
         return _restarted(attempt)
     if progress.start_error:
         return _not_started(attempt, off, progress.start_error)
@@ -93,7 +93,7 @@ def restart(attempt: Attempt) -> Outcome:
         progress.start_error = "it was off again after the start"
     except (TransientError, PermanentError) as error:
         progress.start_error = str(error)
-    if _runs_again(attempt, attempt.look()):
+    if _runs_again(attempt, attempt.lookup()):
         return _restarted(attempt)
     return _not_started(attempt, off, progress.start_error)
 
@@ -104,7 +104,7 @@ def _starter(attempt: Attempt) -> Callable[[], Any] | None:
     if progress.xml is not None:
         xml = progress.xml
         return lambda: attempt.connection.createXML(xml, 0)
-    if attempt.look() is None:
+    if attempt.lookup() is None:
         progress.xml_missing = progress.xml_missing or "libvirt does not know it"
         return None
     create: Callable[[], Any] = attempt.domain.create

@@ -74,7 +74,7 @@ Answers = SimpleQueue[Callable[[], None]]
 
 # What was found out about a domain holds for so long, and its record may take as long
 # (recorder.SANLOCK_SECONDS).
-LOOK_AGAIN_SECONDS = 1.0
+READ_AGAIN_SECONDS = 1.0
 
 
 class Agent:
@@ -403,10 +403,10 @@ class Agent:
         heappush(self._timers, (when, self._timer_count, call))
 
     def _watch(self, job: Job) -> None:
-        self._at(job.request.deadline.next_look(self._clock()), lambda: self._expire(job))
+        self._at(job.request.deadline.next_check(self._clock()), lambda: self._expire(job))
 
     def _start(self, job: Job, connection: Connection) -> None:
-        if job.request.deadline.end <= self._clock():
+        if job.request.deadline.expires <= self._clock():
             # Perhaps long ago: the domain may run again by now, under its leases.
             self._connections.give_back(connection)
             self._fail(job, "the time was up before it could be served")
@@ -454,7 +454,7 @@ class Agent:
     def _patience(self, job: Job) -> float:
         """Seconds to wait for one try: a short budget still has room for three."""
         deadline = job.request.deadline
-        return min(PATIENCE, (deadline.end - deadline.start) / 3.5)
+        return min(PATIENCE, (deadline.expires - deadline.start) / 3.5)
 
     def _open_ahead(self, connection: Connection) -> None:
         """The thread that opens a connection for a try to come."""
@@ -515,7 +515,7 @@ class Agent:
         execution.slot_given.get()
         if execution.given_up:
             raise GivenUpError("wait for its turn", "this try was given up")
-        return self._clock() - since > LOOK_AGAIN_SECONDS
+        return self._clock() - since > READ_AGAIN_SECONDS
 
     def _answered(self, execution: Execution, answer: Outcome | HelperError) -> None:
         """The thread of a try has its ANSWER."""

@@ -183,7 +183,7 @@ class _Child:
         life = requests.life_of(self.request.name)
         if life != self._life:
             self._life, self._alive_at = life, now
-        late = now > self.request.deadline.end + OVERTIME_SECONDS
+        late = now > self.request.deadline.expires + OVERTIME_SECONDS
         if late or (not self._is_stock and now - self._alive_at > SILENT_SECONDS):
             try:
                 posix.kill(self._pid, _SIGKILL)
@@ -196,7 +196,7 @@ class _Child:
     def _run_stock(self) -> bool:
         """Run libvirt's helper, if there is time; whether the request is over."""
         now = self._clock()
-        if now >= self.request.deadline.end:
+        if now >= self.request.deadline.expires:
             return self._failed("the time is up")
         if now < self._next_run:
             return False

@@ -99,7 +99,7 @@ class Progress:
         """What comes next for a domain that is to be restarted and is not, as the end of a sentence."""
         return "; recovery (virt-sanlock-helper recover) starts it once its leases can be had" * self.recorded
 
-    def see(self, run: int) -> None:
+    def set_run(self, run: int) -> None:
         """RUN is the one that lost its leases, unless that is known already."""
         if self.run is None:
             self.run = run
@@ -115,9 +115,9 @@ class Progress:
                 earlier.record,
                 earlier.recorded,
             )
-            self.see(earlier.run)
+            self.set_run(earlier.run)
 
-    def see_end(self) -> None:
+    def set_ended(self) -> None:
         """The run is over before this try: it was so at first, or an earlier try had no answer."""
         if not self.found:
             self.found = "off"
@@ -155,17 +155,17 @@ class Attempt:
 
     @property
     def is_known(self) -> bool:
-        """Whether look() has found the domain."""
+        """Whether lookup() has found the domain."""
         return self._domain is not None
 
     @property
     def domain(self) -> VirDomain:
-        """The domain as look() has found it.  Raises ValueError when it has not."""
+        """The domain as lookup() has found it.  Raises ValueError when it has not."""
         if self._domain is None:
             raise ValueError("libvirtd has not been asked for the domain, or does not know it")
         return self._domain
 
-    def look(self) -> int | None:
+    def lookup(self) -> int | None:
         """Look the domain up.
 
         Returns its id, -1 when it is not active, None when libvirtd does not know it (any more).  Raises
@@ -186,7 +186,7 @@ class Attempt:
             since = request.deadline.start
             if is_first and self.local and self.local.is_another_run(request.uuid, run, since):
                 progress.another = run
-            progress.see(OFF if run == progress.another else run)
+            progress.set_run(OFF if run == progress.another else run)
         return run
 
     def state(self) -> tuple[int, int]:
@@ -245,10 +245,10 @@ class Attempt:
         self.progress.safe = True
         return Outcome(self.progress.found, self.progress.did, verified, remark, reached)
 
-    def look_again(self, error: HelperError) -> int | None:
+    def lookup_again(self, error: HelperError) -> int | None:
         """Look again after ERROR, which is what counts when that fails as well."""
         try:
-            return self.look()
+            return self.lookup()
         except HelperError:
             raise error from None
 
@@ -263,7 +263,7 @@ class Attempt:
         Raises TransientError when it is not, or that cannot be verified.
         """
         self.verify_over()
-        self.progress.see(OFF)
+        self.progress.set_run(OFF)
         if run is None and self.progress.name:
             return "off, libvirt no longer knows it"
         if run is None:

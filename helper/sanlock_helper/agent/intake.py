@@ -39,7 +39,7 @@ class OddFiles:
         self._journal = journal
         self._clock = clock
         self._moved = 0
-        self._kept = 0
+        self._ignored = 0
         # When a file could not be read first.
         self._unread: dict[str, float] = {}
 
@@ -51,8 +51,8 @@ class OddFiles:
         except FileNotFoundError:
             return
         except OSError as error:
-            self._kept += 1
-            if self._kept <= _LOGGED:
+            self._ignored += 1
+            if self._ignored <= _LOGGED:
                 now = f"it cannot be moved ({error.strerror}), and is ignored"
         else:
             self._moved += 1
@@ -63,10 +63,10 @@ class OddFiles:
 
     def report(self) -> None:
         """Log how many more there were than were logged one by one."""
-        for number, what in ((self._moved, "were moved out of"), (self._kept, "are ignored in")):
+        for number, what in ((self._moved, "were moved out of"), (self._ignored, "are ignored in")):
             if number > _LOGGED:
                 self._journal.report(Event("odd-files", count=number - _LOGGED, note=f"{what} {_FOLDER}"))
-        self._moved, self._kept = min(self._moved, _LOGGED), min(self._kept, _LOGGED)
+        self._moved, self._ignored = min(self._moved, _LOGGED), min(self._ignored, _LOGGED)
 
     def later(self, name: str, error: OSError) -> bool:
         """Request NAME cannot be read now; False when it is too late to read it."""

@@ -45,7 +45,7 @@ class Outcome:
 
 
 def ended(attempt: Attempt, run: int | None, remark: str = "") -> Outcome:
-    """The Outcome of a run that is over, with RUN the domain's id now (see Attempt.look()).
+    """The Outcome of a run that is over, with RUN the domain's id now (see Attempt.lookup()).
 
     REMARK is for one that no other host has taken over.
     """

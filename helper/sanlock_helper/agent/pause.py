@@ -43,7 +43,7 @@ _LEFT_TO_END = ", which is left to end; its guest stands still until then"
 def pause(attempt: Attempt) -> Outcome:
     """Suspend the domain; the goal is a domain paused for good whose process holds no lease any more."""
     progress = attempt.progress
-    run = attempt.look()
+    run = attempt.lookup()
     if not attempt.still_runs(run):
         return _nothing_to_pause(attempt, run)
     state, reason = attempt.state()
@@ -62,14 +62,14 @@ def pause(attempt: Attempt) -> Outcome:
         if runs_elsewhere(state, reason):
             return moved(attempt)
     if state == libvirt.VIR_DOMAIN_CRASHED:
-        _see_crash_last(attempt)
+        _await_on_crash(attempt)
     else:
         _end_job(attempt, state, reason)
     return attempt.outcome(*leases_given_up(attempt, state_name(state)))
 
 
 def _suspend(attempt: Attempt, state: int) -> int | None:
-    """Suspend a domain that is in STATE; returns its id after that, as look() does."""
+    """Suspend a domain that is in STATE; returns its id after that, as Attempt.lookup() does."""
     if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
         _wake_up(attempt)
     _end_dump(attempt)
@@ -78,11 +78,11 @@ def _suspend(attempt: Attempt, state: int) -> int | None:
     try:
         attempt.change("suspend the domain", did, attempt.domain.suspend)
     except (TransientError, PermanentError) as error:
-        now = attempt.look_again(error)
+        now = attempt.lookup_again(error)
         if attempt.still_runs(now) and attempt.state()[0] not in STOPPED:
             raise
         return now
-    return attempt.look()
+    return attempt.lookup()
 
 
 def _wake_up(attempt: Attempt) -> None:
@@ -95,7 +95,7 @@ def _wake_up(attempt: Attempt) -> None:
     raise TransientError("suspend the domain", "it was pmsuspended, and was woken up for that")
 
 
-def _see_crash_last(attempt: Attempt) -> None:
+def _await_on_crash(attempt: Attempt) -> None:
     """Raise TransientError when libvirt itself ends the domain's crash, by starting the guest again or not.
 
     QEMU stops a guest that panics, and libvirt releases its leases (processGuestPanicEvent() in libvirt
@@ -180,5 +180,5 @@ def _job(attempt: Attempt) -> int | None:
 
 
 def _nothing_to_pause(attempt: Attempt, run: int | None) -> Outcome:
-    attempt.progress.see_end()
+    attempt.progress.set_ended()
     return ended(attempt, run, "there is nothing to pause")

@@ -62,7 +62,7 @@ def prepare(
         progress.record_tried = True
         progress.record = recorder.of_status(status, request.uri, request.action)
         progress.recorded = progress.record is not None and recorder.write(progress.record, run.process)
-    progress.see(status.id)
+    progress.set_run(status.id)
 
 
 def is_in_use(state: int, reason: int) -> bool:
@@ -80,7 +80,7 @@ def write_record(attempt: Attempt, action: str) -> None:
     progress, request, recorder = attempt.progress, attempt.request, attempt.recorder
     record = progress.record
     if record is not None:
-        # After a destroy libvirtd shows it without being asked: see see_xml().
+        # After a destroy libvirtd shows it without being asked: see complete_at_end().
         complete(attempt, record, action, is_persistent(attempt) if action == "pause" else None)
     elif not progress.record_tried:
         progress.record_tried = True
@@ -105,7 +105,7 @@ def _holder(attempt: Attempt) -> Process | None:
     return found[0] if len(found) == 1 else None
 
 
-def see_xml(attempt: Attempt, run: int | None) -> None:
+def complete_at_end(attempt: Attempt, run: int | None) -> None:
     """Complete the record of a run that is over: what libvirtd knows still, as RUN shows, is persistent.
 
     Where another run is active already, recovery asks.

@@ -52,7 +52,7 @@ class RecoveryRecorder:
         self._records = records
         self._journal = journal
         self._wall = wall
-        self._ask_sanlock = ask_sanlock or leases.Noted().of
+        self._ask_sanlock = ask_sanlock or leases.CachedLeases().of
         self._silences = 0
         self._boot = ""
         self.xml_seconds = XML_SECONDS

@@ -324,7 +324,7 @@ class Requests:
 
         It was written with keep.
         """
-        kernel, kept = self._spool.kernel, self._spool.kept
+        kernel, kept = self._spool.kernel, self._spool.own_request_fd
         if kernel.fstat(kept).st_nlink:
             return None
         kernel.lseek(kept, 0, 0)

@@ -121,7 +121,7 @@ class _Service:
 
     def perform(self) -> int:
         """Serve while this process is needed, or until the own request is over; returns the exit status."""
-        if self._spool.kept < 0:
+        if self._spool.own_request_fd < 0:
             self._requests.attend(self._serve)
         else:
             self._requests.attend_until(self._is_over, self._serve, lambda: time.sleep(WAIT_SECONDS))
@@ -145,7 +145,7 @@ class _Service:
             raise
         except Exception as error:
             deadline = request.deadline
-            oldest = time.monotonic() - (deadline.end - deadline.start)
+            oldest = time.monotonic() - (deadline.expires - deadline.start)
             if self._spool.leave_to_stock(request.name, oldest, error):
                 raise
             self._journal.report(request.event("defect-after-service", note=repr(error)))

@@ -214,30 +214,30 @@ class Deadline:
         self._budget = budget
 
     @property
-    def kill(self) -> float:
+    def kill_at(self) -> float:
         """When sanlock sends SIGKILL."""
         return self.start + (self._grace.seconds() or DEFAULT_GRACE)
 
     @property
-    def end(self) -> float:
+    def expires(self) -> float:
         """When to stop trying; that may change until settled_at."""
         if self._budget is not None:
             return self.start + self._budget
         seconds = self._grace.seconds() or DEFAULT_GRACE
         return self.start + max(seconds - MARGIN, seconds / 2)
 
-    def next_look(self, now: float) -> float:
+    def next_check(self, now: float) -> float:
         """When to check whether it is over: at its end, or before, once the grace is settled."""
         settled_at = self._grace.settled_at
-        return min(self.end, settled_at) if settled_at > now else self.end
+        return min(self.expires, settled_at) if settled_at > now else self.expires
 
     def left(self, now: float) -> float:
         """Seconds in which to go on trying, never negative."""
-        return max(0.0, self.end - now)
+        return max(0.0, self.expires - now)
 
     def sigkill(self, now: float, wall: float) -> str:
         """What sanlock does next, for the journal; WALL is the time of day at NOW."""
         # The time zone is the one that the interpreter read when it started: strftime(3) may read it again.
-        at = time.localtime(wall + self.kill - now)
+        at = time.localtime(wall + self.kill_at - now)
         clock = f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}"
         return f"sanlock sends SIGKILL at {clock} if the leases are lost"

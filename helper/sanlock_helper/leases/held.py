@@ -174,7 +174,7 @@ def _release(pid: int, found: dict[str, Any]) -> None:
     _while_busy(lambda: binding.release(found["lockspace"], found["resource"], [], pid=pid))
 
 
-class Noted:
+class CachedLeases:
     """The leases of one process after the other, with their lockspaces.  Several threads may use one."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -98,7 +98,7 @@ class Sanlock:
         lockspace.io_timeout = hosts[0]["io_timeout"]
         return JOINED if leases.is_renewed(hosts[0], self._clock()) else FAILING
 
-    def kept(self, lockspace: Lockspace) -> bool:
+    def still_joined_since(self, lockspace: Lockspace) -> bool:
         """Whether this host has not lost LOCKSPACE since its generation was noted.
 
         The generation counts up at every join (sanlock src/delta_lease.c).  A lockspace that is being lost

@@ -39,11 +39,11 @@ def take_snapshot(run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> RecordS
     found: dict[tuple[str, float], Record] = {}
     unread: list[str] = []
     # In the order in which recovery moves them: none is missed on its way.
-    looks = [
+    lists = [
         read_all(place)
         for place in (RecordDirectory(run_dir), RecordDirectory(run_dir, TAKEN), RecordDirectory(state_dir))
     ]
-    for records, why in reversed(looks):
+    for records, why in reversed(lists):
         # A copy on disk and the one on tmpfs that it was made from are one.
         found.update({(record.uuid, record.time): record for record in records})
         unread += why

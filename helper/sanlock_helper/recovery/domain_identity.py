@@ -42,8 +42,8 @@ def why_another(record: Record, name: str, xml: str) -> str:
         return f"its name was {record.name!r} and is {name!r}, and {what}: another machine may have its UUID"
     # A record or a definition that names nothing it writes to proves nothing; storage that is mounted
     # elsewhere keeps the names of its files.
-    is_told = (old_leases or old_disks) and (new_leases or new_disks)
-    if not is_told or _files(old_disks) & _files(new_disks):
+    is_comparable = (old_leases or old_disks) and (new_leases or new_disks)
+    if not is_comparable or _files(old_disks) & _files(new_disks):
         return ""
     return "its leases and disks are all others than those that it lost: another machine may have its UUID"
 

@@ -109,7 +109,7 @@ class LockspaceWait:
             raise ValueError(f"a lockspace that is {self.phase.value} cannot become {phase.value}")
         self.phase = phase
 
-    def see(self, state: str, now: float) -> None:
+    def set_state(self, state: str, now: float) -> None:
         """sanlock has it in STATE."""
         self.state = state
         self.text = _STATES.get(state, self.text)
@@ -153,7 +153,7 @@ class LockspaceWaits:
         self._start_thread = start_thread
         self._answers = answers
         self._before_join = before_join
-        self._look_at_sanlock = OneAtATime(sanlock.lockspaces, SANLOCK_SECONDS)
+        self._read_lockspaces = OneAtATime(sanlock.lockspaces, SANLOCK_SECONDS)
         self._waits: dict[str, LockspaceWait] = {}
         self._repeats = RepeatFilter(REPEAT_SECONDS)
 
@@ -226,7 +226,7 @@ class LockspaceWaits:
         found: dict[str, tuple[Lockspace, str]] = {}
         why = ""
         try:
-            found = self._look_at_sanlock()
+            found = self._read_lockspaces()
         except HelperError as error:
             why = str(error)
         for name in wanted:
@@ -236,7 +236,7 @@ class LockspaceWaits:
         """sanlock has lockspace NAME in STATE; or that is not known, for the reason WHY."""
         space_wait = self._waits.setdefault(name, LockspaceWait(now))
         was_joined = space_wait.is_joined
-        space_wait.see(state, now)
+        space_wait.set_state(state, now)
         if space_wait.is_joined:
             if not was_joined:
                 self._became_joined(name, space_wait)

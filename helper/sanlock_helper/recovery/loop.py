@@ -26,8 +26,8 @@ from .verdict import GONE, UNPROTECTED, Verdict, VisitResult
 SIDE_BY_SIDE = 8
 # While a domain's lockspaces are not joined its state is only read: one domain at a time, and not often,
 # for the helper may still be making others safe over the same libvirtd.  A longer read is not waited for.
-LOOK_AGAIN = 5.0
-LOOK_SECONDS = 10.0
+READ_AGAIN = 5.0
+READ_SECONDS = 10.0
 # How often records and lockspaces are read; both are in memory.
 TICK = 0.5
 # How long one pass waits for sanlock to leave a lost lockspace, or to renew a failing one; and, when nothing
@@ -37,7 +37,7 @@ PASS_SECONDS = 30.0
 HANG_SECONDS = 30.0
 
 
-def _stays(record: Record) -> str:
+def _stopped_state(record: Record) -> str:
     return "paused" if record.todo == "resume" else "off"
 
 
@@ -169,7 +169,7 @@ class Recovery:
                 return
             if not pending.is_visited and now >= pending.next_visit:
                 pending.ready = self._lockspaces.are_joined(pending)
-                if not pending.ready and self._is_looking(now):
+                if not pending.ready and self._is_reading(now):
                     continue
                 pending.begin_visit(now)
                 self._visits.add(pending)
@@ -187,15 +187,15 @@ class Recovery:
                 pending.text = f"no answer from libvirtd or sanlock for {seconds} s"
                 self._journal.report(_event("recovery-hangs", pending, seconds=seconds))
 
-    def _is_looking(self, now: float) -> bool:
+    def _is_reading(self, now: float) -> bool:
         """Whether a visit that only reads is under way and waited for: less long, once one has hung."""
-        looks = [
+        ages = [
             now - pending.visit_began
             for pending in self._pending.values()
             if pending.is_visited and not pending.ready
         ]
-        seconds = FIRST_DELAY if looks and max(looks) >= LOOK_SECONDS else LOOK_SECONDS
-        return any(look < seconds for look in looks)
+        seconds = FIRST_DELAY if ages and max(ages) >= READ_SECONDS else READ_SECONDS
+        return any(age < seconds for age in ages)
 
     def _run_visit(self, pending: PendingDomain, now: float) -> None:
         """The thread that visits one domain; it waits as long as libvirtd does."""
@@ -231,7 +231,7 @@ class Recovery:
             pending.next_visit = (
                 now
                 if self._lockspaces.are_joined(pending)
-                else now + max(LOOK_AGAIN, delay(now - pending.since))
+                else now + max(READ_AGAIN, delay(now - pending.since))
             )
             return
         if pending.failed_since is None:
@@ -245,7 +245,7 @@ class Recovery:
         if pending.record.mark == "refused" and pending.record.why == finding.text:
             return
         record, seconds = pending.record, f"{now - pending.since:.2f}"
-        note = f"it stays {_stays(record)}: {finding.text} ({_remedy(record, finding.text)})"
+        note = f"it stays {_stopped_state(record)}: {finding.text} ({_remedy(record, finding.text)})"
         self._journal.report(_event("recovery-refused", pending, seconds=seconds, note=note))
         try:
             self._store.mark(record, "refused", finding.text)

@@ -13,7 +13,7 @@ class DomainPhase(Enum):
     """What goes on with a pending domain."""
 
     IDLE = "idle"  # no visit is under way; the next one is due at next_visit
-    LOOKING = "looking"  # a visit is under way that only reads: its lockspaces are not joined
+    READING = "reading"  # a visit is under way that only reads: its lockspaces are not joined
     RECOVERING = "recovering"  # a visit is under way that may start or resume it
     HANGING = "hanging"  # a visit of either kind has not returned in time, and nothing waits for it
     ENDED = "ended"  # the last word on its record is spoken, or the record was removed or replaced
@@ -21,8 +21,8 @@ class DomainPhase(Enum):
 
 # The legal transitions; see PendingDomain.
 _NEXT = {
-    DomainPhase.IDLE: {DomainPhase.LOOKING, DomainPhase.RECOVERING, DomainPhase.ENDED},
-    DomainPhase.LOOKING: {DomainPhase.HANGING, DomainPhase.IDLE, DomainPhase.ENDED},
+    DomainPhase.IDLE: {DomainPhase.READING, DomainPhase.RECOVERING, DomainPhase.ENDED},
+    DomainPhase.READING: {DomainPhase.HANGING, DomainPhase.IDLE, DomainPhase.ENDED},
     DomainPhase.RECOVERING: {DomainPhase.HANGING, DomainPhase.IDLE, DomainPhase.ENDED},
     DomainPhase.HANGING: {DomainPhase.IDLE, DomainPhase.ENDED},
     DomainPhase.ENDED: set(),
@@ -30,14 +30,14 @@ _NEXT = {
 
 
 class PendingDomain:
-    """One record in recovery's hands.
+    """One record of recovery.
 
     | phase | event | next phase |
     | --- | --- | --- |
-    | IDLE | its visit is due, and not all of its lockspaces are joined | LOOKING |
+    | IDLE | its visit is due, and not all of its lockspaces are joined | READING |
     | IDLE | its visit is due, and all of its lockspaces are joined | RECOVERING |
-    | LOOKING, RECOVERING | the visit has not returned for HANG_SECONDS | HANGING |
-    | LOOKING, RECOVERING, HANGING | the visit returns | IDLE |
+    | READING, RECOVERING | the visit has not returned for HANG_SECONDS | HANGING |
+    | READING, RECOVERING, HANGING | the visit returns | IDLE |
     | IDLE | that was the last word on the record, which is removed or set aside | ENDED |
     | any but ENDED | the record was removed, or replaced by a newer one | ENDED |
 
@@ -70,7 +70,7 @@ class PendingDomain:
 
     def begin_visit(self, now: float) -> None:
         """A visit starts, of the kind that ready asks for."""
-        self.enter(DomainPhase.RECOVERING if self.ready else DomainPhase.LOOKING)
+        self.enter(DomainPhase.RECOVERING if self.ready else DomainPhase.READING)
         self.visit_began = now
 
     def end_visit(self, result: VisitResult) -> None:
@@ -82,7 +82,7 @@ class PendingDomain:
     @property
     def is_visited(self) -> bool:
         """Whether a visit has not returned."""
-        return self.phase in (DomainPhase.LOOKING, DomainPhase.RECOVERING, DomainPhase.HANGING)
+        return self.phase in (DomainPhase.READING, DomainPhase.RECOVERING, DomainPhase.HANGING)
 
     @property
     def wants_lockspaces(self) -> bool:

@@ -126,7 +126,7 @@ class RecordedLeases:
             and record.mark not in BEGUN
             and named >= {lease.lockspace for lease in record.leases}
             and record.boot == self._boot()
-            and all(self._sanlock.kept(lockspace) for lockspace in record.lockspaces)
+            and all(self._sanlock.still_joined_since(lockspace) for lockspace in record.lockspaces)
         )
 
 

@@ -703,7 +703,7 @@ def test_a_restart_of_a_domain_that_was_started_since_is_done(host: FakeHost, lo
 
 def test_the_id_of_the_old_run_may_be_the_new_one_s(host: FakeHost, local: FakeLocal) -> None:
     progress = Progress()
-    progress.see(host.run)
+    progress.set_run(host.run)
     local.another = host.run
     local.found.clear()
     assert "another run" in run(host, "poweroff", progress, local=local).verified

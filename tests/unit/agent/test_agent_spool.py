@@ -21,7 +21,7 @@ from sanlock_helper.errors import TransientError
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.spool import Spool
 
-from ..agent_world import START, UUID, World
+from ..agent_world import START, UUID, AgentWorld
 
 
 class Spooled(Requests):
@@ -47,13 +47,13 @@ def put(
     return request
 
 
-def take(world: World, requests: Spooled) -> None:
+def take(world: AgentWorld, requests: Spooled) -> None:
     """Have the agent read its spool once, and start what can start."""
     world.agent.begin(requests)
     world.agent.tick(0.0)
 
 
-def finish(world: World) -> None:
+def finish(world: AgentWorld) -> None:
     """Have the agent go on until nothing is left."""
     while world.agent.tick():
         pass
@@ -66,19 +66,19 @@ def uuid_of(number: int) -> str:
 def test_all_that_is_there_is_served_and_told_once(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
-    world = World(monkeypatch)
+    world = AgentWorld(monkeypatch)
     written = [put(requests, uuid=uuid_of(n), start=START + n / 10) for n in range(60)]
     world.agent.work(requests)
     assert requests.names() == []
     assert world.order == [request.uuid for request in written]
-    assert world.story.levels() == ["notice"] * 60
+    assert world.journal.levels() == ["notice"] * 60
     assert all(world.agent.reached(request) for request in written)
 
 
 def test_pauses_go_first_and_each_in_the_order_they_came(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
-    world = World(monkeypatch)
+    world = AgentWorld(monkeypatch)
     for number, action in enumerate(["poweroff", "pause", "poweroff", "pause"]):
         put(requests, action, uuid_of(number), START + number)
     world.agent.work(requests)
@@ -87,7 +87,7 @@ def test_pauses_go_first_and_each_in_the_order_they_came(
 
 def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, requests: Spooled) -> None:
     monkeypatch.setattr(jobs_module, "IN_FLIGHT", 3)
-    world = World(monkeypatch, *["hang"] * 3)
+    world = AgentWorld(monkeypatch, *["hang"] * 3)
     for number in range(5):
         put(requests, uuid=uuid_of(number))
     most = 0
@@ -96,7 +96,7 @@ def test_at_most_so_many_tries_are_in_flight(monkeypatch: pytest.MonkeyPatch, re
         most = max(most, world.agent.calling)
     assert most == 3
     # Those that hung were given up, and tried again behind the others.
-    assert world.story.levels().count("notice") == 5
+    assert world.journal.levels().count("notice") == 5
 
 
 def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, requests: Spooled) -> None:
@@ -104,7 +104,7 @@ def test_a_pause_that_comes_late_finds_a_place(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(jobs_module, "OTHERS_IN_FLIGHT", 2)
     monkeypatch.setattr(jobs_module, "AHEAD", 0)
     monkeypatch.setattr(connections, "OPENED_AT_ONCE", 3)
-    world = World(monkeypatch, *["hang"] * 2)
+    world = AgentWorld(monkeypatch, *["hang"] * 2)
     for number in range(4):
         put(requests, uuid=uuid_of(number), start=START + number)
     take(world, requests)
@@ -119,7 +119,7 @@ def test_a_poweroff_that_is_prepared_waits_for_another_to_end(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     monkeypatch.setattr(jobs_module, "OTHERS_IN_FLIGHT", 1)
-    world = World(monkeypatch, "hang", "prepare")
+    world = AgentWorld(monkeypatch, "hang", "prepare")
     for number in range(2):
         put(requests, uuid=uuid_of(number), start=START + number)
     take(world, requests)
@@ -127,7 +127,7 @@ def test_a_poweroff_that_is_prepared_waits_for_another_to_end(
     world.hanging[0]()
     finish(world)
     assert world.order == [uuid_of(0), uuid_of(1)]
-    assert world.story.levels() == ["notice"] * 2
+    assert world.journal.levels() == ["notice"] * 2
     assert world.waited < 1
 
 
@@ -135,14 +135,14 @@ def test_the_wait_for_a_turn_is_not_taken_for_a_hang(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     monkeypatch.setattr(jobs_module, "OTHERS_IN_FLIGHT", 1)
-    world = World(monkeypatch, "hang", "prepare")
+    world = AgentWorld(monkeypatch, "hang", "prepare")
     for number in range(2):
         put(requests, uuid=uuid_of(number), start=START + 0.1 * number)
     world.agent.work(requests)
     # The first is given up after 10 s; the other has its turn then, and its own 10 s from then on.
     assert sorted(world.order) == [uuid_of(0), uuid_of(1)]
-    assert world.story.levels() == ["warning", "notice", "notice"]
-    assert uuid_of(0) in world.story.lines[0][1]
+    assert world.journal.levels() == ["warning", "notice", "notice"]
+    assert uuid_of(0) in world.journal.lines[0][1]
     assert agent_module.PATIENCE <= world.waited < agent_module.PATIENCE + 1
 
 
@@ -150,12 +150,12 @@ def test_one_that_hangs_once_it_has_its_turn_is_given_up(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     monkeypatch.setattr(jobs_module, "OTHERS_IN_FLIGHT", 1)
-    world = World(monkeypatch, "hang", "prepare, then hang")
+    world = AgentWorld(monkeypatch, "hang", "prepare, then hang")
     for number in range(2):
         put(requests, uuid=uuid_of(number), start=START + 0.1 * number)
     world.agent.work(requests)
-    assert world.story.levels() == ["warning", "notice"] * 2
-    assert [uuid_of(0) in line for _, line in world.story.lines] == [True, True, False, False]
+    assert world.journal.levels() == ["warning", "notice"] * 2
+    assert [uuid_of(0) in line for _, line in world.journal.lines] == [True, True, False, False]
     assert 2 * agent_module.PATIENCE <= world.waited < 2 * agent_module.PATIENCE + 1
 
 
@@ -163,7 +163,7 @@ def test_a_try_whose_time_is_up_while_it_waits_does_nothing(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     monkeypatch.setattr(jobs_module, "OTHERS_IN_FLIGHT", 1)
-    world = World(monkeypatch, "hang", "prepare")
+    world = AgentWorld(monkeypatch, "hang", "prepare")
     put(requests, uuid=uuid_of(0), start=START)
     take(world, requests)
     put(requests, uuid=uuid_of(1), start=START - 30)
@@ -171,7 +171,7 @@ def test_a_try_whose_time_is_up_while_it_waits_does_nothing(
     ((_, waiting),) = world.clock.prepared
     assert not waiting.is_alive()
     assert world.order == [uuid_of(0)]
-    assert world.story.levels() == ["crit", "warning", "notice"]
+    assert world.journal.levels() == ["crit", "warning", "notice"]
     assert world.agent.under_way == 0
 
 
@@ -180,7 +180,7 @@ def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
 ) -> None:
     monkeypatch.setattr(jobs_module, "OTHERS_BESIDE_PAUSES", 2)
     monkeypatch.setattr(connections, "OPENED_AT_ONCE", 6)
-    world = World(monkeypatch, *["hang"] * 6)
+    world = AgentWorld(monkeypatch, *["hang"] * 6)
     put(requests, "pause", uuid_of(9), START)
     for number in range(5):
         put(requests, uuid=uuid_of(number), start=START + number)
@@ -192,31 +192,31 @@ def test_few_poweroffs_start_beside_a_pause_until_it_takes_long(
 
 
 def test_the_same_action_twice_is_one_case(monkeypatch: pytest.MonkeyPatch, requests: Spooled) -> None:
-    world = World(monkeypatch)
+    world = AgentWorld(monkeypatch)
     for number in range(3):
         put(requests, pid=number)
     world.agent.work(requests)
     assert world.order == [UUID]
-    ((level, line),) = world.story.lines
+    ((level, line),) = world.journal.lines
     assert level == "notice"
     assert line.endswith("(3 requests)")
     assert requests.names() == []
 
 
 def test_another_action_waits_for_the_first(monkeypatch: pytest.MonkeyPatch, requests: Spooled) -> None:
-    world = World(monkeypatch, TransientError("suspend", "busy"))
+    world = AgentWorld(monkeypatch, TransientError("suspend", "busy"))
     put(requests, "poweroff", start=START)
     put(requests, "pause", start=START + 1)
     world.agent.work(requests)
     # The pause does not go first, not even while the poweroff waits for its second try.
-    actions = [line.split()[0] for _, line in world.story.lines]
+    actions = [line.split()[0] for _, line in world.journal.lines]
     assert actions == ["poweroff", "poweroff", "pause"]
 
 
 def test_one_that_was_asked_for_before_it_was_done_is_not_done_again(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
-    world = World(monkeypatch)
+    world = AgentWorld(monkeypatch)
 
     def act(this: Attempt) -> Outcome:
         # Written while the first is being served, seen when that is over.
@@ -235,7 +235,7 @@ def test_one_that_was_asked_for_before_it_was_done_is_not_done_again(
     monkeypatch.setattr(requests, "names", after_the_answers)
     world.agent.work(requests)
     assert world.order.count(UUID) == 1
-    lines = [line for _, line in world.story.lines if "served together with an earlier request" in line]
+    lines = [line for _, line in world.journal.lines if "served together with an earlier request" in line]
     assert len(lines) == 1
     assert requests.names() == []
 
@@ -243,18 +243,18 @@ def test_one_that_was_asked_for_before_it_was_done_is_not_done_again(
 def test_a_request_whose_time_is_up_is_not_executed(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
-    world = World(monkeypatch)
+    world = AgentWorld(monkeypatch)
     put(requests, start=START - 3600)
     world.agent.work(requests)
     assert world.order == []
-    ((level, line),) = world.story.lines
+    ((level, line),) = world.journal.lines
     assert level == "crit"
     assert "time was up" in line
     assert requests.names() == []
 
 
 def test_the_next_agent_knows_the_run(monkeypatch: pytest.MonkeyPatch, requests: Spooled) -> None:
-    world = World(monkeypatch)
+    world = AgentWorld(monkeypatch)
     request = put(requests, "restart")
     requests.save_run(request.name, 7)
     runs: list[int | None] = []
@@ -271,14 +271,14 @@ def test_the_next_agent_knows_the_run(monkeypatch: pytest.MonkeyPatch, requests:
 def test_what_a_dead_agent_had_served_is_told_and_not_served(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
-    world = World(monkeypatch)
+    world = AgentWorld(monkeypatch)
     requests.finish(put(requests, uuid=uuid_of(1)).name, "notice", "poweroff vm1: done")
     done = requests.finish(put(requests, uuid=uuid_of(2)).name, "crit", "poweroff vm2: FAILED")
     assert done is not None
     Receipt(requests, done).logging()
     world.agent.work(requests)
     assert world.order == []
-    logged = dict(world.story.lines)
+    logged = dict(world.journal.lines)
     assert logged["notice"] == "poweroff vm1: done"
     assert logged["crit"].startswith("poweroff vm2: FAILED (repeated: ")
     assert requests.names() == []
@@ -287,24 +287,24 @@ def test_what_a_dead_agent_had_served_is_told_and_not_served(
 def test_a_file_that_is_no_request_is_moved_and_logged(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled, tmp_path: Path
 ) -> None:
-    world = World(monkeypatch)
+    world = AgentWorld(monkeypatch)
     (tmp_path / "run" / "requests" / "junk").write_text("junk")
     put(requests)
     world.agent.work(requests)
     # Last, since no virtual machine is behind it; the outcome is logged when its answer has come.
-    assert sorted(world.story.levels()) == ["notice", "warning"]
-    assert any("junk" in line for _, line in world.story.lines)
+    assert sorted(world.journal.levels()) == ["notice", "warning"]
+    assert any("junk" in line for _, line in world.journal.lines)
     assert requests.names() == []
     (moved,) = (tmp_path / "run" / "not-requests").iterdir()
     assert moved.read_text() == "junk"
 
 
 def test_it_lingers_for_more_after_several(monkeypatch: pytest.MonkeyPatch, requests: Spooled) -> None:
-    world = World(monkeypatch)
+    world = AgentWorld(monkeypatch)
     put(requests)
     world.agent.work(requests)
     assert world.waited == 0
-    world = World(monkeypatch)
+    world = AgentWorld(monkeypatch)
     put(requests, uuid=uuid_of(1))
     put(requests, uuid=uuid_of(2))
     world.agent.work(requests)

@@ -50,7 +50,7 @@ class File:
         self.mtime_ns = 1_700_000_000 * 10**9
 
 
-class World:
+class SimulatedHost:
     """The files of a host, and what its processes did."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class World:
 class Process:
     """One helper: a thread that waits for its turn before each system call, and the calls themselves."""
 
-    def __init__(self, pid: int, world: World) -> None:
+    def __init__(self, pid: int, world: SimulatedHost) -> None:
         self.pid = pid
         self.world = world
         self.descriptors: dict[int, File] = {}
@@ -312,7 +312,7 @@ class Helpers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = SimulatedHost()
         self.processes: list[Process] = []
         self.deaths = 0
         self.stops = 0

@@ -19,19 +19,19 @@ from sanlock_helper.records.directory import RecordDirectory  # noqa: E402
 from sanlock_helper.virt.status_files import Status  # noqa: E402
 
 from ..fake_local import UUID, FakeLocal, make_request  # noqa: E402
-from ..fakes import Story  # noqa: E402
+from ..fakes import RecordedJournal  # noqa: E402
 
 XML = "<domain type='kvm' id='3'><name>R&amp;D</name></domain>"
 
 
-class Desk:
+class Recording:
     """Requests, prepared with records in a directory of the test's own."""
 
     def __init__(self, path: Path) -> None:
-        self.story = Story()
+        self.journal = RecordedJournal()
         self.records = RecordDirectory(f"{path}/records")
         self.asked: list[int] = []
-        self.recorder = RecoveryRecorder(self.records, self.story, lambda: 5.0, self.ask)  # type: ignore[arg-type]
+        self.recorder = RecoveryRecorder(self.records, self.journal, lambda: 5.0, self.ask)  # type: ignore[arg-type]
         self.local = FakeLocal()
         self.local.status = Status("R&D", UUID, 3, "running", "booted", 4711, xml=XML)
         self.record_tried: list[int] = []
@@ -47,20 +47,20 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def recording(tmp_path: Path) -> Recording:
+    return Recording(tmp_path)
 
 
 @pytest.mark.parametrize("action", ["poweroff", "pause", "restart"])
-def test_a_running_domain_is_named_and_on_record(desk: Desk, action: str) -> None:
-    progress = desk.prepare(action)
-    assert (progress.name, progress.run, progress.process) == ("R&D", 3, desk.local.process)
-    record = desk.records.read(UUID)
+def test_a_running_domain_is_named_and_on_record(recording: Recording, action: str) -> None:
+    progress = recording.prepare(action)
+    assert (progress.name, progress.run, progress.process) == ("R&D", 3, recording.local.process)
+    record = recording.records.read(UUID)
     assert record is not None
     assert (record.name, record.action, record.found, record.run) == ("R&D", action, "running", 3)
     assert (record.pid, record.pid_start, record.time, record.xml) == (4711, 99, 5.0, XML)
     assert [str(lease) for lease in record.leases] == ["LS:disk"]
-    assert desk.record_tried == [3]
+    assert recording.record_tried == [3]
 
 
 @pytest.mark.parametrize(
@@ -79,48 +79,48 @@ def test_a_running_domain_is_named_and_on_record(desk: Desk, action: str) -> Non
     ],
 )
 def test_what_its_administrator_paused_has_no_record(
-    desk: Desk, state: str, reason: str, comes_back: bool
+    recording: Recording, state: str, reason: str, comes_back: bool
 ) -> None:
-    assert desk.local.status is not None
-    desk.local.status.state, desk.local.status.reason = state, reason
-    assert desk.prepare("pause").recorded == comes_back
-    assert (desk.records.uuids() == [UUID]) == comes_back
-    assert desk.prepare("restart").recorded
+    assert recording.local.status is not None
+    recording.local.status.state, recording.local.status.reason = state, reason
+    assert recording.prepare("pause").recorded == comes_back
+    assert (recording.records.uuids() == [UUID]) == comes_back
+    assert recording.prepare("restart").recorded
 
 
-def test_another_run_has_no_record(desk: Desk) -> None:
-    desk.local.another = 3
-    progress = desk.prepare()
+def test_another_run_has_no_record(recording: Recording) -> None:
+    recording.local.another = 3
+    progress = recording.prepare()
     assert (progress.name, progress.run, progress.process) == ("R&D", None, None)
-    assert desk.records.uuids() == []
+    assert recording.records.uuids() == []
 
 
-def test_a_process_that_is_not_proven_has_no_record(desk: Desk) -> None:
-    desk.local.process = None
-    progress = desk.prepare()
+def test_a_process_that_is_not_proven_has_no_record(recording: Recording) -> None:
+    recording.local.process = None
+    progress = recording.prepare()
     assert (progress.name, progress.run) == ("R&D", None)
-    assert desk.records.uuids() == []
+    assert recording.records.uuids() == []
 
 
-def test_the_successor_of_an_agent_that_died_keeps_its_record(desk: Desk) -> None:
+def test_the_successor_of_an_agent_that_died_keeps_its_record(recording: Recording) -> None:
     """By now the domain may be paused, and its process without the leases that were noted."""
-    desk.prepare("pause")
-    desk.recorder = RecoveryRecorder(desk.records, desk.story, lambda: 6.0, desk.ask)  # type: ignore[arg-type]
-    progress = desk.prepare("pause", run=3)
+    recording.prepare("pause")
+    recording.recorder = RecoveryRecorder(recording.records, recording.journal, lambda: 6.0, recording.ask)  # type: ignore[arg-type]
+    progress = recording.prepare("pause", run=3)
     assert (progress.name, progress.recorded) == ("R&D", True)
-    record = desk.records.read(UUID)
+    record = recording.records.read(UUID)
     assert record is not None
     assert record.time == 5.0
-    assert len(desk.asked) == 1
+    assert len(recording.asked) == 1
 
 
-def test_without_an_answer_the_tries_go_on(desk: Desk) -> None:
-    desk.local.raises["run"] = TransientError("find its process", "no answer within 1 s")
-    progress = desk.prepare()
+def test_without_an_answer_the_tries_go_on(recording: Recording) -> None:
+    recording.local.raises["run"] = TransientError("find its process", "no answer within 1 s")
+    progress = recording.prepare()
     assert (progress.name, progress.record_tried, progress.run) == ("", False, None)
 
 
-def test_without_a_status_file_libvirtd_is_asked(desk: Desk) -> None:
-    desk.local.status = None
-    progress = desk.prepare()
+def test_without_a_status_file_libvirtd_is_asked(recording: Recording) -> None:
+    recording.local.status = None
+    progress = recording.prepare()
     assert (progress.name, progress.record_tried) == ("", False)

@@ -35,24 +35,24 @@ from sanlock_helper.virt.processes import (  # noqa: E402
 )
 
 from ..fake_local import UUID, FakeLocal, FakeProcess, make_request  # noqa: E402
-from ..fakes import FakeHost, Story  # noqa: E402
+from ..fakes import Clock, FakeHost, RecordedJournal  # noqa: E402
 from ..libvirt_errors import libvirt_error  # noqa: E402
 
 SELF = Process(os.getpid(), process_start(os.getpid()))
 HELD = ((Lockspace("LS", 1, "/LS", 0, 1),), (Lease("LS", "disk", 3, "/disk"),))
 
 
-class Desk:
+class Recording:
     """A FakeHost, and notes on it in a directory."""
 
     def __init__(self, path: Path, mocker: MockerFixture) -> None:
         self.host = FakeHost(mocker)
-        self.story = Story()
+        self.journal = RecordedJournal()
         self.records = RecordDirectory(f"{path}/records")
         self.asked: list[int] = []
         # What was written when the domain was touched.
         self.then: list[Record | None] = []
-        self.recorder = RecoveryRecorder(self.records, self.story, lambda: 5.0, self.ask)  # type: ignore[arg-type]
+        self.recorder = RecoveryRecorder(self.records, self.journal, lambda: 5.0, self.ask)  # type: ignore[arg-type]
         for name in ("off", "pause"):
             effect = getattr(self.host, name)
             setattr(self.host, name, lambda effect=effect: self.look(effect))
@@ -70,7 +70,7 @@ class Desk:
         progress.record_tried = True
         progress.record = Record(UUID, "vm1", "qemu:///system", action, run=7, xml="<domain/>")
         progress.recorded = self.recorder.write(progress.record, SELF)
-        progress.see(7)
+        progress.set_run(7)
 
     def act(self, action: str, progress: Progress | None = None) -> Outcome:
         progress = progress or Progress()
@@ -82,14 +82,14 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, mocker: MockerFixture) -> Desk:
-    return Desk(tmp_path, mocker)
+def recording(tmp_path: Path, mocker: MockerFixture) -> Recording:
+    return Recording(tmp_path, mocker)
 
 
 @pytest.mark.parametrize("action", ["poweroff", "pause", "restart"])
-def test_the_record_is_there_before_the_domain_is_touched(desk: Desk, action: str) -> None:
-    assert desk.act(action).reached
-    (record,) = desk.then
+def test_the_record_is_there_before_the_domain_is_touched(recording: Recording, action: str) -> None:
+    assert recording.act(action).reached
+    (record,) = recording.then
     assert record is not None
     assert (record.name, record.action, record.found, record.run) == ("vm1", action, "running", 7)
     assert (record.pid, record.pid_start) == (os.getpid(), process_start(os.getpid()))
@@ -97,14 +97,14 @@ def test_the_record_is_there_before_the_domain_is_touched(desk: Desk, action: st
     assert [(lease.resource, lease.version) for lease in record.leases] == [("disk", 3)]
     assert [(lockspace.path, lockspace.io_timeout) for lockspace in record.lockspaces] == [("/LS", 1)]
     # A restart that has succeeded leaves nothing to recover.
-    assert (desk.records.uuids() == []) == (action == "restart")
+    assert (recording.records.uuids() == []) == (action == "restart")
 
 
-def test_a_restart_whose_start_failed_says_who_starts_it(desk: Desk) -> None:
-    desk.host.raises["create"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR, message="No space left")
-    outcome = desk.act("restart")
+def test_a_restart_whose_start_failed_says_who_starts_it(recording: Recording) -> None:
+    recording.host.raises["create"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR, message="No space left")
+    outcome = recording.act("restart")
     assert "recovery (virt-sanlock-helper recover) starts it once its leases can be had" in outcome.remark
-    assert desk.records.uuids() == [UUID]
+    assert recording.records.uuids() == [UUID]
 
 
 @pytest.mark.parametrize("action", ["poweroff", "pause"])
@@ -121,57 +121,57 @@ def test_a_restart_whose_start_failed_says_who_starts_it(desk: Desk) -> None:
     ],
 )
 def test_what_its_administrator_paused_is_not_brought_back(
-    desk: Desk, action: str, state: int, reason: int, comes_back: bool
+    recording: Recording, action: str, state: int, reason: int, comes_back: bool
 ) -> None:
-    desk.host.state, desk.host.reason = state, reason
+    recording.host.state, recording.host.reason = state, reason
     with contextlib.suppress(TransientError):  # a guest that sleeps is woken up first
-        desk.act(action)
-    assert (desk.records.uuids() == [UUID]) == comes_back
+        recording.act(action)
+    assert (recording.records.uuids() == [UUID]) == comes_back
 
 
-def test_the_record_of_our_own_pause_stays(desk: Desk) -> None:
-    desk.act("pause")
-    before = desk.records.read(UUID)
-    desk.recorder = RecoveryRecorder(desk.records, desk.story, lambda: 6.0, desk.ask)  # type: ignore[arg-type]
-    desk.act("pause")
-    after = desk.records.read(UUID)
+def test_the_record_of_our_own_pause_stays(recording: Recording) -> None:
+    recording.act("pause")
+    before = recording.records.read(UUID)
+    recording.recorder = RecoveryRecorder(recording.records, recording.journal, lambda: 6.0, recording.ask)  # type: ignore[arg-type]
+    recording.act("pause")
+    after = recording.records.read(UUID)
     assert before is not None
     assert after is not None
     assert after.time == before.time
 
 
-def following(desk: Desk, first: str, second: str) -> tuple[Outcome, Record | None]:
+def following(recording: Recording, first: str, second: str) -> tuple[Outcome, Record | None]:
     """What SECOND, asked for while FIRST was served, comes to, and the record then."""
     earlier, progress = Progress(), Progress()
-    desk.local_record(earlier, first)
-    assert desk.act(first, earlier).reached
+    recording.local_record(earlier, first)
+    assert recording.act(first, earlier).reached
     progress.follow(earlier)
-    return desk.act(second, progress), desk.records.read(UUID)
+    return recording.act(second, progress), recording.records.read(UUID)
 
 
-def test_a_poweroff_after_our_own_pause_is_what_recovery_undoes(desk: Desk) -> None:
-    _, record = following(desk, "pause", "poweroff")
+def test_a_poweroff_after_our_own_pause_is_what_recovery_undoes(recording: Recording) -> None:
+    _, record = following(recording, "pause", "poweroff")
     assert record is not None
     assert record.action == "poweroff"
 
 
 @pytest.mark.parametrize("persistent", [True, False])
-def test_a_restart_after_a_poweroff_starts_the_domain(desk: Desk, persistent: bool) -> None:
+def test_a_restart_after_a_poweroff_starts_the_domain(recording: Recording, persistent: bool) -> None:
     """A transient one was off for good: "libvirt does not know it"."""
-    desk.host.persistent = persistent
-    outcome, record = following(desk, "poweroff", "restart")
+    recording.host.persistent = persistent
+    outcome, record = following(recording, "poweroff", "restart")
     assert (outcome.reached, outcome.verified, record) == (True, "running again", None)
 
 
-def test_a_restart_after_a_poweroff_is_recoverys_when_it_fails(desk: Desk) -> None:
-    desk.host.raises["create"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR)
-    outcome, record = following(desk, "poweroff", "restart")
+def test_a_restart_after_a_poweroff_is_recoverys_when_it_fails(recording: Recording) -> None:
+    recording.host.raises["create"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR)
+    outcome, record = following(recording, "poweroff", "restart")
     assert not outcome.reached
     assert record is not None
     assert record.action == "restart"
 
 
-def test_the_leases_are_noted_where_libvirt_has_no_status_file(desk: Desk) -> None:
+def test_the_leases_are_noted_where_libvirt_has_no_status_file(recording: Recording) -> None:
     """The process that has the UUID on its command line and holds leases is the domain's."""
     other = FakeProcess(1, 1)
     process = Process(os.getpid(), process_start(os.getpid()))
@@ -179,28 +179,33 @@ def test_the_leases_are_noted_where_libvirt_has_no_status_file(desk: Desk) -> No
     local.found = [other, process]
     local.held = {process: [Lease("LS", "disk", 3)]}
     attempt = Attempt(
-        desk.host.connection, make_request("poweroff"), Progress(), lambda: False, local, desk.recorder
+        recording.host.connection,
+        make_request("poweroff"),
+        Progress(),
+        lambda: False,
+        local,
+        recording.recorder,
     )
     with pytest.raises(TransientError, match="it holds LS:disk"):
         actions.poweroff(attempt)
-    record = desk.records.read(UUID)
+    record = recording.records.read(UUID)
     assert record is not None
     assert (record.pid, record.unknown, len(record.leases)) == (process.pid, "", 1)
 
 
-def test_it_is_noted_once_for_all_tries(desk: Desk) -> None:
+def test_it_is_noted_once_for_all_tries(recording: Recording) -> None:
     progress = Progress()
-    desk.host.raises["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
+    recording.host.raises["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
     for _ in range(2):
         with pytest.raises(TransientError):
-            desk.act("poweroff", progress)
-    assert len(desk.asked) == 1
+            recording.act("poweroff", progress)
+    assert len(recording.asked) == 1
 
 
-def test_a_transient_domain_leaves_its_xml(desk: Desk) -> None:
-    desk.host.persistent = False
-    desk.act("poweroff")
-    (record,) = desk.then
+def test_a_transient_domain_leaves_its_xml(recording: Recording) -> None:
+    recording.host.persistent = False
+    recording.act("poweroff")
+    (record,) = recording.then
     assert record is not None
     assert record.xml == "<domain/>"
 
@@ -208,142 +213,152 @@ def test_a_transient_domain_leaves_its_xml(desk: Desk) -> None:
 @pytest.mark.parametrize("persistent", [True, False])
 @pytest.mark.parametrize("action", ["poweroff", "restart"])
 def test_whether_a_domain_is_persistent_shows_once_it_is_off(
-    desk: Desk, action: str, persistent: bool
+    recording: Recording, action: str, persistent: bool
 ) -> None:
     """libvirtd is not asked before the destroy, and the XML of a persistent domain goes after it."""
-    desk.host.persistent = persistent
-    desk.host.raises["create"] = desk.host.raises["createXML"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR)
+    recording.host.persistent = persistent
+    recording.host.raises["create"] = recording.host.raises["createXML"] = libvirt_error(
+        libvirt.VIR_ERR_SYSTEM_ERROR
+    )
     progress = Progress()
-    desk.local_record(progress, action)
-    desk.act(action, progress)
-    (then,) = desk.then
+    recording.local_record(progress, action)
+    recording.act(action, progress)
+    (then,) = recording.then
     assert then is not None
     assert then.xml == "<domain/>"
-    record = desk.records.read(UUID)
+    record = recording.records.read(UUID)
     assert record is not None
     assert (record.action, record.xml) == (action, "" if persistent else "<domain/>")
-    assert desk.host.asked_persistent == 0
-    assert "xml" not in desk.host.calls
+    assert recording.host.asked_persistent == 0
+    assert "xml" not in recording.host.calls
     if action == "restart":
-        assert ("create" if persistent else "createXML") in desk.host.calls
+        assert ("create" if persistent else "createXML") in recording.host.calls
 
 
 @pytest.mark.parametrize("persistent", [True, False])
 @pytest.mark.parametrize("action", ["poweroff", "restart"])
 def test_whether_a_domain_is_persistent_shows_where_the_answer_to_a_destroy_was_lost(
-    desk: Desk, action: str, persistent: bool
+    recording: Recording, action: str, persistent: bool
 ) -> None:
-    desk.host.persistent = persistent
-    desk.host.raises["create"] = desk.host.raises["createXML"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR)
+    recording.host.persistent = persistent
+    recording.host.raises["create"] = recording.host.raises["createXML"] = libvirt_error(
+        libvirt.VIR_ERR_SYSTEM_ERROR
+    )
     progress = Progress()
-    desk.local_record(progress, action)
-    desk.host.raises["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
+    recording.local_record(progress, action)
+    recording.host.raises["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
     with pytest.raises(TransientError):
-        desk.act(action, progress)
-    record = desk.records.read(UUID)
+        recording.act(action, progress)
+    record = recording.records.read(UUID)
     assert record is not None
     assert record.xml == "<domain/>"
     # It ends after that try.
-    desk.host.off()
-    desk.act(action, progress)
-    record = desk.records.read(UUID)
+    recording.host.off()
+    recording.act(action, progress)
+    record = recording.records.read(UUID)
     assert record is not None
     assert (record.action, record.xml) == (action, "" if persistent else "<domain/>")
     if action == "restart":
-        assert ("create" if persistent else "createXML") in desk.host.calls
+        assert ("create" if persistent else "createXML") in recording.host.calls
 
 
-def test_the_record_of_another_run_that_is_active_by_now_stays(desk: Desk) -> None:
+def test_the_record_of_another_run_that_is_active_by_now_stays(recording: Recording) -> None:
     """Whether the run that is over was of a persistent domain, recovery asks."""
-    desk.host.answer_lost["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
-    off = desk.host.off
+    recording.host.answer_lost["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
+    off = recording.host.off
 
     def start_again() -> None:
         off()
-        desk.host.start()
+        recording.host.start()
 
-    desk.host.off = start_again  # type: ignore[method-assign]
+    recording.host.off = start_again  # type: ignore[method-assign]
     progress = Progress()
-    desk.local_record(progress, "poweroff")
-    assert desk.act("poweroff", progress).verified == "over, another run was started since"
-    record = desk.records.read(UUID)
+    recording.local_record(progress, "poweroff")
+    assert recording.act("poweroff", progress).verified == "over, another run was started since"
+    record = recording.records.read(UUID)
     assert record is not None
     assert record.xml == "<domain/>"
 
 
 @pytest.mark.parametrize("persistent", [True, False])
-def test_a_domain_that_is_paused_is_asked_whether_it_is_persistent(desk: Desk, persistent: bool) -> None:
-    desk.host.persistent = persistent
+def test_a_domain_that_is_paused_is_asked_whether_it_is_persistent(
+    recording: Recording, persistent: bool
+) -> None:
+    recording.host.persistent = persistent
     progress = Progress()
-    desk.local_record(progress, "pause")
-    desk.act("pause", progress)
-    (then,) = desk.then
+    recording.local_record(progress, "pause")
+    recording.act("pause", progress)
+    (then,) = recording.then
     assert then is not None
     assert then.xml == ("" if persistent else "<domain/>")
-    assert desk.host.asked_persistent == 1
+    assert recording.host.asked_persistent == 1
 
 
-def test_a_paused_domain_is_not_asked_for_its_xml(desk: Desk) -> None:
-    desk.host.persistent = False
-    desk.act("pause")
-    assert "xml" not in desk.host.calls
+def test_a_paused_domain_is_not_asked_for_its_xml(recording: Recording) -> None:
+    recording.host.persistent = False
+    recording.act("pause")
+    assert "xml" not in recording.host.calls
 
 
-def test_a_record_that_cannot_be_written_is_told_and_stops_nothing(desk: Desk) -> None:
-    folder = Path(desk.records.path)
+def test_a_record_that_cannot_be_written_is_told_and_stops_nothing(recording: Recording) -> None:
+    folder = Path(recording.records.path)
     folder.mkdir()
     folder.chmod(0o777)
-    assert desk.act("poweroff").reached
-    ((level, line),) = desk.story.lines
+    assert recording.act("poweroff").reached
+    ((level, line),) = recording.journal.lines
     assert level == "warning"
     assert line.startswith(f"poweroff vm1 {UUID}: no recovery record: ")
     assert "the VM is made safe all the same" in line
 
 
-def test_a_record_that_cannot_be_written_is_told_once(desk: Desk) -> None:
+def test_a_record_that_cannot_be_written_is_told_once(recording: Recording) -> None:
     """Before the first try, and then again once libvirtd had shown the domain."""
-    folder = Path(desk.records.path)
+    folder = Path(recording.records.path)
     folder.mkdir()
     folder.chmod(0o777)
     progress = Progress()
-    desk.local_record(progress, "pause")
-    assert desk.act("pause", progress).reached
-    ((_, line),) = desk.story.lines
+    recording.local_record(progress, "pause")
+    assert recording.act("pause", progress).reached
+    ((_, line),) = recording.journal.lines
     assert "no recovery record: [Errno 1] others may write to it" in line
 
 
-def test_a_file_in_the_records_place_is_no_directory(desk: Desk) -> None:
+def test_a_file_in_the_records_place_is_no_directory(recording: Recording) -> None:
     """Nobody else may write to it."""
-    Path(desk.records.path).write_text("")
-    assert not desk.recorder.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
-    ((_, line),) = desk.story.lines
+    Path(recording.records.path).write_text("")
+    assert not recording.recorder.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
+    ((_, line),) = recording.journal.lines
     assert "no recovery record: [Errno 20] it is no directory" in line
 
 
-def test_a_sanlock_that_hangs_is_asked_three_times(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sanlock_that_hangs_is_asked_three_times(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recorder, "SANLOCK_SECONDS", 0.05)
     release = threading.Event()
 
     def hang(pid: int) -> Any:
-        desk.asked.append(pid)
+        recording.asked.append(pid)
         release.wait()
 
-    desk.recorder = RecoveryRecorder(desk.records, desk.story, ask_sanlock=hang)  # type: ignore[arg-type]
+    recording.recorder = RecoveryRecorder(recording.records, recording.journal, ask_sanlock=hang)  # type: ignore[arg-type]
     start = time.monotonic()
     found = []
     for _ in range(5):
-        assert desk.recorder.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
-        record = desk.records.read(UUID)
+        assert recording.recorder.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
+        record = recording.records.read(UUID)
         assert record is not None
         found.append(record.unknown)
     assert time.monotonic() - start < 1
     release.set()
-    assert len(desk.asked) == 3
+    assert len(recording.asked) == 3
     assert found[2] == "sanlock: no answer within 0.05 s"
     assert found[3] == "sanlock: it did not answer for others"
 
 
-def test_a_sanlock_that_was_slow_is_asked_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sanlock_that_was_slow_is_asked_again(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recorder, "SANLOCK_SECONDS", 0.05)
     slow = [True, True, False, True, True, False]
 
@@ -352,47 +367,47 @@ def test_a_sanlock_that_was_slow_is_asked_again(desk: Desk, monkeypatch: pytest.
             time.sleep(0.1)
         return HELD
 
-    desk.recorder = RecoveryRecorder(desk.records, desk.story, ask_sanlock=answer)  # type: ignore[arg-type]
+    recording.recorder = RecoveryRecorder(recording.records, recording.journal, ask_sanlock=answer)  # type: ignore[arg-type]
     for _ in range(6):
-        assert desk.recorder.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
-    record = desk.records.read(UUID)
+        assert recording.recorder.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
+    record = recording.records.read(UUID)
     assert record is not None
     assert record.unknown == ""
 
 
-def test_a_sanlock_that_refuses_is_noted(desk: Desk) -> None:
+def test_a_sanlock_that_refuses_is_noted(recording: Recording) -> None:
     def refuse(pid: int) -> Any:
         raise LeasesUnknownError("sanlock is down")
 
-    desk.recorder = RecoveryRecorder(desk.records, desk.story, ask_sanlock=refuse)  # type: ignore[arg-type]
-    assert desk.act("pause").reached
-    record = desk.records.read(UUID)
+    recording.recorder = RecoveryRecorder(recording.records, recording.journal, ask_sanlock=refuse)  # type: ignore[arg-type]
+    assert recording.act("pause").reached
+    record = recording.records.read(UUID)
     assert record is not None
     assert record.unknown == "sanlock is down"
 
 
-def test_xml_that_does_not_come_makes_the_others_wait_less(desk: Desk) -> None:
-    desk.host.persistent = False
-    desk.recorder.xml_seconds = 0.05
+def test_xml_that_does_not_come_makes_the_others_wait_less(recording: Recording) -> None:
+    recording.host.persistent = False
+    recording.recorder.xml_seconds = 0.05
     release = threading.Event()
-    desk.host.xml = lambda flags: str(release.wait())  # type: ignore[method-assign]
-    assert desk.act("poweroff").reached
+    recording.host.xml = lambda flags: str(release.wait())  # type: ignore[method-assign]
+    assert recording.act("poweroff").reached
     release.set()
-    assert desk.recorder.xml_seconds == recorder.IMPATIENT_XML_SECONDS
-    desk.host.xml = lambda flags: "<domain/>"  # type: ignore[method-assign]
-    FakeHost.start(desk.host)
-    assert desk.act("poweroff").reached
-    assert desk.recorder.xml_seconds == preparation.XML_SECONDS
+    assert recording.recorder.xml_seconds == recorder.IMPATIENT_XML_SECONDS
+    recording.host.xml = lambda flags: "<domain/>"  # type: ignore[method-assign]
+    FakeHost.start(recording.host)
+    assert recording.act("poweroff").reached
+    assert recording.recorder.xml_seconds == preparation.XML_SECONDS
 
 
-def test_libvirts_embedded_test_driver_is_not_noted(desk: Desk) -> None:
-    assert not desk.recorder.write(Record(UUID, "test", "test:///default", "poweroff"), SELF)
-    assert desk.records.uuids() == []
+def test_libvirts_embedded_test_driver_is_not_noted(recording: Recording) -> None:
+    assert not recording.recorder.write(Record(UUID, "test", "test:///default", "poweroff"), SELF)
+    assert recording.records.uuids() == []
 
 
-def test_a_process_that_is_not_known_is_said(desk: Desk) -> None:
-    assert desk.recorder.write(Record(UUID, "vm1", "qemu:///system", "poweroff"), None)
-    record = desk.records.read(UUID)
+def test_a_process_that_is_not_known_is_said(recording: Recording) -> None:
+    assert recording.recorder.write(Record(UUID, "vm1", "qemu:///system", "poweroff"), None)
+    record = recording.records.read(UUID)
     assert record is not None
     assert record.unknown == "its process was not found"
 
@@ -403,16 +418,6 @@ def test_a_process_that_sanlock_is_busy_with_is_asked_again(mocker: MockerFixtur
     inquire = mocker.patch.object(binding, "inquire", side_effect=[busy, busy, [{}]])
     assert leases.inquire(7) == [{}]
     assert inquire.call_count == 3
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class FakeSanlock:
@@ -452,7 +457,7 @@ def sanlock(mocker: MockerFixture) -> FakeSanlock:
 
 def test_sanlock_is_asked_for_a_lockspace_once_for_many_processes(sanlock: FakeSanlock) -> None:
     clock = Clock()
-    noted = leases.Noted(clock)
+    noted = leases.CachedLeases(clock)
     for pid in (7, 8):
         spaces, held = noted.of(pid)
         assert [(space.name, space.io_timeout, space.generation) for space in spaces] == [("A", 10, 3)]
@@ -467,7 +472,7 @@ def test_sanlock_is_asked_for_a_lockspace_once_for_many_processes(sanlock: FakeS
 
 def test_what_sanlock_said_of_a_lockspace_holds_for_a_second(sanlock: FakeSanlock) -> None:
     clock = Clock()
-    noted = leases.Noted(clock)
+    noted = leases.CachedLeases(clock)
     noted.of(7)
     sanlock.hosts[0]["generation"] = 4
     clock.now += 0.9
@@ -480,7 +485,7 @@ def test_what_sanlock_said_of_a_lockspace_holds_for_a_second(sanlock: FakeSanloc
 
 
 def test_what_sanlock_does_not_know_is_asked_for_again(sanlock: FakeSanlock) -> None:
-    noted = leases.Noted(Clock())
+    noted = leases.CachedLeases(Clock())
     assert noted.of(10)[0] == ()
     sanlock.joined.append("C")
     sanlock.hosts = []

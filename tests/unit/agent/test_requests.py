@@ -60,7 +60,7 @@ def test_a_request_is_read_as_it_was_written(
     assert (read.uri, read.uuid, read.action, read.pid, read.name) == (uri, UUID, "pause", 4711, name)
     assert (read.run, read.outcome) == (None, None)
     # From the request on, whenever it is read; sanlock's own clock does not know the budget.
-    assert (read.deadline.start, read.deadline.end, read.deadline.kill) == (1000.5, end, 1040.5)
+    assert (read.deadline.start, read.deadline.expires, read.deadline.kill_at) == (1000.5, end, 1040.5)
     assert (runtime / "requests" / name).stat().st_mode & 0o777 == 0o600
 
 
@@ -137,7 +137,7 @@ def test_who_waits_reads_the_outcome_when_it_was_told(spool: Spool, requests: Re
     receipt.logging()
     receipt.logged()
     assert requests.outcome_of(mine) == ("crit", "pause vm1: FAILED")
-    os.close(spool.kept)
+    os.close(spool.own_request_fd)
 
 
 @pytest.mark.parametrize(

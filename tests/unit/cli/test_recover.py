@@ -31,7 +31,7 @@ from sanlock_helper.recovery.single_instance import only_instance
 from sanlock_helper.threads import within
 from sanlock_helper.virt import qemu_sanlock_conf
 
-from ..fakes import Story
+from ..fakes import RecordedJournal
 from ..recovery_world import SPACE, UUID
 
 OTHER = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> RecordStore:
     record = Record(UUID, "vm1", "qemu:///system", "pause", time=1e9)
     record.lockspaces, record.leases = (SPACE,), (Lease("LS", "disk", 3, "/p", 7),)
     RecordDirectory(f"{tmp_path}/run").write(record)
-    return RecordStore(Story(), f"{tmp_path}/run", f"{tmp_path}/state")  # type: ignore[arg-type]
+    return RecordStore(RecordedJournal(), f"{tmp_path}/run", f"{tmp_path}/state")  # type: ignore[arg-type]
 
 
 def test_list(store: RecordStore, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,7 +56,7 @@ def test_no_name_and_no_reason_moves_the_cursor(
     name = "a\nb\x9b2J\u202e: x"
     record = Record(UUID, name, "qemu:///system", "pause", mark="refused", why="x\x1b[2J\ny", time=1e300)
     RecordDirectory(f"{tmp_path}/run").write(record)
-    recover._list(RecordStore(Story(), f"{tmp_path}/run", f"{tmp_path}/state"), as_json=False)  # type: ignore[arg-type]
+    recover._list(RecordStore(RecordedJournal(), f"{tmp_path}/run", f"{tmp_path}/state"), as_json=False)  # type: ignore[arg-type]
     first, why = capsys.readouterr().out.splitlines()
     assert first.startswith(f"a\\nb\\x9b2J\\u202e: x {UUID} resume since ")
     assert why == "    x\\x1b[2J\\ny"
@@ -118,7 +118,7 @@ def test_list_changes_nothing(store: RecordStore, tmp_path: Path) -> None:
 def test_forget(store: RecordStore, text: str, gathered: bool) -> None:
     if gathered:
         store.gather()
-    assert recover._forget(store, Story(), text) == 0  # type: ignore[arg-type]
+    assert recover._forget(store, RecordedJournal(), text) == 0  # type: ignore[arg-type]
     assert store.records() == {}
 
 
@@ -171,10 +171,10 @@ def test_list_as_another_user_is_an_error(
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
 @pytest.mark.parametrize("verb", ["forget", "resume"])
 def test_what_cannot_be_read_is_not_said_to_be_missing(hidden: RecordStore, verb: str) -> None:
-    story: Any = Story()
+    journal: Any = RecordedJournal()
     calls = {
-        "forget": lambda: recover._forget(hidden, story, "vm1"),
-        "resume": lambda: recover._resume_anyway(hidden, story, "vm1", yes=True),
+        "forget": lambda: recover._forget(hidden, journal, "vm1"),
+        "resume": lambda: recover._resume_anyway(hidden, journal, "vm1", yes=True),
     }
     with unprivileged(), pytest.raises(PermanentError) as caught:
         calls[verb]()
@@ -213,14 +213,14 @@ def test_list_prints_the_records_beside_a_bad_one(
 
 
 def test_no_directories_are_no_records(tmp_path: Path) -> None:
-    nothing = RecordStore(Story(), f"{tmp_path}/a", f"{tmp_path}/b")  # type: ignore[arg-type]
+    nothing = RecordStore(RecordedJournal(), f"{tmp_path}/a", f"{tmp_path}/b")  # type: ignore[arg-type]
     assert recover._list(nothing, as_json=False) == 0
 
 
 def test_a_name_that_two_records_have(store: RecordStore, tmp_path: Path) -> None:
     RecordDirectory(f"{tmp_path}/run").write(Record(OTHER, "vm1", "qemu:///system", "poweroff", time=1e9))
     with pytest.raises(PermanentError, match="2 records have this name"):
-        recover._forget(store, Story(), "vm1")  # type: ignore[arg-type]
+        recover._forget(store, RecordedJournal(), "vm1")  # type: ignore[arg-type]
     assert set(store.records()) == {UUID, OTHER}
 
 
@@ -228,7 +228,7 @@ def test_a_name_that_two_records_have(store: RecordStore, tmp_path: Path) -> Non
 def test_a_name_that_is_another_domains_uuid(store: RecordStore, tmp_path: Path, text: str) -> None:
     for uuid, name in ((UUID, OTHER), (OTHER, "vm2")):
         RecordDirectory(f"{tmp_path}/run").write(Record(uuid, name, "qemu:///system", "poweroff", time=1e9))
-    recover._forget(store, Story(), text)  # type: ignore[arg-type]
+    recover._forget(store, RecordedJournal(), text)  # type: ignore[arg-type]
     assert set(store.records()) == {UUID}
 
 
@@ -256,10 +256,10 @@ def test_forget_does_not_wait_for_libvirtd_without_end(
 ) -> None:
     RecordDirectory(f"{tmp_path}/run").write(Record(OTHER, "vm2", "qemu:///session", "poweroff", time=1e9))
     with pytest.raises(PermanentError, match=r"no record of it; .*no answer within"):
-        recover._forget(store, Story(), "another name")  # type: ignore[arg-type]
+        recover._forget(store, RecordedJournal(), "another name")  # type: ignore[arg-type]
     # By the records' own URIs; and not at all where a record has the name.
     assert hang == ["qemu:///session", "qemu:///system"]
-    assert recover._forget(store, Story(), "vm1") == 0  # type: ignore[arg-type]
+    assert recover._forget(store, RecordedJournal(), "vm1") == 0  # type: ignore[arg-type]
     assert len(hang) == 2
 
 
@@ -308,7 +308,7 @@ def test_no_terminal_gets_the_lines_that_stay() -> None:
     assert written == ["stays"]
 
 
-# Book
+# RecordStore
 
 
 def test_a_record_outlives_its_copying_being_cut_short(

@@ -212,9 +212,9 @@ def test_a_deadline_changes_when_the_grace_is_known(tmp_path: Path) -> None:
     grace = Grace.known(40)
     deadline = Deadline(1000.0, grace)
     grace.settled_at = 1000.2
-    assert (deadline.end, deadline.kill, deadline.next_look(1000.0)) == (1035.0, 1040.0, 1000.2)
+    assert (deadline.expires, deadline.kill_at, deadline.next_check(1000.0)) == (1035.0, 1040.0, 1000.2)
     grace._seconds = 20
-    assert (deadline.end, deadline.kill, deadline.next_look(1000.2)) == (1015.0, 1020.0, 1015.0)
+    assert (deadline.expires, deadline.kill_at, deadline.next_check(1000.2)) == (1015.0, 1020.0, 1015.0)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_deadline_changes_when_the_grace_is_known(tmp_path: Path) -> None:
 )
 def test_budget_is_the_grace_less_a_margin(grace: int, budget: float | None, end: float) -> None:
     deadline = Deadline(1000.0, grace, budget)
-    assert deadline.end == 1000.0 + end
+    assert deadline.expires == 1000.0 + end
     assert deadline.left(1000.0) == end
     assert deadline.left(5000.0) == 0.0
 

@@ -34,7 +34,7 @@ s LS:1:/LS:0
 
 
 def kept(text: str, lockspace: Lockspace = NOTED) -> bool:
-    return Sanlock(status=lambda: parse_status(text)).kept(lockspace)
+    return Sanlock(status=lambda: parse_status(text)).still_joined_since(lockspace)
 
 
 def test_joined_all_along() -> None:
@@ -69,7 +69,7 @@ def test_a_sanlock_that_does_not_answer_says_nothing() -> None:
     def silent() -> Any:
         raise SanlockUnknownError("ask sanlock", "no answer")
 
-    assert not Sanlock(status=silent).kept(NOTED)
+    assert not Sanlock(status=silent).still_joined_since(NOTED)
 
 
 def test_sanlock_is_asked_with_the_group_of_its_socket(mocker: MockerFixture) -> None:
@@ -79,7 +79,7 @@ def test_sanlock_is_asked_with_the_group_of_its_socket(mocker: MockerFixture) ->
         group.assert_called_once_with()
         return parse_status(STATUS)
 
-    assert Sanlock(status=status).kept(NOTED)
+    assert Sanlock(status=status).still_joined_since(NOTED)
 
 
 @pytest.mark.parametrize(("age", "generation"), [(0, 9), (59, 9), (61, 0), (80, 0)])

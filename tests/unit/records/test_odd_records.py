@@ -20,7 +20,7 @@ from sanlock_helper.records.directory import SET_ASIDE, SUFFIX, TAKEN, RecordDir
 from sanlock_helper.records.record import Record, RecordError, decode
 from sanlock_helper.records.store import RecordStore
 
-from ..fakes import Story
+from ..fakes import RecordedJournal
 
 GOOD = "defc17ee-2773-427c-8210-136921a454d3"
 BAD = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
@@ -85,14 +85,14 @@ ENTRIES: dict[str, Callable[[bytes], None]] = {
 
 
 class Places:
-    """A Book with one good record, and its directories."""
+    """A RecordStore with one good record, and its directories."""
 
     def __init__(self, top: Path) -> None:
         self.run, self.state = f"{top}/run/records", f"{top}/state"
         for path in (self.run, self.state):
             os.makedirs(path, 0o700)
-        self.story = Story()
-        self.book = RecordStore(self.story, self.run, self.state)  # type: ignore[arg-type]
+        self.journal = RecordedJournal()
+        self.store = RecordStore(self.journal, self.run, self.state)  # type: ignore[arg-type]
         RecordDirectory(self.run).write(make_record(GOOD))
 
     def path(self, place: str, name: str = BAD) -> bytes:
@@ -114,11 +114,11 @@ def places(tmp_path: Path) -> Places:
 def test_an_entry_that_is_no_record_is_set_aside_once(places: Places, place: str, kind: str) -> None:
     path = places.path(place)
     ENTRIES[kind](path)
-    assert set(places.book.records()) == {GOOD}
+    assert set(places.store.records()) == {GOOD}
     for _ in range(5):
-        assert set(places.book.gather()) == {GOOD}
+        assert set(places.store.gather()) == {GOOD}
     assert not os.path.lexists(path)
-    (line,) = [line for level, line in places.story.lines if level == "error"]
+    (line,) = [line for level, line in places.journal.lines if level == "error"]
     assert BAD in line
     assert f"set aside as {os.path.dirname(os.fsdecode(path))}/{SET_ASIDE}/{BAD}.1" in line
 
@@ -129,9 +129,9 @@ def test_a_name_that_is_no_uuid_costs_nothing_else(places: Places, place: str, n
     path = places.path(place).replace(BAD.encode(), name)
     write(path, make_record(BAD).encode())
     for _ in range(5):
-        assert set(places.book.gather()) == {GOOD}
+        assert set(places.store.gather()) == {GOOD}
     assert not os.path.lexists(path)
-    assert len([line for level, line in places.story.lines if level == "error"]) == 1
+    assert len([line for level, line in places.journal.lines if level == "error"]) == 1
 
 
 @pytest.fixture
@@ -167,8 +167,8 @@ def test_an_entry_that_cannot_be_moved_is_reported_once(
     write(path, make_record(BAD).encode() if good else b"no record")
     immutable(path)
     for _ in range(5):
-        assert GOOD in places.book.gather()
-    lines = [line for level, line in places.story.lines if level in ("error", "warning")]
+        assert GOOD in places.store.gather()
+    lines = [line for level, line in places.journal.lines if level in ("error", "warning")]
     assert len(lines) <= 1, lines
     assert all(BAD in line for line in lines)
     assert good or "cannot be set aside" in lines[0]
@@ -178,8 +178,8 @@ def test_a_set_aside_that_is_no_directory(places: Places) -> None:
     write(places.path("new"), b"no record")
     write(os.fsencode(f"{places.run}/{SET_ASIDE}"), b"")
     for _ in range(5):
-        assert set(places.book.gather()) == {GOOD}
-    (line,) = [line for level, line in places.story.lines if level == "error"]
+        assert set(places.store.gather()) == {GOOD}
+    (line,) = [line for level, line in places.journal.lines if level == "error"]
     assert "cannot be set aside" in line
 
 
@@ -191,8 +191,8 @@ def test_a_time_that_no_clock_has_is_no_record(time: float) -> None:
 
 def test_a_time_to_come_is_the_clocks_fault(places: Places) -> None:
     write(places.path("new"), make_record(BAD, time=1e300).encode())
-    assert set(places.book.gather()) == {GOOD, BAD}
-    assert places.story.lines == []
+    assert set(places.store.gather()) == {GOOD, BAD}
+    assert places.journal.lines == []
 
 
 @pytest.mark.parametrize(
@@ -231,4 +231,4 @@ def test_values_that_no_call_would_take(places: Places, fields: dict[str, object
 def test_the_lock_that_is_a_fifo_or_a_link(tmp_path: Path) -> None:
     places = Places(tmp_path)
     os.mkfifo(f"{places.run}.lock")
-    assert set(places.book.gather()) == {GOOD}
+    assert set(places.store.gather()) == {GOOD}

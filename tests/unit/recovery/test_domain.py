@@ -24,23 +24,23 @@ from sanlock_helper.recovery.domain import DomainRecovery  # noqa: E402
 from sanlock_helper.recovery.verdict import Verdict, VisitResult  # noqa: E402
 
 from ..examples import part_of  # noqa: E402
-from ..fakes import Story  # noqa: E402
+from ..fakes import RecordedJournal  # noqa: E402
 from ..libvirt_errors import libvirt_error  # noqa: E402
-from ..recovery_world import OFF, PAUSED, RUNNING, SPACE, UUID, FakeSanlock, Killed, World  # noqa: E402
+from ..recovery_world import OFF, PAUSED, RUNNING, SPACE, UUID, FakeSanlock, Killed, RecoveryWorld  # noqa: E402
 
 
 class Scene:
-    """A World and a DomainRecovery in it, with records in a directory."""
+    """A RecoveryWorld and a DomainRecovery in it, with records in a directory."""
 
     def __init__(self, path: Path, action: str = "pause", **changes: Any) -> None:
         self.path = path
-        self.world = World()
+        self.world = RecoveryWorld()
         # The lockspace that libvirt is configured for.
         self.default: Lockspace | None = None
         self.record = self.world.record(action, **changes)
-        self.story = Story()
+        self.journal = RecordedJournal()
         RecordDirectory(f"{path}/run").write(self.record)
-        self.store = RecordStore(self.story, f"{path}/run", f"{path}/state")  # type: ignore[arg-type]
+        self.store = RecordStore(self.journal, f"{path}/run", f"{path}/state")  # type: ignore[arg-type]
         self.store.gather()
 
     def domain_recovery(self) -> DomainRecovery:
@@ -812,26 +812,26 @@ def test_a_uuid_that_is_none(off: Scene, uuid: str) -> None:
 @pytest.fixture
 def asked(tmp_path: Path) -> Scene:
     """A domain that was paused while its lockspace was healthy."""
-    return Scene(tmp_path, lockspaces=(World().healthy(),))
+    return Scene(tmp_path, lockspaces=(RecoveryWorld().healthy(),))
 
 
 @pytest.mark.parametrize("action", ["pause", "poweroff"])
 @pytest.mark.parametrize("ready", [True, False])
 def test_what_lost_nothing_is_left(tmp_path: Path, action: str, ready: bool) -> None:
-    scene = Scene(tmp_path, action, lockspaces=(World().healthy(),))
+    scene = Scene(tmp_path, action, lockspaces=(RecoveryWorld().healthy(),))
     finding = scene.visit(ready=ready)
     assert (finding.verdict, "no lockspace was lost" in finding.text) == (Verdict.LEFT_ALONE, True)
     assert (scene.world.started, scene.world.resumed) == (0, 0)
 
 
 def test_a_transient_domain_that_lost_nothing_is_left(tmp_path: Path) -> None:
-    scene = Scene(tmp_path, "poweroff", xml=definition("yes"), lockspaces=(World().healthy(),))
+    scene = Scene(tmp_path, "poweroff", xml=definition("yes"), lockspaces=(RecoveryWorld().healthy(),))
     scene.world.known = False
     assert scene.visit().verdict is Verdict.LEFT_ALONE
 
 
 def test_a_restart_that_lost_nothing_is_started(tmp_path: Path) -> None:
-    assert Scene(tmp_path, "restart", lockspaces=(World().healthy(),)).visit().verdict is Verdict.DONE
+    assert Scene(tmp_path, "restart", lockspaces=(RecoveryWorld().healthy(),)).visit().verdict is Verdict.DONE
 
 
 def test_the_administrator_may_resume_what_lost_nothing(asked: Scene) -> None:
@@ -866,14 +866,14 @@ def test_a_lockspace_that_is_still_being_lost(asked: Scene) -> None:
     [
         {"lockspaces": (SPACE,)},
         {"lockspaces": ()},
-        {"lockspaces": (World().healthy(), Lockspace("other", 1, "/other", 0, 1, 0))},
+        {"lockspaces": (RecoveryWorld().healthy(), Lockspace("other", 1, "/other", 0, 1, 0))},
         {"boot": "an earlier one"},
         {"action": "poweroff", "lockspaces": ()},
         {"action": "poweroff", "leases": ()},
     ],
 )
 def test_in_doubt_it_was_lost(tmp_path: Path, changes: dict[str, Any]) -> None:
-    scene = Scene(tmp_path, **{"lockspaces": (World().healthy(),), **changes})
+    scene = Scene(tmp_path, **{"lockspaces": (RecoveryWorld().healthy(),), **changes})
     assert scene.visit().verdict is Verdict.DONE
 
 
@@ -1016,4 +1016,4 @@ def test_the_fake_has_the_methods_of_the_real_one() -> None:
     from sanlock_helper.leases.lockspaces import Sanlock
 
     real = {name for name in vars(Sanlock) if not name.startswith("_")}
-    assert set(vars(FakeSanlock(World()))) == real
+    assert set(vars(FakeSanlock(RecoveryWorld()))) == real

@@ -28,7 +28,7 @@ from sanlock_helper.recovery.loop import Recovery
 from sanlock_helper.recovery.verdict import GONE, UNPROTECTED, Verdict, VisitResult
 from sanlock_helper.virt.policy import PolicyError
 
-from ..fakes import Story
+from ..fakes import RecordedJournal
 from ..recovery_world import SPACE
 
 DONE = VisitResult(Verdict.DONE, "it runs")
@@ -43,8 +43,8 @@ class Host:
         self.run_dir = f"{path}/run/records"
         self.now = 0.0
         self.answers: deque[Callable[[], None]] = deque()
-        self.story = Story()
-        self.store = RecordStore(self.story, self.run_dir, f"{path}/state")  # type: ignore[arg-type]
+        self.journal = RecordedJournal()
+        self.store = RecordStore(self.journal, self.run_dir, f"{path}/state")  # type: ignore[arg-type]
         self.state: str | None = JOINED
         # When a join succeeds; and how sanlock behaves until then.
         self.storage_from = 0.0
@@ -121,7 +121,7 @@ class Host:
             self.store,
             self,  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
-            self.story,  # type: ignore[arg-type]
+            self.journal,  # type: ignore[arg-type]
             lambda: self.default,
             self.shown.append,
             self,
@@ -143,7 +143,7 @@ def host(tmp_path: Path) -> Host:
 @pytest.mark.parametrize("wait", [True, False])
 def test_nothing_to_do(host: Host, wait: bool) -> None:
     assert host.recover(wait)
-    assert (host.story.lines, host.joins) == ([], [])
+    assert (host.journal.lines, host.joins) == ([], [])
 
 
 @pytest.mark.parametrize("wait", [True, False])
@@ -154,7 +154,7 @@ def test_all_come_back(host: Host, wait: bool) -> None:
     assert host.recover(wait)
     assert (host.left(), len(host.joins)) == (set(), 1)
     assert (host.most, host.most_looks) == (8, 1)
-    assert len([line for level, line in host.story.lines if "done after" in line]) == 20
+    assert len([line for level, line in host.journal.lines if "done after" in line]) == 20
     assert host.now < 1
 
 
@@ -167,10 +167,10 @@ def test_it_waits_for_the_storage(host: Host) -> None:
     apart = [later - earlier for earlier, later in zip(host.joins, host.joins[1:])]
     assert apart[0] <= 1.5
     assert apart == sorted(apart)
-    warnings = [line for level, line in host.story.lines if level == "warning"]
+    warnings = [line for level, line in host.journal.lines if level == "warning"]
     assert len(warnings) == 1
     assert "waiting for lockspace LS since 0 s: join: input or output error" in warnings[0]
-    assert any("lockspace LS joined again at try" in line for _, line in host.story.lines)
+    assert any("lockspace LS joined again at try" in line for _, line in host.journal.lines)
     text = "\n".join(line for lines in host.shown for line in lines)
     wanted = r"lockspace LS: waited for 5\d s, next try in 4 s, then 1 to bring back \(vm1\): join: input or"
     assert re.search(wanted, text)
@@ -184,7 +184,7 @@ def test_a_long_wait_is_told_every_ten_minutes(host: Host) -> None:
     host.add("vm1")
     host.state, host.storage_from = None, 3000.0
     host.recover()
-    assert len([line for level, line in host.story.lines if level == "warning"]) in (4, 5)
+    assert len([line for level, line in host.journal.lines if level == "warning"]) in (4, 5)
     assert max(b - a for a, b in zip(host.joins, host.joins[1:])) <= LAST_DELAY + 0.5
 
 
@@ -210,7 +210,7 @@ def test_a_sanlock_that_is_away_is_waited_for(host: Host) -> None:
     host.sanlock_from = 20.0
     assert host.recover()
     assert host.now < 24
-    assert "the sanlock daemon does not run" in host.story.text()
+    assert "the sanlock daemon does not run" in host.journal.text()
 
 
 def test_a_failure_is_tried_again_and_stops_nobody(host: Host) -> None:
@@ -221,8 +221,8 @@ def test_a_failure_is_tried_again_and_stops_nobody(host: Host) -> None:
     tries = [when for when, name, ready in host.visits if name == "bad" and ready]
     assert 60 < host.now < 68
     assert 5 < len(tries) < 40
-    assert [line for _, line in host.story.lines if "recover good good: done" in line]
-    assert len([level for level, line in host.story.lines if level == "warning"]) == 1
+    assert [line for _, line in host.journal.lines if "recover good good: done" in line]
+    assert len([level for level, line in host.journal.lines if level == "warning"]) == 1
 
 
 @pytest.mark.parametrize(("action", "stays"), [("poweroff", "off"), ("pause", "paused")])
@@ -233,7 +233,7 @@ def test_a_malformed_policy_is_one_line_and_not_waited_for(host: Host, action: s
     assert not host.recover()
     assert host.left() == {"vm1"}
     assert not host.recover()
-    (line,) = [line for level, line in host.story.lines if level != "notice"]
+    (line,) = [line for level, line in host.journal.lines if level != "notice"]
     assert f"it stays {stays}: {why} (then virt-sanlock-helper recover)" in line
     assert "--resume-anyway" not in line
 
@@ -244,7 +244,7 @@ def test_a_defect_of_ours_stops_nobody(host: Host) -> None:
     host.endings["bad"] = lambda: 1 // 0  # type: ignore[assignment,return-value]
     assert not host.recover(wait=False)
     assert host.left() == {"bad"}
-    assert "internal error" in host.story.text()
+    assert "internal error" in host.journal.text()
 
 
 def test_domains_that_wait_are_seldom_looked_at(host: Host) -> None:
@@ -264,7 +264,7 @@ def test_a_look_that_hangs_stops_nobody(host: Host) -> None:
     host.hung = {"a"}
     host.at = [(50.0, lambda: host.store.forget("a"))]
     assert host.recover()
-    assert any(line.startswith("recover b b: done after 1") for _, line in host.story.lines)
+    assert any(line.startswith("recover b b: done after 1") for _, line in host.journal.lines)
     assert 50 <= host.now < 52
 
 
@@ -275,10 +275,10 @@ def test_many_that_hang_cost_themselves_alone(host: Host) -> None:
     host.add("z")
     host.at = [(400.0, lambda: [host.store.forget(name) for name in host.hung])]
     assert host.recover()
-    (line,) = [line for _, line in host.story.lines if line.startswith("recover z z: done after")]
+    (line,) = [line for _, line in host.journal.lines if line.startswith("recover z z: done after")]
     # Eight at a time hang, each for half a minute; the first looks one after the other.
     assert float(line.split()[5]) <= 91
-    hanging = [line for level, line in host.story.lines if level == "warning"]
+    hanging = [line for level, line in host.journal.lines if level == "warning"]
     assert len(hanging) == len(
         [line for line in hanging if "no answer from libvirtd or sanlock for 30 s" in line]
     )
@@ -309,7 +309,7 @@ def test_a_visit_that_returns_after_all(host: Host) -> None:
     assert host.recover()
     assert 100 <= host.now < 102
     assert host.left() == set()
-    assert "no answer from libvirtd or sanlock for 30 s" in host.story.text()
+    assert "no answer from libvirtd or sanlock for 30 s" in host.journal.text()
 
 
 def test_a_sanlock_that_hangs_is_no_reason_to_stay(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +321,7 @@ def test_a_sanlock_that_hangs_is_no_reason_to_stay(host: Host, monkeypatch: pyte
         assert not host.recover(wait=False)
     finally:
         end.set()
-    assert "no answer within 0.1 s" in host.story.text()
+    assert "no answer within 0.1 s" in host.journal.text()
     assert host.now <= 61
 
 
@@ -331,7 +331,7 @@ def test_a_record_that_no_domain_can_have_is_set_aside(host: Host) -> None:
     host.endings["vm1"] = lambda: VisitResult(Verdict.UNUSABLE, "'vm1' is no UUID")
     assert host.recover()
     assert host.left() == set()
-    (line,) = [line for level, line in host.story.lines if level == "error"]
+    (line,) = [line for level, line in host.journal.lines if level == "error"]
     assert "vm1.record is not used: 'vm1' is no UUID; set aside as " in line
 
 
@@ -347,7 +347,7 @@ def test_a_record_that_cannot_be_set_aside_costs_nothing_else(
     host.endings["vm1"] = lambda: VisitResult(Verdict.UNUSABLE, "'vm1' is no UUID")
     assert not host.recover(wait=False)
     assert host.left() == {"vm1"}
-    assert "'vm1' is no UUID; set its record aside: [Errno 5]" in host.story.text()
+    assert "'vm1' is no UUID; set its record aside: [Errno 5]" in host.journal.text()
 
 
 def test_a_lockspace_that_is_not_at_its_path(host: Host) -> None:
@@ -361,9 +361,9 @@ def test_a_lockspace_that_is_not_at_its_path(host: Host) -> None:
 
     host.join = join  # type: ignore[method-assign]
     assert not host.recover(wait=False)
-    assert "there is no such file" in host.story.text()
-    assert "it was at /storage/LS: bring its storage back there, or join it by hand" in host.story.text()
-    assert "sanlock client add_lockspace -s LS:1:PATH:0" in host.story.text()
+    assert "there is no such file" in host.journal.text()
+    assert "it was at /storage/LS: bring its storage back there, or join it by hand" in host.journal.text()
+    assert "sanlock client add_lockspace -s LS:1:PATH:0" in host.journal.text()
 
 
 def test_records_that_disagree_about_a_lockspace(host: Host) -> None:
@@ -411,7 +411,7 @@ def test_what_must_be_done_before_a_lockspace_is_joined(host: Host) -> None:
     host.before_join = before_join
     assert host.recover()
     assert min(host.joins) >= 20
-    assert "a dump is under way; trying again" in host.story.text()
+    assert "a dump is under way; trying again" in host.journal.text()
 
 
 def test_a_domain_that_the_helper_still_works_on_is_not_told(host: Host) -> None:
@@ -420,7 +420,7 @@ def test_a_domain_that_the_helper_still_works_on_is_not_told(host: Host) -> None
     host.endings["vm1"] = lambda: DONE if host.now > 10 else early
     assert host.recover()
     assert 10 < host.now < 12
-    assert [level for level, _ in host.story.lines if level != "notice"] == []
+    assert [level for level, _ in host.journal.lines if level != "notice"] == []
 
 
 def test_a_lockspace_that_is_joined_during_a_look(host: Host) -> None:
@@ -442,7 +442,7 @@ def test_a_refusal_is_told_once_and_not_waited_for(host: Host) -> None:
     assert host.left() == {"vm1"}
     (found,) = host.store.records().values()
     assert (found.mark, found.why) == ("refused", "because")
-    errors = [line for level, line in host.story.lines if level == "error"]
+    errors = [line for level, line in host.journal.lines if level == "error"]
     assert len(errors) == 1
     assert "NOT DONE" in errors[0]
     assert "it stays paused: because (virt-sanlock-helper recover --resume-anyway vm1" in errors[0]
@@ -463,7 +463,7 @@ def test_the_remedy_of_a_refusal_is_one_that_works(host: Host, why: str, remedy:
     host.add("vm1", "pause")
     host.endings["vm1"] = lambda: VisitResult(Verdict.REFUSED, why)
     assert not host.recover()
-    (line,) = [line for level, line in host.story.lines if level == "error"]
+    (line,) = [line for level, line in host.journal.lines if level == "error"]
     assert line.endswith(f"it stays paused: {why} ({remedy})")
 
 
@@ -472,7 +472,7 @@ def test_those_without_a_policy_are_told_in_one_line(host: Host) -> None:
         host.add(f"vm{number:02}")
         host.endings[f"vm{number:02}"] = lambda: VisitResult(Verdict.LEFT_ALONE, "no policy")
     assert host.recover()
-    (line,) = [line for _, line in host.story.lines if "left as they are" in line]
+    (line,) = [line for _, line in host.journal.lines if "left as they are" in line]
     assert "30 domains left as they are (" in line
     assert line.endswith("vm18, vm19, …")
 
@@ -482,7 +482,7 @@ def test_each_reason_to_leave_some_has_its_line(host: Host) -> None:
         host.add(name)
         host.endings[name] = lambda why=why: VisitResult(Verdict.LEFT_ALONE, why)  # type: ignore[misc]
     assert host.recover()
-    left = [line for _, line in host.story.lines if " left as " in line]
+    left = [line for _, line in host.journal.lines if " left as " in line]
     assert left == [
         "recover: 2 domains left as they are (as asked): a, b",
         "recover: 1 domain left as it is (no lockspace was lost): c",
@@ -494,7 +494,7 @@ def test_what_is_dropped_is_told(host: Host) -> None:
     host.add("vm1")
     host.endings["vm1"] = lambda: VisitResult(Verdict.DROPPED, "it runs on host_id 2")
     assert host.recover()
-    assert ("warning", "recover vm1 vm1: dropped: it runs on host_id 2") in host.story.lines
+    assert ("warning", "recover vm1 vm1: dropped: it runs on host_id 2") in host.journal.lines
 
 
 def test_records_that_come_and_go_while_it_waits(host: Host) -> None:
@@ -524,7 +524,7 @@ def test_a_newer_record_of_the_same_domain_counts(host: Host) -> None:
     host.endings["vm1"] = lost_again
     assert host.recover()
     # Both runs are back, the second one by its own record.
-    assert len([line for _, line in host.story.lines if "done after" in line]) == 2
+    assert len([line for _, line in host.journal.lines if "done after" in line]) == 2
     assert len([ready for _, _, ready in host.visits if ready]) == 2
 
 
@@ -552,8 +552,8 @@ def test_what_comes_of_a_record_that_is_gone_is_not_told(host: Host) -> None:
     host.add("vm2")
     host.endings["vm2"] = lambda: DONE if host.now > 10 else AGAIN
     assert host.recover()
-    assert "recover vm1 vm1: done after" not in host.story.text()
-    assert "recover vm2 vm2: done after" in host.story.text()
+    assert "recover vm1 vm1: done after" not in host.journal.text()
+    assert "recover vm2 vm2: done after" in host.journal.text()
 
 
 def test_storage_that_flaps(host: Host) -> None:
@@ -573,7 +573,7 @@ def test_a_lockspace_that_nobody_knows_the_place_of(host: Host) -> None:
     host.add("vm1", lockspaces=())
     host.state = None
     assert not host.recover(wait=False)
-    assert "join it by hand" in host.story.text()
+    assert "join it by hand" in host.journal.text()
 
 
 def test_unknown_leases_need_the_lockspace_that_libvirt_is_configured_for(host: Host) -> None:
@@ -587,5 +587,5 @@ def test_a_state_directory_that_cannot_be_written(host: Host, tmp_path: Path) ->
     (tmp_path / "state").write_text("in the way")
     host.add("vm1")
     assert host.recover()
-    assert "records are not copied to" in host.story.text()
+    assert "records are not copied to" in host.journal.text()
     assert os.listdir(host.run_dir) == []

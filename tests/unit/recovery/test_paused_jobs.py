@@ -18,7 +18,7 @@ from sanlock_helper.records.store import RecordStore  # noqa: E402
 from sanlock_helper.recovery.paused_jobs import SETTLE_SECONDS, PausedJobs  # noqa: E402
 from sanlock_helper.virt.processes import Process  # noqa: E402
 
-from ..fakes import Story  # noqa: E402
+from ..fakes import RecordedJournal  # noqa: E402
 from ..libvirt_errors import libvirt_error  # noqa: E402
 from ..recovery_world import OFF, PAUSED, RUNNING, SPACE, UUID  # noqa: E402
 
@@ -91,14 +91,14 @@ class Scene:
     """PausedJobs on one domain."""
 
     def __init__(self, path: Path, domain: Domain) -> None:
-        self.story = Story()
+        self.journal = RecordedJournal()
         self.domain = domain
         self.run = f"{path}/run/records"
-        self.store = RecordStore(self.story, self.run, f"{path}/state")  # type: ignore[arg-type]
+        self.store = RecordStore(self.journal, self.run, f"{path}/state")  # type: ignore[arg-type]
         self.jobs = PausedJobs(
             domain.connect,  # type: ignore[arg-type]
             self.store,
-            self.story,  # type: ignore[arg-type]
+            self.journal,  # type: ignore[arg-type]
             find=lambda uuid: Process(4711, 99),
             boot=lambda: "boot",
             clock=lambda: domain.now,
@@ -128,12 +128,12 @@ def test_a_job_is_ended_and_its_domain_left_to_the_administrator(
     assert (record.action, record.mark, record.found) == ("pause", "refused", f"paused ({words})")
     assert (record.run, record.pid, record.pid_start, record.boot) == (7, 4711, 99, "boot")
     assert [lockspace.name for lockspace in record.lockspaces] == ["LS"]
-    (line,) = [line for level, line in scene.story.lines if level == "error"]
+    (line,) = [line for level, line in scene.journal.lines if level == "error"]
     assert f"paused ({words})" in line
     assert "virt-sanlock-helper recover --resume-anyway vm1" in line
     # Once.
     scene.settle()
-    assert len([line for level, line in scene.story.lines if level == "error"]) == 1
+    assert len([line for level, line in scene.journal.lines if level == "error"]) == 1
 
 
 def test_a_job_that_is_over_already(tmp_path: Path) -> None:
@@ -151,10 +151,10 @@ def test_a_job_that_ended_before_the_first_call_or_between_two_tries(tmp_path: P
     assert record is not None
     assert (record.mark, record.found) == ("refused", "paused (api error)")
     assert (scene.domain.aborts, scene.domain.now) == (0, 0.0)
-    (line,) = [line for level, line in scene.story.lines if level == "error"]
+    (line,) = [line for level, line in scene.journal.lines if level == "error"]
     assert "NOT DONE: it stays paused: it was paused (api error)" in line
     scene.settle()
-    assert len(scene.story.lines) == 1
+    assert len(scene.journal.lines) == 1
 
 
 def test_a_job_that_ended_so_in_another_lockspace(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_job_that_ends_between_two_calls(
     domain.abort = lambda: None
     scene = Scene(tmp_path, domain)
     assert scene.settle() is None
-    assert (domain.asked >= at, domain.now < 1, scene.story.lines) == (True, True, [])
+    assert (domain.asked >= at, domain.now < 1, scene.journal.lines) == (True, True, [])
 
 
 @pytest.mark.parametrize("refuses", [True, False])
@@ -289,7 +289,7 @@ def test_what_lasts_is_none_of_its_business(tmp_path: Path, state: int, reason: 
     domain = Domain(reason, state)
     scene = Scene(tmp_path, domain)
     assert scene.settle() is None
-    assert (domain.aborts, domain.now, scene.story.lines) == (0, 0.0, [])
+    assert (domain.aborts, domain.now, scene.journal.lines) == (0, 0.0, [])
 
 
 def test_another_lockspace(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_a_record_of_the_helper_is_kept(tmp_path: Path) -> None:
     assert record is not None
     assert (record.time, record.mark) == (5.0, "")
     assert scene.domain.aborts == 1
-    assert scene.story.lines == []
+    assert scene.journal.lines == []
 
 
 def test_the_uris_of_the_records_are_looked_at(tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_a_remedy_never_names_another_domain(
     assert caught.value.hint.startswith(f"virsh domjobinfo {UUID}; virsh destroy {UUID} lets")
     domain.abort = domain.end_job
     scene.settle()
-    (line,) = [line for level, line in scene.story.lines if level == "error"]
+    (line,) = [line for level, line in scene.journal.lines if level == "error"]
     assert f"recover --resume-anyway {UUID}, or" in line
 
 
@@ -371,4 +371,4 @@ def test_a_record_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None
     (tmp_path / "run" / "records").write_text("no directory")
     scene = Scene(tmp_path, Domain())
     scene.jobs.settle(SPACE)
-    assert [level for level, _ in scene.story.lines] == ["warning", "error"]
+    assert [level for level, _ in scene.journal.lines] == ["warning", "error"]

@@ -58,7 +58,7 @@ def test_the_table_of_a_lockspace_is_what_it_allows() -> None:
     assert allowed(names, can_lockspace) == rows(LockspaceWait.__doc__ or "")
 
 
-@pytest.mark.parametrize(("ready", "phase"), [(False, DomainPhase.LOOKING), (True, DomainPhase.RECOVERING)])
+@pytest.mark.parametrize(("ready", "phase"), [(False, DomainPhase.READING), (True, DomainPhase.RECOVERING)])
 def test_one_visit_at_a_time(ready: bool, phase: DomainPhase) -> None:
     pending = pending_domain()
     pending.ready = ready
@@ -80,7 +80,7 @@ def test_one_visit_at_a_time(ready: bool, phase: DomainPhase) -> None:
 def test_an_ended_one_is_visited_no_more() -> None:
     pending = pending_domain()
     pending.enter(DomainPhase.ENDED)
-    with pytest.raises(ValueError, match="ended cannot become looking"):
+    with pytest.raises(ValueError, match="ended cannot become reading"):
         pending.begin_visit(1.0)
 
 
@@ -103,6 +103,6 @@ def test_whatever_sanlock_says_there_is_one_request_at_a_time(events: list[str])
             asked += 1
             wait.begin_join(now)
         elif event not in ("ask", "answer"):
-            wait.see(event, now)
+            wait.set_state(event, now)
             assert wait.is_joined == (event == JOINED)
         assert asked == int(wait.is_asked_for) <= 1

@@ -39,7 +39,7 @@ HEAD = ("NAME", "STATE", "ON_LOCKFAILURE", "RECOVER", "LEASES", "AT A LOSS", "LA
 _RECOVER = {True: "yes", False: "-", None: "malformed"}
 CLEAR = "\033[H\033[2J"
 
-_kept: list[Any] = []
+_unanswered: list[Any] = []
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +99,7 @@ def _read(connections: list[Any], arguments: argparse.Namespace) -> tuple[list[R
         return _rows(domains, [], arguments)
     except TransientError as error:
         # A connection that hangs would do so in its destructor, too, and is kept.
-        _kept.extend(connections)
+        _unanswered.extend(connections)
         connections.clear()
         # libvirt's status files are for root alone.
         if not is_local(arguments.connect) or os.geteuid() != 0:
