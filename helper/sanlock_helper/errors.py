@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-# The remedy for what root alone may do.
+# The remedy for what only root may do.
 RUN_AS_ROOT = "run this as root"
 
 
 class SanlockHelperError(Exception):
     """Any failure that this program has foreseen; its text names the thing and the reason.
 
-    But for SpoolError: most processes meet none, and do without this module.
+    SpoolError is the exception: most processes raise none, and run without this module.
     """
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Names and messages of other programs as text of one line: for the journal, a terminal, a table.
 
-Nothing that moves a cursor, breaks a line, turns the direction of writing or is not to be seen stays in it:
+Nothing that moves a cursor, breaks a line, changes the direction of writing or is invisible stays in it:
 str.isprintable() is false for Unicode's categories Cc, Cf, Cs, Co, Cn, Zl, Zp, and Zs but for the blank.  No
 module is imported here: the agent loads this one before the first virtual machine is safe.
 """

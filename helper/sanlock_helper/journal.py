@@ -209,8 +209,8 @@ class Journal:
     def prepare(self) -> None:
         """Load what logging needs, and open the log.
 
-        A process that only hands its request over logs nothing, and does without.  A process that is about
-        to act calls this before: the disk may be gone later.
+        A process that only writes its request logs nothing, and does not call this.  A process that is about
+        to act calls this before: the disk may not answer later.
         """
         if not self._started:
             import syslog
@@ -238,7 +238,7 @@ class Journal:
         self.log("notice", line)
 
     def warning(self, line: str) -> None:
-        """Log what did not work yet, or what an administrator should see to."""
+        """Log what did not work yet, or what an administrator should act on."""
         self.log("warning", line)
 
     def error(self, line: str) -> None:

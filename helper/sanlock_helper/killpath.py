@@ -4,7 +4,7 @@ this process has to serve.
 
 Nothing here may depend on the environment: sanlock starts the program without HOME, with stdio on /dev/null,
 SIGINT ignored and pipe ends of its own left open.  Hundreds of these processes may start in the same second,
-and what most of them do is all here; the rest is in service.py.
+and all that most of them do is in this module; the rest is in agent/service.py.
 """
 
 import posix
@@ -32,7 +32,7 @@ def main(arguments: "Sequence[str]", interactive: "bool | None" = None) -> int:
     """Run with the ARGUMENTS behind the program's name; returns the exit status.
 
     INTERACTIVE: an administrator waits for the outcome, as at a terminal (which is checked when it is None).
-    sanlock does not: a request that another process will serve is done for this one.
+    sanlock does not wait: this process is done once another one will serve its request.
     """
     start = time.monotonic()
     posix.umask(0o077)
@@ -57,7 +57,7 @@ def main(arguments: "Sequence[str]", interactive: "bool | None" = None) -> int:
             except SpoolError as error:
                 if getattr(error.__cause__, "errno", 0) not in _NO_DESCRIPTOR:
                     raise
-                # What was inherited takes them all.
+                # Inherited descriptors use all that are allowed.
                 posix.closerange(3, _MOST_DESCRIPTORS)
                 spool, name, needed = _hand_over(invocation, start, waits)
             if not needed:
@@ -70,7 +70,7 @@ def main(arguments: "Sequence[str]", interactive: "bool | None" = None) -> int:
 def _hand_over(invocation: Invocation, start: float, waits: bool) -> "tuple[Spool, str, bool]":
     """Put the request into the spool: returns that, the request's file, and whether this process is needed.
 
-    Raises SpoolError when that does not work; then no file is left there.
+    Raises SpoolError when it cannot be written; then no file is left there.
     """
     spool = Spool.open()
     name = spool.write(invocation, start, keep=waits)
@@ -82,11 +82,11 @@ def _hand_over(invocation: Invocation, start: float, waits: bool) -> "tuple[Spoo
 
 
 def _perform(invocation: Invocation, start: float, spool: "Spool | None", name: str, problem: str) -> int:
-    """Do what this process is needed for: see service.perform()."""
+    """Serve requests in this process: see service.perform()."""
     try:
         from .agent.service import perform
     except Exception as error:
-        # Others have handed over and gone, relying on this process.
+        # Other processes have written their requests and exited, relying on this one.
         if spool is not None and spool.is_agent():
             spool.leave_to_stock(name, start - _STOCK_SECONDS, error)
         raise
@@ -94,7 +94,7 @@ def _perform(invocation: Invocation, start: float, spool: "Spool | None", name: 
 
 
 def _open_standard_descriptors() -> None:
-    """See that 0, 1 and 2 are open: a socket to libvirtd that became descriptor 2 would get our messages."""
+    """Open 0, 1 and 2 if they are closed: a socket to libvirtd must not become the standard error."""
     try:
         descriptor = posix.open("/dev/null", posix.O_RDWR)
     except OSError:

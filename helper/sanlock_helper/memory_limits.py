@@ -6,7 +6,7 @@ from __future__ import annotations
 import _thread
 
 # As /proc/PID/limits names them, as systemd does, and MiB.  Measured: 60 domains at once need 300 and 30.
-# GLib ends a process that gets no memory; libvirt's own helper, of one thread, gets through with less.
+# GLib aborts a process that gets no memory; libvirt's own helper, of one thread, needs less.
 NEEDED = (("Max address space", "LimitAS", 512), ("Max data size", "LimitDATA", 64))
 
 # Of a thread's stack, where there is a limit.
@@ -26,7 +26,7 @@ def shortage(limits: str) -> tuple[str, str]:
 def require_memory(path: str = "/proc/self/limits") -> None:
     """Raise MemoryError, with what is needed, where there is too little; before the first thread starts.
 
-    The thread that learns sanlock's grace may run already: what it takes is counted in.
+    The thread that reads sanlock's grace may run already: its memory is part of what is needed.
     """
     try:
         with open(path, "rb") as file:

@@ -3,13 +3,13 @@
 
 sanlock starts one process per virtual machine, all within seconds.  Each writes its request into a directory
 on tmpfs and tries to take one lock.  The one that gets it is the agent and serves all requests; a few others
-stand by and take over if the agent dies or shows no sign of life (see stand_by.py); the rest is done.
+stand by and take over if the agent dies or shows no sign of life (see stand_by.py); all others exit.
 
-A request is a file; its name shows how far it has come:
+A request is a file; its name gives its step:
 
     UUID.ACTION.START-PID         to be served: the clock, process id and URI inside, START in microseconds
     UUID.ACTION.START-PID.done    served: the outcome's line is appended, no process serves it again
-    UUID.ACTION.START-PID.telling the line is on its way to syslog
+    UUID.ACTION.START-PID.telling the line is being logged
 
 Each step is one rename, so a process that dies at any instruction leaves one of the three.  The kernel drops
 a dead process's lock.
@@ -19,10 +19,10 @@ showed that it lives; a file beside it names that process.  An agent that neithe
 killed keeps its lock; another one then serves beside it, with the second lock.  A process that takes a lock,
 or wakes up after a long silence, first shows life and then checks the other lock; one that serves beside an
 agent takes the second lock and then checks that the first one's file has shown no life since.  So at least
-one of two such processes sees the other, and withdraws.
+one of two such processes detects the other, and withdraws.
 
-What is here is what every process needs, and needs nothing but C modules of the standard library; what is
-done with a request after it was written is in requests.py.
+This module holds what every process needs, and imports nothing but C modules of the standard library; what
+happens to a request after it was written is in agent/requests.py.
 """
 
 import fcntl
@@ -56,7 +56,7 @@ TAKEN, HELD, BESIDE = 0, 1, 2
 # An agent shows life so often, while it has anything to do.
 LIFE_SECONDS = 0.25
 
-# After so long without a sign of life the agent is late: a process that would hand over stays to observe it.
+# After so long without a sign of life the agent is late: a process that would exit stays to observe it.
 LATE_SECONDS = 1.0
 
 # An agent that has shown no life for so long does not act before it has checked that it still serves.  Less
@@ -82,7 +82,7 @@ class SpoolError(Exception):
 
 
 class Spool:
-    """The directory of requests, as one process sees it."""
+    """The directory of requests, as one process uses it."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Spool:
         self._flock = flock
         self._clock = clock
         self._identify = identify or identity
-        # The file of this process's own request, held open while it waits for the outcome.
+        # The file of this process's own request, open while it waits for the outcome; else -1.
         self.own_request_fd = -1
         self._pid = pid
         # The files of the two locks, -1 while they are not open, and which of them this process has.
@@ -120,8 +120,8 @@ class Spool:
     def open(cls, path: str = RUNTIME_DIR, owner: int = 0) -> "Spool":
         """The spool below PATH, made if it is not there.
 
-        Raises SpoolError unless PATH and the spool are directories of OWNER, closed to everybody else: what
-        is asked for in there is done to virtual machines.
+        Raises SpoolError unless PATH and the spool are directories of OWNER, closed to all other users: a
+        request in there is carried out on a virtual machine.
         """
         _directory(path, owner)
         spool = f"{path}/{_SPOOL}"
@@ -142,7 +142,7 @@ class Spool:
         """Put the request of an INVOCATION that came at START into the spool; returns the file's name.
 
         START is in seconds of CLOCK_MONOTONIC.  With KEEP the file stays open, so that its outcome can be
-        read.  Raises SpoolError when that does not work; then nothing is left there.
+        read.  Raises SpoolError when it cannot be written; then nothing is left there.
         """
         name = f"{invocation.uuid}.{invocation.action}.{int(start * 1e6):016d}-{self._pid}"
         draft = f".{name}"
@@ -192,7 +192,7 @@ class Spool:
     def text(self, name: str) -> str:
         """What is in the file NAME.
 
-        Raises OSError when it cannot be read now, or is gone; SpoolError when it is no request's: not a
+        Raises OSError when it cannot be read now, or does not exist; SpoolError when it is no request: not a
         regular file (opening a device, or waiting for a FIFO's other end, may do anything), or too large.
         """
         status = self.kernel.stat(name, dir_fd=self.directory, follow_symlinks=False)
@@ -217,7 +217,8 @@ class Spool:
     def enlist(self) -> bool:
         """Whether this process is needed: it is the agent, or stands by, or the agent is late.
 
-        If not, others see to what is in the spool by now.  Raises SpoolError when that cannot be found out.
+        If not, another process serves what is in the spool by now.  Raises SpoolError when the locks cannot
+        be used.
         """
         try:
             found = self.take_first()
@@ -255,8 +256,8 @@ class Spool:
     def unlock(self) -> None:
         """Give the agent's lock up."""
         descriptor = self._locks[self._held]
-        # From here on this process is not the one to be killed for its silence.  The time of this, its last
-        # sign of life, says to one that it served beside that it did.
+        # From here on this process is not the one to be killed for its silence.  An agent that it served
+        # beside learns of that by the time of this last sign of life.
         self._write_holder("")
         self._stamp(descriptor, self._clock())
         if self._pid_file >= 0:
@@ -410,9 +411,9 @@ class Spool:
     def leave_to_stock(self, mine: str, oldest: float, why: BaseException) -> bool:
         """Have libvirt's own helper serve what is not served yet, each request in a process of its own.
 
-        MINE is the file of this process's request, which is its own business: returns whether that was still
+        MINE is the file of this process's own request, which the caller serves: returns whether it was still
         there.  What came before OLDEST (seconds of CLOCK_MONOTONIC) is over.  WHY is logged.  The processes
-        that wrote the others have gone, relying on this one.  In their processes this raises, out of
+        that wrote the others have exited, relying on this one.  In their processes this raises, out of
         killpath.main(), and the executable becomes libvirt's helper for the arguments that the exception
         holds.  A request goes only once it has its process: one that gets none stays for the next agent.
         """
@@ -444,7 +445,7 @@ class Spool:
 def _fork(clock: "Callable[[], float]") -> int:
     """fork(2): 0 in the child, -1 when there is still no room for a process after a while.
 
-    The processes that hand their requests over end meanwhile, and make room.
+    The processes that only write their requests exit meanwhile, and make room.
     """
     end = clock() + _FORK_SECONDS
     while True:
@@ -464,8 +465,8 @@ def _cannot_serve(arguments: "list[str]", why: BaseException) -> Exception:
 
 
 def identity() -> str:
-    """What names this process among all that ever were: its id, its start (proc(5), field 22), and the
-    namespace in which the id counts."""
+    """What names this process and no other, also after its end: its id, its start (proc(5), field 22), and
+    the namespace in which the id counts."""
     return f"{posix.getpid()} {process_start(posix.getpid())} {pid_namespace()}"
 
 
@@ -503,7 +504,7 @@ def started(name: str) -> str:
 
 
 def _directory(path: str, owner: int) -> None:
-    """Make the directory PATH unless it is there; raise SpoolError unless it is OWNER's alone."""
+    """Make the directory PATH unless it is there; raise SpoolError unless only OWNER can use it."""
     try:
         posix.mkdir(path, 0o700)
     except FileExistsError:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Calls in threads of their own: a call into libvirt, into sanlock or to storage may never return.
 
-Python sees no signal during such a call, and nothing can interrupt it: the thread is left behind.
+Python handles no signal during such a call, and nothing can interrupt it: the thread is abandoned.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class NoAnswerError(SanlockHelperError):
 def call_with_timeout(call: Callable[[], T], seconds: float) -> T:
     """What CALL returns or raises, run in another thread; NoAnswerError after SECONDS.
 
-    A call that took too long goes on by itself, and its result is lost.  Where no thread can be started
-    (RLIMIT_NPROC, pids.max of the cgroup) it is made in place, for as long as it takes.
+    A call that took too long continues in its thread, and its result is dropped.  Where no thread can be
+    started (RLIMIT_NPROC, pids.max of the cgroup) the call is made in place, for as long as it takes.
     """
     answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
 
     def run() -> None:
         try:
             answers.put((call(), None))
-        except BaseException as error:  # handed over, and raised by the thread that asked
+        except BaseException as error:  # raised in the thread that waits for the answer
             answers.put((None, error))
 
     try:
