@@ -49,7 +49,7 @@ def _poweroff(attempt: Attempt, action: str) -> Outcome:
         if attempt.still_runs(now):
             raise
         if now is None and isinstance(error, PermanentError):
-            # A transient domain that was gone before the call: libvirt's log of it is on a disk, and has why.
+            # A transient domain that ended before the call: the reason is in libvirt's log of it, on a disk.
             progress.xml = None
             progress.xml_missing = "it ended before it was destroyed, and may have been migrated"
         return _ended_meanwhile(attempt, now)
@@ -69,7 +69,7 @@ def _ended_meanwhile(attempt: Attempt, run: int | None) -> Outcome:
 def restart(attempt: Attempt) -> Outcome:
     """Power the domain off, verified; then one try to start it again.
 
-    Safety rests on the poweroff alone: an Outcome that is not reached means that the domain is off.
+    Only the poweroff matters for safety: an Outcome that is not reached means that the domain is off.
     """
     progress = attempt.progress
     off = _poweroff(attempt, "restart")

@@ -2,7 +2,7 @@
 """The process that serves requests: it tries, tries again, and gives up on calls that hang.
 
 A call into libvirt cannot be interrupted, so each try runs in a thread of its own and the agent waits for its
-answer no longer than it is worth.  The agent itself is one loop in one thread; only the tries run beside it.
+answer for a limited time.  The agent itself is one loop in one thread; only the tries run beside it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ..virt.local_domains import LocalDomains
     from .recorder import RecoveryRecorder
 
-# A destroy may well take seconds on a loaded host; a libvirtd that is silent for longer is asked anew.
+# A destroy may take seconds on a loaded host; when libvirtd is silent for longer, the call is made again.
 PATIENCE = 10.0
 
 FIRST_BACKOFF = 0.25
@@ -72,7 +72,7 @@ MOMENT_SECONDS = 0.5
 # What the threads have to report, each as a call that the loop makes.
 Answers = SimpleQueue[Callable[[], None]]
 
-# What was found out about a domain holds for so long, and its record may take as long
+# What was read of a domain is valid for so long, and its record may take as long
 # (recorder.SANLOCK_SECONDS).
 READ_AGAIN_SECONDS = 1.0
 
@@ -103,7 +103,7 @@ class Agent:
         self._recorder = recorder
         self._local = local
         self._make_host = make_host
-        # Requests that wait for what the host knows of their domains; so many are seen to at a time.
+        # Requests that wait for what the host knows of their domains, and how many are being prepared.
         self._unprepared: deque[Job] = deque()
         self._preparing = 0
         self._clock = clock
@@ -310,7 +310,7 @@ class Agent:
             elif done is not None:
                 receipt = Receipt(self._requests, done)
             elif not self._requests.serves():
-                return  # it is another agent's by now
+                return  # another agent serves it by now
             self._report_obstacle(self._requests.obstacle)
         if log:
             self._journal.report(event, receipt)
@@ -325,7 +325,7 @@ class Agent:
         if requests is None:
             return Progress(request.run)
         # Should this agent die, the next one has to know the run: a restart must not be done twice, and a
-        # transient domain that is gone by then was there.
+        # transient domain that has ended by then was there.
         return Progress(request.run, lambda run: requests.save_run(name, run))
 
     # The loop
@@ -394,7 +394,7 @@ class Agent:
             log_debug(self._journal, f"attempt {job.tries} of {job} over {uri}: {what}")
 
     def _park(self, execution: Execution) -> None:
-        """A try is prepared, and waits for a slot; libvirtd owes it no answer meanwhile."""
+        """A try is prepared, and waits for a slot; no answer from libvirtd is due meanwhile."""
         if not execution.given_up:
             self._slots.park(execution)
 
@@ -507,14 +507,14 @@ class Agent:
         return self._requests.show_life() if execution.in_place else self._requests.may_act()
 
     def _await_slot(self, execution: Execution) -> bool:
-        """The thread of a try that is prepared: return when it is its turn; whether that took long."""
+        """The thread of a try that is prepared: return when it has a slot; whether that took long."""
         if execution.has_slot:
             return False
         since = self._clock()
         self._answers.put(lambda: self._park(execution))
         execution.slot_given.get()
         if execution.given_up:
-            raise GivenUpError("wait for its turn", "this try was given up")
+            raise GivenUpError("wait for a slot", "this try was given up")
         return self._clock() - since > READ_AGAIN_SECONDS
 
     def _answered(self, execution: Execution, answer: Outcome | HelperError) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Requests over which agents died are served apart: each in a process of its own, then by libvirt's helper.
 
-Many requests are in hand when an agent dies, and one of them may be why.  Those that were in hand when two
-agents died are served last, behind all others, where each can end nothing but its own process.  If it does,
-libvirt's own helper is the last resort.
+An agent has many requests in hand when it dies, and one of them may be the cause.  Those that were in hand
+when two agents died are served last, behind all others, where each can end nothing but its own process.  If
+it does, libvirt's own helper is the last resort.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Apart:
         return True
 
     def step(self, requests: Requests, others: int) -> None:
-        """Start what can start, while OTHERS are open that go before; see to what runs."""
+        """Start what can start, and check on what runs; OTHERS is how many open requests go before."""
         for child in list(self._running):
             if child.is_over(requests):
                 self._running.remove(child)
@@ -227,6 +227,6 @@ class _Child:
     def _outcome(self, kind: str, **parts: object) -> Event:
         seconds = f"{self._clock() - self.request.deadline.start:.2f}"
         event = self.request.event(kind, seconds=seconds, **parts)
-        # The process that knew it has died.
+        # The process that knew the domain's name has died.
         event.name = ""
         return event

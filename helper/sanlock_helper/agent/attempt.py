@@ -3,7 +3,7 @@
 
 Success is a state that was read after the call; a state that cannot be read is never "off", and leases that
 cannot be read are never "given up".  Where the domain is a QEMU process of this host, that process counts
-too: a domain that libvirtd calls off is off only when its process is gone or holds no lease.
+too: a domain that libvirtd reports as off is off only when its process has ended or holds no lease.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Progress:
     """What the tries for one request have learned so far; a later try starts from it.
 
     A domain's id changes at every start.  The id at first sight names the run that lost its leases: another
-    run, started since, holds leases of its own and is left alone.
+    run, started since, holds leases of its own and is not touched.
     """
 
     __slots__ = (
@@ -66,7 +66,7 @@ class Progress:
         self.process: Process | None = None
         self.found = ""
         self.did = "nothing to do"
-        # Set once the run that lost its leases was seen to be over.
+        # Set once the run that lost its leases was found to be over.
         self.safe = False
         # XML of a transient domain, with its secrets: never to be logged.
         self.xml: str | None = None
@@ -80,7 +80,7 @@ class Progress:
         self.held_before = False
         # Whether an earlier try found it on its way to another host.
         self.migrates = False
-        # Whether another host has it now: then nothing of it is to be ended, or started, here.
+        # Whether another host runs it now: then it is neither to be ended nor to be started here.
         self.moved = False
         # Why the one try to start again failed, should the domain not run after it.
         self.start_error = ""
@@ -88,7 +88,7 @@ class Progress:
         self.calling: set[Attempt] = set()
 
     def is_over(self) -> bool:
-        """Whether the run that lost its leases is over, by libvirtd's word or by its process."""
+        """Whether the run that lost its leases is over, as libvirtd reports it or by its process."""
         try:
             return self.safe or (self.process is not None and self.process.is_over())
         except OSError:
@@ -246,7 +246,7 @@ class Attempt:
         return Outcome(self.progress.found, self.progress.did, verified, remark, reached)
 
     def lookup_again(self, error: HelperError) -> int | None:
-        """Look again after ERROR, which is what counts when that fails as well."""
+        """Look the domain up again after ERROR; raises ERROR when that fails as well."""
         try:
             return self.lookup()
         except HelperError:

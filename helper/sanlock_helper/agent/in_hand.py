@@ -2,8 +2,8 @@
 """The requests that an agent has in hand, written down before each try: one of them may end the agent.
 
 A fault in a C library (SIGSEGV in libvirt, in sanlock's client) ends the whole process, and the next agent
-would meet the same request.  So the next agent first reads which requests the dead one had in hand, and notes
-that in each of them.  One that was in hand when two agents ended is served apart (see apart.py).
+would serve the same request.  So the next agent first reads which requests the dead one had in hand,
+and notes that in each of them.  One that was in hand when two agents ended is served apart (see apart.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """What comes into the agent's spool: requests to serve, outcomes to log, and files that are neither.
 
 What is no request is moved out of the spool, and is logged once.  What cannot be read for want of a resource
-(descriptors, memory) is a virtual machine's all the same, and is read later.
+(descriptors, memory) is a request all the same, and is read later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POLL_SECONDS = 0.008
 # So many files that are no requests are moved out of the spool at a time.
 ODD_AT_ONCE = 100
 
-# A START that is further in the future is no reading of the clock, and would never come to its end.
+# A START that is further in the future is no time of the clock: the request would never expire.
 AHEAD_SECONDS = 10.0
 
 _FOLDER = f"{RUNTIME_DIR}/requests"
@@ -32,7 +32,7 @@ _LOGGED = 10
 
 
 class OddFiles:
-    """Those that one agent met."""
+    """The files that are no requests, as one agent found them."""
 
     def __init__(self, journal: Journal, clock: Callable[[], float]) -> None:
         """CLOCK is monotonic, in seconds."""
@@ -99,7 +99,7 @@ class Intake:
         self._requests = requests
         self._journal = journal
         self._clock = clock
-        # Files of the spool that were seen, and when the spool was read last.
+        # Files of the spool that are known, and when the spool was read last.
         self._known = set(requests.ignored)
         self._read_at = float("-inf")
         self._odd_files = OddFiles(journal, clock)

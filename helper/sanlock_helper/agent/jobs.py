@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The requests in the agent's hands: which is next, and which has to wait, for another or for libvirtd.
+"""The agent's open requests: which is next, and which has to wait, for another one or for libvirtd.
 
-A domain is in one pair of hands at a time.  The same action asked for twice is one job; another action waits
-until the first is over.
+One job at a time acts on a domain.  The same action requested twice is one job; another action waits until
+the first is over.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Execution(Stateful):
         self.state = STARTED
         self.job = job
         self.connection = connection
-        # Its thread waits here for a slot, or for the news that it was given up.
+        # Its thread waits here for a slot, or until it is given up.
         self.slot_given: SimpleQueue[None] = SimpleQueue()
         # The number under which its request is noted as in hand: see in_hand.py.
         self.in_hand = -1
@@ -200,7 +200,7 @@ class JobQueue:
         # By URI.  A pause saves the guest's state, is quick, and is served by fewer of libvirtd's workers.
         self._pauses: dict[str, deque[Job]] = {}
         self._others: dict[str, deque[Job]] = {}
-        # Those that an agent had in hand which died come last.
+        # Requests that were in hand when an agent died come last.
         self._suspects: dict[str, deque[Job]] = {}
         # Per domain the open jobs, the one being served first.
         self._domains: dict[tuple[str, str], list[Job]] = {}
@@ -270,9 +270,9 @@ class Slots:
     """The tries under way, and which of them may destroy.  Only the agent's loop calls this.
 
     A destroy keeps one of libvirtd's workers for 0.2 s or more, a pause for milliseconds.  Poweroffs and
-    restarts get the slots that are left beside the pauses.  A few more of them are prepared meanwhile: looked
-    up and recorded, they wait for a slot inside the try, and make their destroy the moment another one has
-    returned.
+    restarts get the slots that are left beside the pauses.  A few more of them are prepared meanwhile: their
+    domain is looked up and recorded, the try waits for a slot, and makes its destroy the moment another one
+    has returned.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -306,7 +306,7 @@ class Slots:
         return not self._is_one_free() and (self._pauses_come() or prepared >= AHEAD)
 
     def begin(self, execution: Execution) -> None:
-        """A try starts: a pause at once, a poweroff or restart with its turn if one is free."""
+        """A try starts: a pause with a slot, a poweroff or restart with one if it is free."""
         if execution.job.request.action == "pause":
             execution.enter(ACTING)
             if execution.job.tries == 1:
@@ -316,7 +316,7 @@ class Slots:
         self._calling.append(execution)
 
     def park(self, execution: Execution) -> bool:
-        """A try is prepared; True when it waits for its turn, False when that has come already."""
+        """A try is prepared; True when it waits for a slot, False when it has one already."""
         if execution.has_slot:
             return False
         execution.enter(PARKED)
@@ -325,17 +325,17 @@ class Slots:
         return True
 
     def release_next(self) -> Execution | None:
-        """Give a free turn to the try that was prepared first; None when none is free, or no try needs it."""
+        """Give a free slot to the try that was prepared first; None when none is free, or no try needs it."""
         if not self._is_one_free():
             return None
         if self._waiting:
             execution = self._waiting.popleft()
             self._calling.append(execution)
         else:
-            found = next((execution for execution in self._calling if not execution.has_slot), None)
-            if found is None:
+            unprepared = next((execution for execution in self._calling if not execution.has_slot), None)
+            if unprepared is None:
                 return None
-            execution = found
+            execution = unprepared
         execution.enter(ACTING)
         return execution
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # The id of a domain that is not active.
 OFF = -1
 
-# States in which QEMU's processors stand still, and which an administrator alone may end: see pause.py.
+# States in which QEMU's processors stand still, and which only an administrator may end: see pause.py.
 STOPPED = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_CRASHED)
 
 _MIGRATED = "it was migrated to another host"
@@ -55,7 +55,7 @@ def ended(attempt: Attempt, run: int | None, remark: str = "") -> Outcome:
         _leave_to_another_host(attempt)
         remark = _MIGRATED
     elif run is None and attempt.progress.migrates:
-        # A transient domain is gone from libvirt with its reason: recovery reads libvirt's log of it.
+        # libvirt has forgotten a transient domain, and why it ended: recovery reads libvirt's log of it.
         remark = _MIGRATED
     return attempt.outcome(verified, remark)
 

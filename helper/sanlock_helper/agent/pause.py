@@ -114,7 +114,7 @@ def _found(state: int, reason: int) -> str:
 
 
 def _end_job(attempt: Attempt, state: int, reason: int) -> None:
-    """See that a paused domain stays so: TransientError while a job of libvirt's may let it run on.
+    """Verify that a paused domain stays so: TransientError while a job of libvirt's may let it run on.
 
     libvirt pauses a domain to dump or to save it, and starts its processors when that has ended or failed; to
     suspend it meanwhile does nothing (qemuDomainSuspend() in libvirt src/qemu/qemu_driver.c).  Its pause
@@ -154,8 +154,8 @@ def _end_job(attempt: Attempt, state: int, reason: int) -> None:
 def _end_dump(attempt: Attempt) -> None:
     """Abort the live dump of a running domain: libvirt suspends no domain before its dump has ended.
 
-    Others are left alone: beside a backup, a migration or a live snapshot a domain can be suspended
-    (qemuDomainObjSetAsyncJobMask() in libvirt src/qemu), and _end_job() sees to the rest.
+    Other jobs are not aborted: beside a backup, a migration or a live snapshot a domain can be suspended
+    (qemuDomainObjSetAsyncJobMask() in libvirt src/qemu), and _end_job() ends the rest.
     """
     try:
         operation = _job(attempt)

@@ -4,7 +4,7 @@
 libvirtd would serve five calls of one connection at a time, but calls that share one hold each other up.  In
 libvirt's client the thread that waits first writes and reads for the others too, and when it goes back to its
 waiting just as another call comes, it is not woken (virNetClientIOEventLoop() in libvirt
-src/rpc/virnetclient.c, seen with 9.0 within a few calls): that call is sent when the first one has returned,
+src/rpc/virnetclient.c; 9.0 does it within a few calls): that call is sent when the first one has returned,
 after the 0.2 s of a destroy, or never beside a call that hangs.
 """
 
@@ -20,11 +20,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..virt.api import VirConnect
 
-# So many may be opened at a time in the beginning: one alone might hang.
+# So many may be opened at a time in the beginning: a single one might hang.
 OPENED_AT_ONCE = 2
 
 # After libvirtd has refused a login the next one waits for so long, and is the only one: an account is locked
-# after a few refusals, however many virtual machines are behind them.  While it is not known whether libvirtd
+# after a few refusals, however many virtual machines wait.  While it is not known whether libvirtd
 # lets this program in, each login waits for the one before it, but no longer than that may take.
 LOGIN_SECONDS = 5.0
 ONE_LOGIN_SECONDS = 1.0
@@ -53,7 +53,7 @@ class Connection:
     def open(self, connect: Callable[[str], VirConnect]) -> VirConnect:
         """The virConnect, opened now if it was not yet.
 
-        Raises what CONNECT raises, to whoever waited for it.
+        Raises what CONNECT raises, in each thread that waited for it.
         """
         with self.opening:
             if self.error is not None:
@@ -173,7 +173,7 @@ class Connections:
             self._given_back_at = self._clock()
 
     def retire(self, connection: Connection) -> None:
-        """Hand CONNECTION out no more: it is broken, or a call over it hangs.
+        """Lend CONNECTION no more: it is broken, or a call over it hangs.
 
         One that libvirtd refused for good stays, so that its error answers every further try at once.
         """
@@ -213,7 +213,7 @@ class Connections:
                 try:
                     handle.close()
                 except Exception:
-                    pass  # libvirtd has gone before; the others are closed all the same
+                    pass  # libvirtd has ended; the others are closed all the same
             done.put(None)
 
         if idle:

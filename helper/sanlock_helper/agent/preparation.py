@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What is done before a domain is touched: name it, find its process, write the record that recovery needs.
 
-libvirtd may be away for all of the time that there is.  The host itself knows enough before the first try:
+libvirtd may be away until the request expires.  The host itself knows enough before the first try:
 see local_domains.py.  What only libvirtd knows is added by the try, once that answers.
 """
 
@@ -46,7 +46,7 @@ def prepare(
     try:
         run = local.run(request.uuid, request.deadline.start, request.pid)
     except HelperError:
-        return  # the tries go on without
+        return  # the tries go on without it
     status = run.status
     progress.process = run.process
     if status is None:
@@ -75,7 +75,7 @@ def write_record(attempt: Attempt, action: str) -> None:
     """Complete what recovery needs, before the domain is touched.
 
     The record is there already where the host knew the domain without libvirtd (see preparation.py).  Every
-    wait in here is bounded, and a failure is only noted: the virtual machine's safety must not suffer.
+    wait in here is bounded, and a failure is only logged: the virtual machine's safety must not suffer.
     """
     progress, request, recorder = attempt.progress, attempt.request, attempt.recorder
     record = progress.record
@@ -142,7 +142,7 @@ def complete(attempt: Attempt, record: Record, action: str, is_persistent: bool 
 
 
 def _save_transient_xml(attempt: Attempt) -> None:
-    """Keep the XML of a transient domain, which is gone from libvirt once it is off."""
+    """Keep the XML of a transient domain, which libvirt forgets once it is off."""
     domain, progress, recorder = attempt.domain, attempt.progress, attempt.recorder
     seconds = recorder.xml_seconds if recorder else XML_SECONDS
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the helper writes down before it touches a domain, so that recovery can bring it back.
+"""The record that the helper writes before it touches a domain, so that recovery can bring it back.
 
-The virtual machine's safety comes first: nothing here waits for long, nothing reads a disk, and whatever
-fails is logged and goes no further.  The record is made of what the host itself knows, before libvirtd is
+The virtual machine's safety comes first: nothing here waits for long, nothing reads a disk, and a failure
+is logged and stops nothing.  The record is made of what the host itself knows, before libvirtd is
 asked: a domain whose libvirtd is away for all of the time is killed by sanlock, and is to come back all the
 same.  Whether it is to be brought back at all, recovery decides, by the metadata in its definition, once the
 machine is safe.
@@ -29,7 +29,7 @@ from .requests import Request
 SANLOCK_SECONDS = 1.0
 SANLOCK_TRIES = 3
 
-# How long the XML of a transient domain may take once libvirtd has kept one waiting for XML_SECONDS.
+# How long the XML of a transient domain may take once libvirtd has not answered within XML_SECONDS.
 IMPATIENT_XML_SECONDS = 0.2
 
 # What is not to come back: it is going off, or an administrator paused it.

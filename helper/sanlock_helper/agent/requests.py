@@ -133,7 +133,7 @@ class Requests:
         self._aside = 0
 
     def attend(self, serve: Callable[[], None]) -> None:
-        """After Spool.enlist(): see to it that the spool is served, by calling SERVE, or by another process.
+        """After Spool.enlist(): have the spool served, by calling SERVE, or by another process.
 
         SERVE returns when nothing is left to serve.  What was in the spool before enlist() is served even if
         the process that does so dies or hangs, as long as one of the others lives.  Raises SpoolError when
@@ -186,7 +186,7 @@ class Requests:
     # The agent
 
     def inherit(self) -> None:
-        """Note in each request that an agent had in hand which died, or hung, that it was so."""
+        """Note in each request that was in hand when an agent died, or hung, that it was."""
         for agent, name in self._in_hand.inherit():
             if self.is_unserved(name):
                 self._append(name, f"{_DIED}\t{agent}\n")
@@ -232,7 +232,7 @@ class Requests:
                 self.remove(name)
 
     def read(self, name: str) -> Request | None:
-        """The request in file NAME; None when the file is gone.
+        """The request in file NAME; None when there is no such file.
 
         Raises SpoolError for a file that this program did not write, OSError when it cannot be read now.
         """
@@ -322,13 +322,13 @@ class Requests:
     def outcome_of(self, request: Request) -> tuple[str, str] | None:
         """The level and the line of the outcome of this process's own REQUEST, once it was logged.
 
-        It was written with keep.
+        The file was written with keep: see Spool.write().
         """
-        kernel, kept = self._spool.kernel, self._spool.own_request_fd
-        if kernel.fstat(kept).st_nlink:
+        kernel, descriptor = self._spool.kernel, self._spool.own_request_fd
+        if kernel.fstat(descriptor).st_nlink:
             return None
-        kernel.lseek(kept, 0, 0)
-        outcome = Request.parse(request.name, self._spool.text_of(kept), self._grace).outcome
+        kernel.lseek(descriptor, 0, 0)
+        outcome = Request.parse(request.name, self._spool.text_of(descriptor), self._grace).outcome
         return outcome or (
             "error",
             f"{request}: its request was removed; what became of it is in the journal",

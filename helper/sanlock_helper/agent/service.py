@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # those off its processor, where they wait while it idles between two calls.  That cost a storm a twentieth.
 NICE = -10
 
-# How long a thread may compute before another one has its turn.
+# How long a thread may compute before another one may.
 SWITCH_SECONDS = 0.0005
 
 # Where the numbers of inherited descriptors end, when they cannot be listed.
@@ -51,11 +51,11 @@ def refuse(error: Exception) -> int:
 
 
 def perform(invocation: Invocation, start: float, spool: Spool | None, name: str, problem: str) -> int:
-    """Serve the INVOCATION that came at START, or see to it that another process does.
+    """Serve the INVOCATION that came at START, or have another process serve it.
 
-    NAME is its file in SPOOL.  Without a spool this process acts alone; PROBLEM is the reason, where the
-    action is one at all.  Where SPOOL keeps the file open, this process waits for the outcome; else it is
-    enlisted there.  Returns the exit status.
+    NAME is its file in SPOOL.  Without a spool this process serves only this request, for the reason
+    PROBLEM; the action "ignore" has none.  Where SPOOL keeps the file open, this process waits for the
+    outcome; else it is enlisted there.  Returns the exit status.
     """
     close_inherited_descriptors(spool.descriptors() if spool is not None else ())
     journal = Journal()
@@ -80,7 +80,7 @@ def perform(invocation: Invocation, start: float, spool: Spool | None, name: str
 
 
 def _serve_spool(request: Request, spool: Spool, grace: Grace, journal: Journal) -> int:
-    """Serve what is in SPOOL, REQUEST among it, or see to it that another process does."""
+    """Serve what is in SPOOL, REQUEST among it, or have another process serve it."""
     requests = Requests(spool, grace, StandBy(spool, time.monotonic, journal.report))
     try:
         return _Service(request, spool, requests, journal).perform()
@@ -92,7 +92,7 @@ def _serve_spool(request: Request, spool: Spool, grace: Grace, journal: Journal)
 
 
 def ignore(request: Request, journal: Journal) -> None:
-    """Do nothing, and log when sanlock will."""
+    """Do nothing, and log when sanlock sends SIGKILL."""
     sigkill = request.deadline.sigkill(time.monotonic(), time.time())
     journal.report(request.event("ignored", note=sigkill))
 
@@ -140,7 +140,7 @@ class _Service:
             agent = make_agent(self._journal, request.uri)
             agent.work(self._requests)
         except KeyboardInterrupt:
-            # It was interrupted, and is not to be done later; what others asked for stays.
+            # It was interrupted, and is not to be done later; the requests of other processes stay.
             self._requests.remove(request.name)
             raise
         except Exception as error:
@@ -168,7 +168,7 @@ def make_agent(journal: Journal, uri: str) -> Agent:
     # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
     gc.disable()
     # The GIL's switch interval is 5 ms by default: a thread that returns from a call of 0.5 ms would wait ten
-    # times as long for its turn.
+    # times as long to go on.
     sys.setswitchinterval(SWITCH_SECONDS)
     _find_modules()
     from ..virt.connection import connect, is_embedded
@@ -228,7 +228,7 @@ def _find_modules() -> None:
 
 
 def raise_priority() -> None:
-    """Go before the processes that only hand over: hundreds may start beside this one, and all need it."""
+    """Run before the processes that only write their request: hundreds may start, and all need this one."""
     try:
         posix.setpriority(posix.PRIO_PROCESS, 0, NICE)
     except OSError:

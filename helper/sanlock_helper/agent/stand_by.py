@@ -62,17 +62,17 @@ class StandBy:
         used.
         """
         spool = self._spool
-        found = spool.take_first()
-        if found == TAKEN:
+        lock = spool.take_first()
+        if lock == TAKEN:
             if self._silent:
                 self._report(Event("agent-replaced", note=self._silent))
                 self._silent = ""
             return True
-        if found == HELD and not self._is_hopeless(FIRST):
+        if lock == HELD and not self._is_hopeless(FIRST):
             return False
         # The agent hangs, or another one serves beside it already.
         if spool.take_second():
-            if found == HELD and self._observed[FIRST].is_unchanged():
+            if lock == HELD and self._observed[FIRST].is_unchanged():
                 self._report(Event("agent-beside", note=_named(spool.holder(FIRST))))
                 return True
             spool.unlock()
@@ -118,7 +118,7 @@ class _Observation:
         self.killed = False
 
     def update(self) -> float:
-        """For how many seconds the holder has shown no life, as far as this process can vouch for it."""
+        """For how many seconds the holder has shown no life, as far as this process has observed it."""
         now, life = self._clock(), self._spool.life(self._which)
         if life != self._life:
             self._life = life
@@ -146,8 +146,8 @@ def _named(holder: str) -> str:
 def kill_holder(holder: str, is_unchanged: Callable[[], bool]) -> bool:
     """Send SIGKILL to the process that HOLDER names (see spool.identity()); False when that is not possible.
 
-    IS_UNCHANGED says whether the lock still has this holder.  The descriptor of the process is opened before
-    its start is compared and the lock is checked again, so no process that got its number later is hit.
+    IS_UNCHANGED returns whether the lock still has this holder.  The descriptor of the process is opened
+    before its start is compared and the lock is checked again, so no later process of its id is hit.
     """
     try:
         pid, start, namespace = (int(word) for word in holder.split())
@@ -159,7 +159,7 @@ def kill_holder(holder: str, is_unchanged: Callable[[], bool]) -> bool:
     try:
         if start == 0 or process_start(pid) != start or not is_unchanged():
             return False
-        # The C module under the standard one, which is more to load from a disk that may be gone.
+        # The C module under the standard one, which is more to load from a disk that may not answer.
         from _signal import pidfd_send_signal  # type: ignore[import-not-found]
 
         pidfd_send_signal(descriptor, _SIGKILL)
