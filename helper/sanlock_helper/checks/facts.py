@@ -163,7 +163,7 @@ class Facts:
 
     @cached_property
     def seen_killpath(self) -> str:
-        """The same file as sanlock sees it: systemd may have bound ours there for sanlock alone."""
+        """The same file as sanlock sees it: systemd may have bound ours there only for sanlock."""
         return self.installation.seen_by(self.sanlock_pid)
 
     @cached_property

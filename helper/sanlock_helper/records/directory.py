@@ -80,7 +80,7 @@ class RecordDirectory:
         """The record of domain UUID, None when there is none.
 
         Raises RecordError when what is there is no record, or not one that this user alone can have written;
-        OSError when it cannot be read now, which says nothing about it.
+        OSError when it cannot be read now, which proves nothing about it.
         """
         path = self.file(uuid)
         try:
@@ -120,7 +120,7 @@ class RecordDirectory:
         return target
 
     def _open(self, new: str, flags: int) -> int:
-        """Open the file NEW in a directory that was looked at once: nobody but its owner can replace it."""
+        """Open the file NEW in a directory that was checked once: only its owner can replace it."""
         if self._prepared:
             try:
                 return os.open(new, flags, 0o600)
@@ -131,7 +131,7 @@ class RecordDirectory:
         return os.open(new, flags, 0o600)
 
     def _prepare(self) -> None:
-        """Make the directory, and refuse one that others could have put things into."""
+        """Make the directory, and refuse one in which another user could have written."""
         parent = os.path.dirname(self.path)
         for path in (parent, self.path):
             try:

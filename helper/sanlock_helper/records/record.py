@@ -34,7 +34,7 @@ MARKS = ("", "starting", "resuming", "refused")
 
 
 class RecordError(SanlockHelperError):
-    """A text is no record of this version; the message says why."""
+    """A text is no record of this version; the message is the reason."""
 
 
 # Each line of a record but those of lockspaces and leases, in the order of the file: its type, and its value
@@ -152,7 +152,7 @@ def _record(lines: list[list[str]], has_generations: bool) -> Record:
         else:
             (fields[key],) = words
     record = Record(**{key: kind(fields.pop(key)) for key, (kind, _) in _FIELDS.items()})
-    # Not a number is equal to nothing, itself included: such a record would be a new one at each look.
+    # Not a number is equal to nothing, itself included: such a record would seem new at each reading.
     if not 0 <= record.time < _INFINITE:
         raise ValueError(f"time {record.time!r}")
     record.lockspaces, record.leases = tuple(lockspaces), tuple(leases)
@@ -166,7 +166,7 @@ def _record(lines: list[list[str]], has_generations: bool) -> Record:
 def check(record: Record) -> None:
     """Refuse a RECORD with a value that libvirt's and sanlock's calls do not take: RecordError names it.
 
-    decode() has checked what the format itself says.
+    decode() has checked the format itself.
     """
     _check_number("run", record.run, -1, _INT)
     _check_number("pid", record.pid, 0, _INT)
@@ -205,7 +205,7 @@ def _word(value: object) -> object:
 
 
 def _line(*words: object) -> str:
-    # The functions behind the codec "unicode_escape", whose name would be looked up on the disk.
+    # The functions behind the codec "unicode_escape": to find that by its name would read the disk.
     return " ".join(
         unicode_escape_encode(str(word))[0].decode("ascii").replace(" ", "\\x20") for word in words
     ) + ("\n")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The recovery records of this host, for reading only.
 
-Recovery's own view of them is store.py: that one takes, copies and sets aside.  Here whatever is found is
-left as it is, and what cannot be used is reported.
+Recovery's own view of them is store.py, which takes, copies and sets aside.  Here nothing is changed, and
+what cannot be used is reported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RecordSnapshot:
 
     @property
     def problems(self) -> list[str]:
-        """All that keeps this from being the whole story, in words."""
+        """All that keeps this from being complete, in words."""
         return [*self.unread, *self.set_aside]
 
     @property
@@ -38,7 +38,7 @@ def take_snapshot(run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> RecordS
     """All records.  Raises nothing: a directory that is not there has none."""
     found: dict[tuple[str, float], Record] = {}
     unread: list[str] = []
-    # In the order in which recovery moves them: none is missed on its way.
+    # Same order as recovery moves records, so one that moves meanwhile is still found.
     lists = [
         read_all(place)
         for place in (RecordDirectory(run_dir), RecordDirectory(run_dir, TAKEN), RecordDirectory(state_dir))
@@ -49,7 +49,7 @@ def take_snapshot(run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> RecordS
         unread += why
     set_aside = [line for path in (state_dir, run_dir) for line in _set_aside(f"{path}/{SET_ASIDE}")]
     records_found = sorted(found.values(), key=lambda record: record.time)
-    # One directory is looked at under two names.
+    # One directory is read under two names.
     return RecordSnapshot(records_found, list(dict.fromkeys(unread)), set_aside)
 
 
@@ -79,7 +79,7 @@ def _set_aside(folder: str) -> list[str]:
     try:
         names = sorted(os.listdir(folder))
     except OSError:
-        # Not there, or in a directory that cannot be read, which was said.
+        # It does not exist, or is in a directory that cannot be read, which is reported already.
         return []
     return [f"{folder}/{name}: was set aside, it is no record that can be used" for name in names]
 

@@ -28,7 +28,7 @@ class RecordStore:
         self._new = RecordDirectory(run_dir)
         self._taken = RecordDirectory(run_dir, TAKEN)
         self._on_disk = RecordDirectory(state_dir)
-        # What is met at each pass is logged once.
+        # What each pass finds again is logged once.
         self._repeats = RepeatFilter(float("inf"))
         # Directories whose records, if there are any, are not known.
         self.unread: set[str] = set()
@@ -38,16 +38,16 @@ class RecordStore:
         return self.records_and_problems()[0]
 
     def records_and_problems(self) -> tuple[dict[str, Record], list[str]]:
-        """What look() returns, and what could not be read, in words."""
+        """What records() returns, and what could not be read, in words."""
         found: dict[str, Record] = {}
         unread: list[str] = []
-        # Same order as recovery moves records, so one that moves meanwhile is still seen.
+        # Same order as recovery moves records, so one that moves meanwhile is still found.
         for records in (self._new, self._taken, self._on_disk):
             here, problems = snapshot.read_all(records)
             unread += problems
             for record in here:
                 found.setdefault(record.uuid, record)
-        # One directory is looked at under two names.
+        # One directory is read under two names.
         return found, list(dict.fromkeys(unread))
 
     def gather(self) -> dict[str, Record]:
@@ -97,7 +97,7 @@ class RecordStore:
         return True
 
     def mark(self, record: Record, mark: str, why: str = "") -> bool:
-        """Write down what is about to be done with RECORD; False when the record is gone, or newer.
+        """Write down what is about to be done with RECORD; False when it was removed or replaced.
 
         On disk where it is on disk; on tmpfs where it is there, and while the disk is full: gather() copies
         it later.  Raises OSError when it can be written nowhere.
@@ -117,14 +117,14 @@ class RecordStore:
         return True
 
     def remove(self, record: Record) -> bool:
-        """Remove RECORD; False when it is gone, or another one of the same domain is there."""
+        """Remove RECORD; False when it was removed or replaced already."""
         with self._locked():
             places = [place for place in (self._on_disk, self._taken) if self._is_in(place, record)]
-            # The copy on disk first: it may be the older one, and would come to light without the other.
+            # The copy on disk first: it may be the older one, and would count without the other.
             return any([place.remove(record.uuid) for place in places])
 
     def set_aside(self, record: Record, why: str) -> None:
-        """Move RECORD out of the way, for WHY, and report that; one that is gone, or newer, stays."""
+        """Set RECORD aside, for WHY, and report that; nothing is done if it was removed or replaced."""
         with self._locked():
             place = self._place(record)
             if place is not None:
@@ -165,7 +165,7 @@ class RecordStore:
             return []
 
     def _log_once(self, event: Event) -> None:
-        """Log EVENT once, though it is met again and again."""
+        """Log EVENT once, however often it recurs."""
         if self._repeats.is_due(event.render(), "", 0.0):
             self._journal.report(event)
 

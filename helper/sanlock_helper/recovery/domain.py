@@ -54,8 +54,8 @@ class DomainRecovery:
         """CONNECT opens a URI; BOOT and PROCESS_STARTED read from the host (see notes, processes).
 
         PID_OF gives the QEMU process of a domain's UUID, None when none is proven.  DEFAULT_LOCKSPACE is what
-        libvirt's configuration says; ENDED is libvirt's log of a domain (see domain_log);
-        IS_PERSISTENT searches for its definition on disk.
+        libvirt's configuration gives; ENDED reads libvirt's log of a domain (see domain_log); IS_PERSISTENT
+        searches for its definition on disk.
         """
         self._connect = connect
         self._sanlock = sanlock
@@ -147,7 +147,7 @@ class DomainRecovery:
     def _is_same_run(self, record: Record, run: int) -> bool:
         """Whether RUN is the run that lost its leases.
 
-        The id alone is no proof: libvirtd may give it again after a restart.  A process id and its start
+        The id by itself is no proof: libvirtd may give it again after a restart.  A process id and its start
         time do; a process that has just ended was still that one.
         """
         if run != record.run:

@@ -3,7 +3,7 @@
 
 A UUID may have been given to another machine since: the one that lost its leases was undefined, and another
 one was defined with its UUID, from a template for example.  To start that one is not what recovery is for.
-What a machine is known by is its name and what it writes to: its leases and its disks.  A new name alone is a
+A machine is known by its name and by what it writes to: its leases and its disks.  Only a new name is a
 rename, and other disks beside one that is the same are hot-plugged ones.
 """
 

@@ -3,7 +3,7 @@
 
 libvirt resumes a paused domain whatever became of its lease, with memory older than its disk.  So a domain is
 resumed only when each lease on storage has the version that its process held, no other host has it, and the
-version is just one more after the resume.  Changed, unknown or unreadable is no.
+version is just one more after the resume.  A version that is changed, unknown or unreadable forbids it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DomainResume:
         self._leases = leases
 
     def resume(self, domain: VirDomain, record: Record, ready: bool, age: float, anyway: bool) -> VisitResult:
-        """Resume DOMAIN, which RECORD is of, if nothing speaks against it.
+        """Resume DOMAIN, which RECORD is of, if no check fails.
 
         Raises what DomainRecovery.visit() makes verdicts of.
         """

@@ -60,8 +60,8 @@ class DomainStart:
         """Go on only if a paused run ended by no wish of an administrator's; then a start is what is left.
 
         sanlock kills a process that still holds a lease when the grace is over.  libvirt calls that end
-        "crashed", also where its daemon was away and finds the process gone later.  An end whose reason is
-        known nowhere is taken for such a one: a start takes its leases, and harms nothing.
+        "crashed", also where its daemon was away and finds later that the process has ended.  An end whose
+        reason is not recorded is taken for such a one: a start takes its leases, and harms nothing.
         """
         if domain is None and not record.xml:
             raise DropError("it was paused, and libvirt no longer knows it")
@@ -76,7 +76,7 @@ class DomainStart:
             raise DropError(f"it was paused, and has ended since: {why}")
 
     def _end_reason(self, domain: VirDomain | None, record: Record) -> str:
-        """libvirt's word for why the domain's last run ended, "" where it is known nowhere."""
+        """libvirt's word for why the domain's last run ended, "" where it is not recorded."""
         state, reason = (libvirt.VIR_DOMAIN_SHUTOFF, 0) if domain is None else domain.state()
         if state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN:
             # A transient domain, or libvirtd was restarted since.
@@ -86,7 +86,7 @@ class DomainStart:
     def start(
         self, connection: VirConnect, domain: VirDomain | None, record: Record, ready: bool, age: float
     ) -> VisitResult:
-        """Start the domain of RECORD, DOMAIN where libvirt knows it, if nothing speaks against it.
+        """Start the domain of RECORD, DOMAIN where libvirt knows it, if no check fails.
 
         Raises what DomainRecovery.visit() makes verdicts of.
         """

@@ -2,8 +2,8 @@
 """Where a lease is on storage now: what a record noted may have moved since.
 
 Storage is mounted elsewhere after an outage, a LUN gets another path, a symbolic link is renamed.  A start
-takes the lease where the domain's definition and qemu-sanlock.conf say now; a resume takes it where it was
-when the domain was paused, for libvirt keeps that (virDomainLockProcessResume() in libvirt
+takes the lease where the domain's definition and qemu-sanlock.conf have it now; a resume takes it where it
+was when the domain was paused, for libvirt keeps that (virDomainLockProcessResume() in libvirt
 src/conf/domain_lock.c).
 """
 

@@ -49,7 +49,7 @@ def delay(waited: float) -> float:
 
 
 class LockspacePhase(Enum):
-    """What goes on with a lockspace that domains wait for."""
+    """Where a lockspace that domains wait for stands."""
 
     WAITING = "waiting"  # it is not joined, and this process asks sanlock for nothing
     JOINING = "joining"  # it is not joined, and a thread of this process has asked sanlock to join it
@@ -73,7 +73,7 @@ class LockspaceWait:
     | --- | --- | --- |
     | WAITING | sanlock does not have it, and its next try is due | JOINING |
     | WAITING | sanlock has joined it, for another process | JOINED |
-    | JOINING | the answer: refused, or joined and not yet seen to be | WAITING |
+    | JOINING | the answer: refused, or joined and not yet reported as such | WAITING |
     | JOINING | sanlock has joined it before it answers | RETURNING |
     | RETURNING | the answer | JOINED |
     | RETURNING | sanlock has lost it before it answers | JOINING |
@@ -100,7 +100,7 @@ class LockspaceWait:
 
     @property
     def is_asked_for(self) -> bool:
-        """Whether sanlock still owes an answer."""
+        """Whether an answer of sanlock's is still to come."""
         return self.phase in (LockspacePhase.JOINING, LockspacePhase.RETURNING)
 
     def enter(self, phase: LockspacePhase) -> None:
@@ -255,7 +255,7 @@ class LockspaceWaits:
             )
             self._lockspace_failed(name, space_wait, f"{why}; {_by_hand(name)}")
             return
-        # Records that disagree, as after a LUN got another path: each has its turn.
+        # Records that disagree, as after a LUN got another path, are tried one after the other.
         lockspace = definitions[space_wait.tries % len(definitions)]
         space_wait.begin_join(self._clock())
         self._start_thread(self._run_join, (name, lockspace))

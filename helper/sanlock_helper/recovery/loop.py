@@ -75,7 +75,7 @@ class Recovery:
         answers: Any = None,
         before_join: Callable[[Lockspace], None] = lambda lockspace: None,
     ) -> None:
-        """DEFAULT_LOCKSPACE is what libvirt's configuration says.  SHOW gets what is waited for, each tick.
+        """DEFAULT_LOCKSPACE is what libvirt's configuration gives.  SHOW gets what is waited for, each tick.
 
         CLOCK is monotonic; START_THREAD runs what may block, and its results come through ANSWERS.
         BEFORE_JOIN does what must be done before a lockspace is joined; it raises HelperError when it cannot.
@@ -102,7 +102,7 @@ class Recovery:
         self._left: dict[str, list[str]] = {}
         # By domain, why it is tried again.
         self._repeats = RepeatFilter(REPEAT_SECONDS)
-        # Of whom a visit is under way and waited for: not those that hang.
+        # The domains whose visit is under way and waited for: not those that hang.
         self._visits: set[PendingDomain] = set()
         self._answered_at = 0.0
 
@@ -200,32 +200,32 @@ class Recovery:
     def _run_visit(self, pending: PendingDomain, now: float) -> None:
         """The thread that visits one domain; it waits as long as libvirtd does."""
         try:
-            finding = self._domain_recovery.visit(pending.record, pending.ready, now - pending.since)
+            result = self._domain_recovery.visit(pending.record, pending.ready, now - pending.since)
         except Exception as error:
             # A defect of ours: one domain is tried again, the others are brought back.
-            finding = VisitResult(Verdict.AGAIN, f"internal error: {error!r}")
+            result = VisitResult(Verdict.AGAIN, f"internal error: {error!r}")
             log_traceback(self._journal, error)
-        self._answers.put(lambda: self._visited(pending, finding))
+        self._answers.put(lambda: self._visited(pending, result))
 
-    def _visited(self, pending: PendingDomain, finding: VisitResult) -> None:
+    def _visited(self, pending: PendingDomain, result: VisitResult) -> None:
         self._visits.discard(pending)
         if pending.phase is DomainPhase.ENDED:
             return  # its record was removed or replaced meanwhile
-        pending.end_visit(finding)
+        pending.end_visit(result)
         now = self._clock()
-        if finding.verdict is Verdict.EARLY:
+        if result.verdict is Verdict.EARLY:
             pending.next_visit = now + FIRST_DELAY
-        elif finding.verdict in (Verdict.WAIT, Verdict.AGAIN):
-            self._again(pending, finding, now)
-        elif finding.verdict is Verdict.REFUSED:
-            self._refuse(pending, finding, now)
-        elif finding.verdict is Verdict.UNUSABLE:
-            self._set_aside(pending, finding, now)
+        elif result.verdict in (Verdict.WAIT, Verdict.AGAIN):
+            self._again(pending, result, now)
+        elif result.verdict is Verdict.REFUSED:
+            self._refuse(pending, result, now)
+        elif result.verdict is Verdict.UNUSABLE:
+            self._set_aside(pending, result, now)
         else:
-            self._finish(pending, finding, now)
+            self._finish(pending, result, now)
 
-    def _again(self, pending: PendingDomain, finding: VisitResult, now: float) -> None:
-        if finding.verdict is Verdict.WAIT:
+    def _again(self, pending: PendingDomain, result: VisitResult, now: float) -> None:
+        if result.verdict is Verdict.WAIT:
             # It is visited again when its lockspaces are joined, which may have been during the visit, and
             # from time to time: an administrator may have started it.
             pending.next_visit = (
@@ -237,44 +237,44 @@ class Recovery:
         if pending.failed_since is None:
             pending.failed_since = now
         pending.next_visit = now + delay(now - pending.failed_since)
-        if self._repeats.is_due(pending, finding.text, now):
-            self._journal.report(_event("recovery-attempt-failed", pending, note=finding.text))
+        if self._repeats.is_due(pending, result.text, now):
+            self._journal.report(_event("recovery-attempt-failed", pending, note=result.text))
 
-    def _refuse(self, pending: PendingDomain, finding: VisitResult, now: float) -> None:
+    def _refuse(self, pending: PendingDomain, result: VisitResult, now: float) -> None:
         pending.next_visit = now + LAST_DELAY
-        if pending.record.mark == "refused" and pending.record.why == finding.text:
+        if pending.record.mark == "refused" and pending.record.why == result.text:
             return
         record, seconds = pending.record, f"{now - pending.since:.2f}"
-        note = f"it stays {_stopped_state(record)}: {finding.text} ({_remedy(record, finding.text)})"
+        note = f"it stays {_stopped_state(record)}: {result.text} ({_remedy(record, result.text)})"
         self._journal.report(_event("recovery-refused", pending, seconds=seconds, note=note))
         try:
-            self._store.mark(record, "refused", finding.text)
+            self._store.mark(record, "refused", result.text)
         except OSError as error:
-            record.mark, record.why = "refused", finding.text
+            record.mark, record.why = "refused", result.text
             self._journal.report(_event("refusal-not-noted", pending, note=error))
 
-    def _finish(self, pending: PendingDomain, finding: VisitResult, now: float) -> None:
+    def _finish(self, pending: PendingDomain, result: VisitResult, now: float) -> None:
         try:
             self._store.remove(pending.record)
         except OSError as error:
             self._again(pending, VisitResult(Verdict.AGAIN, f"remove its record: {error}"), now)
             return
         self._forget(pending)
-        if finding.verdict is Verdict.LEFT_ALONE:
-            self._left.setdefault(finding.text, []).append(pending.record.name)
-        elif finding.verdict is Verdict.DONE:
+        if result.verdict is Verdict.LEFT_ALONE:
+            self._left.setdefault(result.text, []).append(pending.record.name)
+        elif result.verdict is Verdict.DONE:
             seconds = f"{now - pending.since:.2f}"
-            parts = outcome_parts(finding.text)
+            parts = outcome_parts(result.text)
             self._journal.report(_event("recovered", pending, seconds=seconds, **parts))
         else:
-            self._journal.report(_event("recovery-dropped", pending, note=finding.text))
+            self._journal.report(_event("recovery-dropped", pending, note=result.text))
 
-    def _set_aside(self, pending: PendingDomain, finding: VisitResult, now: float) -> None:
+    def _set_aside(self, pending: PendingDomain, result: VisitResult, now: float) -> None:
         try:
-            self._store.set_aside(pending.record, finding.text)
+            self._store.set_aside(pending.record, result.text)
         except OSError as error:
             self._again(
-                pending, VisitResult(Verdict.AGAIN, f"{finding.text}; set its record aside: {error}"), now
+                pending, VisitResult(Verdict.AGAIN, f"{result.text}; set its record aside: {error}"), now
             )
             return
         self._forget(pending)
@@ -294,7 +294,7 @@ class Recovery:
     # Time
 
     def _collect(self) -> None:
-        """Wait for the next result or the next tick, and see to all results that are there."""
+        """Wait for the next result or the next tick, and act on all results that are there."""
         timeout = TICK
         while True:
             try:

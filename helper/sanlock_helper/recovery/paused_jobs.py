@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 URI = "qemu:///system"
 
 # All that the QEMU driver has on this host, as libvirt gives them to sanlock for the killpath.  Another one
-# in a record is a mistake, and costs the domain of that record alone.
+# in a record is a mistake, and only the domain of that record is not brought back.
 _URIS = (URI, "qemu:///session")
 
 # How long jobs may take to end, once they were aborted, and how long libvirtd may take for all of this.
@@ -224,7 +224,7 @@ def _has_job(domain: VirDomain) -> bool:
 
 
 def _is_off(error: libvirt.libvirtError) -> bool:
-    """Whether ERROR says that the domain does not run: virDomainObjCheckActive(), src/conf/domain_conf.c."""
+    """Whether ERROR means that the domain does not run: virDomainObjCheckActive(), src/conf/domain_conf.c."""
     return bool(error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID)
 
 

@@ -10,13 +10,13 @@ from .verdict import Verdict, VisitResult
 
 
 class DomainPhase(Enum):
-    """What goes on with a pending domain."""
+    """Where a pending domain stands."""
 
     IDLE = "idle"  # no visit is under way; the next one is due at next_visit
     READING = "reading"  # a visit is under way that only reads: its lockspaces are not joined
     RECOVERING = "recovering"  # a visit is under way that may start or resume it
     HANGING = "hanging"  # a visit of either kind has not returned in time, and nothing waits for it
-    ENDED = "ended"  # the last word on its record is spoken, or the record was removed or replaced
+    ENDED = "ended"  # its record is done with, or was removed or replaced
 
 
 # The legal transitions; see PendingDomain.
@@ -38,7 +38,7 @@ class PendingDomain:
     | IDLE | its visit is due, and all of its lockspaces are joined | RECOVERING |
     | READING, RECOVERING | the visit has not returned for HANG_SECONDS | HANGING |
     | READING, RECOVERING, HANGING | the visit returns | IDLE |
-    | IDLE | that was the last word on the record, which is removed or set aside | ENDED |
+    | IDLE | its verdict ended the record, which is removed or set aside | ENDED |
     | any but ENDED | the record was removed, or replaced by a newer one | ENDED |
 
     A visit that returns once the phase is ENDED changes nothing.  Beside the phase, and true in any of them:

@@ -66,7 +66,7 @@ class RecordedLeases:
             try:
                 return there, self._sanlock.version(there)
             except SanlockError as error:
-                # Where storage is that does not answer, no other place counts.
+                # Storage that exists and does not answer rules out every other place.
                 if error.number not in NOT_THERE:
                     raise
                 tried.append(f"{there.path} ({error.why})")
@@ -117,7 +117,7 @@ class RecordedLeases:
     def _lost_nothing(self, record: Record) -> bool:
         """Whether the domain was made safe while all its lockspaces were healthy, and they still are.
 
-        Then an administrator or another host wanted it so.  In doubt it has lost its leases.  What recovery
+        Then an administrator or another host asked for it.  In doubt it has lost its leases.  What recovery
         has begun, it ends.
         """
         named = {lockspace.name for lockspace in record.lockspaces}

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 
 class Verdict(Enum):
-    """How a visit ended; each but EARLY, WAIT and AGAIN is the last word on a record."""
+    """How a visit ended; after EARLY, WAIT and AGAIN the domain is visited again."""
 
     DONE = "done"  # it is back: the record goes
-    DROPPED = "dropped"  # it is not ours to bring back any more: the record goes
+    DROPPED = "dropped"  # recovery is not to bring it back any more: the record goes
     LEFT_ALONE = "left"  # its policy does not ask for it, or it lost no lease: the record goes
     UNUSABLE = "unusable"  # no domain can have such a record: it is set aside
     REFUSED = "refused"  # it could come back, but must not by itself: the record stays for the administrator
@@ -31,11 +31,11 @@ class VisitResult(NamedTuple):
     lockspaces: frozenset[str] = frozenset()
 
 
-# How the refusals begin of which --resume-anyway thinks the same: no lease would be taken at a resume.
+# How the refusals begin that --resume-anyway does not override: no lease would be taken at a resume.
 NO_PROCESS = "its process could not be found in /run/libvirt/qemu"
 UNREGISTERED = "sanlock was restarted since and does not know its process"
 UNPROTECTED = (NO_PROCESS, UNREGISTERED)
-# How the refusal for a malformed policy ends where the domain is gone, and with it the metadata to be set.
+# How the refusal for a malformed policy ends where libvirt has forgotten the domain and its metadata.
 GONE = ", and libvirt no longer knows the domain"
 
 NO_POLICY = VisitResult(Verdict.LEFT_ALONE, "no recovery policy")
@@ -50,7 +50,7 @@ class RefusalError(Exception):
 
 
 class DropError(Exception):
-    """The domain is not ours any more; the text is the reason."""
+    """Recovery is not to bring the domain back; the text is the reason."""
 
 
 class UnusableError(Exception):

@@ -111,7 +111,7 @@ def _recover(store: RecordStore, journal: Journal, screen: LiveLines, wait: bool
         )
         done = recovery.run(wait)
         screen.show([])
-    # Where there may be other records, not all of them are seen to.
+    # Where there may be other records, not all of them are handled.
     return 0 if wait or (done and not store.unread) else 1
 
 
