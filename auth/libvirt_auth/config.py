@@ -136,5 +136,5 @@ class AuthConfig:
 
 
 def _open(path: str, flags: int) -> int:
-    """Open path without waiting, as opening a FIFO would, for someone to write into it."""
+    """Open path without waiting, as opening a FIFO would, for another process to write into it."""
     return os.open(path, flags | os.O_NONBLOCK)

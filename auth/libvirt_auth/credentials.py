@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Answers to what libvirt asks for while it connects.
 
-libvirt's C library looks into the file before it asks: a SASL login gets its four fields
+libvirt's C library reads the file before it asks: a SASL login gets its four fields
 (remoteAuthFillFromConfig() in src/remote/remote_driver.c), other drivers "username" and
 "password" (src/util/virauth.c). The callback gets the rest. Measured against libvirtd 9.0
 with SCRAM-SHA-256, DIGEST-MD5 and PLAIN, a complete file still leaves the SASL authorization
@@ -41,7 +41,7 @@ _FIELDS = {
 TYPES = list(_FIELDS)
 
 # These may be empty: SASL has a default for them, and VIR_CRED_EXTERNAL only announces that
-# the user is asked by someone else.
+# another program asks the user.
 _OPTIONAL = (
     libvirt.VIR_CRED_USERNAME,
     libvirt.VIR_CRED_LANGUAGE,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where libvirt's client library looks for its authentication file."""
+"""Where libvirt's client library searches for its authentication file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SYSTEM_FILE = "/etc/libvirt/auth.conf"
 
 
 class Candidate:
-    """A place where libvirt looks for the file.
+    """A place where libvirt searches for the file.
 
     origin  what names it: LIBVIRT_AUTH_FILE, authfile=, user, system
     path    the file
@@ -37,7 +37,10 @@ class Candidate:
 
 
 def auth_file_candidates(uri: str, environ: Mapping[str, str] = os.environ) -> Iterator[Candidate]:
-    """Yield where libvirt looks for uri, in its order; the first that is used wins, nothing is merged."""
+    """Yield where libvirt searches for the file of uri, in its order; the first that is used wins.
+
+    Nothing is merged.
+    """
     path = environ.get("LIBVIRT_AUTH_FILE")
     if path is not None:
         yield Candidate("LIBVIRT_AUTH_FILE", path, forced=True)

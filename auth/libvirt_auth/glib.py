@@ -13,14 +13,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Where there is no GLib to look at, one of today: no value is taken that libvirt would not take.
+# Where no GLib is found, one of today: no value is taken that libvirt would not take.
 NEWEST = (2, 99, 0)
 
 _LIBRARY = b"/libglib-2.0.so.0"
 
 
 class Version:
-    """A version of GLib, looked up when it is asked for: most files never need it."""
+    """A version of GLib, found out when it is asked for: most files never need it."""
 
     def __init__(self, read: Callable[[], tuple[int, int, int]] | None = None) -> None:
         self._read = read or loaded_version
@@ -47,7 +47,7 @@ class Version:
 def loaded_version(maps: str = "/proc/self/maps") -> tuple[int, int, int]:
     """Return the version of the GLib in this process, else of the one that would be loaded.
 
-    The name of the mapped file has it, which costs no look at a disk: 0.7400.6 is 2.74.6, since libtool's
+    The name of the mapped file has it, so that no disk is read: 0.7400.6 is 2.74.6, since libtool's
     version is made of 100 * minor + micro (soversion in glib's meson.build).
     """
     try:

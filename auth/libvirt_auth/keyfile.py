@@ -54,7 +54,7 @@ _ESCAPED = {"s": " ", "n": "\n", "t": "\t", "r": "\r", "\\": "\\", "": ""}
 
 
 class NoValueError(ValueError):
-    """GLib takes the value for none; the message says why, and shows nothing of it."""
+    """GLib takes the value for none; the message is the reason, and shows nothing of the value."""
 
 
 class Escapes(configparser.Interpolation):

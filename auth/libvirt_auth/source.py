@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the credentials for a URI come from, for those who must find a wrong one."""
+"""Where the credentials for a URI come from, to find a wrong one."""
 
 from __future__ import annotations
 
