@@ -98,7 +98,7 @@ class Host:
         return watch
 
     def _run_all(self) -> None:
-        """Let all run; whatever recovery had to say is over by then."""
+        """Let all run; recovery has logged all by then."""
         wait_for(lambda: not records(self.stack), 60, "the end of all records")
         states = {domain: domain.state().name for domain in self.domains}
         lines = [f"resume {domain.uuid}" for domain, state in states.items() if state == "paused"]

@@ -72,9 +72,9 @@ class Sampler:
 
 
 class Watch(Thread):
-    """Looks every few milliseconds whether a goal is reached, and says when it was.
+    """Checks every few milliseconds whether a goal is reached, and notes when it was.
 
-    A look may block until then.  A thread for each: sanlock answers an inquiry when a thread of its own is
+    A check may block until then.  A thread for each: sanlock answers an inquiry when a thread of its own is
     free, and that may take a while.
     """
 
@@ -103,7 +103,7 @@ class TestHost:
                 f"<domain type='test'><name>vm{number}</name><uuid>{uuid}</uuid><memory>8192</memory>"
                 "<os><type>hvm</type></os></domain>"
             ).create()
-        # The one that the driver begins with is nobody's.
+        # The one that the driver begins with belongs to no test.
         connection.lookupByName("test").destroy()
 
     def all_off(self) -> bool:
@@ -120,8 +120,8 @@ class QemuHost:
             with open(f"/run/libvirt/qemu/{name}.pid", encoding="ascii") as pid_file:
                 pids[action == "pause"].append(int(pid_file.read()))
         self._paused = pids[True]
-        # To look for forty processes every few milliseconds would take the processor from those that are
-        # measured: the kernel says when each has ended.
+        # To read forty processes every few milliseconds would take the processor from those that are
+        # measured: the kernel reports when each has ended.
         self._ends = select.poll()
         self._alive = [os.pidfd_open(pid) for pid in pids[False]]
         for descriptor in self._alive:

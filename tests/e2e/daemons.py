@@ -27,7 +27,7 @@ class Daemon:
 
     def __init__(self, space: Namespace) -> None:
         self._space = space
-        # Of all its runs that pid() has seen: what tells its lines in a log from another's.
+        # Of all its runs that pid() has read: what distinguishes its lines in a log from another's.
         self.pids: set[int] = set()
 
     def command(self) -> list[str]:
@@ -43,7 +43,7 @@ class Daemon:
         return self.is_running()
 
     def start(self, wait: bool = True) -> None:
-        """Start it, and unless told otherwise wait until it answers."""
+        """Start it, and unless asked not to, wait until it answers."""
         self._space.run(*self.command(), env=self.environment(), timeout=TIMEOUT)
         if wait:
             self.wait_ready()
@@ -64,7 +64,7 @@ class Daemon:
             pid = int(self._space.path(self.pidfile).read_text())
         except (OSError, ValueError):
             return 0
-        # A killed daemon leaves its file; its pid may be somebody else's by now.
+        # A killed daemon leaves its file; its pid may be another process's by now.
         process = self._space.process(pid)
         if process is None or not self.is_self(process.comm):
             return 0
@@ -134,7 +134,7 @@ class Sanlock(Daemon):
             # A name that lasts: with a new one at each start, sanlock waits until the host that it
             # was before counts as dead (8 times io_timeout, and 60 s) before it joins again.
             "-e", f"host{self.host_id}",
-            # sanlock.conf says the same, for whoever reads it: sanlock 3.8 itself does not.
+            # sanlock.conf has the same, for the programs that read it: sanlock 3.8 itself does not.
             "-g", str(self.grace),
         ]  # fmt: skip
 
@@ -238,5 +238,5 @@ class Virtqemud(Libvirtd):
     socket = "/run/libvirt/virtqemud-sock"
 
 
-# By name, for who chooses one.
+# By name, to choose one.
 QEMU_DAEMONS = {kind.name: kind for kind in (Libvirtd, Virtqemud)}

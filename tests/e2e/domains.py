@@ -48,7 +48,7 @@ _LEASE = """\
       <target path={path} offset='{offset}'/>
     </lease>"""
 
-# So that the names in a stack's logs tell its machines apart.
+# So that the names in a stack's logs distinguish its machines.
 _LETTERS = "abcdefghijklmnop"
 
 
@@ -57,7 +57,7 @@ _SIDE_BY_SIDE = 4
 
 
 class State(NamedTuple):
-    """What virsh domstate says; name is "absent" for a domain that libvirt does not know."""
+    """What virsh domstate prints; name is "absent" for a domain that libvirt does not know."""
 
     name: str
     reason: str

@@ -23,7 +23,7 @@ class SecondHost:
         self._io_timeout = io_timeout
         run_dir = f"/run/sanlock{host_id}"
         self.log = f"/var/log/sanlock{host_id}.log"
-        # The directory tells the hosts apart, for the daemon and for its clients.
+        # The directory distinguishes the hosts, for the daemon and for its clients.
         self._env = {"SANLOCK_RUN_DIR": run_dir, "SANLOCK_PRIVILEGED": "0"}
         self._holders: dict[str, subprocess.Popen[str]] = {}
         space.path(run_dir).mkdir()

@@ -38,7 +38,7 @@ EMPTY = {
     "/var/lib": ("libvirt", "sanlock", "swtpm-localca", "virt-sanlock-helper"),
 }
 HIDDEN = {"/etc": ("virt-sanlock-helper.conf",)}
-# libvirt's client looks here before /etc for its auth.conf, and keeps virsh's history here.
+# libvirt's client reads auth.conf here before /etc, and keeps virsh's history here.
 HOME = ("/root/.config/libvirt", "/root/.cache/libvirt")
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 LEASES = "/var/lib/libvirt/sanlock"
@@ -63,7 +63,7 @@ def tmpfs(path: str, mode: str = "0755") -> None:
 def veil(path: str, empty: tuple[str, ...], hidden: tuple[str, ...]) -> None:
     """Cover path with a writable tmpfs that links to all its old entries but those in empty and in hidden.
 
-    A mount needs a mount point, and making one (/etc/sanlock, say) would leave it on the machine.
+    A mount needs a mount point, and making one (/etc/sanlock, for example) would leave it on the machine.
     Under a veil any name can be made, and nothing of it reaches the machine.
     """
     lower = HOST + path
@@ -189,7 +189,7 @@ def serve(log: socket.socket) -> None:
 
 
 def main() -> None:
-    """Set up, say so, serve, and leave nothing behind."""
+    """Set up, report that, serve, and leave nothing behind."""
     # Orphans become children of PID 1. Ignoring SIGCHLD makes the kernel reap them at once; a
     # libvirtd whose dead QEMU stays a zombie waits 2 s for each.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -209,7 +209,7 @@ def main() -> None:
         serve(log)
     finally:
         if backing and not options.storage:
-            # Whoever still writes there would keep rmtree from finishing.
+            # A process that still writes there would keep rmtree from finishing.
             os.kill(-1, signal.SIGKILL)
             shutil.rmtree(backing, ignore_errors=True)
 

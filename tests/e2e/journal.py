@@ -27,7 +27,7 @@ _LINE = re.compile(
     r"(?P<message>.*)",
     re.DOTALL | re.ASCII,
 )
-# user.notice: what syslogd takes a message for that says nothing of it, or nothing that there is.
+# user.notice: what syslogd takes a message for that has no level, or none that exists.
 _DEFAULT = 13
 
 

@@ -5,7 +5,7 @@ Run inside a stack by the distribution's Python as
 
     killer.py HELPER PACKAGES SEED...
 
-For each seed: 100 domains, 100 requests, and SIGKILL for whoever holds the agent's lock at random moments.
+For each seed: 100 domains, 100 requests, and SIGKILL for the holder of the agent's lock at random moments.
 Prints a JSON line per seed with the domains that are still running and what is left in the spool.
 """
 
@@ -35,7 +35,7 @@ LONGEST = 40.0
 
 
 def agent() -> int | None:
-    """The process that holds the agent's lock, as the kernel's table of locks says."""
+    """The process that holds the agent's lock, as the kernel's table of locks has it."""
     try:
         inode = os.stat(f"{RUNTIME_DIR}/agent.lock").st_ino
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def storm(connection: libvirt.virConnect, seed: int) -> dict[str, object]:
         pid, _ = os.waitpid(-1, os.WNOHANG)
         children.discard(pid)
         time.sleep(0.001)
-    # All who could take over may be dead: the next process finishes what they left.
+    # All that could take over may be dead: the next process finishes what they left.
     os.waitpid(spawn(make_domains(connection, 1000 + seed)[0]), 0)
     return {
         "seed": seed,

@@ -74,14 +74,14 @@ def assert_safe(stack: Stack, off: Domain, held: Domain, held_pid: int | None) -
     assert off.qemu_pid() is None
     assert held.state().name == "paused"
     assert held.qemu_pid() == held_pid
-    # Once nobody holds a lease in it, sanlock leaves the lost lockspace and kills nobody any more.
+    # Once no process holds a lease in it, sanlock leaves the lost lockspace and kills no more processes.
     wait_for(lambda: not stack.lockspaces(), 10, "sanlock to leave the lockspace")
     assert stack.leases() == []
     assert stack.sigkills() == []
 
 
 def outcomes(stack: Stack) -> dict[str, list[str]]:
-    """The lines that say how a request ended, by the domain's UUID."""
+    """The lines about how a request ended, by the domain's UUID."""
     found: dict[str, list[str]] = {}
     for line in story(stack):
         words = line.message.split()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What sanlock holds, and what it did, as its own status and log say."""
+"""What sanlock holds, and what it did, as its own status and log have it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ NEWER_SANLOCK = Path(__file__).parents[2] / ".venv" / "sanlock" / "sanlock"
 
 
 def need(found_missing: tuple[str, ...], what: str) -> None:
-    """Skip where something is missing; fail if the environment says that nothing may be."""
+    """Skip where something is missing; fail if the environment requires everything."""
     if not found_missing:
         return
     message = f"{what}; missing: {', '.join(found_missing)}"

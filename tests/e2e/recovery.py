@@ -42,8 +42,8 @@ def recover(stack: Stack) -> subprocess.Popen[str]:
 
 def path_unit(stack: Stack) -> subprocess.Popen[str]:
     """What the systemd path unit does: start the service whenever the helper has left a record."""
-    look = f"ls {RUN_RECORDS}/*.record >/dev/null 2>&1 && {COMMAND} recover --wait >/dev/null 2>&1"
-    return stack.popen("sh", "-c", f"while :; do {look}; sleep 0.02; done")
+    loop = f"ls {RUN_RECORDS}/*.record >/dev/null 2>&1 && {COMMAND} recover --wait >/dev/null 2>&1"
+    return stack.popen("sh", "-c", f"while :; do {loop}; sleep 0.02; done")
 
 
 def lose(stack: Stack, calls: int, resources: bool = False) -> None:
@@ -63,7 +63,7 @@ def wait_for_state(domain: Domain, state: str, timeout: float = 25) -> None:
 
 
 def wait_for_live(stack: Stack, host_id: int) -> None:
-    """Wait until sanlock says that a host lives: it has watched it renew."""
+    """Wait until sanlock reports that a host lives: it has watched it renew."""
 
     def flags() -> int:
         (found,) = answers(stack, OURS, call("get_hosts", LOCKSPACE.encode(), host_id))
@@ -74,7 +74,7 @@ def wait_for_live(stack: Stack, host_id: int) -> None:
 
 
 def wait_for_renewal(stack: Stack) -> None:
-    """Wait until sanlock can say that the lockspace is healthy: it has read back a timestamp of its own."""
+    """Wait until sanlock can report a healthy lockspace: it has read back a timestamp of its own."""
     words = ("sanlock", "client", "host_status", "-s", LOCKSPACE)
     wait_for(
         lambda: stack.run(*words, check=False).stdout.startswith(f"{stack.host_id} timestamp "),
@@ -123,7 +123,7 @@ def make_safe(stack: Stack, domain: Domain) -> None:
 
 
 def leave_lockspace(stack: Stack) -> None:
-    """Make sanlock leave its lockspace, as after an outage; only while nobody holds a lease."""
+    """Make sanlock leave its lockspace, as after an outage; only while no process holds a lease."""
     (lockspace,) = stack.lockspaces()
     where = f"{lockspace.name}:{lockspace.host_id}:{lockspace.path}:{lockspace.offset}"
     stack.run("sanlock", "client", "rem_lockspace", "-s", where)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Looks every 50 ms whether a virtual machine runs without a lease.
+"""Checks every 50 ms whether a virtual machine runs without a lease.
 
 Run inside a stack, by the distribution's Python, until it is killed: sampler.py NAME...  It prints "ready",
 then a line for each time that a machine was seen running without a lease, and a dot for each round.
@@ -33,7 +33,7 @@ def holds_a_lease(name: str) -> bool:
         pid = int(Path(f"/run/libvirt/qemu/{name}.pid").read_text())
         return bool(sanlock.inquire(pid=pid))
     except sanlock.SanlockException as error:
-        # Another command for that process is under way: the next round tells.
+        # Another command for that process is under way: the next round has the answer.
         return bool(error.errno == errno.EBUSY)
     except (OSError, ValueError):
         return False
@@ -46,7 +46,7 @@ def main() -> None:
     print("ready", flush=True)
     while True:
         for name in sys.argv[1:]:
-            # Running before and after the look at its lease: so it ran during the look, too.
+            # Running before and after its lease was read: so it ran meanwhile, too.
             before = running(connection, name)
             if before and not holds_a_lease(name) and running(connection, name):
                 print(f"{name} runs without a lease at {time.time():.3f}", flush=True)

@@ -336,7 +336,7 @@ class Stack:
         return lease
 
     def move_leases(self, folder: str) -> None:
-        """Make FOLDER the disks' lease directory, in a new lockspace; only while nobody holds a lease."""
+        """Make FOLDER the disks' lease directory, in a new lockspace; only while no process holds a lease."""
         self.path(folder).mkdir(exist_ok=True)
         self.libvirtd.stop()
         leave = call("rem_lockspace", LOCKSPACE.encode(), self.host_id, self.storage.lockspace_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""status, run and history on real domains, and that looking changes nothing."""
+"""status, run and history on real domains, and that reading changes nothing."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_ctrl_c_while_libvirtd_hangs(calm: Stack, words: tuple[str, ...]) -> Non
 
 PROGRAM = "/run/stack/program"
 
-# Whether it fails, and words of what it then says.
+# Whether it fails, and words of what it then prints.
 BY_NOBODY: list[tuple[tuple[str, ...], int, str]] = [
     (("status",), 1, "Permission denied (run this as root)"),
     (("run", "--yes", "pause", "x"), 1, "Permission denied (run this as root)"),
@@ -222,8 +222,8 @@ BY_NOBODY: list[tuple[tuple[str, ...], int, str]] = [
 ]
 
 
-def test_a_user_who_is_not_root_is_told_so(calm: Stack) -> None:
-    # Somewhere that everybody may read, wherever the checkout is.
+def test_a_user_without_root_gets_the_reason(calm: Stack) -> None:
+    # A place that every user may read, wherever the checkout is.
     calm.run("mkdir", "-p", PROGRAM)
     for folder in ("helper", "auth"):
         calm.run("cp", "-r", str(HELPER.parent / folder), PROGRAM)
@@ -272,7 +272,7 @@ def test_a_watch_outlives_libvirtd(calm: Stack) -> None:
 
 
 def by_record_alone(stack: Stack) -> None:
-    """A stack has no journald: the records tell, and what is missing is said."""
+    """A stack has no journald: the records are shown, and what is missing is reported."""
     logged = document(stack, "history", "history")
     assert logged["problems"] == [
         "read the journal: this host keeps none: there are no journal files "
@@ -295,7 +295,7 @@ def by_record_alone(stack: Stack) -> None:
 
 
 def with_a_journal(stack: Stack, journal: str) -> None:
-    """The same lines as journalctl's answer: nothing is told twice."""
+    """The same lines as journalctl's answer: nothing is shown twice."""
     program = stack.run("sh", "-c", "command -v journalctl").stdout.strip()
     stack.write("/run/stack/journalctl", f"#!/bin/sh\nexec cat {journal}\n", 0o755)
     stack.run("mount", "--bind", "/run/stack/journalctl", program)
@@ -356,7 +356,7 @@ def test_run_and_the_morning_after(stack: Stack) -> None:
     assert "held: pause done after" in text
     assert "off: poweroff" not in text
 
-    # What it takes to bring them back, as check says.
+    # What it takes to bring them back, as check names it.
     wait_for(lambda: not stack.lockspaces(), 10, "sanlock to leave the lockspace")
     lockspace = checks(stack)["lockspace"]
     assert (lockspace["verdict"], lockspace["found"].partition(":")[0]) == ("fail", "none is joined")
@@ -366,7 +366,7 @@ def test_run_and_the_morning_after(stack: Stack) -> None:
     assert checks(stack)["lockspace"]["verdict"] == "pass"
 
 
-def test_a_lost_lease_is_seen(stack: Stack) -> None:
+def test_a_lost_lease_is_shown(stack: Stack) -> None:
     # A helper that does nothing, so that the lease stays held in the lost lockspace.
     stack.write("/run/stack/nothing", "#!/bin/sh\n", 0o755)
     stack.install_helper("/run/stack/nothing", record=False)

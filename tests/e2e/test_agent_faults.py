@@ -66,7 +66,7 @@ def helpers(stack: Stack) -> list[int]:
     return [process.pid for process in stack.processes(COMM)]
 
 
-def said(stack: Stack) -> str:
+def messages(stack: Stack) -> str:
     return "\n".join(line.message for line in story(stack))
 
 
@@ -208,10 +208,10 @@ def test_a_request_over_which_agents_die(
     assert time.monotonic() - start < 8
     wait_for(vms.safe, 15, "the VM over which agents die to be safe")
     wait_for(lambda: set(outcomes(stack)) == set(vms.uuids), 10, "all outcomes")
-    # One over whose logging an agent died may be logged again, and says so.
+    # One over whose logging an agent died may be logged again, and is marked as a repeat.
     assert all(sum("(repeated: " not in line for line in lines) <= 1 for lines in outcomes(stack).values())
-    assert "agents died while they served this request: it is served last" in said(stack)
-    assert f"{action} {bad}: the process that served it alone died" in said(stack)
+    assert "agents died while they served this request: it is served last" in messages(stack)
+    assert f"{action} {bad}: the process that served it alone died" in messages(stack)
     assert "by libvirt's own helper, which reports success" in outcomes(stack)[bad][0]
     wait_for(lambda: not helpers(stack), 10, "all helpers to end")
     assert list(stack.path(SPOOL).iterdir()) == []
@@ -282,14 +282,14 @@ def test_what_is_no_request_is_moved_out_once(stack: Stack, domains: Maker) -> N
     assert left == []
     moved = list(stack.path(f"{RUNTIME_DIR}/not-requests").iterdir())
     assert len(moved) == planted - sum(name.startswith(".") for name in left)
-    assert len(story(stack)) < 10 + 60, said(stack)
-    assert "more files that are not requests were moved" in said(stack)
+    assert len(story(stack)) < 10 + 60, messages(stack)
+    assert "more files that are not requests were moved" in messages(stack)
 
 
 def is_in_hand(stack: Stack, number: int) -> bool:
     """Whether so many requests are in the spool, and the agent has begun to serve them.
 
-    It looks for requests many times a second, so a moment later it has all of them.
+    It reads the spool many times a second, so a moment later it has all of them.
     """
     written = [path for path in stack.path(SPOOL).glob("*") if path.name[:1] != "."]
     in_hand = stack.path(f"{RUNTIME_DIR}/agent.in-hand")
@@ -328,8 +328,8 @@ def test_a_spool_that_cannot_be_changed(stack: Stack, domains: Maker) -> None:
         wait_for(lambda: not helpers(stack), 20, "all helpers to end")
     finally:
         stack.run("chattr", "-i", SPOOL)
-    assert said(stack).count("cannot be changed") == 1
-    assert said(stack).count("serving this request alone") == 3
+    assert messages(stack).count("cannot be changed") == 1
+    assert messages(stack).count("serving this request alone") == 3
     acted = [[line for line in lines if ": done after" in line] for lines in outcomes(stack).values()]
     assert [len(lines) for lines in acted] == [1] * len(vms.uuids), acted
 
@@ -342,7 +342,7 @@ def test_a_stopped_agent_that_goes_on_does_not_act_again(stack: Stack, domains: 
     stopped = stopped_agent(stack, vms.uuids[0])
     storm(stack, vms.uuids[1:], "restart")
     wait_for(lambda: set(outcomes(stack)) == set(vms.uuids), 12, "all outcomes")
-    assert "showed no sign of life" in said(stack)
+    assert "showed no sign of life" in messages(stack)
     assert stopped not in helpers(stack)
     assert all(len(lines) == 1 for lines in outcomes(stack).values())
 
@@ -377,7 +377,7 @@ def test_an_agent_in_another_pid_namespace_is_served_beside(stack: Stack, domain
     stack.signal(libvirtd, signal.SIGCONT)
     storm(stack, vms.uuids[1:])
     wait_for(lambda: set(outcomes(stack)) == set(vms.uuids), 15, "all outcomes")
-    assert "cannot be killed: this process serves beside it" in said(stack)
+    assert "cannot be killed: this process serves beside it" in messages(stack)
     assert pid in helpers(stack)
     stack.signal(pid, signal.SIGCONT)
     wait_for(lambda: not helpers(stack), 15, "all helpers to end")
@@ -391,7 +391,7 @@ def test_a_single_agent_that_was_stopped_does_not_blame_libvirtd(stack: Stack, d
     time.sleep(15)  # longer than the patience for one try
     stack.signal(stopped, signal.SIGCONT)
     wait_for(lambda: outcomes(stack), 10, "the outcome")
-    assert "no answer from libvirtd" not in said(stack)
+    assert "no answer from libvirtd" not in messages(stack)
     assert ": done after" in outcomes(stack)[uuid][0]
 
 
@@ -403,5 +403,5 @@ def test_a_request_over_which_agents_hang(stack: Stack, domains: Maker, tmp_path
     wait_for(lambda: vms.safe(7), 15, "all other VMs to be safe")
     wait_for(vms.safe, 25, "the VM over which agents hang to be safe")
     wait_for(lambda: set(outcomes(stack)) == set(vms.uuids), 10, "all outcomes")
-    assert "died (no sign of life)" in said(stack)
+    assert "died (no sign of life)" in messages(stack)
     wait_for(lambda: not helpers(stack), 10, "all helpers to end")

@@ -59,7 +59,7 @@ def test_a_host_in_order_fails_nothing_but_what_a_stack_lacks(ours: Stack) -> No
     bad.pop("runtime directory", None)
     # Debian's script for it ends before it runs it.
     bad.pop("virt-sanlock-cleanup", None)
-    # tmpfs is shared with nobody, and there is no systemd.
+    # tmpfs is shared with no host, and there is no systemd.
     assert bad == {"lease directory": "warn", "recovery units": "fail"}
     result = run(ours, "check")
     assert result.returncode == 1
@@ -93,7 +93,7 @@ def test_files(ours: Stack) -> None:
         "virt-sanlock-cleanup": ("warn", "not scheduled", "ln -s /usr/sbin/virt-sanlock-cleanup"),
     }
     assert_found(found, expected)
-    # What the remedies say.
+    # What the remedies ask for.
     edit(ours, SANLOCK_CONF, "host_id", "host_id = 1")
     edit(ours, SANLOCK_CONF, "io_timeout", "io_timeout = 1")
     edit(ours, "/etc/libvirt/qemu.conf", "lock_manager", 'lock_manager = "sanlock"')
@@ -116,7 +116,7 @@ def test_a_file_that_libvirt_refuses_is_named_with_its_line(ours: Stack) -> None
     line = text[: text.index("host_id")].count("\n") + 1
     found = checks(ours)
     assert_found(found, {"host_id": ("fail", f"line {line}: expecting a value", "correct that line")})
-    # What else needs the file could not be looked at, and says so.
+    # What else needs the file could not be read, and is reported so.
     assert found["lease room"]["found"].startswith("not checked: read /etc/libvirt/qemu-sanlock.conf")
 
 
@@ -241,7 +241,7 @@ def test_sanlock_with_no_grace_and_no_watchdog_daemon(stacks: StackFactory) -> N
     found = checks(stack)
     assert_found(found, {"sanlock": ("fail", "does not answer", "systemctl start sanlock")})
     assert found["clock"]["verdict"] == "warn"
-    # As the remedy says, but with a watchdog that nobody serves, and too much of a grace.
+    # As the remedy asks, but with a watchdog that no process serves, and too much of a grace.
     command = stack.sanlock.command()[:-1]
     command[command.index("-w") + 1] = "1"
     stack.run(*command, "60", env=stack.sanlock.environment())
@@ -365,7 +365,7 @@ def test_authentication(stack: Stack) -> None:
         assert result.returncode == 1
     stack.run("chmod", "0600", "/etc/libvirt/auth.conf")
     assert_passed(checks(stack), *names)
-    # Not the environment of who asks counts, but that of sanlock's children.
+    # Not the environment of check's caller counts, but that of sanlock's children.
     result = run(stack, "check", "--quiet", LIBVIRT_AUTH_FILE="/missing")
     assert "auth" not in result.stdout
 
@@ -411,12 +411,12 @@ def start_sanlock(stack: Stack, **environ: str) -> None:
 SERVER = "/run/export"
 LEASE_DIR = "/run/leases"
 
-# What a server with root_squash does to root: all that it makes is nobody's, and no owner is changed.
+# What a server with root_squash does to root: all that it makes is uid 65534's, and no owner is changed.
 SQUASHED = ("--create-for-user=nobody", "--create-for-group=nogroup", "--chown-deny", "--chgrp-deny")
 
 
 def mount_shared(stack: Stack, *options: str) -> None:
-    """Mount what says that it is a GlusterFS volume; there is no NFS in the kernel of every test machine.
+    """Mount what claims to be a GlusterFS volume; there is no NFS in the kernel of every test machine.
 
     By the option subtype, which newer versions of bindfs overrule with their own name.
     """
@@ -432,7 +432,7 @@ def restart_libvirtd(stack: Stack) -> None:
     stack.libvirtd.start()
 
 
-def test_storage_that_is_shared_and_takes_root_for_nobody(stack: Stack) -> None:
+def test_storage_that_is_shared_and_squashes_root(stack: Stack) -> None:
     need_programs("bindfs")
     stack.run("mknod", "-m", "0666", "/dev/fuse", "c", "10", "229")
     edit(stack, SANLOCK_CONF, "disk_lease_dir", f'disk_lease_dir = "{LEASE_DIR}"')
@@ -477,7 +477,7 @@ POLICY = Path(__file__).parents[2] / "packaging/selinux/virt_sanlock_helper.fc"
 
 
 def test_a_label_that_sanlock_may_not_run(ours: Stack) -> None:
-    """The labels are real, and so is what gives them; what the kernel says of SELinux is not."""
+    """The labels are real, and so is what gives them; what the kernel reports of SELinux is not."""
     need_programs("setfiles")
     ours.run("mount", "-t", "tmpfs", "tmpfs", "/sys/fs")
     ours.write("/sys/fs/selinux/enforce", "1")

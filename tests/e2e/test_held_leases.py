@@ -185,7 +185,7 @@ def test_any_lockspace(odd: Stack) -> None:
     for name, (path, _) in zip(names, disks):
         assert joined()[name] == path
         check(odd, name, b"pool:vm", [("/run/odd/other", 0)])
-        # sanlock has read its own timestamp, and can say that the host lives.
+        # sanlock has read its own timestamp, and can report that the host lives.
         wait_for(lambda name=name: live(name), 20, f"host 1 of {name!r}")  # type: ignore[misc]
         with Holder(odd, *take(name, b"x:y", [("/run/odd/other", 0)])) as holder:
             spaces, held = ours(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What history says of a real outage: whom sanlock itself has killed, and domains with odd names."""
+"""What history shows of a real outage: what sanlock itself has killed, and domains with odd names."""
 
 from __future__ import annotations
 

@@ -32,17 +32,17 @@ mount -t tmpfs tmpfs /dev
 for node in null zero full random urandom; do touch /dev/$node; mount --bind /run/dev/$node /dev/$node; done
 ln -s /run/systemd/journal/dev-log /dev/log
 while ! [ -S /run/systemd/journal/dev-log ]; do sleep 0.05; done
-tell() {{ logger -u /run/systemd/journal/dev-log -t "$@"; }}
+log() {{ logger -u /run/systemd/journal/dev-log -t "$@"; }}
 """
 
 SCRIPT = """\
-tell sanlock '2026-11-22 20:30:23 2912 [5]: s1 check_our_lease failed 8'
+log sanlock '2026-11-22 20:30:23 2912 [5]: s1 check_our_lease failed 8'
 /usr/bin/python3 -IBc '{write}' {uuid} {unheard}
-tell virt-sanlock-helper 'pause vm1 {uuid}: done after 0.07 s: found running, suspended, verified paused'
-tell sanlock '2026-11-22 20:31:03 2952 [5]: s1 kill 79 sig 9 count 41'
-tell sanlock '2026-11-22 20:31:04 2953 [5]: s1 kill 79 sig 9 count 42'
-tell sshd 'pause vm2 {uuid}: done after 0.07 s: found running, suspended, verified paused'
-printf 'poweroff b\\374ro %s: FAILED after 35.00 s at try 9: no answer' {other} | tell virt-sanlock-helper
+log virt-sanlock-helper 'pause vm1 {uuid}: done after 0.07 s: found running, suspended, verified paused'
+log sanlock '2026-11-22 20:31:03 2952 [5]: s1 kill 79 sig 9 count 41'
+log sanlock '2026-11-22 20:31:04 2953 [5]: s1 kill 79 sig 9 count 42'
+log sshd 'pause vm2 {uuid}: done after 0.07 s: found running, suspended, verified paused'
+printf 'poweroff b\\374ro %s: FAILED after 35.00 s at try 9: no answer' {other} | log virt-sanlock-helper
 journalctl --sync
 exec {command} history --json --since 1h
 """
@@ -58,9 +58,9 @@ forge logger -u /run/systemd/journal/dev-log -t sanlock 's1 kill 79 sig 9 count 
 echo "$line" | forge systemd-cat -t virt-sanlock-helper
 forge /usr/bin/python3 -ISBc '{native}' "$line"
 # root may log what it likes, and spoils nothing.
-tell virt-sanlock-helper 'after . s'
-tell virt-sanlock-helper 'pause vm1 {uuid}: FAILED after . s at try 9: x'
-tell virt-sanlock-helper "pause vm1 {uuid}: done: $(head -c 60000 /dev/zero | tr '\\0' ',')"
+log virt-sanlock-helper 'after . s'
+log virt-sanlock-helper 'pause vm1 {uuid}: FAILED after . s at try 9: x'
+log virt-sanlock-helper "pause vm1 {uuid}: done: $(head -c 60000 /dev/zero | tr '\\0' ',')"
 /usr/bin/python3 -IBc '{ours}'
 journalctl --sync
 journalctl -o json > /run/exported
@@ -139,7 +139,7 @@ def test_history_from_a_real_journald() -> None:
         "b\\xfcro": ("failed", False),
         "rec": ("on record", True),
     }
-    # Told once: the journal's own word, and no event for the record beside it.
+    # Shown once: the journal's own line, and no event for the record beside it.
     assert [event["kind"] for event in stories["vm1"]["events"]] == ["done"]
 
 

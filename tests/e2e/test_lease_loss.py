@@ -165,7 +165,7 @@ def test_restart_of_a_transient_domain(stack: Stack) -> None:
     assert domain.qemu_pid() not in (None, pid)
 
 
-def test_restart_without_storage_leaves_the_domain_off_and_says_why(stack: Stack) -> None:
+def test_restart_without_storage_leaves_the_domain_off_and_logs_why(stack: Stack) -> None:
     stack.install_helper(HELPER)
     domain = stack.domain("vm1", on_lockfailure="pause").start()
     stack.storage.fail()
@@ -198,7 +198,7 @@ def test_already_there_is_success(stack: Stack) -> None:
 
 
 def test_a_domain_that_nothing_on_the_host_knows_is_off(calm: Stack) -> None:
-    """A transient one is gone so, when it has ended before the first look."""
+    """libvirt has forgotten a transient one so, when it has ended before the first lookup."""
     start = time.monotonic()
     result = by_hand(calm, URI, "6695eb01-f6a4-8304-79aa-97f2502e193f", "poweroff")
     assert result.returncode == 0, result.stderr
@@ -221,7 +221,7 @@ def test_leases_that_cannot_be_read_are_a_failure(stack: Stack) -> None:
     assert domain.state().name == "paused"
 
 
-# Stops the processors behind libvirtd's back, which serves nobody else at a monitor's socket.
+# Stops the processors behind libvirtd's back, which serves no other client at a monitor's socket.
 QMP_STOP = """
 import json, socket, sys
 monitor = socket.socket(socket.AF_UNIX)

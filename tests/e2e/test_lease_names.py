@@ -55,9 +55,9 @@ def test_any_key_is_made_safe_and_comes_back(stack: Stack) -> None:
     for domain in [*domains, plain]:
         assert domain.state().name == ("paused" if domain.on_lockfailure == "pause" else "shut off")
     assert stack.sigkills() == []
-    said = "\n".join(line.message for line in stack.journal("virt-sanlock-helper"))
-    assert "not looked at" not in said
-    assert len(re.findall("verified paused, no lease held", said)) == len(KEYS) // 2 + 1
+    messages = "\n".join(line.message for line in stack.journal("virt-sanlock-helper"))
+    assert "not read" not in messages
+    assert len(re.findall("verified paused, no lease held", messages)) == len(KEYS) // 2 + 1
     stack.storage.restore()
     for domain in [*domains, plain]:
         wait_for_state(domain, "running")

@@ -110,7 +110,7 @@ def test_as_soon_safe_as_without_recovery(stack: Stack, action: str) -> None:
 
 
 def test_leases_that_others_held(stack: Stack) -> None:
-    """What is said of an outage holds for any pause: so no outage here, but a second host."""
+    """What holds for an outage holds for any pause: so no outage here, but a second host."""
     gone = stack.domain("gone", "poweroff", metadata=POLICY)
     gone_held = stack.domain("goneheld", "pause", metadata=POLICY)
     stale = stack.domain("stale", "pause", metadata=POLICY)
@@ -222,7 +222,7 @@ def test_what_people_did_meanwhile_stands(stack: Stack) -> None:
     wait_for_line(stack, "recover ran ", "dropped: it ran since", "was version 1 and is 2 now")
 
 
-# With 1 s the whole seconds of sanlock's timestamps leave no margin to tell a healthy lockspace.
+# With 1 s the whole seconds of sanlock's timestamps leave no margin to recognize a healthy lockspace.
 HEALTH_TIMEOUT = 2
 
 LOST_NOTHING = "(no lockspace was lost: "
@@ -360,12 +360,12 @@ class Sampler:
         return self._path.read_text().splitlines()
 
     def seen(self) -> list[str]:
-        """What ran without a lease until now.  The looks must have been as many as a busy machine allows."""
+        """What ran without a lease until now.  There must be as many readings as a busy machine allows."""
         assert self._process.poll() is None
         ready, *lines = self._lines()
         assert ready == "ready"
-        looks = lines.count(".")
-        assert looks >= 8 * (time.monotonic() - self._start), "too few looks"
+        readings = lines.count(".")
+        assert readings >= 8 * (time.monotonic() - self._start), "too few readings"
         return [line for line in lines if line != "."]
 
 
@@ -393,7 +393,7 @@ def test_storage_that_flaps(stack: Stack) -> None:
     assert stack.sigkills() == []
 
 
-def test_the_sampler_sees_a_domain_without_a_lease(stack: Stack) -> None:
+def test_the_sampler_finds_a_domain_without_a_lease(stack: Stack) -> None:
     """sanlock restarted beside a paused machine: libvirt itself resumes it without a lease."""
     naive = stack.domain("naive", "pause")
     held = stack.domain("held", "pause", metadata=POLICY)
@@ -542,7 +542,7 @@ def test_a_terminal_shows_what_is_waited_for(stack: Stack) -> None:
     )
 
     def waited() -> int:
-        # One line, kept up to date at the lower end: what was said before it stays above.
+        # One line, kept up to date at the lower end: what was printed before it stays above.
         found = [line for line in terminal.lines() if line.startswith("lockspace ")]
         assert len(found) <= 1, found
         match = wanted.fullmatch(found[0]) if found else None

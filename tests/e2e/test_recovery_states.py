@@ -66,7 +66,7 @@ def begin_slow_job(stack: Stack, domain: Domain, rate: int, *arguments: str) -> 
 
     Pages of zeros are written: 2.3 KB for each MiB of memory, and 0.5 MB.  QEMU writes to libvirt's iohelper,
     which takes 1 MiB, and no more until the target has all of that (runIO() in libvirt src/util/iohelper.c).
-    An abort takes effect when QEMU's own write returns: query-migrate says "cancelling" until then.
+    An abort takes effect when QEMU's own write returns: query-migrate reports "cancelling" until then.
     """
     target = f"/run/stack/{domain.name}.fifo"
     stack.run("mkfifo", target)
@@ -375,7 +375,7 @@ def test_leases_that_have_moved(stack: Stack) -> None:
     assert f" is at {new}/" in lease
     assert f"libvirt takes it at {LEASES}/" in lease
     assert (off.state().name, held.state().name) == ("running", "paused"), result.stderr
-    # What the line says helps.
+    # The line's remedy helps.
     stack.run("sh", "-c", f"rmdir {LEASES} && ln -s {new} {LEASES}")
     result = command(stack, "recover")
     assert (result.returncode, held.state().name) == (0, "running"), result.stderr

@@ -75,7 +75,7 @@ def test_outage_with_libvirts_helper(stack: Stack) -> None:
         assert call.end is not None
         assert failed_at < call.start <= call.end
         assert "HOME" not in call.environ
-    # sanlock tells syslog, too.
+    # sanlock logs to syslog, too.
     assert any("sig 100" in line.message for line in stack.journal("sanlock"))
 
     stack.storage.restore()
@@ -103,7 +103,7 @@ def test_storage_that_returns_in_time_costs_nothing(stack: Stack) -> None:
     assert stack.sanlock_kills() == []
 
 
-def test_sigkill_is_seen(stacks: StackFactory, tmp_path: Path) -> None:
+def test_sigkill_is_observed(stacks: StackFactory, tmp_path: Path) -> None:
     stack = stacks(grace=2)
     stack.install_helper(write_helper(tmp_path))
     holder = stack.leaseholder(stack.make_resource("lease"), stack.helper_path, "a b", "ignore")
@@ -160,7 +160,7 @@ def test_second_host_takes_what_the_first_one_lost(stack: Stack) -> None:
 
     assert other.take(lease) < 10
     other.give_back()
-    # libvirt does not look who had the lease in between.
+    # libvirt does not check which host had the lease in between.
     domain.resume()
     assert [again.version for again in domain.leases()] == [lease.version + 2]
 
@@ -265,8 +265,8 @@ def test_many_domains(calm: Stack) -> None:
             domain.undefine()
 
 
-def test_start_all_tells_of_a_failure(calm: Stack) -> None:
-    # What sanlock's driver said of it is not always there: libvirtd reads it from the domain's log, which
+def test_start_all_reports_a_failure(calm: Stack) -> None:
+    # What sanlock's driver reported of it is not always there: libvirtd reads it from the domain's log, which
     # virtlogd may write a moment later.
     with pytest.raises(CommandError, match=r"create /.*/never\.xml failed with status 1: .*Failed to create"):
         calm.start_all([calm.domain("never", on_lockfailure="restart", transient=True)])
@@ -349,7 +349,7 @@ def test_commands_get_a_services_environment(calm: Stack, monkeypatch: pytest.Mo
     assert calm.run("cat", input="in").stdout == "in"
 
 
-def test_command_error_tells_all(calm: Stack) -> None:
+def test_command_error_has_all(calm: Stack) -> None:
     with pytest.raises(CommandError) as caught:
         calm.run("sh", "-c", "echo out; echo err >&2; exit 7")
     error = caught.value
@@ -414,7 +414,7 @@ def members(namespace: str) -> list[int]:
     return found
 
 
-# Says what it has, and then does what its argument says.
+# Prints what it has, and then does what its argument asks for.
 OWNER = """
 import json, os, sys, time
 sys.path.insert(0, {tests!r})
@@ -431,7 +431,7 @@ with Stack(on_disk=True) as stack:
 
 
 def own_and_end(how: str) -> None:
-    """Let another process own a stack and end as told; look for what it leaves."""
+    """Let another process own a stack and end as asked; find what it leaves."""
     command = [sys.executable, "-c", OWNER.format(tests=str(TESTS)), how]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as owner:
         assert owner.stdout is not None
@@ -566,7 +566,7 @@ def test_syslog_is_parsed(raw: str, expected: tuple[str, str, str, str]) -> None
 
 
 def test_wait_for_names_what_it_waited_for() -> None:
-    with pytest.raises(WaitTimeout, match=r"waited 0\.1 s for rain; last looked: 0"):
+    with pytest.raises(WaitTimeout, match=r"waited 0\.1 s for rain; last read: 0"):
         wait_for(lambda: 0, 0.1, "rain")
     assert wait_for(lambda: "wet", 0, "rain") == "wet"
 

@@ -52,8 +52,8 @@ def test_agents_that_are_killed_lose_no_request(monolithic: Stack) -> None:
         for uuid in result["uuids"]:
             lines = logged[uuid]
             assert all("verified off" in line for line in lines), lines
-            # Once, but for the line over which an agent died: whether that was told nobody knows, so it is
-            # logged again, and says so.
+            # Once, but for the line over which an agent died: whether it was logged is not known, so it is
+            # logged again, and marked as a repeat.
             assert sum("(repeated: " not in line for line in lines) <= 1, lines
     assert sum(result["killed"] for result in results) >= SEEDS
 
@@ -199,7 +199,7 @@ def test_the_same_restart_twice_is_one(stack: Stack) -> None:
     assert after not in (None, before)
 
 
-def test_somebody_who_waits_gets_the_outcome_from_another_process(stack: Stack) -> None:
+def test_a_process_that_waits_gets_the_outcome_from_another_one(stack: Stack) -> None:
     domain = stack.domain("vm1").start()
     other = stack.domain("vm2").start()
     pid = other.qemu_pid()

@@ -108,7 +108,7 @@ def test_a_pause_releases_no_other_domains_lease(calm: Stack, name: str, escaped
     ],
 )
 def test_the_leases_of_a_domain_are_read_whatever_its_name(calm: Stack, name: str) -> None:
-    """A2: `R&D` was "not looked at", and done."""
+    """A2: the leases of `R&D` were not read, and it was done."""
     domain = calm.domain(name, transient="\n" in name)
     with running(domain):
         result = by_hand(calm, URI, domain.uuid, "pause")
@@ -306,7 +306,7 @@ def test_a_process_that_libvirtd_has_forgotten_is_not_off(
 
 
 def test_a_run_that_began_after_the_request_is_left_alone(stack: Stack) -> None:
-    """A12: libvirtd was away, and the domain was started anew before the first look."""
+    """A12: libvirtd was away, and the domain was started anew before the first lookup."""
     domain = stack.domain("anew").start()
     old = domain.qemu_pid()
     assert old is not None
@@ -443,12 +443,12 @@ def test_a_process_that_ends_while_libvirtd_is_away_is_safe(stack: Stack, action
     assert records(stack) == [domain.uuid]
 
 
-# B7: gone before the first look
+# B7: ended before the first lookup
 
 
 @pytest.mark.parametrize("action", ["poweroff", "restart", "pause"])
 def test_a_transient_domain_that_is_gone_is_off(calm: Stack, action: str) -> None:
-    """B7: off is the goal; it was told as crit."""
+    """B7: off is the goal; it was logged as crit."""
     domain = calm.domain("gone", transient=True).start()
     domain.destroy()
     result = by_hand(calm, URI, domain.uuid, action)

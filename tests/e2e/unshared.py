@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A program that is PID 1 of namespaces of its own; all below it ends with it, or with who started it."""
+"""A program that is PID 1 of namespaces of its own; all below it ends with it, or with its parent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMESPACES = [
 
 
 class Unshared:
-    """Runs a script of ours as PID 1: it says a line when it is ready, and ends when its input does."""
+    """Runs a script of ours as PID 1: it prints a line when it is ready, and ends when its input does."""
 
     def __init__(self, script: Path, *arguments: str, namespaces: tuple[str, ...] = ()) -> None:
         """NAMESPACES are unshare's options for more of them."""
@@ -54,7 +54,7 @@ class Unshared:
         return self._process.pid
 
     def wait_ready(self, seconds: float) -> str:
-        """The line that the script says."""
+        """The line that the script prints."""
         assert self._process.stdout is not None
         readable, _, _ = select.select([self._process.stdout], [], [], seconds)
         line = self._process.stdout.readline() if readable else ""

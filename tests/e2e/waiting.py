@@ -19,7 +19,7 @@ class WaitTimeout(AssertionError):
         self.what = what
         self.timeout = timeout
         self.last = last
-        super().__init__(f"waited {timeout:g} s for {what}; last looked: {last!r}")
+        super().__init__(f"waited {timeout:g} s for {what}; last read: {last!r}")
 
 
 def wait_for(predicate: Callable[[], T], timeout: float, what: str) -> T:

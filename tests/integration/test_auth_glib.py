@@ -141,7 +141,7 @@ def test_files(kind: str) -> None:
 
 
 def test_the_version_is_that_of_the_library() -> None:
-    """The name of the mapped file has it; the library itself says the same."""
+    """The name of the mapped file has it; the library itself gives the same."""
     code = "import ctypes, sys; sys.path.insert(0, sys.argv[1]); lib = ctypes.CDLL('libglib-2.0.so.0'); "
     code += "from libvirt_auth import glib; print(glib.loaded_version(), glib._asked_version())"
     for kind in ("here", "newer") if NEWER.exists() else ("here",):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""libvirt_auth against libvirt's own C code, on files and environments nobody would write.
+"""libvirt_auth against libvirt's own C code, on files and environments that no administrator would write.
 
 At least 20,000 files in each run of the suite: half of them the same every time, half of them
 new. SANLOCK_HELPER_REQUIRE=1 turns a missing library into a failure.

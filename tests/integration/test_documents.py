@@ -65,7 +65,7 @@ def test_every_option_of_a_verb_is_in_the_page(verb: str) -> None:
     wanted = options(parser.format_help())
     for kind in sub_parsers(parser).values():
         wanted |= options(kind.format_help())
-    # These two are said once, for all verbs.
+    # These two are named once, for all verbs.
     assert {"-h", "--help"} <= options(page)
     assert wanted - {"-h", "--help"} <= options(section(page, verb))
     assert f"virt-sanlock-helper {verb}" in page

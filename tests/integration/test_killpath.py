@@ -174,7 +174,7 @@ def test_no_byte_code_is_written(tmp_path: Path) -> None:
 
 
 def test_interrupted(tmp_path: Path) -> None:
-    # Nobody listens there: it tries until it is interrupted.
+    # No daemon listens there: it tries until it is interrupted.
     uri = f"qemu+unix:///system?socket={tmp_path}/none"
     process = subprocess.Popen(
         [*PRIVATE, str(HELPER), uri, UUID, "pause"], env=BARE, stderr=subprocess.PIPE, text=True

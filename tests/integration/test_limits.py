@@ -88,7 +88,7 @@ def test_with_less_libvirts_own_helper_serves(
 def test_with_what_is_needed_ours_does(tmp_path: Path, option: str, mib: int, domains: int) -> None:
     status, text = storm(tmp_path, option, mib, domains)
     assert status == 0, text
-    # Every call is told by the agent that served it.
+    # Every call is logged by the agent that served it.
     assert text.count("found running, destroyed, verified off") == domains, text
 
 

@@ -48,14 +48,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def unpack(folder: Path, making: Making, target: Path, key: str = KEY) -> list[str]:
-    """Have the folder; returns what was said."""
-    said: list[str] = []
+    """Have the folder; returns what was logged."""
+    lines: list[str] = []
     shutil.rmtree(target, ignore_errors=True)
-    Cache(folder, said.append).unpack("root", key, making, target)
+    Cache(folder, lines.append).unpack("root", key, making, target)
     assert (target / "file").read_text() == "content"
     assert os.readlink(target / "link") == "/nowhere"
     assert (target / "bin/program").stat().st_mode & 0o777 == 0o755
-    return said
+    return lines
 
 
 def test_it_is_made_once(folder: Path, making: Making, tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_a_damaged_one_is_made_again(folder: Path, making: Making, tmp_path: Pat
         archive.write_bytes(
             {"truncated": data[:half], "empty": b"", "garbage": b"\xff" * 999, "changed": changed}[damage]
         )
-    said = unpack(folder, making, tmp_path / "a")
-    assert "does not unpack" in said[0]
+    lines = unpack(folder, making, tmp_path / "a")
+    assert "does not unpack" in lines[0]
     assert making.times == 2
     # And serves from now on.
     assert unpack(folder, making, tmp_path / "a") == []
@@ -103,8 +103,8 @@ def test_a_damaged_one_is_made_again(folder: Path, making: Making, tmp_path: Pat
 def test_where_none_can_be_kept_it_is_made_each_time(making: Making, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for _ in range(2):
-        said = unpack(tmp_path / "file/below", making, tmp_path / "a")
-        assert "is not kept" in said[-1]
+        lines = unpack(tmp_path / "file/below", making, tmp_path / "a")
+        assert "is not kept" in lines[-1]
     assert making.times == 2
 
 
@@ -159,7 +159,7 @@ def test_the_archive_is_apts(targets: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("targets", ["", "http://a/debian-security/\n", "http://a/ubuntu\n"])
-def test_without_an_archive_that_is_said(targets: str) -> None:
+def test_without_an_archive_that_is_reported(targets: str) -> None:
     with pytest.raises(settings.MissingArchive, match="no archive"):
         settings.archive(targets)
 
@@ -197,13 +197,13 @@ def test_of_several_files_the_last_one_counts() -> None:
 
 
 def pip_list(conf: Path) -> str:
-    """What pip says of this one file."""
+    """What pip prints of this one file."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-    # It is read last; what the machine's own files say is there each time, and the variable itself is listed.
+    # It is read last; what the machine's own files set is there each time, and the variable itself is listed.
     env = {**clean, "PIP_CONFIG_FILE": str(conf)}
-    said = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
-    return said.replace(str(conf), "CONF")
+    lines = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+    return lines.replace(str(conf), "CONF")
 
 
 def test_what_settings_name_is_found(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_command_in_a_root(small_root: Root, tmp_path: Path) -> None:
         "test -c /dev/null; test -d /sys/kernel\n"
         # Every process there is is of the root's own.
         "test $(ls /proc | grep -c '^[0-9]*$') -lt 6; test ! -e /home; test ! -w /usr\n"
-        # And who enters gets this root, not the machine's.
+        # And a process that enters gets this root, not the machine's.
         "nsenter --target=1 --mount sh -c 'test ! -e /home'; sleep 1000 & exit 7"
     )
     assert small_root.run("sh", "-c", script, binds=[Path("/usr")]) == 7
@@ -273,7 +273,7 @@ def test_nothing_in_a_root_outlives_its_owner(small_root: Root) -> None:
         assert owner.stdout.readline() == "up\n"
         start = time.monotonic()
         owner.kill()
-        # The end of the pipe is the end of who could write to it.
+        # The end of the pipe is the end of the processes that could write to it.
         assert owner.stdout.read() == ""
         assert time.monotonic() - start < 30
 

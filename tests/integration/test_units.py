@@ -33,7 +33,7 @@ def test_verify(units: list[str]) -> None:
     assert UNITS == ["virt-sanlock-helper-recover.path", "virt-sanlock-helper-recover.service"]
     command = ["systemd-analyze", "verify", "--man=no", *units]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    # It returns 0 for unknown keys: what it says counts.
+    # It returns 0 for unknown keys: what it prints counts.
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 

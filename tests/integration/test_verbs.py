@@ -145,7 +145,7 @@ def test_a_pipe_that_breaks(verb: str, extra: str, exported: str) -> None:
     assert process.returncode == 141
 
 
-def test_a_full_disk_is_a_failure_that_is_told() -> None:
+def test_a_full_disk_is_a_failure_that_is_reported() -> None:
     with open("/dev/full", "w") as full:
         result = subprocess.run(
             [COMMAND, "auth", "check", URI], stdout=full, stderr=subprocess.PIPE, text=True, check=False
@@ -217,7 +217,7 @@ def test_run_does_not_guess_without_a_terminal() -> None:
     assert result.returncode == 2
     assert "no terminal to ask at (use --yes)" in result.stderr
     assert run("run", "--connect", URI, "--yes", "poweroff", "test").returncode == 0
-    # What harms nobody is not asked for.
+    # What harms no virtual machine is not asked for.
     assert run("run", "--connect", URI, "ignore", "test").returncode == 0
 
 
@@ -239,7 +239,7 @@ def test_a_domain_that_is_not_there(verb: list[str], name: str) -> None:
     assert "\x1b" not in result.stderr
 
 
-# The command line, its exit status, and words of the one line that says what is wrong.
+# The command line, its exit status, and words of the one line about what is wrong.
 WRONG: list[tuple[list[str], int, str]] = [
     ([], 2, "the following arguments are required: VERB (see virt-sanlock-helper --help)"),
     (["nosuch"], 2, "invalid choice: 'nosuch' (choose from "),
@@ -272,7 +272,7 @@ WRONG: list[tuple[list[str], int, str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "status", "words"), WRONG, ids=lambda value: ascii(value)[:60])
-def test_what_is_wrong_is_said_in_one_line(arguments: list[str], status: int, words: str) -> None:
+def test_what_is_wrong_is_reported_in_one_line(arguments: list[str], status: int, words: str) -> None:
     result = run(*arguments)
     # What was printed before the question is no error.
     assert (result.returncode, result.stderr.count("\n")) == (status, 1), result.stderr
@@ -372,7 +372,7 @@ def test_a_name_that_is_not_utf8_in_any_locale(locale: str) -> None:
         assert b"domain 'n\\udcff': there is no such domain" in result.stderr
 
 
-def test_history_tells_the_story(exported: str) -> None:
+def test_history_shows_the_outage(exported: str) -> None:
     text = run("history", "--journal", exported).stdout
     assert ": 2 domains" in text
     assert "test: pause done after 1.07 s: found running, suspended, verified paused" in text
@@ -412,7 +412,7 @@ def test_status_shows_what_happened_last(exported: str) -> None:
 AUTH = "<node><auth><user password='hush'>me</user></auth></node>"
 
 
-def test_auth_goes_step_by_step_and_tells_no_secret(tmp_path: Path) -> None:
+def test_auth_goes_step_by_step_and_shows_no_secret(tmp_path: Path) -> None:
     (tmp_path / "node.xml").write_text(AUTH)
     uri = f"test://{tmp_path}/node.xml"
     conf = tmp_path / "auth.conf"
@@ -448,7 +448,7 @@ def test_check_is_quiet_and_strict(tmp_path: Path) -> None:
     quiet = validated(run("check", "--connect", URI, "--json", "--quiet").stdout, "check")["checks"]
     assert {check["verdict"] for check in quiet} <= {"warn", "fail"}
     assert len(quiet) < len(everything) >= 25
-    # Whatever could not be looked at here says so; nothing crashed.
+    # All that could not be read here is reported so; nothing crashed.
     assert not any("internal error" in check["found"] for check in everything)
     assert all(check["remedy"] or "not checked" in check["found"] for check in quiet)
     lines = run("check", "--connect", URI, "--quiet").stdout.splitlines()

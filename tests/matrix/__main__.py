@@ -37,7 +37,7 @@ def work_folder() -> Iterator[Path]:
 
 
 def log(line: str) -> None:
-    """Say what takes long, in front of the output of what is run."""
+    """Print what takes long, in front of the output of what is run."""
     print(f"matrix: {line}", flush=True)
 
 

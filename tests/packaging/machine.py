@@ -189,12 +189,14 @@ class Machine:
         return [*enter, "setpriv", "--pdeathsig=KILL", "--", *argv]
 
     def rpm(self, *arguments: str) -> str:
-        """Run rpm inside, which does not know Debian's packages; returns all it says."""
+        """Run rpm inside, which does not know Debian's packages; returns all that it prints."""
         words = ["--nodeps", *arguments] if arguments[0] in ("-i", "-U", "-e", "-V") else list(arguments)
         result = self.run("rpm", *words)
         # Debian's rpm advises against itself, each time.
-        said = [line for line in (result.stdout + result.stderr).splitlines() if not line.startswith("rpm: ")]
-        return "\n".join(said)
+        printed = [
+            line for line in (result.stdout + result.stderr).splitlines() if not line.startswith("rpm: ")
+        ]
+        return "\n".join(printed)
 
     # sanlock
 

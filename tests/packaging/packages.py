@@ -40,7 +40,7 @@ printf ' %s' {name} {version} >>%{{buildroot}}{path}
 
 
 class Built(NamedTuple):
-    """What one run of rpmbuild wrote, and all it said."""
+    """What one run of rpmbuild wrote, and all it printed."""
 
     main: Path
     selinux: Path | None

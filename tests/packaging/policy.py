@@ -24,7 +24,7 @@ PP_TO_CIL = Path("/usr/libexec/selinux/hll/pp")
 
 
 class Rule(NamedTuple):
-    """One permission: whom, on what, of which class, which."""
+    """One permission: of which domain, on what type, of which class, which."""
 
     source: str
     target: str

@@ -70,8 +70,8 @@ def debian(booted: Machine, tmp_path_factory: pytest.TempPathFactory) -> Machine
 @functools.cache
 def owner() -> str:
     """The package that owns libvirt's helper: libvirt-sanlock in Debian 12; "" where none does."""
-    said = subprocess.run(["dpkg-query", "-S", STOCK], capture_output=True, text=True, check=False).stdout
-    return next((line.split(":")[0] for line in said.splitlines() if line.endswith(f": {STOCK}")), "")
+    printed = subprocess.run(["dpkg-query", "-S", STOCK], capture_output=True, text=True, check=False).stdout
+    return next((line.split(":")[0] for line in printed.splitlines() if line.endswith(f": {STOCK}")), "")
 
 
 def update_owner(machine: Machine, folder: Path, version: str) -> None:

@@ -125,7 +125,7 @@ def lose_the_storage(host: Machine) -> bytes:
     wait_for(
         lambda: "shut off" in host.run("virsh", "domstate", "guest").stdout, SAFE_SECONDS, "the VM to be off"
     )
-    # Nobody had to kill anything, in sanlock's own words.
+    # No process had to be killed, in sanlock's own words.
     assert [kill for kill in host.sanlock_kills() if kill.signal == 9] == []
     return data
 
@@ -139,7 +139,7 @@ def bring_it_back(host: Machine, data: bytes) -> None:
     host.run("sanlock", "client", "add_lockspace", "-s", where, "-o", "1")
 
 
-def test_our_helper_makes_the_vm_safe_and_tells_the_journal(host: Machine) -> None:
+def test_our_helper_makes_the_vm_safe_and_logs_it(host: Machine) -> None:
     host.run("virsh", "start", "guest")
     (space,) = host.lockspaces()
     assert space.name == LOCKSPACE
@@ -196,7 +196,7 @@ def test_recovery_brings_both_back_by_itself(host: Machine) -> None:
         assert line.endswith("verified running, 1 lease held")
     assert len(host.lockspaces()) == 1
     check_leases(host, 2)
-    # What the service may ask sanlock in its sandbox is enough to tell a loss from an administrator.
+    # What the service may ask sanlock in its sandbox is enough to distinguish a loss from an administrator.
     age = (
         "import sys, time; sys.path.insert(0, '/usr/share/virt-sanlock-helper'); "
         "from sanlock_helper.leases import libsanlock as sanlock; "

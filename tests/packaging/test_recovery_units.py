@@ -57,7 +57,7 @@ class Units:
         wait_for(lambda: self.state(SERVICE) == "active", 20, "the service to run")
         kept = self.machine.path(f"{STATE_RECORDS}/{UUID}.record")
         wait_for(kept.exists, 20, "recovery to copy the record to disk")
-        wait_for(lambda: f"recover vm1 {UUID}: " in self.machine.journal(), 20, "recovery to say something")
+        wait_for(lambda: f"recover vm1 {UUID}: " in self.machine.journal(), 20, "recovery to log a line")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_record_starts_the_service_each_time(units: Units) -> None:
 
 def test_at_boot_a_record_on_disk_starts_the_service(units: Units) -> None:
     units.write_record(STATE_RECORDS)
-    # The path unit does not look there.
+    # The path unit does not watch that.
     assert units.state(SERVICE) == "inactive"
     units.machine.reboot()
     units.wait_for_recovery()

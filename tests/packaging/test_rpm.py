@@ -23,9 +23,9 @@ PRIVATE = "/usr/share/virt-sanlock-helper"
 def rpm(*arguments: str, check: bool = True) -> str:
     result = subprocess.run(["rpm", *arguments], capture_output=True, text=True, check=False)
     # Debian's rpm advises against itself, each time.
-    said = [line for line in (result.stdout + result.stderr).splitlines() if not line.startswith("rpm: ")]
-    assert not check or result.returncode == 0, f"rpm {' '.join(arguments)}: {said}"
-    return "\n".join(said)
+    printed = [line for line in (result.stdout + result.stderr).splitlines() if not line.startswith("rpm: ")]
+    assert not check or result.returncode == 0, f"rpm {' '.join(arguments)}: {printed}"
+    return "\n".join(printed)
 
 
 def files(package: Path) -> list[str]:
@@ -52,8 +52,8 @@ def test_rpmlint_is_content(ours: Built) -> None:
 def test_every_filter_of_rpmlint_is_needed_and_justified(ours: Built) -> None:
     need_programs("rpmlint")
     text = (ROOT / "packaging/rpmlintrc.toml").read_text()
-    said = subprocess.run(["rpmlint", "--version"], capture_output=True, text=True, check=True).stdout
-    version = said.strip().rpartition(".")[0]
+    printed = subprocess.run(["rpmlint", "--version"], capture_output=True, text=True, check=True).stdout
+    version = printed.strip().rpartition(".")[0]
     found = re.findall(r"^    (?:\"|')(.*)(?:\"|'),(?:  # ([\d.]+))?$", text, re.MULTILINE)
     filters = [pattern for pattern, only in found if only in ("", version)]
     words = [str(path) for path in (ours.spec, ours.main, ours.selinux, ours.source)]
@@ -156,14 +156,14 @@ def test_changelog_entries() -> None:
         "# Changelog\n\n## [Unreleased]\n\n### Added\n\n- `a`: 100% new,\n  on two lines.\n\n"
         "## [0.2.0]\n\n- not dated, not released\n\n## [0.1.0] - 2026-01-05\n\n### Fixed\n\n- b\n"
     )
-    who = "virt-sanlock-helper developers <developers@virt-sanlock-helper.invalid>"
+    maintainer = "virt-sanlock-helper developers <developers@virt-sanlock-helper.invalid>"
     assert changelog(text, "0.3.0", 1795305600.0) == (
-        f"* Sun Nov 22 2026 {who} - 0.3.0-1\n- a: 100%% new, on two lines.\n\n"
-        f"* Mon Jan 05 2026 {who} - 0.1.0-1\n- b"
+        f"* Sun Nov 22 2026 {maintainer} - 0.3.0-1\n- a: 100%% new, on two lines.\n\n"
+        f"* Mon Jan 05 2026 {maintainer} - 0.1.0-1\n- b"
     )
     # The version is not raised yet: one entry all the same.
     assert changelog(text, "0.1.0", 1795305600.0) == (
-        f"* Sun Nov 22 2026 {who} - 0.1.0-1\n- a: 100%% new, on two lines.\n- b"
+        f"* Sun Nov 22 2026 {maintainer} - 0.1.0-1\n- a: 100%% new, on two lines.\n- b"
     )
 
 

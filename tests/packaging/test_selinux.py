@@ -30,7 +30,7 @@ WRITE = {"append", "create", "link", "rename", "setattr", "unlink", "write", "re
 NEEDS: dict[str, list[tuple[str, str, set[str]]]] = {
     "take sanlock's group": [(HELPER, "capability", {"setgid"})],
     "go before others": [(HELPER, "capability", {"sys_nice"}), (HELPER, "process", {"setsched"})],
-    "tell a QEMU from a later one": [
+    "distinguish a QEMU from a later one": [
         ("svirt_t", "file", READ),
         ("svirt_t", "dir", {"search"}),
         ("sysctl_kernel_t", "file", READ),

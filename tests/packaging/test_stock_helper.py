@@ -92,6 +92,6 @@ def test_an_installation_that_does_not_know_it_leaves_nothing() -> None:
     result = run("gone; DESTDIR=/tmp/d PREFIX=/usr packaging/install || ls /tmp | grep -x d")
     assert result.stdout == ""
     assert "STOCK_HELPER=" in result.stderr
-    # And what it says to give serves.
+    # And the setting that it names works.
     given = run("gone; DESTDIR=/tmp/d PREFIX=/usr packaging/install; ls /tmp/d", STOCK_HELPER=FEDORA)
     assert (given.returncode, given.stdout) == (0, "usr\n"), given.stderr

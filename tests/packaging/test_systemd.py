@@ -43,7 +43,7 @@ class Host:
         return f"/var/tmp/{package.name}"
 
     def install(self, built: Built) -> str:
-        """Install or update ours; returns all that rpm says."""
+        """Install or update ours; returns all that rpm prints."""
         return self.machine.rpm("-U", self.copy(built.main))
 
     def owner(self, version: str, name: str = OWNER) -> str:
@@ -67,7 +67,7 @@ class Host:
         return self.machine.path(OURS).read_bytes()
 
     def check(self) -> tuple[int, dict[str, dict[str, object]]]:
-        """What install-check says: status, and the findings by name."""
+        """What install-check prints: status, and the findings by name."""
         result = self.machine.run(COMMAND, "install-check", "--json", check=False)
         answer = validated(result.stdout, "install-check")
         return result.returncode, {finding["what"]: finding for finding in answer["findings"]}
@@ -92,8 +92,8 @@ def host(booted: Machine, owners: Path, ours: Built) -> Host:
 
 def test_the_service_runs_ours_and_the_host_keeps_libvirts(host: Host, ours: Built) -> None:
     stock = host.stock()
-    said = host.install(ours)
-    assert said == ""
+    printed = host.install(ours)
+    assert printed == ""
     pid = host.machine.start_sanlock()
     assert host.machine.seen_by_sanlock() == host.ours()
     assert host.stock() == stock
@@ -146,9 +146,9 @@ def test_without_our_file_sanlock_starts_all_the_same(host: Host, ours: Built) -
 
 
 class Watch:
-    """Looks, as often as it can, which helper sanlock would execute; knows for how long it was not ours."""
+    """Reads, as often as it can, which helper sanlock would execute; knows for how long it was not ours."""
 
-    # One process inside: a command per look would measure the commands.
+    # One process inside: a command per reading would measure the commands.
     CODE = """
 import sys, time
 path, ours = sys.argv[1:]
@@ -211,7 +211,7 @@ def test_an_update_of_the_owner_is_put_right(
     host.join_lockspace()
     watch = Watch(host.machine)
     before = host.stock()
-    said = host.owner("2", name)
+    printed = host.owner("2", name)
     gap = watch.gap()
     assert watch.saw_another(), "the update did not touch what sanlock sees: this test shows nothing"
     assert host.machine.seen_by_sanlock() == host.ours()
@@ -222,7 +222,7 @@ def test_an_update_of_the_owner_is_put_right(
     print(f"{name}: libvirt's helper stood there for {gap:.3f} s")
     assert gap < GAP_SECONDS
     logged = f"after an update: bound {OURS} over {STOCK} in the running sanlock (pid {pid})"
-    assert said == f"virt-sanlock-helper: {logged}"
+    assert printed == f"virt-sanlock-helper: {logged}"
     assert logged in host.machine.journal()
     assert host.check()[0] == 0
     # Binds stack: one is enough, and one more update changes nothing in that.

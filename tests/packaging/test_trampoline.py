@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The executable when the program behind it is broken: libvirt's own helper takes over, and it is told."""
+"""The executable when the program behind it is broken: libvirt's own helper takes over, and it is logged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BARE = {"PATH": os.defpath}
 # The last reason: to reach syslog it forked, while threads of the program may live.
 TRAMPOLINE = "3a51c02bdb847a06832a5ea549c83e720668e9c3c01484f5dc14576a9996890f"
 
-# Said by the executable when it hands over.
+# Logged by the executable when libvirt's helper takes over.
 TAKES_OVER = "takes over, to"
 
 
@@ -205,7 +205,7 @@ def test_one_that_was_put_aside_comes_first(checkout: Path) -> None:
     assert "stock.distrib takes over" in result.stderr
 
 
-def test_one_that_cannot_be_run_is_told(checkout: Path) -> None:
+def test_one_that_cannot_be_run_is_logged(checkout: Path) -> None:
     (checkout / "helper/sanlock_helper/killpath.py").unlink()
     (checkout / "stock.distrib").write_bytes(b"\x7fELF but no program")
     (checkout / "stock.distrib").chmod(0o755)

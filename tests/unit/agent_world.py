@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""An agent without time and without libvirtd: its tries answer what the test says, at once or never."""
+"""An agent without time and without libvirtd: its tries answer what the test sets, at once or never."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Waits:
         self.answers: deque[Callable[[], None]] = deque()
         # What brings an answer, and when.
         self.at: list[tuple[float, Callable[[], object]]] = []
-        # Tries in threads of their own, which wait for their turn; and whether one of them has said so.
+        # Tries in threads of their own, which wait for a slot; and whether one of them has reported that.
         self.prepared: list[tuple[Execution, threading.Thread]] = []
         # Those that have come to that point, and whether the one that started last has reported it.
         self.preparing: set[threading.Thread] = set()
@@ -63,7 +63,7 @@ class Waits:
 
 
 class Connected:
-    """A virConnect as far as the agent itself looks at it."""
+    """A virConnect as far as the agent itself uses it."""
 
     alive = 1
 
@@ -75,7 +75,7 @@ class Connected:
 
 
 class AgentWorld:
-    """An agent whose tries answer what the test says, at once or never."""
+    """An agent whose tries answer what the test sets, at once or never."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *script: Any) -> None:
         self.clock = Waits()

@@ -16,7 +16,7 @@ OTHER = "11111111-2222-3333-4444-555555555555"
 def status_xml(
     name: str = "vm1", uuid: str = UUID, pid: int = 4711, metadata: str = "", state: str = "running"
 ) -> bytes:
-    """A status file as libvirt writes it, but for what nobody reads."""
+    """A status file as libvirt writes it, but for what no code reads."""
     return f"""\
 <!--
 WARNING: THIS IS AN AUTO-GENERATED FILE.

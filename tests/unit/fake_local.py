@@ -20,7 +20,7 @@ def make_request(action: str = "poweroff", uuid: str = UUID, pid: int | None = N
 
 
 class FakeProcess(Process):
-    """A process that ends when the test says so."""
+    """A process that ends when the test ends it."""
 
     __slots__ = ("over",)
 

@@ -98,6 +98,6 @@ def test_what_is_harmless_stays_as_it_is() -> None:
         *(*range(0x2060, 0x2070), 0xFEFF, 0xD800, 0xDCFF, 0xDFFF, 0xE0001),
     ],
 )
-def test_what_is_not_to_be_seen_is_escaped(hidden: int) -> None:
+def test_what_is_invisible_is_escaped(hidden: int) -> None:
     assert printable(f"a{chr(hidden)}b").isascii()
     assert chr(hidden) not in printable(f"a{chr(hidden)}b")

@@ -79,8 +79,8 @@ def test_each_kind_is_read_as_it_was_written(event: Event) -> None:
 
 
 @given(events(TEXTS))
-def test_a_text_that_looks_like_a_sentence_changes_no_domain(event: Event) -> None:
-    """What other programs say may hold anything: the line stays as it is, and so does what it is about."""
+def test_a_text_that_resembles_a_sentence_changes_no_domain(event: Event) -> None:
+    """The text of other programs may hold anything: the line stays as it is, and so does what it is about."""
     line = event.render()
     found = Event.parse(line)
     assert found is not None

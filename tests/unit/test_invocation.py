@@ -87,7 +87,7 @@ def test_bad_argument_is_named(arguments: list[str], what: str, why: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_action_says_what_it_may_be() -> None:
+def test_the_error_for_an_unknown_action_lists_the_actions() -> None:
     with pytest.raises(UsageError, match="poweroff, restart, pause, ignore"):
         Invocation.parse([URI, UUID, "kill"])
 

@@ -36,7 +36,7 @@ def test_levels_and_order() -> None:
     assert terminal == [f"virt-sanlock-helper: {line}" for _, line in lines]
 
 
-def test_a_syslog_that_blocks_holds_up_nobody() -> None:
+def test_a_syslog_that_blocks_holds_up_no_virtual_machine() -> None:
     release = threading.Event()
 
     def blocked(_priority: int, _line: str) -> None:

@@ -46,7 +46,7 @@ def ruff() -> str:
 
 
 def lint(text: str, folder: Path) -> str:
-    """What ruff's linter and formatter say of TEXT, by the rules of the checkout."""
+    """What ruff's linter and formatter report of TEXT, by the rules of the checkout."""
     path = folder / "fall_back.py"
     path.write_text(text, encoding="utf-8")
     settings = ["--config", str(TOP / "pyproject.toml"), "--no-cache"]

@@ -21,5 +21,5 @@ def rows(docstring: str) -> set[tuple[str, str]]:
 
 
 def allowed(names: list[str], can_enter: Callable[[str, str], bool]) -> set[tuple[str, str]]:
-    """Each pair of NAMES of which CAN_ENTER says that the first may become the second."""
+    """Each pair of NAMES whose first may become the second, by CAN_ENTER."""
     return {(one, two) for one in names for two in names if can_enter(one, two)}

@@ -51,7 +51,7 @@ def changes(host: FakeHost) -> list[str]:
 # poweroff
 
 
-def test_the_turn_for_a_destroy_is_waited_for_with_everything_else_done(host: FakeHost) -> None:
+def test_the_slot_for_a_destroy_is_waited_for_with_everything_else_done(host: FakeHost) -> None:
     def await_slot() -> bool:
         assert host.calls == ["lookup", "state"]
         return False
@@ -60,7 +60,7 @@ def test_the_turn_for_a_destroy_is_waited_for_with_everything_else_done(host: Fa
     assert host.calls == ["lookup", "state", "destroy", "lookup"]
 
 
-def test_after_a_long_wait_a_domain_is_looked_at_again(host: FakeHost) -> None:
+def test_after_a_long_wait_a_domain_is_read_again(host: FakeHost) -> None:
     def await_slot() -> bool:
         return True
 
@@ -127,7 +127,7 @@ def test_unknown_is_never_off(host: FakeHost) -> None:
         run(host, "poweroff")
 
 
-def test_the_first_error_is_told_when_the_look_after_it_fails_too(host: FakeHost) -> None:
+def test_the_first_error_is_raised_when_the_lookup_after_it_fails_too(host: FakeHost) -> None:
     host.answer_lost["destroy"] = libvirt_error(BROKEN, message="the connection broke")
     progress = Progress()
     host.off = lambda: host.raises.update(lookup=libvirt_error(BROKEN))  # type: ignore[method-assign]
@@ -176,7 +176,7 @@ def test_restart_of_a_domain_that_is_off(host: FakeHost) -> None:
     assert changes(host) == ["create"]
 
 
-def test_a_refused_start_leaves_the_domain_safe_and_says_why(host: FakeHost) -> None:
+def test_a_refused_start_leaves_the_domain_safe_and_has_the_reason(host: FakeHost) -> None:
     host.raises["create"] = libvirt_error(
         libvirt.VIR_ERR_SYSTEM_ERROR, message="Failed to acquire lock: No space left on device"
     )
@@ -197,7 +197,7 @@ def test_the_start_is_tried_once(host: FakeHost) -> None:
     assert changes(host) == ["destroy", "create"]
 
 
-def test_a_start_whose_answer_was_lost_is_looked_at(host: FakeHost) -> None:
+def test_after_a_start_whose_answer_was_lost_the_domain_is_read(host: FakeHost) -> None:
     host.answer_lost["create"] = libvirt_error(BROKEN)
     assert run(host, "restart").verified == "running again"
 
@@ -224,7 +224,7 @@ def test_xml_that_does_not_come_does_not_hold_up_the_poweroff(
     assert "did not give its XML" in outcome.remark
 
 
-def test_xml_that_cannot_be_read_is_said(host: FakeHost) -> None:
+def test_xml_that_cannot_be_read_is_reported(host: FakeHost) -> None:
     host.persistent = False
     host.raises["xml"] = libvirt_error(libvirt.VIR_ERR_OPERATION_DENIED, message="no secrets for you")
     assert "no secrets for you" in run(host, "restart").remark
@@ -246,7 +246,7 @@ def test_pause_of_a_paused_domain(host: FakeHost, local: FakeLocal) -> None:
     assert changes(host) == []
 
 
-def test_pause_of_a_domain_that_is_off_is_success_and_said(host: FakeHost) -> None:
+def test_pause_of_a_domain_that_is_off_is_success_and_reported(host: FakeHost) -> None:
     host.off()
     outcome = run(host, "pause")
     assert (outcome.reached, outcome.verified) == (True, "off")
@@ -411,7 +411,7 @@ def test_a_guest_that_runs_on_another_host_is_left_alone(
 def test_a_guest_that_moves_during_the_action_is_left_alone(
     host: FakeHost, local: FakeLocal, action: str
 ) -> None:
-    """The switch comes after the first look: before the suspend, or during the wait for a turn."""
+    """The switch comes after the first lookup: before the suspend, or during the wait for a slot."""
 
     def switch() -> bool:
         host.begin_job(MOVED[0], libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
@@ -532,7 +532,7 @@ def test_a_crash_that_libvirt_ends_is_waited_for(host: FakeHost, local: FakeLoca
         run(host, "pause", local=local)
 
 
-def test_an_end_between_two_tries_is_said(host: FakeHost) -> None:
+def test_an_end_between_two_tries_is_reported(host: FakeHost) -> None:
     """libvirtd was killed in the middle of a destroy: that was "nothing to do"."""
     progress = Progress(7)
     progress.found = "running"
@@ -572,7 +572,7 @@ def pause_again(host: FakeHost, local: FakeLocal) -> Outcome:
     return run(host, "pause", progress, local=local)
 
 
-def test_leases_that_libvirtd_left_are_given_up_at_the_second_look(
+def test_leases_that_libvirtd_left_are_given_up_at_the_second_reading(
     host: FakeHost, holding: FakeLocal
 ) -> None:
     outcome = pause_again(host, holding)
@@ -674,7 +674,9 @@ def test_a_domain_that_libvirtd_knows_again_is_powered_off(host: FakeHost, holdi
 
 
 @pytest.mark.parametrize("action", ["poweroff", "pause"])
-def test_a_domain_that_nobody_knows_is_off(host: FakeHost, local: FakeLocal, action: str) -> None:
+def test_a_domain_that_neither_libvirt_nor_the_host_knows_is_off(
+    host: FakeHost, local: FakeLocal, action: str
+) -> None:
     host.known = False
     local.found.clear()
     verified = run(host, action, local=local).verified

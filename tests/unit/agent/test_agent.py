@@ -33,7 +33,7 @@ def test_a_passing_failure_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch, TransientError("connect", "refused"), TransientError("connect", "refused")
     )
     assert world.serve()
-    # The same reason is told once.
+    # The same reason is logged once.
     assert world.journal.levels() == ["warning", "notice"]
     assert world.waited == 0.25 + 0.5
 
@@ -45,7 +45,7 @@ def test_a_final_failure_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.journal.levels() == ["crit"]
 
 
-def test_the_end_of_the_budget_says_when_sigkill_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_the_budget_logs_when_sigkill_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     world = AgentWorld(monkeypatch, *[TransientError("connect", "refused")] * 100)
     assert not world.serve()
     assert world.waited == 35
@@ -55,7 +55,7 @@ def test_the_end_of_the_budget_says_when_sigkill_comes(monkeypatch: pytest.Monke
     assert "SIGKILL at" in line
 
 
-def test_a_repeated_reason_is_told_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repeated_reason_is_logged_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     world = AgentWorld(monkeypatch, *[TransientError("connect", "refused")] * 100)
     world.serve()
     assert world.journal.levels() == ["warning"] * 4 + ["crit"]

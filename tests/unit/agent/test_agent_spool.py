@@ -63,7 +63,7 @@ def uuid_of(number: int) -> str:
     return f"00000000-0000-0000-0000-{number:012d}"
 
 
-def test_all_that_is_there_is_served_and_told_once(
+def test_all_that_is_there_is_served_and_logged_once(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     world = AgentWorld(monkeypatch)
@@ -131,7 +131,7 @@ def test_a_poweroff_that_is_prepared_waits_for_another_to_end(
     assert world.waited < 1
 
 
-def test_the_wait_for_a_turn_is_not_taken_for_a_hang(
+def test_the_wait_for_a_slot_is_not_taken_for_a_hang(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     monkeypatch.setattr(jobs_module, "OTHERS_IN_FLIGHT", 1)
@@ -139,14 +139,14 @@ def test_the_wait_for_a_turn_is_not_taken_for_a_hang(
     for number in range(2):
         put(requests, uuid=uuid_of(number), start=START + 0.1 * number)
     world.agent.work(requests)
-    # The first is given up after 10 s; the other has its turn then, and its own 10 s from then on.
+    # The first is given up after 10 s; the other has its slot then, and its own 10 s from then on.
     assert sorted(world.order) == [uuid_of(0), uuid_of(1)]
     assert world.journal.levels() == ["warning", "notice", "notice"]
     assert uuid_of(0) in world.journal.lines[0][1]
     assert agent_module.PATIENCE <= world.waited < agent_module.PATIENCE + 1
 
 
-def test_one_that_hangs_once_it_has_its_turn_is_given_up(
+def test_one_that_hangs_once_it_has_its_slot_is_given_up(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     monkeypatch.setattr(jobs_module, "OTHERS_IN_FLIGHT", 1)
@@ -268,7 +268,7 @@ def test_the_next_agent_knows_the_run(monkeypatch: pytest.MonkeyPatch, requests:
     assert runs == [7]
 
 
-def test_what_a_dead_agent_had_served_is_told_and_not_served(
+def test_what_a_dead_agent_had_served_is_logged_and_not_served(
     monkeypatch: pytest.MonkeyPatch, requests: Spooled
 ) -> None:
     world = AgentWorld(monkeypatch)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""No interleaving of writing, locking, serving, telling, releasing, stopping and dying loses a request.
+"""No interleaving of writing, locking, serving, logging, releasing, stopping and dying loses a request.
 
 The spool's own code runs here, in threads of which one moves at a time, against a kernel that is a few
 dictionaries: at each system call hypothesis chooses which process goes on, dies, or is stopped (SIGSTOP), and
@@ -317,7 +317,7 @@ class Helpers(RuleBasedStateMachine):
         self.deaths = 0
         self.stops = 0
         self.places = pytest.MonkeyPatch()
-        # Whether somebody held or awaited the lock when the last process died.
+        # Whether a process held or awaited the lock when the last process died.
         self.successor = True
 
     def living(self) -> list[Process]:
@@ -331,7 +331,7 @@ class Helpers(RuleBasedStateMachine):
 
     @initialize(stand_bys=st.sampled_from([0, 0, 1, 3]))
     def choose_stand_bys(self, stand_bys: int) -> None:
-        """With fewer places for stand-bys, more rests on the agent's last look."""
+        """With fewer places for stand-bys, more rests on the agent's last check."""
         self.places.setattr(spool_module, "STAND_BYS", stand_bys)
 
     @precondition(lambda self: len(self.living()) < MOST_PROCESSES)
@@ -412,7 +412,7 @@ class Helpers(RuleBasedStateMachine):
         self.check_all_told()
         assert not self.world.served_twice_at_once
         for tellings in self.world.logged.values():
-            # Logged again only where a process died over it, and then it says so.
+            # Logged again only where a process died over it, and then it is marked as a repeat.
             assert tellings.count(False) <= 1
             assert len(tellings) == 1 or self.deaths + self.world.kills + self.stops
 

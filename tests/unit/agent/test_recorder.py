@@ -55,13 +55,13 @@ class Recording:
         self.recorder = RecoveryRecorder(self.records, self.journal, lambda: 5.0, self.ask)  # type: ignore[arg-type]
         for name in ("off", "pause"):
             effect = getattr(self.host, name)
-            setattr(self.host, name, lambda effect=effect: self.look(effect))
+            setattr(self.host, name, lambda effect=effect: self.record_before(effect))
 
     def ask(self, pid: int) -> Any:
         self.asked.append(pid)
         return HELD
 
-    def look(self, effect: Callable[[], None]) -> None:
+    def record_before(self, effect: Callable[[], None]) -> None:
         self.then.append(self.records.read(UUID))
         effect()
 
@@ -100,7 +100,7 @@ def test_the_record_is_there_before_the_domain_is_touched(recording: Recording, 
     assert (recording.records.uuids() == []) == (action == "restart")
 
 
-def test_a_restart_whose_start_failed_says_who_starts_it(recording: Recording) -> None:
+def test_a_restart_whose_start_failed_names_what_starts_it(recording: Recording) -> None:
     recording.host.raises["create"] = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR, message="No space left")
     outcome = recording.act("restart")
     assert "recovery (virt-sanlock-helper recover) starts it once its leases can be had" in outcome.remark
@@ -300,7 +300,7 @@ def test_a_paused_domain_is_not_asked_for_its_xml(recording: Recording) -> None:
     assert "xml" not in recording.host.calls
 
 
-def test_a_record_that_cannot_be_written_is_told_and_stops_nothing(recording: Recording) -> None:
+def test_a_record_that_cannot_be_written_is_logged_and_stops_nothing(recording: Recording) -> None:
     folder = Path(recording.records.path)
     folder.mkdir()
     folder.chmod(0o777)
@@ -311,7 +311,7 @@ def test_a_record_that_cannot_be_written_is_told_and_stops_nothing(recording: Re
     assert "the VM is made safe all the same" in line
 
 
-def test_a_record_that_cannot_be_written_is_told_once(recording: Recording) -> None:
+def test_a_record_that_cannot_be_written_is_logged_once(recording: Recording) -> None:
     """Before the first try, and then again once libvirtd had shown the domain."""
     folder = Path(recording.records.path)
     folder.mkdir()
@@ -324,7 +324,7 @@ def test_a_record_that_cannot_be_written_is_told_once(recording: Recording) -> N
 
 
 def test_a_file_in_the_records_place_is_no_directory(recording: Recording) -> None:
-    """Nobody else may write to it."""
+    """No other user may write to it."""
     Path(recording.records.path).write_text("")
     assert not recording.recorder.write(Record(UUID, "vm1", "qemu:///system", "pause"), SELF)
     ((_, line),) = recording.journal.lines
@@ -405,7 +405,7 @@ def test_libvirts_embedded_test_driver_is_not_noted(recording: Recording) -> Non
     assert recording.records.uuids() == []
 
 
-def test_a_process_that_is_not_known_is_said(recording: Recording) -> None:
+def test_a_process_that_is_not_known_is_recorded_as_such(recording: Recording) -> None:
     assert recording.recorder.write(Record(UUID, "vm1", "qemu:///system", "poweroff"), None)
     record = recording.records.read(UUID)
     assert record is not None
@@ -470,7 +470,7 @@ def test_sanlock_is_asked_for_a_lockspace_once_for_many_processes(sanlock: FakeS
     assert len(sanlock.calls) == 5
 
 
-def test_what_sanlock_said_of_a_lockspace_holds_for_a_second(sanlock: FakeSanlock) -> None:
+def test_what_sanlock_answered_about_a_lockspace_holds_for_a_second(sanlock: FakeSanlock) -> None:
     clock = Clock()
     noted = leases.CachedLeases(clock)
     noted.of(7)

@@ -96,7 +96,7 @@ def test_the_steps_of_a_request(spool: Spool, requests: Requests) -> None:
     assert spool.names() == []
 
 
-def test_an_outcome_is_told_by_one(spool: Spool, requests: Requests) -> None:
+def test_an_outcome_is_logged_by_one(spool: Spool, requests: Requests) -> None:
     spool.write(wanted(), 1000.0)
     done = requests.finish(spool.names()[0], "notice", "done")
     assert done is not None
@@ -126,7 +126,7 @@ def test_the_run_is_noted_for_the_next_agent(spool: Spool, requests: Requests) -
     assert read.run == 7
 
 
-def test_who_waits_reads_the_outcome_when_it_was_told(spool: Spool, requests: Requests) -> None:
+def test_a_process_that_waits_reads_the_outcome_once_it_was_logged(spool: Spool, requests: Requests) -> None:
     invocation = wanted()
     mine = Request.of(invocation, Deadline(1000.0, 40), spool.write(invocation, 1000.0, keep=True))
     assert requests.outcome_of(mine) is None
@@ -240,7 +240,7 @@ def test_the_lock_is_one_processs_and_the_places_are_few(
     assert held == [3, 3, 3, 2]
 
 
-def test_a_lock_that_cannot_be_opened_is_told(spool: Spool, runtime: Path) -> None:
+def test_a_lock_that_cannot_be_opened_is_reported(spool: Spool, runtime: Path) -> None:
     (runtime / "agent.lock").symlink_to("elsewhere")
     with pytest.raises(SpoolError, match=r"agent\.lock cannot be used"):
         spool.enlist()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whose turn it is, for tries that make no calls."""
+"""Which try gets the next slot, with tries that make no calls."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def begin(slots: Slots, number: int = 1, action: str = "poweroff") -> list[Execu
     return tries
 
 
-def test_poweroffs_have_their_turn_while_one_is_free(slots: Slots) -> None:
+def test_poweroffs_get_a_slot_while_one_is_free(slots: Slots) -> None:
     assert all(execution.has_slot for execution in begin(slots, OTHERS_IN_FLIGHT))
     assert not slots.is_full
     assert not begin(slots)[0].has_slot
@@ -76,7 +76,7 @@ def test_one_that_is_prepared_makes_room_for_the_next(slots: Slots) -> None:
     assert slots.is_saturated
 
 
-def test_a_turn_goes_to_the_one_that_was_prepared_first(slots: Slots) -> None:
+def test_a_slot_goes_to_the_one_that_was_prepared_first(slots: Slots) -> None:
     destroying = begin(slots, OTHERS_IN_FLIGHT)
     prepared = []
     for _ in range(3):
@@ -89,7 +89,7 @@ def test_a_turn_goes_to_the_one_that_was_prepared_first(slots: Slots) -> None:
     assert slots.release_next() is None
 
 
-def test_a_turn_that_comes_before_all_is_prepared_need_not_be_waited_for(slots: Slots) -> None:
+def test_a_slot_that_comes_before_all_is_prepared_need_not_be_waited_for(slots: Slots) -> None:
     destroying = begin(slots, OTHERS_IN_FLIGHT)
     (execution,) = begin(slots)
     slots.end(destroying[0])
@@ -117,7 +117,7 @@ def test_nothing_is_prepared_while_pauses_come(slots: Slots, clock: Clock) -> No
     assert not slots.is_saturated
 
 
-def test_a_pause_that_is_tried_again_holds_up_nobody(slots: Slots) -> None:
+def test_a_pause_that_is_tried_again_holds_up_no_other(slots: Slots) -> None:
     execution = make_try("pause")
     execution.job.tries = 2
     slots.begin(execution)
@@ -157,7 +157,7 @@ def test_never_more_calls_or_destroys_than_there_are_workers(steps: list[tuple[s
         assert slots.under_way == len(under_way) <= IN_FLIGHT + AHEAD
         destroying = [one for one in under_way if one.has_slot and one.job.request.action == "poweroff"]
         assert len(destroying) <= OTHERS_IN_FLIGHT
-        # Nobody waits while a turn is free.
+        # No try waits while a slot is free.
         if parked and not slots.is_full:
             pauses_come = clock.now - paused_at < PAUSE_SECONDS
             assert len(destroying) >= (OTHERS_BESIDE_PAUSES if pauses_come else OTHERS_IN_FLIGHT)

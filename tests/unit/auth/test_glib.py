@@ -40,7 +40,7 @@ def test_values(value: bytes, old: str | None, middle: str | None, new: str | No
     assert found == [old, middle, new]
     for version, answer in zip((OLD, MIDDLE, NEW), found):
         config = AuthConfig.from_bytes(data, glib=version)
-        # Whichever GLib is here: who moves on to another one is warned.
+        # Whichever GLib is here: an administrator who moves on to another one is warned.
         assert config.odd_fields("libvirt", "h") == (("password",) if new != old else ())
         why = config.why_none("libvirt", "h", "password")
         assert bool(why) == (answer is None)

@@ -290,7 +290,7 @@ def test_a_sanlock_without_mounts_of_its_own_takes_no_bind(here: Host, run: Fake
     assert run.called("systemctl", "bind") == []
 
 
-def test_dpkg_is_told_and_its_refusal_changes_nothing(here: Host, run: FakeRun) -> None:
+def test_dpkg_is_called_and_its_refusal_changes_nothing(here: Host, run: FakeRun) -> None:
     run.status["rpm"] = 127
     activation.activate(here)
     (call,) = run.called("dpkg-divert")

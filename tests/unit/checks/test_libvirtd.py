@@ -64,7 +64,7 @@ def test_a_daemon_that_its_socket_starts_is_no_failure() -> None:
     assert "virt-admin -c virtqemud:///system server-threadpool-info virtqemud" in busy.remedy
 
 
-def test_a_socket_that_nobody_listens_on() -> None:
+def test_a_socket_that_no_process_listens_on() -> None:
     attempt = ConnectionAttempt(
         0.1, TransientError("connect", "Connection refused"), stale="/run/libvirt/virtqemud-sock"
     )
@@ -75,7 +75,7 @@ def test_a_socket_that_nobody_listens_on() -> None:
 
 @pytest.mark.parametrize(("daemon", "other"), [("virtqemud", "libvirtd"), ("libvirtd", "virtqemud")])
 def test_the_daemons_own_file_counts(tmp_path: Path, daemon: str, other: str) -> None:
-    """Its limits, and whether it asks for credentials; the other daemon's file says nothing."""
+    """Its limits, and whether it asks for credentials; the other daemon's file does not count."""
     (tmp_path / "libvirt").mkdir()
     sockets = tmp_path / "run/libvirt"
     sockets.mkdir(parents=True)
@@ -179,7 +179,7 @@ def test_a_password_that_not_every_glib_reads(
     steps = [step for step in group_steps(URI) if step.result == "warning"]
     assert [step.what for step in steps] == ["field password"]
     assert "write each backslash twice" in steps[0].why
-    # What the remedy says.
+    # What the remedy asks for.
     (tmp_path / "etc.conf").write_text(GOOD.replace("hush", value.replace("\\", "\\\\")))
     assert check_auth_groups(URI, environ, asked=True).verdict == "pass"
     assert not [step for step in group_steps(URI) if step.result == "warning"]

@@ -169,13 +169,13 @@ def test_a_dump_is_read() -> None:
 )
 def test_unique(first: dict[int, Slot], second: dict[int, Slot], verdict: str) -> None:
     slept: list[float] = []
-    looks = iter((first, second))
-    assert check_unique(status(), CONF, lambda: next(looks), slept.append).verdict == verdict
+    answers = iter((first, second))
+    assert check_unique(status(), CONF, lambda: next(answers), slept.append).verdict == verdict
     # One renewal comes every 2 * io_timeout.
     assert slept in ([], [21])
 
 
-def test_a_joined_host_id_is_not_looked_up_on_storage() -> None:
+def test_a_joined_host_id_is_not_read_from_storage() -> None:
     def never() -> dict[int, Slot]:
         raise AssertionError
 

@@ -95,7 +95,7 @@ def test_an_account_that_is_not_there() -> None:
     assert check_owner(numeric, folder, Owner("f", 179, 179, 0o660), ROOT).verdict == "pass"
 
 
-def test_who_the_daemon_is() -> None:
+def test_the_user_and_group_of_the_daemon() -> None:
     text = "Name:\tsanlock\nUid:\t179\t179\t179\t179\nGid:\t179\t179\t179\t179\nGroups:\t6 36 179 \n"
     assert identity_of(text) == Identity(179, frozenset({6, 36, 179}))
 
@@ -125,7 +125,7 @@ def held(*names: str) -> SanlockStatus:
     return SanlockStatus({}, (), leases)
 
 
-def test_a_lease_is_named_as_libvirts_page_says() -> None:
+def test_a_lease_is_named_as_on_libvirts_page() -> None:
     assert lease_name("/var/lib/libvirt/images/demo.img") == "bfa0240911bc17753e0b473688822159"
 
 
@@ -215,21 +215,21 @@ def test_recovery_units(states: dict[str, str] | None, verdict: str) -> None:
 
 
 def test_cleanup(tmp_path: Path) -> None:
-    def look() -> str:
+    def check_now() -> str:
         return system.check_cleanup(system.schedules(tmp_path, tmp_path, tmp_path)).verdict
 
-    assert look() == "warn"
+    assert check_now() == "warn"
     (tmp_path / "cron.d").mkdir()
     (tmp_path / "cron.d/x").write_text("# 0 3 * * 0 root virt-sanlock-cleanup\n")
-    assert look() == "warn"
+    assert check_now() == "warn"
     (tmp_path / "cron.weekly").mkdir()
     (tmp_path / "cron.weekly/clean").symlink_to("/usr/sbin/virt-sanlock-cleanup")
-    assert look() == "pass"
+    assert check_now() == "pass"
     (tmp_path / "cron.weekly/clean").unlink()
     wants = tmp_path / "systemd/system/timers.target.wants"
     wants.mkdir(parents=True)
     (tmp_path / "systemd/system/clean.service").write_text("[Service]\nExecStart=virt-sanlock-cleanup\n")
-    assert look() == "pass"
+    assert check_now() == "pass"
 
 
 RUNS = "/usr/sbin/virt-sanlock-cleanup -q\n"
@@ -257,20 +257,20 @@ def test_a_script_that_ends_before_it_runs_the_clean_up(tmp_path: Path, text: st
     script.write_text(text)
     script.chmod(0o755)
 
-    def look() -> Finding:
+    def check_now() -> Finding:
         return system.check_cleanup(system.schedules(tmp_path, tmp_path, tmp_path))
 
-    finding = look()
+    finding = check_now()
     assert finding.verdict == verdict
     if verdict == "warn" and "# /usr" not in text:
         assert f"{script} is there, and ends before it runs it" in finding.found
         assert str(script) in finding.remedy
     # run-parts runs neither.
     script.chmod(0o644)
-    assert look().verdict == "warn"
+    assert check_now().verdict == "warn"
     script.chmod(0o755)
     script.rename(f"{script}.rpmsave")
-    assert look().verdict == "warn"
+    assert check_now().verdict == "warn"
 
 
 def test_debians_own_file() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command line's own doings: its streams, and errors that nobody thought of."""
+"""The command line itself: its streams, and errors that no code expects."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_verb_that_needs_no_libvirt_works_without(arguments: list[str]) -> Non
     assert result.stdout
 
 
-def test_install_check_says_that_libvirt_python_is_missing() -> None:
+def test_install_check_reports_that_libvirt_python_is_missing() -> None:
     result = without_libvirt("install-check")
     assert "internal error" not in result.stderr
     # On a host with libvirt's sanlock plugin it comes as far as the modules.
@@ -113,7 +113,7 @@ def test_install_check_says_that_libvirt_python_is_missing() -> None:
         ["history", "--journal", "/dev/null", "--domain", "7"],
     ],
 )
-def test_a_verb_that_needs_libvirt_says_what_to_install(arguments: list[str]) -> None:
+def test_a_verb_that_needs_libvirt_names_what_to_install(arguments: list[str]) -> None:
     result = without_libvirt(*arguments)
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1

@@ -170,7 +170,7 @@ def test_list_as_another_user_is_an_error(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
 @pytest.mark.parametrize("verb", ["forget", "resume"])
-def test_what_cannot_be_read_is_not_said_to_be_missing(hidden: RecordStore, verb: str) -> None:
+def test_what_cannot_be_read_is_not_reported_as_missing(hidden: RecordStore, verb: str) -> None:
     journal: Any = RecordedJournal()
     calls = {
         "forget": lambda: recover._forget(hidden, journal, "vm1"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tables, colour, patience, and checks that cannot look."""
+"""Tables, colour, timeouts, and checks that cannot read."""
 
 from __future__ import annotations
 

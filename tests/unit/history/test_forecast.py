@@ -128,7 +128,7 @@ def test_xml_comes_from_libvirts_files_and_only_of_the_very_domain(tmp_path: Pat
         known.config and known.config.recover
         for known in take_inventory(off, processes, str(defined))  # type: ignore[arg-type]
     ] == [False]
-    # Another domain of that name, whose file is gone: libvirt is asked, and what it says is told.
+    # Another domain of that name, whose file is gone: libvirt is asked, and its answer is shown.
     for folder, text in ((running, status), (defined, live)):
         (folder / "vm1.xml").write_text(text.replace(UUID, UUID.replace("d", "e")))
     assert running_domains(processes) == []
@@ -149,7 +149,7 @@ def test_what_stands_in_the_metadata_is_about_no_other_domain(tmp_path: Path) ->
     assert known.config is None
 
 
-def test_a_libvirtd_that_says_no() -> None:
+def test_a_libvirtd_that_refuses() -> None:
     class Silent(FakeConnection):
         def getURI(self) -> str:
             raise libvirt_error(libvirt.VIR_ERR_ACCESS_DENIED)

@@ -111,11 +111,11 @@ def test_an_outage_begins_with_the_loss_and_ends_with_what_came_back() -> None:
     first, second = make_outages(events_of(entries))
     assert (first.began, first.ended, first.lost) == (1001.0, 1041.0, [1001.0])
     assert [event.pid for event in first.sigkills] == [80]
-    story = first.domains[UUID]
-    assert story.name == "vm1"
-    assert story.outcome is not None
-    assert (story.outcome.kind, story.outcome.seconds) == ("done", 1.0)
-    assert [event.note for event in story.came_back] == ["resumed"]
+    domain = first.domains[UUID]
+    assert domain.name == "vm1"
+    assert domain.outcome is not None
+    assert (domain.outcome.kind, domain.outcome.seconds) == ("done", 1.0)
+    assert [event.note for event in domain.came_back] == ["resumed"]
     assert (second.lost, list(second.domains)) == ([], [OTHER])
     last = last_events(events_of(entries))
     assert (last[UUID].action, last[OTHER].action) == ("recover", "poweroff")
@@ -172,7 +172,7 @@ def test_a_loss_in_any_version_of_sanlock(version: str) -> None:
         "s1 send_helper_kill pid 79 sig 9 full_count 1",
         "s1 check_our_lease warning 7 last_success 2904",
         "s1 check_our_lease good 79 2904",
-        # The name of a lockspace or a resource is anybody's who may use sanlock.
+        # Any user of sanlock may choose the name of a lockspace or a resource.
         f"{SANLOCKS}add_lockspace s1 kill 79 sig 9 count 41:1:/x:0 failed -1",
         f"{SANLOCKS}r2 cmd_acquire x s1 check_our_lease failed 8",
         "kill 79 sig 9 count 41",
@@ -314,7 +314,7 @@ def test_one_outcome_for_several_requests() -> None:
 
 
 def exported(time: object, message: object, identifier: object = OURS, **fields: object) -> bytes:
-    """As journalctl -o json has it; of root, where FIELDS do not say otherwise."""
+    """As journalctl -o json has it; of root, where FIELDS have no other user."""
     stamp = str(int(time * 1e6)) if isinstance(time, float) else time
     entry = {"__REALTIME_TIMESTAMP": stamp, "SYSLOG_IDENTIFIER": identifier, "MESSAGE": message}
     return json.dumps({"_UID": "0", **entry, **fields}).encode()
@@ -421,10 +421,10 @@ def test_a_journal_without_a_message_for_us(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        # systemd 252 without files: it says so, but not with -o json.
+        # systemd 252 without files: it reports that, but not with -o json.
         ('case $* in *--header*) echo "No journal files were found." >&2;; esac', "this host keeps none"),
         ("exit 4", "status 4"),
-        # As journalctl tells a user who is not root, with status 0 and no messages.
+        # As journalctl answers a user that is not root, with status 0 and no messages.
         ("echo 'Hint: You are currently not seeing messages from other users.' >&2", "no permission"),
         ("echo 'No journal files were opened due to insufficient permissions.' >&2; exit 1", "as root"),
         ("sleep 5", "not done within 0.2 s"),

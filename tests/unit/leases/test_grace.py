@@ -79,7 +79,7 @@ def test_the_daemons_command_line_counts_first(tmp_path: Path, name: str, grace:
         assert daemon.stdout is not None
         assert daemon.stdout.readline() == b"ready\n"
         (tmp_path / "sanlock.pid").write_text(f"{daemon.pid}\n")
-        # exec(2) closes Popen's pipe, which tells it to go on, before the kernel shows the new command line.
+        # exec(2) closes Popen's pipe, on which it goes on, before the kernel shows the new command line.
         while not Path(f"/proc/{daemon.pid}/cmdline").read_bytes():
             time.sleep(0.01)
         assert kill_grace_seconds(str(tmp_path / "sanlock.conf"), str(tmp_path)) == grace
@@ -173,7 +173,7 @@ ANSWER = b"our_host_name=kill_grace_seconds=1 io_timeout=10 kill_grace_seconds=%
         (ANSWER % 12, 12),
         (ANSWER % 0, 0),
         (ANSWER % 12 + b"\0", 12),
-        # A daemon that does not say it, or says nonsense, or breaks off: the file counts.
+        # A daemon that does not give it, or gives nonsense, or breaks off: the file counts.
         (ANSWER % 61, 25),
         (b"io_timeout=10", 25),
         (b"", 25),
@@ -228,7 +228,7 @@ def test_budget_is_the_grace_less_a_margin(grace: int, budget: float | None, end
 
 
 @pytest.mark.parametrize(("now", "wall"), [(1010.0, 0.0), (1040.0, 30.0), (1000.0, -10.0)])
-def test_sigkill_is_told_as_a_time_of_day(monkeypatch: pytest.MonkeyPatch, now: float, wall: float) -> None:
+def test_sigkill_is_logged_as_a_time_of_day(monkeypatch: pytest.MonkeyPatch, now: float, wall: float) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     deadline = Deadline(1000.0, 40)

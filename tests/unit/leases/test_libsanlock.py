@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""No answer of sanlock's ends the process, and none makes a lease that is held look given up.
+"""No answer of sanlock's ends the process, and none lets a held lease pass for one that is given up.
 
 The calls are made in a process of their own, which a crash ends, against a socket that answers anything.
 """
@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_refused(name: bytes, path: str) -> None:
         libsanlock.acquire(b"LS", name, [(path, 0)], pid=1)
 
 
-def test_a_missing_library_is_said_with_what_to_install() -> None:
+def test_a_missing_library_is_reported_with_what_to_install() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import ctypes\n"

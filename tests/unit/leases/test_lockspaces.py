@@ -65,7 +65,7 @@ def test_what_was_not_known_to_be_healthy_was_lost() -> None:
     assert not kept(generation_0, Lockspace("LS", 1, "/LS", 0, 1))
 
 
-def test_a_sanlock_that_does_not_answer_says_nothing() -> None:
+def test_a_sanlock_that_does_not_answer_proves_nothing() -> None:
     def silent() -> Any:
         raise SanlockUnknownError("ask sanlock", "no answer")
 

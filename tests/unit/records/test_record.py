@@ -112,7 +112,7 @@ def test_what_is_written_is_read(found: Record) -> None:
 
 
 @given(all_records, st.data())
-def test_one_changed_byte_is_seen(found: Record, data: st.DataObject) -> None:
+def test_one_changed_byte_is_detected(found: Record, data: st.DataObject) -> None:
     text = bytearray(found.encode())
     place = data.draw(st.integers(0, len(text) - 1))
     text[place] ^= data.draw(st.integers(1, 255))
@@ -121,7 +121,7 @@ def test_one_changed_byte_is_seen(found: Record, data: st.DataObject) -> None:
 
 
 @given(all_records, st.integers(0, 10**6))
-def test_one_cut_off_is_seen(found: Record, length: int) -> None:
+def test_one_cut_off_is_detected(found: Record, length: int) -> None:
     text = found.encode()
     with pytest.raises(RecordError):
         decode(text[: length % len(text)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Records are looked at and left as they are; with the journal they make one story."""
+"""Records are read and left as they are; with the journal they make one history."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def places(tmp_path: Path) -> tuple[RecordDirectory, RecordDirectory]:
     return RecordDirectory(str(tmp_path / "run/records")), RecordDirectory(str(tmp_path / "state"))
 
 
-def look(places: tuple[RecordDirectory, RecordDirectory]) -> snapshot.RecordSnapshot:
+def read(places: tuple[RecordDirectory, RecordDirectory]) -> snapshot.RecordSnapshot:
     return snapshot.take_snapshot(*(place.path for place in places))
 
 
@@ -48,12 +48,12 @@ def picture(top: Path) -> list[tuple[str, int, int]]:
 
 def test_all_that_there_are_and_a_copy_once(places: tuple[RecordDirectory, RecordDirectory]) -> None:
     run, state = places
-    assert look(places) == snapshot.RecordSnapshot([], [])
+    assert read(places) == snapshot.RecordSnapshot([], [])
     run.write(record())
     state.write(record())
     state.write(record(OTHER, "poweroff", 900.0))
     run.write(record(OTHER, "poweroff", 2000.0))
-    kept = look(places)
+    kept = read(places)
     assert [(found.uuid, found.time) for found in kept.records] == [
         (OTHER, 900.0),
         (UUID, 1000.0),
@@ -75,7 +75,7 @@ def test_one_that_recovery_has_taken(places: tuple[RecordDirectory, RecordDirect
     assert [found.uuid for found in snapshot.take_snapshot(run.path, f"{tmp_path}/missing").records] == [UUID]
 
 
-def test_what_cannot_be_used_is_said_and_left(
+def test_what_cannot_be_used_is_reported_and_left(
     places: tuple[RecordDirectory, RecordDirectory], tmp_path: Path
 ) -> None:
     run, state = places
@@ -87,7 +87,7 @@ def test_what_cannot_be_used_is_said_and_left(
     (tmp_path / "state/set-aside").mkdir()
     (tmp_path / "state/set-aside/x.1").write_text("older nonsense")
     before = picture(tmp_path)
-    kept = look(places)
+    kept = read(places)
     assert kept.records == []
     assert picture(tmp_path) == before
     corrupt, foreign, aside = kept.problems
@@ -96,7 +96,7 @@ def test_what_cannot_be_used_is_said_and_left(
     assert aside.startswith(f"{state.path}/set-aside/x.1: was set aside")
 
 
-def test_a_directory_that_cannot_be_read_is_said_once(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_read_is_reported_once(tmp_path: Path) -> None:
     (tmp_path / "records").write_text("no directory")
     kept = snapshot.take_snapshot(f"{tmp_path}/records", f"{tmp_path}/missing")
     assert kept == snapshot.RecordSnapshot([], [f"read the records in {tmp_path}/records: Not a directory"])
@@ -110,7 +110,7 @@ def done(time: float, action: str = "pause", uuid: str = UUID) -> OutageEvent:
     ("event", "added"),
     [
         (done(1000.1), False),
-        # The journal's clock is looked at a moment before.
+        # The journal's clock is read a moment before.
         (done(999.5), False),
         (OutageEvent(1035.0, "failed", "pause", "", UUID, "FAILED"), False),
         (done(900.0), True),
@@ -119,13 +119,13 @@ def done(time: float, action: str = "pause", uuid: str = UUID) -> OutageEvent:
         (done(5000.0), True),
     ],
 )
-def test_a_record_is_an_event_when_the_journal_tells_none(event: OutageEvent, added: bool) -> None:
+def test_a_record_is_an_event_when_the_journal_has_none(event: OutageEvent, added: bool) -> None:
     events = add_records([event], [record()])
     assert events[0] == event
     assert [found.kind for found in events[1:]] == (["on record"] if added else [])
 
 
-def test_what_a_record_tells() -> None:
+def test_what_event_a_record_is() -> None:
     told_leases = record()
     unknown = record(OTHER, "restart", unknown="sanlock: no answer")
     first, second = add_records([], [told_leases, unknown])
@@ -152,7 +152,7 @@ def test_what_waits_is_marked_in_the_last_outage_only() -> None:
     assert second.domains[UUID].waiting is not None
 
 
-def test_told_without_a_journal(
+def test_history_without_a_journal(
     places: tuple[RecordDirectory, RecordDirectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, state = places
@@ -164,7 +164,7 @@ def test_told_without_a_journal(
         raise problem
 
     monkeypatch.setattr(logged, "read_journal", read_journal)
-    kept = look(places)
+    kept = read(places)
     monkeypatch.setattr(snapshot, "take_snapshot", lambda: kept)
     found = logged.gather(500.0)
     assert [event.uuid for event in found.events] == [UUID]
@@ -191,7 +191,7 @@ def test_a_record_that_recovery_moves_meanwhile_is_not_missed(
 
     monkeypatch.setattr(RecordDirectory, "uuids", list_then_move)
     run.write(record())
-    assert [found.uuid for found in look(places).records] == [UUID]
+    assert [found.uuid for found in read(places).records] == [UUID]
     state.remove(UUID)
     run.write(record())
     assert list(RecordStore(Journal(), run.path, state.path).records()) == [UUID]

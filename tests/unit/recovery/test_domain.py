@@ -88,7 +88,7 @@ def test_a_lockspace_that_is_not_joined_is_waited_for(paused: Scene) -> None:
     assert paused.world.vm == PAUSED
 
 
-def test_a_lease_that_somebody_held_is_no(paused: Scene) -> None:
+def test_a_lease_that_another_host_held_forbids_the_resume(paused: Scene) -> None:
     paused.world.other_takes()
     paused.world.other_gives_back()
     finding = paused.visit()
@@ -127,7 +127,7 @@ def test_a_lease_that_cannot_be_read_is_no_for_now(paused: Scene) -> None:
         ({"leases": (Lease("LS", "disk", 1, "/storage/disk", 0, True),)}, "is shared"),
     ],
 )
-def test_versions_that_say_nothing_are_no(tmp_path: Path, changes: Any, words: str) -> None:
+def test_versions_that_prove_nothing_forbid_the_resume(tmp_path: Path, changes: Any, words: str) -> None:
     scene = Scene(tmp_path, **changes)
     finding = scene.visit()
     assert (finding.verdict, words in finding.text) == (Verdict.REFUSED, True)
@@ -154,7 +154,7 @@ def test_a_lease_taken_at_the_last_moment_pauses_it_again(paused: Scene) -> None
     assert (paused.world.vm, paused.world.resumed) == (PAUSED, 1)
 
 
-def test_leases_that_cannot_be_looked_at_after_the_resume_pause_it_again(paused: Scene) -> None:
+def test_leases_that_cannot_be_read_after_the_resume_pause_it_again(paused: Scene) -> None:
     def silence(name: str) -> None:
         if name == "resumed":
             paused.world.answers = False
@@ -178,7 +178,7 @@ def test_the_administrator_may_know_better(paused: Scene) -> None:
     assert paused.world.vm == RUNNING
 
 
-def test_nobody_knows_better_than_a_lease_that_is_missing(paused: Scene) -> None:
+def test_a_missing_lease_forbids_even_the_administrators_resume(paused: Scene) -> None:
     def lose(name: str) -> None:
         if name == "resumed":
             paused.world.held = None
@@ -189,7 +189,7 @@ def test_nobody_knows_better_than_a_lease_that_is_missing(paused: Scene) -> None
     assert paused.world.vm == PAUSED
 
 
-def test_killed_right_after_the_resume_the_lease_is_looked_at_later(paused: Scene) -> None:
+def test_killed_right_after_the_resume_the_lease_is_read_later(paused: Scene) -> None:
     def take_and_kill(name: str) -> None:
         if name == "resume":
             paused.world.other_takes()
@@ -206,7 +206,7 @@ def test_killed_right_after_the_resume_the_lease_is_looked_at_later(paused: Scen
     assert paused.world.vm == PAUSED
 
 
-def test_somebody_resumed_it(paused: Scene) -> None:
+def test_an_administrator_resumed_it(paused: Scene) -> None:
     paused.world.other_takes()
     paused.world.other_gives_back()
     paused.world.resume()
@@ -218,7 +218,7 @@ def test_somebody_resumed_it(paused: Scene) -> None:
     assert paused.world.vm == RUNNING
 
 
-def test_somebody_powered_it_off(paused: Scene) -> None:
+def test_an_administrator_powered_it_off(paused: Scene) -> None:
     paused.world.destroy()
     assert paused.visit().verdict is Verdict.DROPPED
     assert paused.world.started == 0
@@ -231,7 +231,7 @@ def test_sanlock_or_a_crash_ended_it(paused: Scene) -> None:
     assert paused.world.started == 1
 
 
-def test_it_crashed_after_somebody_resumed_it(paused: Scene) -> None:
+def test_it_crashed_after_an_administrator_resumed_it(paused: Scene) -> None:
     paused.world.resume()
     paused.world.destroy()
     paused.world.reason = libvirt.VIR_DOMAIN_SHUTOFF_CRASHED
@@ -265,7 +265,7 @@ def test_another_run_is_not_ours(tmp_path: Path, changes: Any) -> None:
     assert scene.world.vm == PAUSED
 
 
-def test_it_is_ours_where_only_the_boot_tells(tmp_path: Path) -> None:
+def test_it_is_the_same_run_where_only_the_boot_proves_it(tmp_path: Path) -> None:
     assert Scene(tmp_path, pid_start=0).visit().text.startswith("found paused, resumed")
 
 
@@ -410,7 +410,7 @@ def test_it_is_still_being_powered_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("action", ["poweroff", "pause"])
 def test_it_is_just_being_destroyed(tmp_path: Path, action: str) -> None:
-    """libvirt has given the answer to the look-up, and the process ends."""
+    """libvirt has answered the lookup, and the process ends."""
     scene = Scene(tmp_path, action)
     world = scene.world
     world.run, world.vm = 7, OFF
@@ -481,7 +481,7 @@ def test_the_lockspaces_of_a_domain_whose_leases_are_not_known(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("action", ["pause", "poweroff"])
-def test_a_process_is_looked_for_by_uuid(tmp_path: Path, action: str) -> None:
+def test_a_process_is_searched_for_by_uuid(tmp_path: Path, action: str) -> None:
     scene = Scene(tmp_path, action)
     asked: list[str] = []
     domain_recovery = DomainRecovery(
@@ -546,7 +546,7 @@ PASSING = {
 
 @pytest.mark.parametrize("words", PASSING)
 def test_a_start_that_is_under_way_is_not_the_end(off: Scene, words: str) -> None:
-    """Somebody starts it, or an earlier recovery did; it may yet fail."""
+    """An administrator starts it, or an earlier recovery did; it may yet fail."""
     for mark in ("", "starting"):
         off.store.mark(off.record, mark)
         off.world.vm, off.world.run, off.world.reason = PAUSED, 8, PASSING[words]
@@ -629,7 +629,7 @@ def test_why_it_ended_is_in_libvirts_log(tmp_path: Path, transient: bool, log: s
         (libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT, Verdict.DROPPED),
     ],
 )
-def test_why_it_ended_as_libvirtd_says(paused: Scene, reason: int, verdict: Verdict) -> None:
+def test_why_it_ended_as_libvirtd_reports(paused: Scene, reason: int, verdict: Verdict) -> None:
     paused.world.destroy()
     paused.world.reason = reason
     paused.world.log = "destroyed" if verdict is Verdict.DONE else "crashed"
@@ -777,7 +777,7 @@ def test_a_lease_that_is_nowhere_is_reported_with_a_remedy(off: Scene) -> None:
 
 
 def test_a_place_that_does_not_answer_is_not_passed_over(off: Scene) -> None:
-    """Where libvirt has the lease now there is an error: an old copy elsewhere says nothing."""
+    """Where libvirt has the lease now there is an error: an old copy elsewhere proves nothing."""
     off.world.lease_path = "/storage/disk"
     off.world.path_errors["/new/disk"] = errno.EIO
     off.default = conf("/new/LS")
@@ -877,7 +877,7 @@ def test_in_doubt_it_was_lost(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert scene.visit().verdict is Verdict.DONE
 
 
-def test_a_sanlock_that_does_not_answer_says_nothing_of_a_loss(asked: Scene) -> None:
+def test_a_sanlock_that_does_not_answer_proves_no_loss(asked: Scene) -> None:
     asked.world.answers = False
     assert asked.visit(ready=False).verdict is Verdict.WAIT
     asked.world.answers = True
@@ -896,7 +896,7 @@ class Luck:
         # Whether the lockspace was lost, before or since.
         self.lost = lost
         self.our_resumes = 0
-        # Somebody took the domain's fate into their hands, here or on another host.
+        # An administrator has decided about the domain, here or on another host.
         self.others = False
         self.our_version: int | None = None
 

@@ -37,7 +37,7 @@ WAIT = VisitResult(Verdict.WAIT, "to be started")
 
 
 class Host:
-    """A sanlock, a clock, and visits that end as the test says."""
+    """A sanlock, a clock, and visits that end as the test sets."""
 
     def __init__(self, path: Path) -> None:
         self.run_dir = f"{path}/run/records"
@@ -180,7 +180,7 @@ def test_the_delay_starts_at_1_s_and_ends_at_30() -> None:
     assert [delay(waited) for waited in (0, 5, 100, 1000)] == [1, 1, 10, LAST_DELAY]
 
 
-def test_a_long_wait_is_told_every_ten_minutes(host: Host) -> None:
+def test_a_long_wait_is_logged_every_ten_minutes(host: Host) -> None:
     host.add("vm1")
     host.state, host.storage_from = None, 3000.0
     host.recover()
@@ -213,7 +213,7 @@ def test_a_sanlock_that_is_away_is_waited_for(host: Host) -> None:
     assert "the sanlock daemon does not run" in host.journal.text()
 
 
-def test_a_failure_is_tried_again_and_stops_nobody(host: Host) -> None:
+def test_a_failure_is_tried_again_and_stops_no_other(host: Host) -> None:
     host.add("bad")
     host.add("good")
     host.endings["bad"] = lambda: DONE if host.now > 60 else AGAIN
@@ -238,7 +238,7 @@ def test_a_malformed_policy_is_one_line_and_not_waited_for(host: Host, action: s
     assert "--resume-anyway" not in line
 
 
-def test_a_defect_of_ours_stops_nobody(host: Host) -> None:
+def test_a_defect_of_ours_stops_no_other(host: Host) -> None:
     host.add("bad")
     host.add("good")
     host.endings["bad"] = lambda: 1 // 0  # type: ignore[assignment,return-value]
@@ -247,18 +247,18 @@ def test_a_defect_of_ours_stops_nobody(host: Host) -> None:
     assert "internal error" in host.journal.text()
 
 
-def test_domains_that_wait_are_seldom_looked_at(host: Host) -> None:
+def test_domains_that_wait_are_seldom_read(host: Host) -> None:
     for number in range(10):
         host.add(f"vm{number}")
     host.state, host.storage_from = None, 20.0
     assert host.recover()
     assert host.most_looks == 1
-    looks = [when for when, name, ready in host.visits if name == "vm0" and not ready]
-    assert 2 <= len(looks) <= 5
+    readings = [when for when, name, ready in host.visits if name == "vm0" and not ready]
+    assert 2 <= len(readings) <= 5
     assert host.now < 24
 
 
-def test_a_look_that_hangs_stops_nobody(host: Host) -> None:
+def test_a_reading_that_hangs_stops_no_other(host: Host) -> None:
     host.add("a")
     host.add("b")
     host.hung = {"a"}
@@ -276,7 +276,7 @@ def test_many_that_hang_cost_themselves_alone(host: Host) -> None:
     host.at = [(400.0, lambda: [host.store.forget(name) for name in host.hung])]
     assert host.recover()
     (line,) = [line for _, line in host.journal.lines if line.startswith("recover z z: done after")]
-    # Eight at a time hang, each for half a minute; the first looks one after the other.
+    # Eight at a time hang, each for half a minute; the first readings one after the other.
     assert float(line.split()[5]) <= 91
     hanging = [line for level, line in host.journal.lines if level == "warning"]
     assert len(hanging) == len(
@@ -406,7 +406,7 @@ def test_what_must_be_done_before_a_lockspace_is_joined(host: Host) -> None:
 
     def before_join(lockspace: Lockspace) -> None:
         if host.now < 20:
-            raise TransientError("look for paused jobs", "a dump is under way")
+            raise TransientError("find paused jobs", "a dump is under way")
 
     host.before_join = before_join
     assert host.recover()
@@ -414,7 +414,7 @@ def test_what_must_be_done_before_a_lockspace_is_joined(host: Host) -> None:
     assert "a dump is under way; trying again" in host.journal.text()
 
 
-def test_a_domain_that_the_helper_still_works_on_is_not_told(host: Host) -> None:
+def test_a_domain_that_the_helper_still_works_on_is_not_logged(host: Host) -> None:
     host.add("vm1")
     early = VisitResult(Verdict.EARLY, "its pause is not done yet")
     host.endings["vm1"] = lambda: DONE if host.now > 10 else early
@@ -423,7 +423,7 @@ def test_a_domain_that_the_helper_still_works_on_is_not_told(host: Host) -> None
     assert [level for level, _ in host.journal.lines if level != "notice"] == []
 
 
-def test_a_lockspace_that_is_joined_during_a_look(host: Host) -> None:
+def test_a_lockspace_that_is_joined_during_a_reading(host: Host) -> None:
     host.add("a")
     host.add("b")
     host.state = None
@@ -434,7 +434,7 @@ def test_a_lockspace_that_is_joined_during_a_look(host: Host) -> None:
     assert host.now < 3
 
 
-def test_a_refusal_is_told_once_and_not_waited_for(host: Host) -> None:
+def test_a_refusal_is_logged_once_and_not_waited_for(host: Host) -> None:
     host.add("vm1", "pause")
     host.endings["vm1"] = lambda: VisitResult(Verdict.REFUSED, "because")
     assert not host.recover()
@@ -467,7 +467,7 @@ def test_the_remedy_of_a_refusal_is_one_that_works(host: Host, why: str, remedy:
     assert line.endswith(f"it stays paused: {why} ({remedy})")
 
 
-def test_those_without_a_policy_are_told_in_one_line(host: Host) -> None:
+def test_those_without_a_policy_are_logged_in_one_line(host: Host) -> None:
     for number in range(30):
         host.add(f"vm{number:02}")
         host.endings[f"vm{number:02}"] = lambda: VisitResult(Verdict.LEFT_ALONE, "no policy")
@@ -490,7 +490,7 @@ def test_each_reason_to_leave_some_has_its_line(host: Host) -> None:
     assert host.left() == set()
 
 
-def test_what_is_dropped_is_told(host: Host) -> None:
+def test_what_is_dropped_is_logged(host: Host) -> None:
     host.add("vm1")
     host.endings["vm1"] = lambda: VisitResult(Verdict.DROPPED, "it runs on host_id 2")
     assert host.recover()
@@ -544,7 +544,7 @@ def test_a_newer_record_replaces_one_that_waits(host: Host, monkeypatch: pytest.
     assert seen == ["replaced"]
 
 
-def test_what_comes_of_a_record_that_is_gone_is_not_told(host: Host) -> None:
+def test_what_comes_of_a_removed_record_is_not_logged(host: Host) -> None:
     host.add("vm1")
     host.slow = {"vm1": 5.0}
     host.at = [(2.0, lambda: host.store.forget("vm1"))]
@@ -569,7 +569,7 @@ def test_storage_that_flaps(host: Host) -> None:
     assert not any(ready for when, _, ready in host.visits if 4 < when < 29)
 
 
-def test_a_lockspace_that_nobody_knows_the_place_of(host: Host) -> None:
+def test_a_lockspace_whose_path_is_not_known(host: Host) -> None:
     host.add("vm1", lockspaces=())
     host.state = None
     assert not host.recover(wait=False)

@@ -307,7 +307,7 @@ def test_the_lockspace_of_the_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("xml", ["<domain", ""])
-def test_leases_that_cannot_be_told_count(tmp_path: Path, xml: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leases_that_cannot_be_read_count(tmp_path: Path, xml: str, monkeypatch: pytest.MonkeyPatch) -> None:
     domain = Domain()
     monkeypatch.setattr(domain, "XMLDesc", lambda flags: xml)
     assert Scene(tmp_path, domain).settle() is not None
@@ -323,7 +323,7 @@ def test_a_record_of_the_helper_is_kept(tmp_path: Path) -> None:
     assert scene.journal.lines == []
 
 
-def test_the_uris_of_the_records_are_looked_at(tmp_path: Path) -> None:
+def test_the_uris_of_the_records_are_read(tmp_path: Path) -> None:
     scene = Scene(tmp_path, Domain())
     other = "716b3698-0ee7-4e8f-8b5c-a2c619edc268"
     RecordDirectory(scene.run).write(Record(other, "vm2", "qemu:///session", "pause", time=5.0))

@@ -92,7 +92,7 @@ def test_an_ended_one_is_visited_no_more() -> None:
         max_size=30,
     )
 )
-def test_whatever_sanlock_says_there_is_one_request_at_a_time(events: list[str]) -> None:
+def test_whatever_sanlock_reports_there_is_one_request_at_a_time(events: list[str]) -> None:
     wait = LockspaceWait(0.0)
     asked = 0
     for now, event in enumerate(events):

@@ -119,7 +119,7 @@ def test_a_socket_that_is_listened_on_is_not_stale(tmp_path: Path) -> None:
 
 
 def test_a_real_socket(tmp_path: Path) -> None:
-    """The kernel's own list says whether a process listens, and nobody is connected to."""
+    """The kernel's own list has whether a process listens, and no connection is made."""
     (tmp_path / "libvirt").mkdir()
     files = HostFiles(run=tmp_path)
     with socket.socket(socket.AF_UNIX) as server:

@@ -128,8 +128,8 @@ def test_a_qemu_that_is_ending_is_still_the_domains(tmp_path: Path, monkeypatch:
     assert found.find(UUID) is None
 
 
-def test_without_a_status_file_all_processes_that_look_so_are_found(start: Start) -> None:
-    # Of this test alone: others run at the same time, and all processes are looked at.
+def test_without_a_status_file_all_processes_that_may_be_it_are_found(start: Start) -> None:
+    # Only of this test: others run at the same time, and all processes are read.
     mine = str(uuid.uuid4())
     found = [start("-uuid", mine), start("-uuid", mine)]
     start("-uuid", OTHER)

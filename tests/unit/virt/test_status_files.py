@@ -134,7 +134,7 @@ def test_the_newest_of_two_files_counts(tmp_path: Path) -> None:
 
 
 def test_a_file_that_another_thread_reads_at_the_same_time_is_found(tmp_path: Path) -> None:
-    """Between the look at what is known and the look for what has changed."""
+    """Between the reading of what is known and the search for what has changed."""
     for name, uuid in (("a", UUID), ("b", OTHER)):
         (tmp_path / f"{name}.xml").write_bytes(status_xml(name, uuid))
     files = StatusFiles(str(tmp_path))
@@ -225,7 +225,7 @@ def test_the_domain_is_the_first_child_of_that_name_of_the_root(data: bytes) -> 
         BODY.replace(b"<memory", b"&e;<memory"),
     ],
 )
-def test_what_looks_like_a_domain_and_is_none(data: bytes) -> None:
+def test_what_resembles_a_domain_and_is_none(data: bytes) -> None:
     with pytest.raises(StatusFileError):
         parse_status_file(data)
 
