@@ -107,7 +107,7 @@ class Sanlock:
         """
         if not lockspace.generation:
             return False
-        # Of this process, and so of the command that asks.
+        # The sanlock command inherits the group from this process.
         leases.join_sanlock_group()
         try:
             found = self._status().lockspace(lockspace.name)
