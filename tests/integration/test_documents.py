@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import jsonschema
@@ -157,6 +158,25 @@ def test_the_rule_of_words_is_kept(path: Path) -> None:
         # There it is given.
         text = text.replace(text[text.index("| not | but |") : text.index("A journal line is read at")], "")
     found = [line for line in prose(text).splitlines() if WORDS.search(line)]
+    assert found == []
+
+
+# A name of the spool's on-disk format, and the verb of virDomainLookupByUUID().
+TERMS = re.compile(r"\.telling|\b(?:look|looks|looked) (?:\w+ ){0,2}up\b", re.IGNORECASE)
+SOURCES = sorted(path for folder in ("helper", "auth") for path in (TOP / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: "/".join(path.parts[-2:]))
+def test_sources_keep_the_rule_of_words(path: Path) -> None:
+    with path.open("rb") as file:
+        text = "\n".join(token.string for token in tokenize.tokenize(file.readline))
+    found = [line for line in TERMS.sub("", text).splitlines() if WORDS.search(line)]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", sorted((TOP / "packaging/schema").iterdir()), ids=lambda path: path.name)
+def test_descriptions_of_schemas_keep_the_rule_of_words(path: Path) -> None:
+    found = [line for line in path.read_text().splitlines() if WORDS.search(line)]
     assert found == []
 
 
