@@ -17,9 +17,9 @@ from .unshared import ENVIRONMENT
 from .waiting import wait_for
 
 # A boot sector that adds 1 to a byte of each of 2816 pages at each tick of its clock, so that a migration of
-# 1 MiB a second has no end of its own.  48 MiB more it writes to once: after the switch to post-copy QEMU sends
-# what the guest uses without a limit (postcopy requests in QEMU migration/ram.c), and only the rest takes its
-# time.  It is in 16 bits, with a data segment of 4 GiB.
+# 1 MiB a second has no end of its own.  It writes to 48 MiB more once: after the switch to post-copy QEMU
+# sends what the guest uses without a limit (postcopy requests in QEMU migration/ram.c), and only the rest
+# takes long.  It is in 16 bits, with a data segment of 4 GiB.
 DIRTIES = bytes.fromhex(
     "fa 0f 01 16 52 7c"  # cli; lgdt [7c52h]
     "0f 20 c0 0c 01 0f 22 c0"  # mov eax, cr0; or al, 1; mov cr0, eax
