@@ -12,6 +12,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import re
 
+# libvirt names files after a domain, so its name has 255 bytes at most, each of ten characters here at most.
+# Any user may log a longer line, and history does not take that apart.
+_MAX_LENGTH = 20_000
+
 _LETTERS = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
 
 
@@ -40,7 +44,7 @@ def quoted(name: str) -> str:
 
 def unquoted(text: str) -> str:
     """The name that quoted() made TEXT of; TEXT itself where another program or version wrote it."""
-    if "\\" not in text:
+    if "\\" not in text or len(text) > _MAX_LENGTH:
         return text
     import re
 
