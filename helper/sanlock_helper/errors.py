@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from errno import EACCES
+
 # The remedy for what only root may do.
 RUN_AS_ROOT = "run this as root"
 
@@ -49,8 +51,11 @@ def needs_root(what: str, why: str) -> PermanentError:
 
 
 def hint_for(error: OSError) -> str:
-    """The remedy for ERROR where it is one of permission, "" where it is another one."""
-    return RUN_AS_ROOT if isinstance(error, PermissionError) else ""
+    """The remedy for ERROR where root has the permission, "" where it is another one.
+
+    EPERM, as of a directory that others may write to, is refused to root as well.
+    """
+    return RUN_AS_ROOT if error.errno == EACCES else ""
 
 
 class AuthenticationError(PermanentError):

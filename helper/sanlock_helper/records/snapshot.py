@@ -7,11 +7,10 @@ what cannot be used is reported.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 from ..errors import hint_for
-from .directory import RUN_DIR, SET_ASIDE, STATE_DIR, TAKEN, RecordDirectory
+from .directory import RUN_DIR, STATE_DIR, TAKEN, RecordDirectory
 from .record import Record, RecordError
 
 
@@ -47,7 +46,7 @@ def take_snapshot(run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> RecordS
         # A copy on disk and the one on tmpfs that it was made from are one.
         found.update({(record.uuid, record.time): record for record in records})
         unread += why
-    set_aside = [line for path in (state_dir, run_dir) for line in _set_aside(f"{path}/{SET_ASIDE}")]
+    set_aside = [line for path in (state_dir, run_dir) for line in _set_aside(path)]
     records_found = sorted(found.values(), key=lambda record: record.time)
     # One directory is read under two names.
     return RecordSnapshot(records_found, list(dict.fromkeys(unread)), set_aside)
@@ -75,13 +74,13 @@ def read_all(records: RecordDirectory) -> tuple[list[Record], list[str]]:
     return found, problems
 
 
-def _set_aside(folder: str) -> list[str]:
+def _set_aside(path: str) -> list[str]:
     try:
-        names = sorted(os.listdir(folder))
+        names = RecordDirectory(path).names_set_aside()
     except OSError:
-        # It does not exist, or is in a directory that cannot be read, which is reported already.
+        # In a directory that cannot be read, which is reported already; what is in there is not used.
         return []
-    return [f"{folder}/{name}: was set aside, it is no record that can be used" for name in names]
+    return [f"{name}: was set aside, it is no record that can be used" for name in names]
 
 
 def _why(error: OSError) -> str:

@@ -9,7 +9,6 @@ and only then removed from tmpfs.  While the disk cannot be written to, it stays
 from __future__ import annotations
 
 import contextlib
-import os
 
 from ..events import RECOVER, Event
 from ..journal import Journal, RepeatFilter
@@ -72,7 +71,7 @@ class RecordStore:
         if not self._read(self._new, uuid):
             return
         try:
-            os.rename(self._new.file(uuid), self._taken.file(uuid))
+            self._new.take(uuid, TAKEN)
         except FileNotFoundError:
             pass  # the helper has taken it back: a restart that succeeded
         except OSError as error:

@@ -62,7 +62,10 @@ class Recording:
         return HELD
 
     def record_before(self, effect: Callable[[], None]) -> None:
-        self.then.append(self.records.read(UUID))
+        try:
+            self.then.append(self.records.read(UUID))
+        except PermissionError:
+            self.then.append(None)  # a directory that others can write to has no record to go by
         effect()
 
     def local_record(self, progress: Progress, action: str) -> None:

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from ... import IDENTIFIER
-from ...errors import HelperError, PermanentError, UsageError, needs_root
+from ...errors import HelperError, PermanentError, UsageError, hint_for
 from ...events import RECOVER, Event, outcome_parts
 from ...journal import Journal
 from ...leases.lockspaces import JOINED, Sanlock
@@ -80,10 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
             # As a service it has no other place to report it.
             journal.report(Event("recovery-failed", RECOVER, note=str(error).removeprefix(f"{RECOVER}: ")))
             return 1
-    except PermissionError as error:
-        raise needs_root("recover", str(error)) from error
     except OSError as error:
-        raise PermanentError("recover", str(error)) from error
+        raise PermanentError("recover", str(error), hint_for(error)) from error
     finally:
         journal.flush()
 
