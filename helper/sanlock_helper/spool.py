@@ -92,8 +92,9 @@ class Spool:
         flock: "Callable[[int, int], None]" = fcntl.flock,
         clock: "Callable[[], float]" = time.monotonic,
         identify: "Callable[[], str] | None" = None,
+        owner: int = 0,
     ) -> None:
-        """DIRECTORY is a descriptor of it, PID the process's own id; see open().
+        """DIRECTORY is a descriptor of it, which belongs to OWNER, PID the process's own id; see open().
 
         KERNEL has the system calls, FLOCK is one more, CLOCK is monotonic, IDENTIFY gives what identity()
         does: a test of all interleavings puts its own there.
@@ -106,6 +107,7 @@ class Spool:
         # The file of this process's own request, open while it waits for the outcome; else -1.
         self.own_request_fd = -1
         self._pid = pid
+        self._owner = owner
         # The files of the two locks, -1 while they are not open, and which of them this process has.
         self._locks = [-1, -1]
         self._held = -1
@@ -123,14 +125,14 @@ class Spool:
         Raises SpoolError unless PATH and the spool are directories of OWNER, closed to all other users: a
         request in there is carried out on a virtual machine.
         """
-        _directory(path, owner)
-        spool = f"{path}/{_SPOOL}"
-        _directory(spool, owner)
+        _make(path)
         try:
-            descriptor = posix.open(spool, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW)
+            _check(path, posix.lstat(path), owner)
         except OSError as error:
-            raise _unusable(spool, error) from error
-        return cls(descriptor, posix.getpid())
+            raise _unusable(path, error) from error
+        spool = f"{path}/{_SPOOL}"
+        _make(spool)
+        return cls(_open(spool, path, owner), posix.getpid(), owner=owner)
 
     def descriptors(self) -> "tuple[int, ...]":
         """What this process holds open here."""
@@ -193,13 +195,18 @@ class Spool:
         """What is in the file NAME.
 
         Raises OSError when it cannot be read now, or does not exist; SpoolError when it is no request: not a
-        regular file (opening a device, or waiting for a FIFO's other end, may do anything), or too large.
+        regular file (opening a device, or waiting for a FIFO's other end, may do anything), too large, or one
+        that a user other than the owner may have written.
         """
         status = self.kernel.stat(name, dir_fd=self.directory, follow_symlinks=False)
         if status.st_mode & _S_IFMT != _S_IFREG:
             raise SpoolError("it is not a regular file")
         if status.st_size > _MAX_SIZE:
             raise SpoolError(f"it has {status.st_size} bytes")
+        if status.st_uid != self._owner or status.st_mode & 0o022:
+            raise SpoolError(
+                f"it belongs to user {status.st_uid}, mode {status.st_mode & 0o777:o}: not ours alone"
+            )
         flags = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
         descriptor = self.kernel.open(name, flags, dir_fd=self.directory)
         try:
@@ -503,18 +510,42 @@ def started(name: str) -> str:
     return parts[2] if len(parts) > 2 else ""
 
 
-def _directory(path: str, owner: int) -> None:
-    """Make the directory PATH unless it is there; raise SpoolError unless only OWNER can use it."""
+def _make(path: str) -> None:
+    """Make the directory PATH unless something is there."""
     try:
         posix.mkdir(path, 0o700)
     except FileExistsError:
         pass
     except OSError as error:
         raise _unusable(path, error) from error
+
+
+def _open(spool: str, path: str, owner: int) -> int:
+    """A descriptor of SPOOL, a directory in PATH.
+
+    Raises SpoolError unless both are OWNER's alone: what was opened is checked, and what that is in, whatever
+    is at these paths before or after.
+    """
     try:
-        status = posix.lstat(path)
+        descriptor = posix.open(spool, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW)
+    except NotADirectoryError as error:
+        raise SpoolError(f"{spool} is not a directory: remove it") from error
     except OSError as error:
-        raise _unusable(path, error) from error
+        raise _unusable(spool, error) from error
+    try:
+        _check(spool, posix.fstat(descriptor), owner)
+        _check(path, posix.stat("..", dir_fd=descriptor), owner)
+    except OSError as error:
+        posix.close(descriptor)
+        raise _unusable(spool, error) from error
+    except SpoolError:
+        posix.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check(path: str, status: "posix.stat_result", owner: int) -> None:
+    """Raise SpoolError unless PATH, with STATUS, is a directory of OWNER's alone."""
     if status.st_mode & _S_IFMT != _S_IFDIR:
         raise SpoolError(f"{path} is not a directory: remove it")
     if status.st_uid != owner:

@@ -273,7 +273,7 @@ class Process:
         return self._status(self.world.files[name])
 
     def _status(self, file: File) -> SimpleNamespace:
-        return SimpleNamespace(st_mode=0o100600, st_size=len(file.data), st_mtime_ns=file.mtime_ns)
+        return SimpleNamespace(st_mode=0o100600, st_uid=0, st_size=len(file.data), st_mtime_ns=file.mtime_ns)
 
     def rename(self, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         self._pause()
