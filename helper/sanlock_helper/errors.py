@@ -16,6 +16,14 @@ class SanlockHelperError(Exception):
     """
 
 
+def described(error: BaseException) -> str:
+    """ERROR as repr() gives it, for a log; without the data that a Unicode error was about.
+
+    That may be the XML of a domain, with its passwords.
+    """
+    return f"{type(error).__name__}({str(error)!r})" if isinstance(error, UnicodeError) else repr(error)
+
+
 class HelperError(SanlockHelperError):
     """What an administrator has to know: what was attempted, why it failed, what to do about it."""
 

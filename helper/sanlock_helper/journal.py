@@ -12,6 +12,7 @@ import _thread
 import posix
 
 from . import IDENTIFIER
+from .errors import described
 from .escapes import printable
 from .events import Event
 
@@ -293,7 +294,7 @@ class Journal:
             self._write_line(*item)
         except Exception as error:
             # One line, or the note that it was written, is lost; those that follow it are not.
-            write_stderr(f"{IDENTIFIER}: write the log: {one_line(repr(error))}")
+            write_stderr(f"{IDENTIFIER}: write the log: {one_line(described(error))}")
 
     def _write_line(self, level: str, line: str | Event, receipt: Receipt | None) -> None:
         try:

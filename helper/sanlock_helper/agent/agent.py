@@ -13,7 +13,14 @@ from collections import deque
 from heapq import heapify, heappop, heappush
 from typing import Any, Callable
 
-from ..errors import AuthenticationError, GivenUpError, HelperError, PermanentError, TransientError
+from ..errors import (
+    AuthenticationError,
+    GivenUpError,
+    HelperError,
+    PermanentError,
+    TransientError,
+    described,
+)
 from ..events import Event
 from ..journal import Journal, RepeatFilter, log_debug, log_traceback, wants_debug
 from ..spool import LIFE_SECONDS, RUNTIME_DIR
@@ -277,7 +284,7 @@ class Agent:
             prepare(job.request, job.progress, local, self._recorder)
         except Exception as error:
             # A defect of ours: the domain is made safe all the same.
-            self._journal.report(job.event("defect-before-attempt", note=repr(error)))
+            self._journal.report(job.event("defect-before-attempt", note=described(error)))
             log_traceback(self._journal, error)
         self._answers.put(lambda: self._prepared(job))
 
@@ -495,7 +502,7 @@ class Agent:
                 self._connections.lost(connection)
         except Exception as error:
             # A defect of ours, or libvirt-python raised something else: one try fails, not the agent.
-            answer = TransientError("internal error", repr(error))
+            answer = TransientError("internal error", described(error))
             log_traceback(self._journal, error)
         self._connections.give_back(connection)
         self._answers.put(lambda: self._answered(execution, answer))

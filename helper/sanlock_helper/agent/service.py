@@ -8,6 +8,7 @@ import sys
 import time
 
 from .. import IDENTIFIER
+from ..errors import described
 from ..events import Event
 from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, USAGE, Invocation
 from ..journal import Journal, log_traceback, write_stderr
@@ -148,7 +149,7 @@ class _Service:
             oldest = time.monotonic() - (deadline.expires - deadline.start)
             if self._spool.leave_to_stock(request.name, oldest, error):
                 raise
-            self._journal.report(request.event("defect-after-service", note=repr(error)))
+            self._journal.report(request.event("defect-after-service", note=described(error)))
             log_traceback(self._journal, error)
             return
         agent.close()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable, TypeVar, cast
 
-from ..errors import HelperError
+from ..errors import HelperError, described
 from ..escapes import printable
 from ..journal import traceback_lines, wants_debug, write_stderr
 from ..threads import within
@@ -52,7 +52,7 @@ class Check:
             found = not_checked(error)
         except Exception as error:
             # A defect of this program must cost one check, not the report on the host.
-            found = not_checked(f"internal error: {error!r}")
+            found = not_checked(f"internal error: {described(error)}")
             if wants_debug():
                 write_stderr("\n".join(map(printable, traceback_lines(error))))
         return replace(found, name=self.name, wanted=found.wanted or self.wanted)

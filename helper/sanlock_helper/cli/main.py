@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import IDENTIFIER, __version__
-from ..errors import HelperError, UsageError
+from ..errors import HelperError, UsageError, described
 from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from ..journal import DEBUG_VARIABLE, traceback_lines, wants_debug
 from .terminal import plain
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
         _print_traceback(error)
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(place.filename)}, line {place.lineno}"
-        text = plain(f"{PROGRAM}: internal error: {error!r} in {where} (a defect: please report it)")
+        text = plain(f"{PROGRAM}: internal error: {described(error)} in {where} (a defect: please report it)")
         print(text, file=sys.stderr)
         return EXIT_FAILED
 

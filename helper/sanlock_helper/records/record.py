@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from _codecs import unicode_escape_decode, unicode_escape_encode
 from binascii import crc32
-from typing import Any
+from typing import Any, Callable
 
-from ..errors import SanlockHelperError
+from ..errors import SanlockHelperError, described
 from ..escapes import quoted
 from ..leases.held import Lease, Lockspace
 
@@ -130,7 +130,7 @@ def decode(data: bytes) -> Record:
             raise RecordError(f"it is {' '.join(lines[0])[:60]}, not {FORMAT} {VERSION}")
         return _record(lines[1:], has_generations=lines[0] != [FORMAT, "1"])
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise RecordError(f"it is malformed: {error!r}") from error
+        raise RecordError(f"it is malformed: {described(error)}") from error
 
 
 def _record(lines: list[list[str]], has_generations: bool) -> Record:
@@ -151,16 +151,24 @@ def _record(lines: list[list[str]], has_generations: bool) -> Record:
             raise ValueError(f"{key} twice")
         else:
             (fields[key],) = words
-    record = Record(**{key: kind(fields.pop(key)) for key, (kind, _) in _FIELDS.items()})
+    record = Record(**{key: _value(key, kind, fields.pop(key)) for key, (kind, _) in _FIELDS.items()})
     # Not a number is equal to nothing, itself included: such a record would seem new at each reading.
     if not 0 <= record.time < _INFINITE:
         raise ValueError(f"time {record.time!r}")
     record.lockspaces, record.leases = tuple(lockspaces), tuple(leases)
     if fields:
-        raise ValueError(f"unknown {', '.join(fields)}")
+        raise ValueError(f"unknown {', '.join(key if key.isidentifier() else '...' for key in fields)}")
     if record.action not in ("poweroff", "pause", "restart") or record.mark not in MARKS:
-        raise ValueError(f"action {record.action!r}, mark {record.mark!r}")
+        raise ValueError(f"action {record.action[:10]!r}, mark {record.mark[:10]!r}")
     return record
+
+
+def _value(key: str, kind: Callable[[str], Any], word: str) -> Any:
+    """WORD as KIND; what it is not in the error, for it may be another field's, and that the XML."""
+    try:
+        return kind(word)
+    except ValueError:
+        raise ValueError(f"{key} is not of its kind") from None
 
 
 def check(record: Record) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, Callable
 
-from ..errors import HelperError
+from ..errors import HelperError, described
 from ..events import RECOVER, Event
 from ..journal import Journal, RepeatFilter, log_traceback
 from ..leases.held import Lockspace
@@ -271,7 +271,7 @@ class LockspaceWaits:
         except HelperError as error:
             why = str(error)
         except Exception as error:
-            why = repr(error)
+            why = described(error)
             log_traceback(self._journal, error)
         self._answers.put(lambda: self._join_ended(name, why))
 

@@ -8,7 +8,7 @@ import time
 from _queue import Empty, SimpleQueue
 from typing import Any, Callable
 
-from ..errors import PermanentError
+from ..errors import PermanentError, described
 from ..events import RECOVER, Event, outcome_parts
 from ..journal import Journal, RepeatFilter, log_traceback
 from ..leases.held import Lockspace
@@ -203,7 +203,7 @@ class Recovery:
             result = self._domain_recovery.visit(pending.record, pending.ready, now - pending.since)
         except Exception as error:
             # A defect of ours: one domain is tried again, the others are brought back.
-            result = VisitResult(Verdict.AGAIN, f"internal error: {error!r}")
+            result = VisitResult(Verdict.AGAIN, f"internal error: {described(error)}")
             log_traceback(self._journal, error)
         self._answers.put(lambda: self._visited(pending, result))
 

@@ -16,7 +16,7 @@ import os
 import stat
 from pyexpat import ExpatError, ParserCreate
 
-from ..errors import SanlockHelperError
+from ..errors import SanlockHelperError, described
 
 # Only root writes there; libvirtd and virtqemud use the same directory.
 STATE_DIR = "/run/libvirt/qemu"
@@ -150,7 +150,7 @@ def parse_status_file(data: bytes) -> Status:
     try:
         return reader.status()
     except (ExpatError, ValueError, KeyError) as error:
-        raise StatusFileError(f"it is no status file of libvirt's: {error!r}") from error
+        raise StatusFileError(f"it is no status file of libvirt's: {described(error)}") from error
 
 
 def _refuse_doctype(name: str, *_: object) -> None:
