@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The limits on memory that a process may have (setrlimit(2)), and what this program needs of it."""
+"""Limits on the memory of a process (setrlimit(2)): what this program needs, and no core dump of it."""
 
 from __future__ import annotations
 
@@ -38,6 +38,22 @@ def require_memory(path: str = "/proc/self/limits") -> None:
         raise MemoryError(f"{why}: {remedy}")
     if any(_soft(limits, name) is not None for name, _, _ in NEEDED):
         _thread.stack_size(STACK_BYTES)
+
+
+def forbid_core_dumps() -> None:
+    """Keep the memory of this process and of its children, with credentials in it, out of core dumps.
+
+    A limit of one byte: 0 keeps the kernel from writing a file, and not from handing all of the memory to a
+    program, as systemd-coredump (do_coredump() in Linux fs/coredump.c).
+    """
+    try:
+        # A file of the standard library, and the virtual machine's safety does not hang on it.
+        from resource import RLIMIT_CORE, getrlimit, setrlimit
+
+        _, most = getrlimit(RLIMIT_CORE)
+        setrlimit(RLIMIT_CORE, (1, most or 1))
+    except (ImportError, OSError, ValueError):
+        pass  # without CAP_SYS_RESOURCE, a limit of 0 cannot be raised
 
 
 def _soft(limits: str, name: str) -> int | None:

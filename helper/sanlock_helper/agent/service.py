@@ -14,7 +14,7 @@ from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, U
 from ..journal import Journal, log_traceback, write_stderr
 from ..leases.grace import Deadline, Grace
 from ..leases.sanlock_daemon import join_sanlock_group, run_dir
-from ..memory_limits import require_memory
+from ..memory_limits import forbid_core_dumps, require_memory
 from ..spool import Spool, SpoolError
 from .requests import Request, Requests
 from .stand_by import StandBy
@@ -162,6 +162,7 @@ def make_agent(journal: Journal, uri: str) -> Agent:
     That is done before the first action: the disk that holds Python may be the next thing to fail.
     """
     require_memory()
+    forbid_core_dumps()
     journal.prepare()
     raise_priority()
     import gc

@@ -17,6 +17,7 @@ from .. import IDENTIFIER, __version__
 from ..errors import HelperError, UsageError, described
 from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from ..journal import DEBUG_VARIABLE, traceback_lines, wants_debug
+from ..memory_limits import forbid_core_dumps
 from .terminal import plain
 from .verbs import VERBS
 
@@ -76,6 +77,7 @@ def _print_traceback(error: BaseException) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run with the ARGUMENTS behind the program's name; returns the exit status, with all output written."""
     _open_streams()
+    forbid_core_dumps()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         # As the executable left it, lest a Ctrl-C while Python is still loading shows a traceback.
         signal.signal(signal.SIGINT, signal.default_int_handler)
