@@ -39,7 +39,7 @@ def test_verify(units: list[str]) -> None:
 
 
 def analysed(unit: str) -> tuple[float, dict[str, str]]:
-    """What systemd makes of UNIT: the exposure, and its words on each setting that is not as tight as can be."""
+    """What systemd makes of UNIT: the exposure, and its words on each setting that could be tighter."""
     command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", unit]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", result.stdout)

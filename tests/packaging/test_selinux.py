@@ -30,6 +30,12 @@ WRITE = {"append", "create", "link", "rename", "setattr", "unlink", "write", "re
 NEEDS: dict[str, list[tuple[str, str, set[str]]]] = {
     "take sanlock's group": [(HELPER, "capability", {"setgid"})],
     "go before others": [(HELPER, "capability", {"sys_nice"}), (HELPER, "process", {"setsched"})],
+    "end an agent that hangs": [
+        (HELPER, "process", {"sigkill"}),
+        # Which pid namespace its id counts in: stat(2) of /proc/self/ns/pid.
+        (HELPER, "lnk_file", {"read"}),
+        ("nsfs_t", "file", {"getattr"}),
+    ],
     "distinguish a QEMU from a later one": [
         ("svirt_t", "file", READ),
         ("svirt_t", "dir", {"search"}),
@@ -203,7 +209,6 @@ def test_no_network_no_disk_no_kill(compiled: Compiled) -> None:
         "name_connect",
         "name_bind",
         "ptrace",
-        "sigkill",
         "execmem",
         "execstack",
         "execheap",
@@ -217,6 +222,28 @@ def test_no_network_no_disk_no_kill(compiled: Compiled) -> None:
     assert {
         rule for rule in compiled.helper if rule.tclass in sockets and rule.permission == "create"
     } == set()
+
+
+def test_it_ends_its_own_kind_only(compiled: Compiled) -> None:
+    signals = {"sigkill", "signal", "sigstop"}
+    assert {(rule.target, rule.permission) for rule in compiled.helper if rule.permission in signals} == {
+        (HELPER, "sigkill")
+    }
+
+
+def test_it_serves_on_no_socket(compiled: Compiled) -> None:
+    """It connects; none connects to it.  By this module's rules: Debian's own let every domain serve."""
+    own = added(compiled.module, HELPER)
+    assert not own[HELPER, "unix_stream_socket"] & {"listen", "accept"}
+
+
+def test_processes_are_read_and_nothing_else_is_done_to_them(compiled: Compiled) -> None:
+    own = added(compiled.module, HELPER)
+    for target in ("virt_domain", SANLOCK):
+        assert own.get((target, "process"), set()) <= {"sigchld"}, target
+        assert not own.get((target, "file"), set()) & {*WRITE, "ioctl", "lock"}
+        # Nor what its files and its working directory are.
+        assert (target, "lnk_file") not in own
 
 
 def test_the_files_get_their_labels() -> None:

@@ -188,7 +188,7 @@ class _Child:
             try:
                 posix.kill(self._pid, _SIGKILL)
             except OSError:
-                pass  # SELinux does not let this program kill
+                pass  # a policy that does not let this program kill
             # It may never end, as when it waits for a disk: it is waited for no more.
             self._pid = 0
             self._why = "no sign of life"
