@@ -23,8 +23,8 @@ COMM = "libvirt_sanlock"
 # What the stack's own virsh reads.
 OURS = {"/run/stack/auth.conf"}
 
-# The most that the helper logs.
-DEBUG = {"VIRT_SANLOCK_HELPER_DEBUG": "1"}
+# The most that the helper and libvirt's client log.
+DEBUG = {"VIRT_SANLOCK_HELPER_DEBUG": "1", "LIBVIRT_DEBUG": "1"}
 
 
 def found_in(stack: Stack, secret: str, *folders: str) -> set[str]:
