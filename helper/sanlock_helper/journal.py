@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 # How long the end of the program waits for a syslog that does not take its lines.
 FLUSH_SECONDS = 1.0
 
+# How long a line waits for a stderr that takes nothing, as a full pipe does: less than that, so
+# that the line still comes to the journal.
+STDERR_SECONDS = 0.2
+
 # Where journald takes datagrams of its native protocol.
 JOURNALD = "/run/systemd/journal/socket"
 
@@ -51,6 +55,28 @@ def write_stderr(line: str) -> None:
         posix.write(2, f"{line}\n".encode("utf-8", "backslashreplace"))
     except OSError:
         pass
+
+
+class Stderr:
+    """Descriptor 2 for lines that are not to wait for its reader; what it does not take is lost.
+
+    A pipe that can be written to (poll(2)) takes PIPE_BUF bytes, and so a line, at once (pipe(7)).
+    """
+
+    __slots__ = ("_is_full",)
+
+    def __init__(self) -> None:
+        self._is_full = False
+
+    def write(self, line: str) -> None:
+        """Write LINE; one that finds it full for STDERR_SECONDS is lost, and those after it do not wait."""
+        import select  # loaded by Journal.prepare()
+
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        self._is_full = not poll.poll(0.0 if self._is_full else STDERR_SECONDS * 1000)
+        if not self._is_full:
+            write_stderr(line)
 
 
 def write_syslog(priority: int, line: str) -> None:
@@ -192,15 +218,15 @@ class Journal:
     def __init__(
         self,
         to_syslog: Callable[[int, str], None] = write_syslog,
-        to_terminal: Callable[[str], None] = write_stderr,
+        to_terminal: Callable[[str], None] | None = None,
         to_journald: Callable[[int, str, Mapping[str, str]], bool] | None = None,
     ) -> None:
         """TO_JOURNALD is tried before TO_SYSLOG: it returns whether it took the line.
 
-        Where it is None it is Journald's, unless another TO_SYSLOG is given.
+        Where it is None it is Journald's, unless another TO_SYSLOG is given.  TO_TERMINAL: Stderr's.
         """
         self._to_syslog = to_syslog
-        self._to_terminal = to_terminal
+        self._to_terminal = to_terminal or Stderr().write
         self._to_journald = to_journald
         self._lines: SimpleQueue[Line | SimpleQueue[None]]
         self._started = False
@@ -214,6 +240,7 @@ class Journal:
         to act calls this before: the disk may not answer later.
         """
         if not self._started:
+            import select  # noqa: F401  for Stderr
             import syslog
             from _queue import SimpleQueue
 
@@ -294,7 +321,7 @@ class Journal:
             self._write_line(*item)
         except Exception as error:
             # One line, or the note that it was written, is lost; those that follow it are not.
-            write_stderr(f"{IDENTIFIER}: write the log: {one_line(described(error))}")
+            Stderr().write(f"{IDENTIFIER}: write the log: {one_line(described(error))}")
 
     def _write_line(self, level: str, line: str | Event, receipt: Receipt | None) -> None:
         try:

@@ -110,8 +110,8 @@ def _print(text: str) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        from .journal import write_stderr
+        from .journal import Stderr
 
-        write_stderr(f"{IDENTIFIER}: write the text: {error.strerror}")
+        Stderr().write(f"{IDENTIFIER}: write the text: {error.strerror}")
         return EXIT_FAILED
     return EXIT_DONE

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
+import subprocess
+import sys
 import syslog
 import threading
 import time
@@ -16,6 +20,8 @@ from sanlock_helper.events import Event
 from sanlock_helper.journal import MAX_BYTES, Journal, Journald, RepeatFilter
 
 pytestmark = pytest.mark.pure
+
+HELPER = Path(__file__).parents[2] / "helper"
 
 
 def test_levels_and_order() -> None:
@@ -259,3 +265,57 @@ def test_the_same_reason_is_due_again_later() -> None:
     once = RepeatFilter(float("inf"))
     assert once.is_due("vm1", "", 0.0)
     assert not once.is_due("vm1", "", 1e9)
+
+
+# Its stderr is a pipe that is full, and nobody reads it; `journald` is where the lines have to come.
+FULL_STDERR = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from sanlock_helper.journal import Journal
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+try:
+    while True:
+        os.write(writer, bytes(4096))
+except BlockingIOError:
+    pass
+os.set_blocking(writer, True)
+os.dup2(writer, 2)
+journal = Journal(lambda priority, line: print(line, flush=True))
+for number in range(20):
+    journal.notice(f"{number}" + "x" * 5000)
+flushed = journal.flush()
+drained = 0
+while drained < 65536:
+    drained += len(os.read(reader, 65536))
+journal.notice("again")
+assert journal.flush()
+assert os.read(reader, 65536) == b"virt-sanlock-helper: again\\n"
+print(flushed, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_stderr_that_takes_nothing_keeps_no_line_from_the_journal() -> None:
+    command = [sys.executable, "-IB", "-c", FULL_STDERR, str(HELPER)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    lines = answer.stdout.splitlines()
+    assert lines[-1:] == ["True"], answer
+    assert [line.rstrip(".[] x") for line in lines[:20]] == [str(number) for number in range(20)]
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["test:///default", "no-uuid", "pause"], ["--unknown"]])
+def test_a_stderr_that_takes_nothing_keeps_no_process(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    try:
+        command = [sys.executable, "-ISB", str(HELPER / "libvirt_sanlock_helper"), *words]
+        answer = subprocess.run(command, stderr=writer, timeout=10, check=False)
+        assert answer.returncode == 2
+    finally:
+        os.close(reader)
+        os.close(writer)

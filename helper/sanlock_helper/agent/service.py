@@ -11,7 +11,7 @@ from .. import IDENTIFIER
 from ..errors import described
 from ..events import Event
 from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, USAGE, Invocation
-from ..journal import Journal, log_traceback, write_stderr
+from ..journal import Journal, Stderr, log_traceback
 from ..leases.grace import Deadline, Grace
 from ..leases.sanlock_daemon import join_sanlock_group, run_dir
 from ..memory_limits import forbid_core_dumps, require_memory
@@ -47,7 +47,7 @@ def refuse(error: Exception) -> int:
     journal = Journal()
     journal.report(Event("usage-error", note=error))
     journal.flush()
-    write_stderr(USAGE.rstrip("\n"))
+    Stderr().write(USAGE.rstrip("\n"))
     return EXIT_USAGE
 
 
@@ -128,7 +128,7 @@ class _Service:
             self._requests.attend_until(self._is_over, self._serve, lambda: time.sleep(WAIT_SECONDS))
             if self._reached is None:
                 level, line = self._requests.outcome_of(self._request) or ("error", "")
-                write_stderr(f"{IDENTIFIER}: {line}")
+                Stderr().write(f"{IDENTIFIER}: {line}")
                 self._reached = level == "notice"
         return EXIT_FAILED if self._reached is False else EXIT_DONE
 
