@@ -30,6 +30,7 @@ from ..virt.connection import is_embedded, is_local
 from .actions import ACTIONS
 from .apart import Apart
 from .attempt import Attempt, Progress
+from .descriptors import lacks_descriptor
 from .intake import POLL_SECONDS, Intake
 from .jobs import (
     ACTING,
@@ -52,6 +53,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..virt.api import VirConnect
     from ..virt.local_domains import LocalDomains
+    from .descriptors import Descriptors
     from .recorder import RecoveryRecorder
 
 # A destroy may take seconds on a loaded host; when libvirtd is silent for longer, the call is made again.
@@ -98,18 +100,21 @@ class Agent:
         recorder: RecoveryRecorder | None = None,
         local: LocalDomains | None = None,
         make_host: Callable[[], tuple[LocalDomains, RecoveryRecorder]] | None = None,
+        descriptors: Descriptors | None = None,
     ) -> None:
         """CONNECT opens a URI (see connection.connect); CLOCK is monotonic, WALL the time of day.
 
         RECORDER writes down what recovery needs; LOCAL is what the host knows of its QEMU domains; MAKE_HOST
         makes both when the first request comes that is not for libvirt's embedded test driver.  START_THREAD
-        runs a try, ANSWERS brings what it found; tests replace both to do without time.
+        runs a try, ANSWERS brings what it found; tests replace both to do without time.  DESCRIPTORS has
+        some for when none is free.
         """
         self._connections = Connections(connect, IN_FLIGHT + AHEAD, clock)
         self._journal = journal
         self._recorder = recorder
         self._local = local
         self._make_host = make_host
+        self._descriptors = descriptors
         # Requests that wait for what the host knows of their domains, and how many are being prepared.
         self._unprepared: deque[Job] = deque()
         self._preparing = 0
@@ -168,12 +173,26 @@ class Agent:
             self._withdraw()
             return False
         self._apart.step(requests, self._jobs.open)
-        is_more = intake.take(self._take)
+        is_more = self._take_new(intake)
         if not (is_more or self._jobs.open or self._apart.open or self._lingers()):
             self._journal.flush()
             return False
         self._step(longest)
         return True
+
+    def _take_new(self, intake: Intake) -> bool:
+        """Take what is new in the spool: see Intake.take()."""
+        try:
+            return intake.take(self._take)
+        except OSError as error:
+            # It is read again: at once with what was kept back, else when a try has given its own back.
+            if not (lacks_descriptor(error) and (self._free_descriptors() or self._jobs.open)):
+                raise
+            return True
+
+    def _free_descriptors(self) -> bool:
+        """No descriptor is free: give up what was kept back for this; whether there was any."""
+        return self._descriptors is not None and self._descriptors.free_reserve()
 
     def serve_apart(self, requests: Requests, request: Request) -> bool:
         """Serve one REQUEST of the spool to its end, beside the agent: see one_request.py."""
@@ -477,6 +496,7 @@ class Agent:
         request, connection = execution.job.request, execution.connection
         is_new = connection.handle is None
         answer: Outcome | HelperError
+        lacking: Exception | None = None
         try:
             handle = self._connections.handle(connection)
             if is_new:
@@ -495,15 +515,19 @@ class Agent:
             )
             answer = ACTIONS[request.action](attempt)
         except HelperError as error:
-            answer = error
+            answer = lacking = error
             if connection.handle is None:
                 self._connections.retire(connection)
             elif not connection.handle.isAlive():
                 self._connections.lost(connection)
         except Exception as error:
             # A defect of ours, or libvirt-python raised something else: one try fails, not the agent.
+            lacking = error
             answer = TransientError("internal error", described(error))
             log_traceback(self._journal, error)
+        if lacks_descriptor(lacking):
+            self._free_descriptors()
+            self._connections.stop_growing()
         self._connections.give_back(connection)
         self._answers.put(lambda: self._answered(execution, answer))
 

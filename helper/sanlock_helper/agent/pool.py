@@ -79,6 +79,7 @@ class Connections:
         self._most = most
         self._clock = clock
         self._given_back_at = float("-inf")
+        self._is_full = False
         self._lock = _thread.allocate_lock()
         # By URI: when libvirtd refused a login last, and with which error.
         self._refused: dict[str, tuple[float, AuthenticationError]] = {}
@@ -103,6 +104,8 @@ class Connections:
             # One that is open, else one that is being opened ahead, or was refused for good.
             connection = next((one for one in idle if one.handle is not None), idle[0] if idle else None)
             if connection is None:
+                if self._is_full and opened:
+                    return None
                 is_quick = len(pool) >= FEW and self._clock() - self._given_back_at < QUICK_SECONDS
                 if is_quick or len(pool) - opened >= self._openings(uri, opened):
                     return None
@@ -131,11 +134,20 @@ class Connections:
         with self._lock:
             pool = self._open[uri]
             busy = sum(connection.busy for connection in pool)
-            if busy <= FEW or uri in self._refused or len(pool) >= min(self._most, busy + busy // 2):
+            if (
+                self._is_full
+                or busy <= FEW
+                or uri in self._refused
+                or len(pool) >= min(self._most, busy + busy // 2)
+            ):
                 return None
             connection = Connection(uri)
             pool.append(connection)
             return connection
+
+    def stop_growing(self) -> None:
+        """This process has no descriptors for more: open none while one is open."""
+        self._is_full = True
 
     def handle(self, connection: Connection) -> VirConnect:
         """The open virConnect of a borrowed CONNECTION; blocks while it is being opened."""

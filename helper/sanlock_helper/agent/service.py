@@ -175,8 +175,15 @@ def make_agent(journal: Journal, uri: str) -> Agent:
     _find_modules()
     from ..virt.connection import connect, is_embedded
     from .agent import Agent
+    from .descriptors import Descriptors
 
-    agent = Agent(connect, journal, make_host=lambda: _make_host(journal))
+    descriptors = Descriptors()
+    agent = Agent(
+        descriptors.guard(connect),
+        journal,
+        make_host=lambda: _make_host(journal),
+        descriptors=descriptors,
+    )
     if not is_embedded(uri):
         _preload()
     return agent
