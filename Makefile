@@ -22,7 +22,7 @@ RPMBUILD_OPTIONS ?= $(shell rpm -q rpm >/dev/null 2>&1 || echo --nodeps)
 # The targets named together are made in that order, also with -j: `make deps test`.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test unit integration e2e modular packaging bench matrix lint pure man clean source srpm rpm install
+.PHONY: help deps demo test unit integration e2e modular faults packaging bench matrix lint pure man clean source srpm rpm install
 
 # What stands behind a target and two number signs.
 help: ## list the targets
@@ -63,6 +63,15 @@ e2e: $(VENV)/.done ## outages on a real sanlock, a real libvirtd and real QEMU p
 # What depends on libvirt's daemon, for another one than the usual (SANLOCK_HELPER_DAEMON).
 modular: $(VENV)/.done ## the e2e tests that depend on libvirt's daemon, for another one; root
 	$(BIN)/pytest -n 3 -m modular tests/e2e
+
+# The table is written whether all were survived or not.
+FAULTS := build/faults.jsonl
+faults: export SANLOCK_HELPER_FAULTS = full
+faults: export SANLOCK_HELPER_FAULTS_RESULTS = $(FAULTS)
+faults: $(VENV)/.done ## each fault at each stage of each action, beside the C helper: docs/reliability.md; root
+	@mkdir -p build && rm -f $(FAULTS)
+	@failed=0; $(BIN)/pytest -q -n 3 --dist loadgroup tests/faults || failed=1; \
+	$(BIN)/python -m tests.faults.results $(FAULTS) || failed=1; exit $$failed
 
 # The package: built, installed, updated and erased under systemd.
 packaging: $(VENV)/.done ## the RPM and `make install` under systemd in a container, the SELinux policy; root

@@ -1,0 +1,451 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What may be wrong with a host in the minute in which a lease is lost, each as one Fault."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, NamedTuple
+
+from tests.e2e.lease_loss import RUNTIME_DIR
+from tests.e2e.waiting import wait_for
+
+from . import proxy
+from .victims import QemuVm
+
+if TYPE_CHECKING:
+    from .cell import Cell
+
+BEFORE, LOGIN, FOUND = "before connect", "during authentication", "after lookup"
+CALL, DONE, RECORD, SLOT = "during the call", "after the call", "while the record is written", "at a slot"
+
+# How long libvirtd, or what stands for it, is away: the rest of the budget must be enough.
+AWAY = 4.0
+# libvirtd's limit of connections: more than an agent and its storm have.
+MAX_CLIENTS = 80
+# How late an answer comes that comes at all.
+LATE = 20.0
+
+Change = Callable[["Cell"], None]
+
+
+def nothing(_cell: Cell) -> None:
+    """Nothing is to be done."""
+
+
+class Fault(NamedTuple):
+    """inject: make it, at the stage.  clear: undo it, after `lasts` seconds, or at the end where that is 0.
+
+    prepare: what has to be there before the helper starts.  then: what becomes of the message at which the
+    stage was reached.  worst: the stage of the quick run.  kinds: of daemon.  stages: none for all.
+    is_ours: it is in what libvirt's own helper does not have.  reads_stderr: the journal is in the fault.
+    """
+
+    name: str
+    worst: str
+    inject: Change
+    clear: Change = nothing
+    lasts: float = 0.0
+    prepare: Change = nothing
+    then: str = proxy.PASS
+    kinds: tuple[str, ...] = ("qemu",)
+    stages: tuple[str, ...] = ()
+    is_ours: bool = False
+    reads_stderr: bool = False
+    missing: Callable[[], str] = lambda: ""
+    action: str = "poweroff"
+
+
+# libvirtd
+
+
+def stop_libvirtd(cell: Cell) -> None:
+    cell.stack.libvirtd.stop()
+
+
+def start_libvirtd(cell: Cell) -> None:
+    if not cell.stack.libvirtd.is_running():
+        cell.stack.libvirtd.start()
+
+
+def restart_libvirtd(cell: Cell) -> None:
+    cell.beside(cell.stack.libvirtd.restart)
+
+
+def kill_libvirtd(cell: Cell) -> None:
+    cell.stack.libvirtd.kill()
+
+
+def freeze_libvirtd(cell: Cell) -> None:
+    cell.stack.libvirtd.freeze()
+
+
+def thaw_libvirtd(cell: Cell) -> None:
+    cell.stack.libvirtd.thaw()
+
+
+def take_all_clients(cell: Cell) -> None:
+    """As many connections as libvirtd takes (max_clients), and some that wait."""
+    path = str(cell.stack.path(cell.libvirt.behind))
+    for _ in range(MAX_CLIENTS + 20):
+        client = socket.socket(socket.AF_UNIX)
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            client.connect(path)
+        cell.kept.append(client)
+
+
+def let_go(cell: Cell) -> None:
+    while cell.kept:
+        cell.kept.pop().close()
+
+
+# Its socket
+
+
+def away(cell: Cell) -> Path:
+    return cell.stack.path(cell.libvirt.path + ".away")
+
+
+def take_socket_away(cell: Cell) -> None:
+    cell.stack.path(cell.libvirt.path).rename(away(cell))
+
+
+def put_socket_back(cell: Cell) -> None:
+    away(cell).rename(cell.stack.path(cell.libvirt.path))
+
+
+def plain_file_for_socket(cell: Cell) -> None:
+    take_socket_away(cell)
+    cell.stack.path(cell.libvirt.path).write_text("")
+
+
+def socket_of_another(cell: Cell) -> None:
+    path = cell.stack.path(cell.libvirt.path)
+    path.chmod(0o600)
+    os.chown(path, 65534, 65534)
+
+
+def socket_of_root(cell: Cell) -> None:
+    os.chown(cell.stack.path(cell.libvirt.path), 0, 0)
+
+
+def refuse(cell: Cell) -> None:
+    cell.libvirt.refuse()
+
+
+def listen(cell: Cell) -> None:
+    cell.libvirt.listen()
+
+
+def delay_first(cell: Cell) -> None:
+    _first_answer(cell, proxy.DELAY)
+
+
+def cut_first(cell: Cell) -> None:
+    _first_answer(cell, proxy.CUT)
+
+
+def halve_first(cell: Cell) -> None:
+    _first_answer(cell, proxy.HALVE)
+
+
+def _first_answer(cell: Cell, then: str) -> None:
+    """Where the stage holds no message of libvirtd's: the fault is in the first answer that comes."""
+    if not cell.is_held or cell.stage == RECORD:
+        cell.libvirt.rules(proxy.Rule(proxy.ANSWER, then, seconds=LATE))
+
+
+# QEMU and the domain
+
+
+def qemu(cell: Cell) -> QemuVm:
+    assert isinstance(cell.victim, QemuVm)
+    return cell.victim
+
+
+def freeze_qemu(cell: Cell) -> None:
+    cell.stack.signal(qemu(cell).pid, signal.SIGSTOP)
+
+
+def thaw_qemu(cell: Cell) -> None:
+    if not qemu(cell).is_gone():
+        cell.stack.signal(qemu(cell).pid, signal.SIGCONT)
+
+
+def kill_qemu(cell: Cell) -> None:
+    if not qemu(cell).is_gone():
+        cell.stack.signal(qemu(cell).pid, signal.SIGKILL)
+
+
+def undefine(cell: Cell) -> None:
+    qemu(cell).virsh("undefine", cell.victim.uuid)
+
+
+def rename(cell: Cell) -> None:
+    qemu(cell).virsh("destroy", cell.victim.uuid)
+    qemu(cell).virsh("domrename", qemu(cell).domain.name, qemu(cell).domain.name + "-renamed")
+
+
+def start_anew(cell: Cell) -> None:
+    qemu(cell).virsh("destroy", cell.victim.uuid)
+    qemu(cell).virsh("start", cell.victim.uuid)
+
+
+def panic(cell: Cell) -> None:
+    if not qemu(cell).is_gone():
+        qemu(cell).panic()
+
+
+# The runtime directory
+
+
+def mount_runtime(cell: Cell) -> None:
+    _mount(cell, "size=256k")
+
+
+def mount_few_inodes(cell: Cell) -> None:
+    _mount(cell, "size=1m,nr_inodes=40")
+
+
+def _mount(cell: Cell, options: str) -> None:
+    cell.stack.path(RUNTIME_DIR).mkdir(0o700, exist_ok=True)
+    cell.stack.run("mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "faults", RUNTIME_DIR)
+
+
+def unmount_runtime(cell: Cell) -> None:
+    cell.stack.run("umount", "--lazy", RUNTIME_DIR)
+
+
+def fill_runtime(cell: Cell) -> None:
+    with contextlib.suppress(OSError), cell.stack.path(f"{RUNTIME_DIR}/.filler").open("wb", 0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
+def take_inodes(cell: Cell) -> None:
+    with contextlib.suppress(OSError):
+        for number in range(1000):
+            cell.stack.path(f"{RUNTIME_DIR}/.filler-{number}").touch()
+
+
+def read_only(cell: Cell) -> None:
+    cell.stack.run("mount", "-o", "remount,ro", RUNTIME_DIR)
+
+
+def replace_runtime(cell: Cell) -> None:
+    path = cell.stack.path(RUNTIME_DIR)
+    if path.is_dir():
+        path.rename(f"{path}.replaced")
+    path.mkdir(0o700)
+
+
+def drop_replaced(cell: Cell) -> None:
+    cell.stack.run("rm", "-rf", f"{RUNTIME_DIR}.replaced")
+
+
+# The agent's process
+
+
+def no_descriptors(cell: Cell) -> None:
+    """No further one than it has; before it starts: its three, and few more."""
+    if not cell.helper_pid:
+        cell.prefix = "ulimit -n 12;"
+        return
+    opened = len(list(cell.stack.path(f"/proc/{cell.helper_pid}/fd").iterdir()))
+    _, hard = resource.prlimit(cell.outer_pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(cell.outer_pid, resource.RLIMIT_NOFILE, (opened, hard))
+
+
+PIDS = Path("/sys/fs/cgroup/pids")
+
+
+def no_pids_controller() -> str:
+    return "" if os.access(PIDS, os.W_OK) else "no pids controller of cgroup v1 here"
+
+
+def make_group(cell: Cell) -> None:
+    cell.group = PIDS / f"helper-faults-{os.getpid()}"
+    cell.group.mkdir()
+    cell.prefix = f"echo 0 >{cell.group}/cgroup.procs || exit 1;"
+
+
+def no_threads(cell: Cell) -> None:
+    """No further thread or process than there are; before it starts: the shell and the helper."""
+    assert cell.group is not None
+    number = int((cell.group / "pids.current").read_text())
+    (cell.group / "pids.max").write_text(str(max(number, 2)))
+
+
+def drop_group(cell: Cell) -> None:
+    group = cell.group
+    assert group is not None
+    (group / "pids.max").write_text("max")
+    cell.end_helpers()
+    wait_for(lambda: not (group / "cgroup.procs").read_text(), 10, f"{group} to be empty")
+    group.rmdir()
+
+
+def stop_agent(cell: Cell) -> None:
+    """Stop it for good; three further calls come for other domains, as in every storm."""
+    if cell.helper_pid:
+        cell.stack.signal(cell.helper_pid, signal.SIGSTOP)
+    cell.call_for_others(3)
+
+
+# The log
+
+
+def fill_syslog(cell: Cell) -> None:
+    """A /dev/log that is full and stays so."""
+    log = cell.stack.path("/dev/log")
+    log.rename(f"{log}.away")
+    full = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    full.bind(str(log))
+    log.chmod(0o666)
+    cell.kept.append(full)
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender.setblocking(False)
+    cell.kept.append(sender)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sender.sendto(b"x", str(log))
+
+
+def empty_syslog(cell: Cell) -> None:
+    let_go(cell)
+    log = cell.stack.path("/dev/log")
+    Path(f"{log}.away").rename(log)
+
+
+def no_syslog(cell: Cell) -> None:
+    log = cell.stack.path("/dev/log")
+    log.rename(f"{log}.away")
+
+
+def fill_stderr(cell: Cell) -> None:
+    """The pipe that is the helper's stderr takes nothing more, and is not read."""
+    os.set_blocking(cell.stderr, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(cell.stderr, bytes(4096))
+    os.set_blocking(cell.stderr, True)
+
+
+def stderr_pipe(cell: Cell) -> None:
+    cell.open_pipe()
+
+
+def stderr_device(cell: Cell) -> None:
+    cell.stderr = os.open("/dev/full", os.O_WRONLY)
+
+
+# The clock: libfaketime reads a file at each call.
+
+# Debian has it below a folder of the architecture's, Fedora in lib64.
+FAKETIME = next(
+    (path for lib in ("lib", "lib64") for path in Path("/usr", lib).glob("**/faketime/libfaketime.so.1")),
+    None,
+)
+OFFSET = "/run/stack/faketime"
+
+
+def no_faketime() -> str:
+    return "" if FAKETIME else "libfaketime is not installed"
+
+
+def fake_clock(cell: Cell) -> None:
+    cell.stack.write(OFFSET, "+0")
+    cell.environment |= {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": OFFSET,
+        "FAKETIME_NO_CACHE": "1",
+        # A clock that is set moves the time of day alone.
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+def step(offset: str) -> Change:
+    def change(cell: Cell) -> None:
+        cell.stack.write(OFFSET, offset)
+
+    return change
+
+
+_BOTH = ("qemu", "test")
+
+FAULTS: Sequence[Fault] = (
+    Fault("libvirtd stopped, started after 4 s", CALL, stop_libvirtd, start_libvirtd, AWAY),
+    Fault("libvirtd restarted", FOUND, restart_libvirtd),
+    Fault("libvirtd killed, started after 4 s", CALL, kill_libvirtd, start_libvirtd, AWAY, action="pause"),
+    Fault(
+        *("libvirtd stopped by a signal for 4 s", LOGIN, freeze_libvirtd, thaw_libvirtd, AWAY), kinds=_BOTH
+    ),
+    Fault("libvirtd takes no more clients for 4 s", BEFORE, take_all_clients, let_go, AWAY, kinds=_BOTH),
+    Fault("libvirtd refuses connections for 4 s", BEFORE, refuse, listen, AWAY, kinds=_BOTH),
+    Fault("an answer comes after 20 s", CALL, delay_first, then=proxy.DELAY, kinds=_BOTH, action="pause"),
+    Fault("a connection ends in mid-call", DONE, cut_first, then=proxy.CUT, kinds=_BOTH, action="restart"),
+    Fault("half an answer, then silence", DONE, halve_first, then=proxy.HALVE, kinds=_BOTH, action="pause"),
+    Fault("a call is lost", CALL, nothing, then=proxy.SILENCE, kinds=_BOTH, stages=(LOGIN, CALL)),
+    Fault("no socket for 4 s", BEFORE, take_socket_away, put_socket_back, AWAY, kinds=_BOTH),
+    Fault(
+        "a plain file for a socket for 4 s", BEFORE, plain_file_for_socket, put_socket_back, AWAY, kinds=_BOTH
+    ),
+    Fault("a socket of another user", BEFORE, socket_of_another, socket_of_root, kinds=_BOTH),
+    Fault("QEMU stopped by a signal for 4 s", CALL, freeze_qemu, thaw_qemu, AWAY, action="pause"),
+    Fault("QEMU killed", CALL, kill_qemu, action="pause"),
+    Fault("domain undefined", FOUND, undefine, action="restart"),
+    Fault("domain destroyed and renamed", FOUND, rename),
+    Fault("domain destroyed and started", RECORD, start_anew, action="restart"),
+    Fault("guest panics", CALL, panic, action="pause"),
+    Fault(
+        *("runtime directory full", RECORD, fill_runtime, unmount_runtime),
+        prepare=mount_runtime,
+        kinds=_BOTH,
+        is_ours=True,
+    ),
+    Fault(
+        *("runtime directory read-only", BEFORE, read_only, unmount_runtime),
+        prepare=mount_runtime,
+        # Later the agent has files open there to write to, and the kernel refuses (EBUSY).
+        stages=(BEFORE,),
+        kinds=_BOTH,
+        is_ours=True,
+    ),
+    Fault(
+        *("runtime directory without inodes", BEFORE, take_inodes, unmount_runtime),
+        prepare=mount_few_inodes,
+        kinds=_BOTH,
+        is_ours=True,
+    ),
+    Fault("runtime directory replaced", CALL, replace_runtime, drop_replaced, kinds=_BOTH, is_ours=True),
+    Fault("no more descriptors", FOUND, no_descriptors, kinds=_BOTH),
+    Fault(
+        *("no more threads", LOGIN, no_threads, drop_group),
+        prepare=make_group,
+        kinds=_BOTH,
+        missing=no_pids_controller,
+    ),
+    Fault("agent stopped for good", CALL, stop_agent, is_ours=True, action="pause"),
+    Fault("/dev/log full", BEFORE, fill_syslog, empty_syslog, kinds=_BOTH, reads_stderr=True),
+    Fault("no /dev/log", CALL, no_syslog, empty_syslog, kinds=_BOTH, reads_stderr=True),
+    Fault("stderr a full pipe", BEFORE, fill_stderr, prepare=stderr_pipe, kinds=_BOTH),
+    Fault("stderr a full device", BEFORE, nothing, prepare=stderr_device, kinds=_BOTH),
+    Fault(
+        *("clock an hour ahead", CALL, step("+3600")), prepare=fake_clock, kinds=_BOTH, missing=no_faketime
+    ),
+    Fault(
+        *("clock an hour back", RECORD, step("-3600")), prepare=fake_clock, kinds=_BOTH, missing=no_faketime
+    ),
+    Fault(
+        *("clock a year ahead", BEFORE, step("+31536000")),
+        prepare=fake_clock,
+        kinds=_BOTH,
+        missing=no_faketime,
+    ),
+)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What came of the cells, kept in a file, and the table of docs/reliability.md that is made of it.
+
+    python -m tests.faults.results FILE
+
+writes the table between the page's markers, and prints it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.bench.report import PROGRAMS, TOP, distribution, version_of
+
+from .cell import ACTIONS, OURS, STAGES, STOCK, Verdict
+from .faults import FAULTS
+
+PAGE = TOP / "docs" / "reliability.md"
+BEGIN, END = "<!-- make faults: begin -->\n", "<!-- make faults: end -->\n"
+
+# The file to which verdicts are appended, a line of JSON each; none are kept where it is not set.
+FILE = "SANLOCK_HELPER_FAULTS_RESULTS"
+
+
+def keep(verdict: Verdict) -> None:
+    """Append VERDICT to the file, in one write: several processes have it open."""
+    path = os.environ.get(FILE)
+    if path:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, json.dumps(verdict).encode() + b"\n")
+        finally:
+            os.close(descriptor)
+
+
+def read(path: Path) -> list[Verdict]:
+    """The verdicts of a file, the last one of each cell."""
+    found = [Verdict(*json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list({verdict[:5]: verdict for verdict in found}.values())
+
+
+def _summary(verdicts: Iterable[Verdict]) -> str:
+    """How many were safe of those that were tried, and the longest time that took; for ours, also if true."""
+    tried = [verdict for verdict in verdicts if verdict.reached]
+    if not tried:
+        return "-"
+    times = [verdict.seconds for verdict in tried if verdict.seconds is not None]
+    text = f"{len(times)} of {len(tried)}"
+    if times:
+        text += f", {max(times):.1f} s"
+    untrue = sum(not verdict.is_true for verdict in tried if verdict.helper == OURS)
+    return text + (f", {untrue} untrue" if untrue else "")
+
+
+def table(verdicts: list[Verdict]) -> str:
+    """A row for each kind of daemon and fault, in Markdown."""
+    rows = [
+        f"| libvirt's driver | fault | stages | {' | '.join(f'{action}' for action in ACTIONS)} | C helper |",
+        f"|{' --- |' * (len(ACTIONS) + 4)}",
+    ]
+    for kind in dict.fromkeys(verdict.kind for verdict in verdicts):
+        for fault in FAULTS:
+            own = [verdict for verdict in verdicts if (verdict.kind, verdict.fault) == (kind, fault.name)]
+            ours = [verdict for verdict in own if verdict.helper == OURS and verdict.reached]
+            if not ours:
+                continue
+            stages = {verdict.stage for verdict in ours}
+            cells = [_summary(v for v in ours if v.action == action) for action in ACTIONS]
+            # It does not know restart: that is no fault's doing.
+            stock = _summary(v for v in own if v.helper == STOCK and v.action != "restart")
+            number = "all" if stages == set(STAGES) else ", ".join(s for s in STAGES if s in stages)
+            rows.append(f"| {kind} | {fault.name} | {number} | {' | '.join(cells)} | {stock} |")
+    return "\n".join(rows)
+
+
+def replace(page: str, body: str) -> str:
+    """PAGE with BODY between its markers.  Raises ValueError when it has not each of them once, in order."""
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        raise ValueError(f"no place for the table: wanted, once and in this order: {BEGIN!r} and {END!r}")
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n{body}\n\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    """Write the page, and print the table."""
+    verdicts = read(Path(sys.argv[1]))
+    ours = [verdict for verdict in verdicts if verdict.helper == OURS and verdict.reached]
+    versions = ", ".join(f"{name} {version_of(*command)}" for name, command in PROGRAMS.items())
+    heading = (
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}; {distribution()}, {versions}. "
+        f"{len(ours)} cells: {sum(v.is_safe for v in ours)} safe in the budget, "
+        f"{sum(v.is_true for v in ours)} with exactly one outcome in the journal, and a true one."
+    )
+    text = f"{heading}\n\n{table(verdicts)}"
+    PAGE.write_text(replace(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

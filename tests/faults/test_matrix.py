@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Each fault at each stage of each action: the machine is safe in its budget, and one true outcome is logged.
+
+Each fault here leaves libvirtd, where it is away at all, more than 10 s of the budget.  `make test` runs each
+fault once, at its worst stage; `make faults` runs them all, beside libvirt's own helper, which has to do
+nothing here: what it does is for the table of docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.preconditions import require_machine
+from tests.e2e.stack import Stack
+
+from . import results
+from .cell import OURS, STOCK, Cell, cells, prepare_host, reason_to_leave_out
+from .faults import Fault
+
+IS_QUICK = os.environ.get("SANLOCK_HELPER_FAULTS") != "full"
+GROUPS = 3
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Stack]:
+    """A stack that the cells of one process share: each leaves it as it was."""
+    require_machine()
+    with Stack(daemon="libvirtd") as stack:
+        prepare_host(stack)
+        yield stack
+
+
+def _parameters() -> Iterator[object]:
+    for number, (kind, fault, stage, action) in enumerate(cells(IS_QUICK)):
+        for helper in (OURS,) if IS_QUICK else (OURS, STOCK):
+            if not reason_to_leave_out(kind, fault, stage, helper) or helper == OURS:
+                yield pytest.param(
+                    *(kind, fault, stage, action, helper),
+                    id=f"{kind}-{fault.name}-{stage}-{action}-{helper}".replace(" ", "_").replace("/", ""),
+                    marks=pytest.mark.xdist_group(f"faults-{number % GROUPS}"),
+                )
+
+
+@pytest.mark.parametrize(("kind", "fault", "stage", "action", "helper"), list(_parameters()))
+def test_cell(host: Stack, kind: str, fault: Fault, stage: str, action: str, helper: str) -> None:
+    reason = reason_to_leave_out(kind, fault, stage, helper)
+    if reason:
+        pytest.skip(reason)
+    verdict = Cell(host, kind, fault, stage, action, helper).run()
+    results.keep(verdict)
+    if helper == OURS:
+        assert verdict.is_safe, verdict
+        assert verdict.is_true, verdict
+        # A stage that is not reached is no test of it; a few faults have no such stage for an action.
+        assert verdict.reached or not IS_QUICK, verdict

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The virtual machine that a fault meets, seen from outside: by QEMU itself, by sanlock and by /proc."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from tests.e2e import testdriver
+from tests.e2e.leases import parse_leases
+from tests.e2e.stack import Stack
+from tests.e2e.testdriver import TestDomains
+from tests.e2e.waiting import wait_for
+
+from .proxy import Proxy
+
+# How long QEMU may take to answer on its monitor.
+QMP_SECONDS = 2.0
+
+# A guest that panics at the first key: wait for one (BIOS interrupt 16h), write to the pvpanic port, halt.
+_PANICS_AT_A_KEY = b"\xb4\x00\xcd\x16" + b"\xba\x05\x05\xb0\x01\xee" + b"\xf4\xeb\xfd"
+
+_NAMESPACE = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
+_MONITOR = """\
+<on_crash>preserve</on_crash>
+  <qemu:commandline>
+    <qemu:arg value='-qmp'/>
+    <qemu:arg value='unix:{path},server=on,wait=off'/>
+  </qemu:commandline>
+"""
+
+
+class Victim:
+    """One running virtual machine of a kind of daemon."""
+
+    uri = ""
+    uuid = ""
+
+    def __init__(self, stack: Stack, name: str) -> None:
+        """Make it run."""
+
+    def is_safe(self, action: str) -> bool | None:
+        """Whether the run that began the test is in the goal state of ACTION; None while that is unknown."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Leave nothing of it."""
+
+
+class QemuVm(Victim):
+    """A domain of libvirt's QEMU driver.  Its QEMU has a monitor of its own, which libvirt does not know."""
+
+    uri = "qemu:///system"
+
+    def __init__(self, stack: Stack, name: str) -> None:
+        self.stack = stack
+        # What stands before libvirtd, for commands that are to go past it.
+        self.proxy: Proxy | None = None
+        self.domain = stack.domain(name)
+        self.uuid = self.domain.uuid
+        self._monitor = f"/run/stack/{name}.qmp"
+        xml = self.domain.xml.replace("<domain ", f"<domain {_NAMESPACE} ", 1)
+        xml = xml.replace("</domain>", _MONITOR.format(path=self._monitor) + "</domain>")
+        self.domain.xml = xml.replace("<devices>", "<devices><panic model='isa'/>")
+        stack.path(self.domain.xml_path).write_text(self.domain.xml)
+        with stack.path(self.domain.disks[0]).open("r+b") as disk:
+            disk.write(_PANICS_AT_A_KEY.ljust(510, b"\0") + b"\x55\xaa")
+        self.domain.start()
+        self.pid: int = wait_for(lambda: self.domain.qemu_pid() or 0, 10, "its QEMU")
+        self._start = self._started()
+
+    def _started(self) -> str:
+        try:
+            stat = self.stack.path(f"/proc/{self.pid}/stat").read_text(errors="replace")
+        except OSError:
+            return ""
+        return stat.rpartition(")")[2].split()[19]
+
+    def is_gone(self) -> bool:
+        """Whether its process has ended."""
+        return not self.stack.is_alive(self.pid) or self._started() != self._start
+
+    def is_safe(self, action: str) -> bool | None:
+        """Gone, or for a pause: its processors stand still by QEMU's own word, and sanlock has no lease."""
+        if self.is_gone():
+            return True
+        if action != "pause":
+            return False
+        status = self.status()
+        if status is None:
+            return None
+        return status not in ("running", "prelaunch", "inmigrate") and not self.holds_lease()
+
+    def status(self) -> str | None:
+        """QEMU's own word for its state (query-status); None when it does not answer."""
+        answer = self.ask("query-status")
+        return answer["return"]["status"] if answer and "return" in answer else None
+
+    def ask(self, command: str, **arguments: Any) -> dict[str, Any] | None:
+        """QEMU's answer to a monitor command; None when there is none in time."""
+        try:
+            with socket.socket(socket.AF_UNIX) as monitor:
+                monitor.settimeout(QMP_SECONDS)
+                monitor.connect(str(self.stack.path(self._monitor)))
+                lines = monitor.makefile("rw", encoding="utf-8")
+                lines.readline()
+                for execute, words in (("qmp_capabilities", {}), (command, arguments)):
+                    lines.write(json.dumps({"execute": execute, "arguments": words}) + "\n")
+                    lines.flush()
+                    answer = json.loads(lines.readline() or "null")
+                    while answer and "event" in answer:
+                        answer = json.loads(lines.readline() or "null")
+                return dict(answer) if answer else None
+        except (OSError, ValueError):
+            return None
+
+    def holds_lease(self) -> bool:
+        """Whether sanlock has a lease of its process."""
+        lines = self.stack.run("sanlock", "client", "status").stdout.splitlines()
+        return any(lease.pid == self.pid for lease in parse_leases(lines))
+
+    def panic(self) -> None:
+        """Press a key, until the guest has panicked, or stands still for another reason."""
+
+        def pressed() -> bool:
+            self.ask("send-key", keys=[{"type": "qcode", "data": "ret"}])
+            return self.is_gone() or self.status() not in (None, "running")
+
+        wait_for(pressed, 15, "the guest to panic")
+
+    def virsh(self, *words: str) -> None:
+        """An administrator's command, not through a proxy; it may fail."""
+        path = self.proxy.direct if self.proxy else self.stack.libvirtd.socket
+        self.stack.run("virsh", "-q", "-c", f"{self.uri}?socket={path}", *words, check=False, timeout=20)
+
+    def close(self) -> None:
+        for words in (("destroy", self.uuid), ("undefine", self.uuid)):
+            self.virsh(*words)
+        if not self.is_gone():
+            self.stack.signal(self.pid, 9)
+            wait_for(self.is_gone, 10, "the end of its QEMU")
+
+
+class TestVm(Victim):
+    """A domain of libvirtd's test driver: no process, no lease; its state is libvirtd's."""
+
+    __test__ = False
+    uri = testdriver.URI
+
+    def __init__(self, stack: Stack, name: str) -> None:
+        self._domains = TestDomains(stack, 1)
+        (self.uuid,) = self._domains.uuids
+
+    def is_safe(self, action: str) -> bool | None:
+        (state,) = self._domains.states()
+        return state == testdriver.SHUTOFF or (action == "pause" and state == testdriver.PAUSED)
+
+    def close(self) -> None:
+        self._domains.close()
+
+
+# The kinds of daemon: another one is one more entry.
+KINDS: dict[str, type[Victim]] = {"qemu": QemuVm, "test": TestVm}
