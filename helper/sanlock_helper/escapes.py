@@ -29,6 +29,14 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
+def shown(value: object, most: int = 60) -> str:
+    """VALUE as a message quotes it, as repr() does: of more than MOST characters the first ones."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= most else f"{value[:most]!r}… ({len(value)} characters)"
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def quoted(name: str) -> str:
     """A domain's NAME as a journal line has it between the action and the UUID: see outages.parse_line().
 

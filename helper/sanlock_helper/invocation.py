@@ -97,6 +97,12 @@ def _refusal(what: str, why: str, hint: str = "") -> "UsageError":
     return UsageError(what, why, hint)
 
 
+def _shown(value: str) -> str:
+    from .escapes import shown
+
+    return shown(value)
+
+
 def _split_budget(arguments: "Sequence[str]") -> "tuple[list[str], float | None]":
     words = list(arguments)
     budget = None
@@ -106,7 +112,7 @@ def _split_budget(arguments: "Sequence[str]") -> "tuple[list[str], float | None]
             break
         name, equals, value = option.partition("=")
         if name != "--budget":
-            raise _refusal("option", f"unknown option {option!r}", "see --help")
+            raise _refusal("option", f"unknown option {_shown(option)}", "see --help")
         if not equals:
             if not words:
                 raise _refusal("--budget", "needs a number of seconds")
@@ -121,7 +127,7 @@ def _seconds(value: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds <= _BUDGET_MAX:  # also false for nan
-        raise _refusal("--budget", f"{value!r} is not a number of seconds above 0")
+        raise _refusal("--budget", f"{_shown(value)} is not a number of seconds above 0")
     return seconds
 
 
@@ -131,11 +137,11 @@ def _plain(what: str, value: str) -> str:
         # The interpreter decoded argv with the locale's codec; libvirt's strings are UTF-8.
         value = value.encode(sys.getfilesystemencoding(), "surrogateescape").decode("utf-8")
     except UnicodeError:
-        raise _refusal(what, f"{value!r} is not UTF-8") from None
+        raise _refusal(what, f"{_shown(value)} is not UTF-8") from None
     if not value:
         raise _refusal(what, "is empty")
     if not value.isprintable():
-        raise _refusal(what, f"{value!r} holds control characters")
+        raise _refusal(what, f"{_shown(value)} holds control characters")
     return value
 
 
@@ -153,7 +159,9 @@ def _uuid(value: str) -> str:
     well_formed = len(digits) == 32 and not digits.strip("0123456789abcdef")
     if not well_formed or text.lower() not in (digits, canonical):
         raise _refusal(
-            "UUID", f"{text!r} is malformed", "32 hexadecimal digits, 8-4-4-4-12, see virsh domuuid DOMAIN"
+            "UUID",
+            f"{_shown(text)} is malformed",
+            "32 hexadecimal digits, 8-4-4-4-12, see virsh domuuid DOMAIN",
         )
     return canonical
 
@@ -161,12 +169,12 @@ def _uuid(value: str) -> str:
 def _action(value: str) -> str:
     action = _plain("ACTION", value)
     if action not in ACTIONS:
-        raise _refusal("ACTION", f"{action!r} is unknown", f"one of {', '.join(ACTIONS)}")
+        raise _refusal("ACTION", f"{_shown(action)} is unknown", f"one of {', '.join(ACTIONS)}")
     return action
 
 
 def _pid(value: str) -> int:
     text = _plain("PID", value)
     if not (text.isascii() and text.isdigit() and len(text) <= 7 and 0 < int(text) <= _PID_MAX):
-        raise _refusal("PID", f"{text!r} is not a process id")
+        raise _refusal("PID", f"{_shown(text)} is not a process id")
     return int(text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PermanentError
+from ..escapes import shown
 from ..leases.held import Lockspace
 from .libvirt_conf import Value, read_conf
 
@@ -58,14 +59,16 @@ def make_lock_conf(values: Mapping[str, Value]) -> LockConf:
 def _number(values: Mapping[str, Value], name: str, most: int) -> int:
     value = values.get(name, 0)
     if not isinstance(value, int) or not 0 <= value <= most:
-        raise PermanentError(f"qemu-sanlock.conf: {name}", f"{value!r} is no whole number from 0 to {most}")
+        raise PermanentError(
+            f"qemu-sanlock.conf: {name}", f"{shown(value)} is no whole number from 0 to {most}"
+        )
     return value
 
 
 def _text(values: Mapping[str, Value], name: str) -> str | None:
     value = values.get(name)
     if value is not None and not isinstance(value, str):
-        raise PermanentError(f"qemu-sanlock.conf: {name}", f"{value!r} is no text in quotes")
+        raise PermanentError(f"qemu-sanlock.conf: {name}", f"{shown(value)} is no text in quotes")
     return value
 
 
