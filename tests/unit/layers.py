@@ -10,7 +10,17 @@ from pathlib import Path
 TOP = Path(__file__).parents[2] / "helper" / "sanlock_helper"
 
 # Modules on the top shelf that every package may use.
-GROUND = {"__init__", "command", "errors", "escapes", "events", "journal", "memory_limits", "threads"}
+GROUND = {
+    "__init__",
+    "command",
+    "errors",
+    "escapes",
+    "events",
+    "journal",
+    "memory_limits",
+    "numbers",
+    "threads",
+}
 # The killpath's fast path.
 FAST = {"invocation", "killpath", "spool"}
 

@@ -7,10 +7,11 @@ import errno
 import posix
 import time
 
-from ..escapes import printable
+from ..escapes import printable, shown
 from ..events import Event
 from ..invocation import ACTIONS, Invocation
 from ..leases.grace import Deadline, Grace
+from ..numbers import whole_number
 from ..spool import DONE, FORMAT, LOGGING, RUNTIME_DIR, Spool, SpoolError, started
 from .in_hand import InHand
 from .stand_by import POLL_SECONDS, StandBy
@@ -27,6 +28,9 @@ ASIDE = "not-requests"
 # The errors of open(2) for files that are no request's: a symbolic link, a socket, a device without a
 # driver.
 _NO_REQUEST = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
+
+# libvirt's ids are C ints; no host is up for so many seconds, some thirty years.
+_MAX_RUN, _MAX_START = 2**31 - 1, 1e9
 
 # Leftovers of a process that died while writing are removed after so many seconds.
 _STALE = 60.0
@@ -92,7 +96,10 @@ class Request:
 
     def _read_note(self, key: str, value: str) -> None:
         if key == _RUN:
-            self.run = int(value)
+            run = -1 if value == "-1" else whole_number(value)
+            if run is None or run > _MAX_RUN:
+                raise ValueError(f"run {shown(value)}")
+            self.run = run
         elif key == _DIED:
             self.died.add(value)
         elif key:
@@ -101,8 +108,8 @@ class Request:
 
 def _start(text: str) -> float:
     start = float(text)
-    if not -float("inf") < start < float("inf"):  # also false for nan
-        raise ValueError(f"START is {text!r}")
+    if not 0 <= start < _MAX_START:  # also false for nan
+        raise ValueError(f"START is {shown(text)}")
     return start
 
 
@@ -228,7 +235,8 @@ class Requests:
         """Remove what processes left that died while they wrote; NOW is on the requests' clock."""
         for name in self._spool.kernel.listdir(self._spool.directory):
             start = started(name).partition("-")[0]
-            if name[:1] == "." and start.isdigit() and int(start) / 1e6 < now - _STALE:
+            micros = whole_number(start)
+            if name[:1] == "." and micros is not None and micros / 1e6 < now - _STALE:
                 self.remove(name)
 
     def read(self, name: str) -> Request | None:

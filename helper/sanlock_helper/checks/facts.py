@@ -19,7 +19,7 @@ import libvirt_auth
 from .. import RUNTIME_DIR
 from ..errors import HelperError, PermanentError
 from ..install.host import Host
-from ..leases.grace import DEFAULT_GRACE
+from ..leases.grace import DEFAULT_GRACE, read_small
 from ..leases.sanlock_status import JoinedLockspace, SanlockStatus, ask_sanlock
 from ..leases.timeline import Timeline, timeline_of
 from ..threads import within
@@ -102,9 +102,7 @@ def sanlock_settings(path: str) -> list[Setting]:
     What may come again and adds up (debug_cmd) is left out.
     """
     found: list[Setting] = []
-    if not os.path.exists(path):
-        return found
-    text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+    text = read_small(path).decode("utf-8", "surrogateescape")
     for number, line in enumerate(text.split("\n"), 1):
         name = re.split("[ \\t=]", line, maxsplit=1)[0]
         if name and not name.startswith("#") and "=" in line and name != "debug_cmd":
@@ -298,4 +296,5 @@ class Facts:
     def mountinfo(self) -> str:
         """The mounts that sanlock sees, else ours."""
         pid = str(self.sanlock_pid or "self")
-        return (self.host.proc / pid / "mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+        # Bytes: a text file's carriage returns become line ends, and a path may hold one.
+        return (self.host.proc / pid / "mountinfo").read_bytes().decode("utf-8", "surrogateescape")

@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..numbers import whole_number
 from ..virt.qemu_sanlock_conf import LockConf
 from .finding import Finding, failed, not_checked, passed, warned
 from .leases import missing_leases, present
@@ -59,14 +60,17 @@ class Mount:
 def mount_of(path: str, mountinfo: str) -> Mount:
     """The mount that PATH (resolved) is on, from the text of /proc/PID/mountinfo (see proc(5))."""
     best = Mount("", "unknown", "")
-    for line in mountinfo.splitlines():
+    # The kernel escapes blanks and "\n", and nothing else that ends a line or a word elsewhere.
+    for line in mountinfo.split("\n"):
         fields, _, rest = line.partition(" - ")
-        point = _unescape(fields.split()[4])
-        if path == point or path.startswith(f"{point.rstrip('/')}/"):
-            fstype, source = rest.split()[:2]
-            # The last one covers those before it.
-            if len(point) >= len(best.point):
-                best = Mount(point, fstype, _unescape(source))
+        words, behind = fields.split(" "), rest.split(" ")
+        if len(words) < 5 or len(behind) < 2:
+            continue
+        point = _unescape(words[4])
+        is_on_it = path == point or path.startswith(f"{point.rstrip('/')}/")
+        # The last one covers those before it.
+        if is_on_it and len(point) >= len(best.point):
+            best = Mount(point, behind[0], _unescape(behind[1]))
     return best
 
 
@@ -123,7 +127,7 @@ def check_path(path: str) -> Finding:
 def _room(facts: Facts) -> tuple[str, int, int, int]:
     path = facts.lock_conf.disk_lease_dir
     found = os.statvfs(path)
-    align = int(facts.joined.values.get("align_size", MIB)) if facts.joined else MIB
+    align = (facts.joined and whole_number(facts.joined.values.get("align_size", ""))) or MIB
     missing = missing_leases(facts.domains, present(facts)) if facts.lock_conf.auto_disk_leases else set()
     return path, found.f_bavail * found.f_frsize, len(missing), align
 
@@ -232,13 +236,15 @@ def check_owner(conf: LockConf, folder: Owner, lockspace: Owner | None, daemon: 
 def _uid(user: str | None) -> int | None:
     if user is None:
         return None
-    return int(user.lstrip("+")) if user.lstrip("+").isdigit() else pwd.getpwnam(user).pw_uid
+    number = whole_number(user.lstrip("+"))
+    return pwd.getpwnam(user).pw_uid if number is None else number
 
 
 def _gid(group: str | None) -> int | None:
     if group is None:
         return None
-    return int(group.lstrip("+")) if group.lstrip("+").isdigit() else grp.getgrnam(group).gr_gid
+    number = whole_number(group.lstrip("+"))
+    return grp.getgrnam(group).gr_gid if number is None else number
 
 
 @check(

@@ -15,6 +15,7 @@ from ..leases.grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
 from ..leases.sanlock_daemon import DEFAULT_IO_TIMEOUT
 from ..leases.sanlock_status import SanlockStatus
 from ..leases.timeline import Timeline
+from ..numbers import whole_number
 from ..virt.libvirt_conf import Setting
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf
 from .facts import sanlock_settings
@@ -63,8 +64,9 @@ def check_grace(status: SanlockStatus) -> Finding:
 
 def version_of(status: SanlockStatus) -> tuple[int, ...]:
     """The version of the running daemon, () when it does not report it."""
-    words = status.daemon.get("version_str", "").split(".")
-    return tuple(int(word) for word in words) if all(word.isdigit() for word in words) else ()
+    numbers = [whole_number(word) for word in status.daemon.get("version_str", "").split(".")]
+    found = tuple(number for number in numbers if number is not None)
+    return found if len(found) == len(numbers) else ()
 
 
 @check(
@@ -222,12 +224,12 @@ def check_format(status: SanlockStatus, conf: LockConf, read: Callable[[], str])
     space = status.lockspace(LOCKSPACE)
     text = (space.values.get("version") if space else None) or read()
     version = status.daemon.get("version_str", "")
-    ours = version.partition(".")[0]
-    if not ours.isdigit() or not re.fullmatch(r"0x[0-9a-fA-F]{1,8}", text):
+    ours = whole_number(version.partition(".")[0])
+    if ours is None or not re.fullmatch(r"0x[0-9a-fA-F]{1,8}", text):
         return not_checked(f"sanlock has version {version or 'none'}, the lockspace format {text}")
     major = int(text, 16) >> 16
     found = f"format {major} ({text}), sanlock {version}"
-    if major > max(int(ours), OLD_FORMAT):
+    if major > max(ours, OLD_FORMAT):
         remedy = f"run one version of sanlock on all hosts of the lockspace: here, sanlock {major}"
         return failed(f"{found}: this host cannot join it", remedy)
     if major > OLD_FORMAT:
@@ -275,10 +277,13 @@ def _direct(path: str, command: tuple[str, ...], check: bool) -> str:
 def parse_dump(text: str) -> dict[int, Slot]:
     """Read `sanlock direct dump`: offset, lockspace, name of the host, timestamp, host_id, generation."""
     slots = {}
-    for line in text.splitlines()[1:]:
+    for line in text.split("\n")[1:]:
         words = line.split()
-        if len(words) >= 6 and words[3].isdigit():
-            slots[int(words[4])] = Slot(words[2], int(words[3]))
+        if len(words) < 6:
+            continue
+        timestamp, host_id = whole_number(words[3]), whole_number(words[4])
+        if timestamp is not None and host_id is not None:
+            slots[host_id] = Slot(words[2], timestamp)
     return slots
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..command import Answer, Run, run
 from ..errors import HelperError
 from ..leases.sanlock_daemon import daemon_pid
+from ..numbers import whole_number
 from .paths import KILLPATHS, our_executable
 
 # Where it is put when ours takes its place on the host itself; the name that dpkg-divert's manual uses.
@@ -78,8 +79,8 @@ class Host:
         if pid:
             return pid
         # A daemon with another runtime directory (SANLOCK_RUN_DIR) is known to systemd.
-        found = self.service("MainPID")
-        return int(found) if found.isdigit() and (self.proc / found).exists() and int(found) else 0
+        found = whole_number(self.service("MainPID"))
+        return found if found and (self.proc / str(found)).exists() else 0
 
     def seen_by(self, pid: int | None) -> str:
         """The file at libvirt's path as process PID sees it; as the host does without a PID."""

@@ -140,7 +140,7 @@ def _from_file(path: str) -> list[tuple[bytes, bytes]]:
     """The settings in the file at PATH, key and value; none where it is no regular file."""
     # Bytes: the codecs of text files would be loaded from the disk.
     settings = []
-    for line in _read_small(path).split(b"\n"):
+    for line in read_small(path).split(b"\n"):
         key, equals, value = line.partition(b"=")
         words = value.split()
         # The name begins the line, and ends at the first blank.
@@ -149,8 +149,8 @@ def _from_file(path: str) -> list[tuple[bytes, bytes]]:
     return settings
 
 
-def _read_small(path: str) -> bytes:
-    """The whole lines among the first MOST_BYTES of the file at PATH; nothing where it is no regular file.
+def read_small(path: str, most: int = MOST_BYTES) -> bytes:
+    """The whole lines among the first MOST bytes of the file at PATH; nothing where it is no regular file.
 
     Reading a FIFO has no end, and to open a device may already do something.
     """
@@ -162,8 +162,8 @@ def _read_small(path: str) -> bytes:
         return b""
     data = b""
     try:
-        while len(data) < MOST_BYTES:
-            part = posix.read(descriptor, MOST_BYTES - len(data))
+        while len(data) < most:
+            part = posix.read(descriptor, most - len(data))
             if not part:
                 return data
             data += part

@@ -370,6 +370,9 @@ def inquire(slkfd: int = -1, pid: int = -1) -> list[dict[str, Any]]:
     return known + [_lease(_ResourceHead(), 0, []) for _ in range(missing)]
 
 
+# Those of 2**64 - 1, which int() takes: it refuses thousands of them.
+_MOST_DIGITS = 20
+
 # So many leases of unknown name are returned at most, whatever the daemon counts.
 _MAX_UNKNOWN = 64
 
@@ -384,7 +387,8 @@ def _plain(line: bytes) -> dict[str, Any] | None:
         return None
     lockspace, resource, path, offset, version = words
     shared = version == b"SH"
-    if not offset.isdigit() or not (shared or version.isdigit()):
+    numbers = (offset,) if shared else (offset, version)
+    if not all(number.isdigit() and len(number) <= _MOST_DIGITS for number in numbers):
         return None
     head = _ResourceHead(lockspace, resource, flags=RES_SHARED if shared else 0)
     return _lease(head, 0 if shared else int(version), [(os.fsdecode(path), int(offset))])
