@@ -12,11 +12,15 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from xml.etree import ElementTree
 
 from ..errors import PermanentError
 from ..records.record import Record
+from ..virt.domain_xml import XMLError, parse_xml
 from ..virt.qemu_sanlock_conf import LOCKSPACE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from xml.etree import ElementTree
 
 CONFIG_DIR = "/etc/libvirt/qemu"
 
@@ -61,8 +65,8 @@ def is_persistent(name: str, uuid: str, folder: str = CONFIG_DIR) -> bool:
             text = os.read(descriptor, _MAX_BYTES)
         finally:
             os.close(descriptor)
-        return ElementTree.fromstring(text).findtext("uuid") == uuid
-    except (OSError, ValueError, ElementTree.ParseError):
+        return parse_xml(text).findtext("uuid") == uuid
+    except (OSError, ValueError):
         return False
 
 
@@ -107,6 +111,6 @@ def _sources(xml: str) -> list[ElementTree.Element]:
 
 def _parse(xml: str) -> ElementTree.Element:
     try:
-        return ElementTree.fromstring(xml)
-    except ElementTree.ParseError as error:
+        return parse_xml(xml)
+    except XMLError as error:
         raise PermanentError("the domain's XML", str(error)) from error

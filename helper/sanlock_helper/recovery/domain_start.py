@@ -7,7 +7,6 @@ libvirt takes the leases when a domain starts, so a start is always safe.
 from __future__ import annotations
 
 from typing import Callable
-from xml.etree import ElementTree
 
 import libvirt
 
@@ -19,6 +18,7 @@ from ..records.store import RecordStore
 from ..virt import policy
 from ..virt.connection import failure
 from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, is_administrators_pause
+from ..virt.domain_xml import parse_xml
 from ..virt.lookup import as_argument
 from . import domain_identity
 from .recorded_leases import BEGUN, PROCESS_SECONDS, RecordedLeases, count, own_lockspaces
@@ -171,8 +171,8 @@ class DomainStart:
 def _check_definition(record: Record) -> None:
     """Refuse RECORD when its XML is no definition of its domain: no try would start it, or another one."""
     try:
-        found = ElementTree.fromstring(record.xml).findtext("uuid", record.uuid).strip()
-    except (ElementTree.ParseError, ValueError) as error:
+        found = parse_xml(record.xml).findtext("uuid", record.uuid).strip()
+    except ValueError as error:
         raise UnusableError(f"its XML is malformed: {error}") from error
     if found.lower() != record.uuid.lower():
         raise UnusableError(f"its XML is of another domain, {found[:60]!r}")

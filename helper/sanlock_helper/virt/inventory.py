@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from xml.etree import ElementTree
 
 import libvirt
 
 from . import policy
 from .connection import failure
 from .domain_state import state_name
-from .processes import Processes, command_line, uuid_on
+from .domain_xml import parse_xml
+from .processes import Processes, command_line, uuid_in
 from .status_files import STATE_WORDS, Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from xml.etree import ElementTree
+
     from .api import VirConnect, VirDomain
 
 # The XML of persistent domains: configDir of libvirt src/qemu/qemu_conf.c.
@@ -137,7 +139,7 @@ def find_forgotten(domains: list[KnownDomain], holders: set[int]) -> tuple[list[
     pids = {}
     for pid in sorted(holders - {domain.pid for domain in domains}):
         try:
-            uuid = uuid_on(command_line(pid))
+            uuid = uuid_in(command_line(pid))
         except OSError:
             continue
         if uuid:
@@ -172,8 +174,8 @@ class _Files:
         try:
             with open(os.path.join(self._config_dir, f"{name}.xml"), encoding="utf-8") as file:
                 text = file.read()
-            return text if ElementTree.fromstring(text).findtext("uuid") == uuid else None
-        except (OSError, ValueError, ElementTree.ParseError):
+            return text if parse_xml(text).findtext("uuid") == uuid else None
+        except (OSError, ValueError):
             return None
 
 
@@ -205,13 +207,13 @@ def _known(domain: VirDomain, state: int, files: _Files | None) -> KnownDomain:
 def _parsed(xml: str) -> tuple[DomainConfig | None, str]:
     try:
         return parse_domain(xml), ""
-    except (ElementTree.ParseError, ValueError) as error:
+    except ValueError as error:
         return None, f"its XML cannot be read: {error}"
 
 
 def parse_domain(xml: str | bytes) -> DomainConfig:
-    """Read a domain's XML.  Raises ParseError or ValueError."""
-    domain = ElementTree.fromstring(xml)
+    """Read a domain's XML.  Raises ValueError."""
+    domain = parse_xml(xml)
     if domain.tag != "domain":
         raise ValueError("its root is no <domain>")
     recover, recover_error = _recover(domain)

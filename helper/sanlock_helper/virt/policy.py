@@ -12,15 +12,18 @@ of it is here, so that they all read the same.
 from __future__ import annotations
 
 from typing import Callable
-from xml.etree import ElementTree
 
 import libvirt
 
 from ..errors import PermanentError
+from ..escapes import shown
 from .connection import failure
+from .domain_xml import XMLError, parse_xml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from xml.etree import ElementTree
+
     from .api import VirDomain
 
 NAMESPACE = "urn:virt-sanlock-helper:1"
@@ -60,8 +63,8 @@ def in_xml(xml: str) -> bool:
     Raises PolicyError when the element is malformed, PermanentError when the XML is.
     """
     try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError as error:
+        root = parse_xml(xml)
+    except XMLError as error:
         raise PermanentError("the domain's XML", str(error)) from error
     return in_element(root)
 
@@ -115,8 +118,8 @@ def _read(domain: VirDomain, flags: int) -> bool:
             return False
         raise
     try:
-        element = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
+        element = parse_xml(text)
+    except XMLError as error:
         raise PolicyError(str(error), domain.UUIDString()) from error
     return _value(element, lambda: str(domain.UUIDString()))
 
@@ -125,8 +128,8 @@ def _value(element: ElementTree.Element, uuid: Callable[[], str]) -> bool:
     # What libvirt gives out of the metadata may be without the namespace that it was found by.
     if element.tag not in (_TAG, PREFIX):
         name = element.tag.rpartition("}")[2]
-        raise PolicyError(f"<{name}> is not <{PREFIX}>", uuid())
+        raise PolicyError(f"<{name[:60]}> is not <{PREFIX}>", uuid())
     value = element.get("recover", "no")
     if value not in ("yes", "no"):
-        raise PolicyError(f"recover is {value!r}, neither yes nor no", uuid())
+        raise PolicyError(f"recover is {shown(value)}, neither yes nor no", uuid())
     return value == "yes"
