@@ -16,7 +16,7 @@ import os
 import stat
 from pyexpat import ExpatError, ParserCreate
 
-from ..errors import SanlockHelperError, described
+from ..errors import SanlockHelperError
 
 # Only root writes there; libvirtd and virtqemud use the same directory.
 STATE_DIR = "/run/libvirt/qemu"
@@ -29,6 +29,11 @@ MAX_BYTES = 8 * 1024 * 1024
 # virsh's words where libvirt's own in these files are others (VIR_ENUM_IMPL(virDomainState) in libvirt
 # src/conf/domain_conf.c).
 STATE_WORDS = {"nostate": "no state", "blocked": "idle", "shutdown": "in shutdown", "shutoff": "shut off"}
+
+# What libxml2, and so libvirt, reads: xmlParserMaxDepth of its parserInternals.h.
+_MAX_DEPTH = 256
+# More tags than a file with five hundred disks has.
+_MANY = 10_000
 
 _ROOT, _DOMAIN = "domstatus", "domain"
 _BEGIN, _END, _ROOT_END = b"<domain", b"</domain>", b"</domstatus>"
@@ -146,16 +151,23 @@ def _read_file(path: str) -> tuple[tuple[int, ...], Status]:
 
 def parse_status_file(data: bytes) -> Status:
     """Read the XML of a status file.  Raises StatusFileError for anything else."""
-    reader = _Reader(data)
+    # The errors' own texts and objects quote the file, which has secrets.
     try:
-        return reader.status()
-    except (ExpatError, ValueError, KeyError) as error:
-        raise StatusFileError(f"it is no status file of libvirt's: {described(error)}") from error
+        return _Reader(data).status()
+    except ExpatError as error:
+        why = f"error {error.code} of expat in line {error.lineno}"
+    except KeyError as error:
+        why = f"no {error.args[0]}"
+    except StatusFileError as error:
+        why = str(error)
+    except ValueError:
+        why = "a number that is none"
+    raise StatusFileError(f"it is no status file of libvirt's: {why}")
 
 
-def _refuse_doctype(name: str, *_: object) -> None:
+def _refuse_doctype(*_: object) -> None:
     """libvirt declares none, and the entities of one may expand without end."""
-    raise ValueError(f"it declares a document type, {name[:40]}")
+    raise StatusFileError("it declares a document type")
 
 
 class _Reader:
@@ -173,10 +185,13 @@ class _Reader:
         self._path: list[str] = []
         self._root: dict[str, str] = {}
         self._domain: dict[str, str] = {}
-        self._texts: dict[str, str] = {}
-        self._begin, self._end = _find_domain(data)
+        self._texts: dict[str, list[str]] = {}
+        # What many elements in one another take is limited; to count their depth takes a call for each.
+        self._has_many = data.count(b"<") > _MANY
+        self._begin, self._end = (-1, -1) if self._has_many else _find_domain(data)
         self._is_found = self._begin >= 0
-        self._parser = parser = ParserCreate()
+        # The encoding overrides what the file declares: a codec by another name would be loaded, or fail.
+        self._parser = parser = ParserCreate("utf-8")
         parser.buffer_text = True
         parser.StartDoctypeDeclHandler = _refuse_doctype
         self._hear_elements(True)
@@ -191,8 +206,8 @@ class _Reader:
             parser.Parse(data, True)
         xml = data[self._begin : self._end].decode()
         return Status(
-            self._texts["name"],
-            self._texts["uuid"].lower(),
+            "".join(self._texts["name"]),
+            "".join(self._texts["uuid"]).lower(),
             int(self._domain["id"]),
             self._root["state"],
             self._root.get("reason", "unknown"),
@@ -208,20 +223,22 @@ class _Reader:
         path = self._path
         path.append(name)
         depth = len(path)
+        if depth > _MAX_DEPTH and self._has_many:
+            raise StatusFileError(f"more than {_MAX_DEPTH} elements in one another")
         if depth == 1:
             if name != _ROOT:
-                raise ValueError(f"the root is <{name[:40]}>")
+                raise StatusFileError("its root is another")
             self._root = attributes
             self._hear_elements(not self._is_found)
         elif depth == 2 and name == _DOMAIN and (self._is_found or self._begin < 0):
             self._domain = attributes
             self._begin = self._parser.CurrentByteIndex
         elif depth == 3 and path[1] == _DOMAIN and name in ("name", "uuid") and name not in self._texts:
-            self._texts[name] = ""
+            self._texts[name] = []
             self._parser.CharacterDataHandler = self._text
 
     def _text(self, text: str) -> None:
-        self._texts[self._path[-1]] += text
+        self._texts[self._path[-1]].append(text)
 
     def _stop(self, name: str) -> None:
         path = self._path
@@ -242,7 +259,6 @@ def _find_domain(data: bytes) -> tuple[int, int]:
     comment or CDATA is open there, for it would not be closed.
     """
     begin, end = data.find(_BEGIN), data.rfind(_END) + len(_END)
-    behind = data[end:].split()
-    if begin < 0 or begin != data.rfind(_BEGIN) or end < begin or behind != [_ROOT_END]:
+    if begin < 0 or begin != data.rfind(_BEGIN) or end < begin or data[end:].strip() != _ROOT_END:
         return -1, -1
     return begin, end
