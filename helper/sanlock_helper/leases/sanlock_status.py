@@ -15,9 +15,11 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Callable
 
 from ..command import NO_END, NOT_RUN, run
 from ..errors import RUN_AS_ROOT, HelperError
+from ..numbers import whole_number
 from .sanlock_daemon import DEFAULT_IO_TIMEOUT
 
 # A daemon that answers does so in milliseconds.
@@ -25,24 +27,33 @@ SECONDS = 5.0
 
 COMMAND = ("sanlock", "client", "status", "-D")
 
-# What sanlock_path_export() in sanlock src/client.c makes of a path, and what it does to one.
-_PATH = r"(?:[^:\\]|\\.)*"
+# What sanlock_path_export() in sanlock src/client.c does to a path.
 _ESCAPED = re.compile(r"\\([: ])")
 
-# status_lockspace() and status_resource() in sanlock src/client_cmd.c.
+# status_lockspace() and status_resource() in sanlock src/client_cmd.c: what is behind the path, in so many
+# characters at most.  Numbers are bounded: int() takes no text of any length.
+_NUMBER = r"[0-9]{1,20}"
 _STATE = r"(?: (?P<state>ADD|REM|ORPHAN))?"
-_SPACE = re.compile(rf"(?P<name>.*?):(?P<host_id>\d+):(?P<path>{_PATH}):(?P<offset>\d+){_STATE}", re.S)
-_OWNER = rf" p (?P<pid>\d+){_STATE}"
-_LEASE = re.compile(rf"(?P<names>.*?:.*?):(?P<path>{_PATH}):(?P<offset>\d+):(?:\d+|SH){_OWNER}", re.S)
-_UNREAD = re.compile(rf".*{_OWNER}", re.S)
-# A disk before the last one.
-_DISK = re.compile(rf"(?P<names>.*?:.*?):(?P<path>/{_PATH}):(?P<offset>\d+)", re.S)
+_OWNER = rf" p (?P<pid>[0-9]{{1,10}}){_STATE}\Z"
+_SPACE_END = re.compile(rf":(?P<offset>{_NUMBER}){_STATE}\Z")
+_LEASE_END = re.compile(rf":(?P<offset>{_NUMBER}):(?:{_NUMBER}|SH){_OWNER}")
+_UNREAD_END = re.compile(_OWNER)
+_DISK_END = re.compile(rf":(?P<offset>{_NUMBER})\Z")
+_HOST_ID_END = re.compile(rf":(?P<host_id>{_NUMBER})\Z")
+_END_LENGTH = 80
 
 # Each line of an answer begins with one of these, unless it is the rest of a name with a line break.
 _BEGINNINGS = ("daemon ", "p ", "s ", "r ", "    ")
 
 # SANLK_NAME_LEN in sanlock src/sanlock.h.
 NAME_LEN = 48
+
+# SANLK_MAX_DISKS there.
+MAX_DISKS = 4
+
+# Two names, and four paths of SANLK_PATH_LEN in which each character is escaped, with their numbers: no line
+# of sanlock's is longer.
+_MOST_LINE = 9 * 1024
 
 # How a lease is called whose line cannot be read.
 UNKNOWN = "?"
@@ -75,7 +86,8 @@ class JoinedLockspace:
     @property
     def io_timeout(self) -> int:
         """Seconds."""
-        return int(self.values.get("io_timeout", DEFAULT_IO_TIMEOUT))
+        found = whole_number(self.values.get("io_timeout", ""))
+        return DEFAULT_IO_TIMEOUT if found is None else found
 
     @property
     def lost(self) -> bool:
@@ -110,7 +122,8 @@ class SanlockStatus:
     def number(self, name: str) -> int | None:
         """A setting of the daemon, None when this version of sanlock does not report it."""
         value = self.daemon.get(name, "")
-        return int(value) if re.fullmatch(r"-?\d+", value) else None
+        found = whole_number(value.removeprefix("-"))
+        return -found if found is not None and value.startswith("-") else found
 
     def lockspace(self, name: str) -> JoinedLockspace | None:
         """The lockspace NAME, joined or not."""
@@ -144,6 +157,7 @@ def parse_status(text: str) -> SanlockStatus:
     lockspaces: list[JoinedLockspace] = []
     leases: list[HeldLease] = []
     values: dict[str, str] = {}
+    names: set[str] = set()
     for line in _lines(text):
         kind, _, rest = line.partition(" ")
         if not kind:
@@ -153,54 +167,127 @@ def parse_status(text: str) -> SanlockStatus:
         values = daemon if kind == "daemon" else {}
         if kind == "s" and (space := _lockspace(rest, values)):
             lockspaces.append(space)
-        elif kind == "r" and (lease := _lease(rest, lockspaces)):
+            names.add(space.name)
+        elif kind == "r" and (lease := _lease(rest, names)):
             leases.append(lease)
     return SanlockStatus(daemon, tuple(lockspaces), tuple(leases))
 
 
 def _lines(text: str) -> Iterator[str]:
     """The lines of an answer.  A name may have line breaks: such a line is put together again."""
-    whole = ""
+    parts: list[str] = []
+    length = 0
     for line in text.split("\n"):
-        if whole and line.startswith(_BEGINNINGS):
-            yield whole
-            whole = ""
-        whole = f"{whole}\n{line}" if whole else line
-        if not _is_part(whole):
-            yield whole
-            whole = ""
-    if whole:
-        yield whole
+        if parts and (line.startswith(_BEGINNINGS) or length + len(line) > _MOST_LINE):
+            yield "\n".join(parts)
+            parts, length = [], 0
+        parts.append(line)
+        length += len(line) + 1
+        if not _is_part(parts):
+            yield "\n".join(parts)
+            parts, length = [], 0
+    if parts:
+        yield "\n".join(parts)
 
 
-def _is_part(line: str) -> bool:
-    kind, _, rest = line.partition(" ")
-    return (kind == "s" and not _SPACE.fullmatch(rest)) or (kind == "r" and not _LEASE.fullmatch(rest))
+def _is_part(lines: list[str]) -> bool:
+    """Whether LINES are the beginning of a lockspace's or a lease's line, which has more."""
+    kind = lines[0].partition(" ")[0]
+    ends = {"s": _SPACE_END, "r": _LEASE_END}.get(kind)
+    if ends is None:
+        return False
+    if not _at_end(ends, lines[-1] if len(lines) == 1 else f"\n{lines[-1]}"):
+        return True
+    text = "\n".join(lines).partition(" ")[2]
+    return (_split_space(text) if kind == "s" else _split_lease(text)) is None
+
+
+def _at_end(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return pattern.search(text, max(0, len(text) - _END_LENGTH))
+
+
+def _split_path(text: str, begins: Callable[[int], bool]) -> int:
+    """The ":" in TEXT behind which all is a path, as it is escaped; -1 where there is none.
+
+    The first one for which BEGINS is true.  Each character is gone over once, from the end: whether what
+    follows it is a path is known then.
+    """
+    found = -1
+    is_path, was_path = True, False  # from the next character on, and from the one after that
+    for index in range(len(text) - 1, -1, -1):
+        letter = text[index]
+        if letter == ":" and is_path and begins(index):
+            found = index
+        here = was_path if letter == "\\" else is_path and letter != ":"
+        is_path, was_path = here, is_path
+        if not (is_path or was_path):
+            break
+    return found
+
+
+def _split_space(text: str) -> tuple[str, str, re.Match[str], re.Match[str]] | None:
+    """The name and the path in a lockspace's line, and what has the host_id and the rest."""
+    end = _at_end(_SPACE_END, text)
+    if end is None or len(text) > _MOST_LINE:
+        return None
+    before = text[: end.start()]
+    colon = _split_path(before, lambda index: bool(_at_end(_HOST_ID_END, before[max(0, index - 21) : index])))
+    host_id = _at_end(_HOST_ID_END, before[:colon]) if colon >= 0 else None
+    return (before[: host_id.start()], before[colon + 1 :], host_id, end) if host_id else None
+
+
+def _split_lease(text: str) -> tuple[str, str, re.Match[str]] | None:
+    """The names and the path in a lease's line, and what has the rest."""
+    end = _at_end(_LEASE_END, text)
+    if end is None or len(text) > _MOST_LINE:
+        return None
+    names = text[: end.start()]
+    first = names.find(":")
+    colon = _split_path(names, lambda index: index > first)
+    return (names[:colon], names[colon + 1 :], end) if colon >= 0 else None
+
+
+def _split_disk(names: str) -> tuple[str, str, str] | None:
+    """What is before the last disk in NAMES, its path and its offset."""
+    end = _at_end(_DISK_END, names)
+    if end is None:
+        return None
+    before = names[: end.start()]
+    first = before.find(":")
+    colon = _split_path(before, lambda index: index > first and before[index + 1 : index + 2] == "/")
+    return (before[:colon], before[colon + 1 :], end["offset"]) if colon >= 0 else None
 
 
 def _lockspace(text: str, values: dict[str, str]) -> JoinedLockspace | None:
-    match = _SPACE.fullmatch(text)
-    if match is None:
+    found = _split_space(text)
+    if found is None:
         return None
-    name, host_id, path, offset, state = match.groups("")
-    return JoinedLockspace(name, int(host_id), _path(path), int(offset), values, state)
+    name, path, host_id, end = found
+    return JoinedLockspace(
+        name, int(host_id["host_id"]), _path(path), int(end["offset"]), values, end["state"] or ""
+    )
 
 
-def _lease(text: str, lockspaces: list[JoinedLockspace]) -> HeldLease | None:
-    """The lease of a line; None only where not even its process can be read."""
-    match = _LEASE.fullmatch(text)
-    if match is None:
-        unread = _UNREAD.fullmatch(text)
+def _lease(text: str, lockspaces: set[str]) -> HeldLease | None:
+    """The lease of a line, in one of LOCKSPACES; None only where not even its process can be read."""
+    found = _split_lease(text)
+    if found is None:
+        unread = _at_end(_UNREAD_END, text)
         return unread and HeldLease(UNKNOWN, UNKNOWN, "", 0, int(unread["pid"]), unread["state"] or "")
-    names, path, offset, pid, state = match.groups("")
+    names, path, end = found
+    offset = end["offset"]
     # The longest of those that it can be in.
-    spaces = sorted((space.name for space in lockspaces), key=len, reverse=True)
-    found = next((space for space in spaces if names.startswith(f"{space}:")), None)
-    lockspace = names.partition(":")[0] if found is None else found
+    ends = [place for place, letter in enumerate(names[: NAME_LEN + 1]) if letter == ":"]
+    known = (names[:place] for place in reversed(ends) if names[:place] in lockspaces)
+    lockspace = next(known, names.partition(":")[0])
     # libvirt's leases have one disk each, so what may be a name is one.
-    while len(names) - len(lockspace) > NAME_LEN + 1 and (disk := _DISK.fullmatch(names)):
-        names, path, offset = disk.groups()
-    return HeldLease(lockspace, names[len(lockspace) + 1 :], _path(path), int(offset), int(pid), state)
+    for _ in range(MAX_DISKS - 1):
+        disk = _split_disk(names) if len(names) - len(lockspace) > NAME_LEN + 1 else None
+        if disk is None:
+            break
+        names, path, offset = disk
+    resource = names[len(lockspace) + 1 :]
+    return HeldLease(lockspace, resource, _path(path), int(offset), int(end["pid"]), end["state"] or "")
 
 
 def _path(text: str) -> str:
