@@ -13,8 +13,8 @@ from _codecs import unicode_escape_decode, unicode_escape_encode
 from binascii import crc32
 from typing import Any, Callable
 
-from ..errors import SanlockHelperError, described
-from ..escapes import quoted
+from ..errors import SanlockHelperError
+from ..escapes import quoted, shown
 from ..leases.held import Lease, Lockspace
 
 FORMAT = "virt-sanlock-helper-record"
@@ -127,10 +127,31 @@ def decode(data: bytes) -> Record:
             raise RecordError("its checksum is wrong")
         lines = [_words(line) for line in head.split(b"\n")]
         if lines[0] not in [[FORMAT, version] for version in VERSIONS]:
-            raise RecordError(f"it is {' '.join(lines[0])[:60]}, not {FORMAT} {VERSION}")
+            # Another version's is named; any other line may be the definition, with its secrets.
+            is_other = len(lines[0]) == 2 and lines[0][0] == FORMAT
+            found = " ".join(lines[0])[:60] if is_other else "of no format"
+            raise RecordError(f"it is {found}, not {FORMAT} {VERSION}")
         return _record(lines[1:], has_generations=lines[0] != [FORMAT, "1"])
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise RecordError(f"it is malformed: {described(error)}") from error
+        # Neither its text nor the error itself: they may quote the definition, with its secrets.
+        raise _malformed(
+            _REASONS.get(type(error), "a number that is none, or a line of another length")
+        ) from None
+
+
+_REASONS: dict[type[Exception], str] = {
+    UnicodeDecodeError: "an escape that is none",
+    KeyError: "a line is missing",
+}
+
+
+def _malformed(why: str) -> RecordError:
+    return RecordError(f"it is malformed: {why}")
+
+
+def _named(key: str) -> str:
+    """KEY, a line's first word, where it may be a field's: what else is there may be the definition."""
+    return shown(key) if key.isidentifier() else "a field"
 
 
 def _record(lines: list[list[str]], has_generations: bool) -> Record:
@@ -148,18 +169,18 @@ def _record(lines: list[list[str]], has_generations: bool) -> Record:
             lockspace, resource, version, path, offset, shared = words
             leases.append(Lease(lockspace, resource, int(version), path, int(offset), bool(int(shared))))
         elif key in fields:
-            raise ValueError(f"{key} twice")
+            raise _malformed(f"{_named(key)} twice")
         else:
             (fields[key],) = words
     record = Record(**{key: _value(key, kind, fields.pop(key)) for key, (kind, _) in _FIELDS.items()})
     # Not a number is equal to nothing, itself included: such a record would seem new at each reading.
     if not 0 <= record.time < _INFINITE:
-        raise ValueError(f"time {record.time!r}")
+        raise _malformed(f"time {record.time!r}")
     record.lockspaces, record.leases = tuple(lockspaces), tuple(leases)
     if fields:
-        raise ValueError(f"unknown {', '.join(key if key.isidentifier() else '...' for key in fields)}")
+        raise _malformed(f"unknown {_named(next(iter(fields)))}")
     if record.action not in ("poweroff", "pause", "restart") or record.mark not in MARKS:
-        raise ValueError(f"action {record.action[:10]!r}, mark {record.mark[:10]!r}")
+        raise _malformed(f"action {shown(record.action, 10)}, mark {shown(record.mark, 10)}")
     return record
 
 
@@ -168,7 +189,7 @@ def _value(key: str, kind: Callable[[str], Any], word: str) -> Any:
     try:
         return kind(word)
     except ValueError:
-        raise ValueError(f"{key} is not of its kind") from None
+        raise _malformed(f"{key} is not of its kind") from None
 
 
 def check(record: Record) -> None:
