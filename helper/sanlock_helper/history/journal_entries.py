@@ -17,6 +17,7 @@ from typing import Any
 from .. import IDENTIFIER
 from ..command import NO_END, NOT_RUN, run
 from ..errors import PermanentError, UsageError, needs_root
+from ..escapes import shown
 from .logged_events import is_field
 
 SANLOCK = "sanlock"
@@ -26,7 +27,7 @@ SANLOCK_UNIT = "sanlock.service"
 SECONDS = 20.0
 
 # A longer line is no export: without --all, a field of more than 4096 bytes is null in it.
-MAX_LINE = 16 * 1024 * 1024
+MAX_LINE = 1024 * 1024
 
 # The end of the year 9998: a later time is no time, and could not be printed in each time zone.
 _LAST_TIME = 253370764799.0
@@ -124,6 +125,8 @@ def is_trusted(identifier: str, fields: Mapping[str, Any]) -> bool:
 
 
 def _entry(line: bytes) -> Entry | None:
+    if len(line) > MAX_LINE:
+        return None
     try:
         fields = json.loads(line)
         identifier = fields["SYSLOG_IDENTIFIER"]
@@ -190,5 +193,5 @@ def parse_since(text: str, now: datetime) -> float:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):
         raise UsageError(
-            "--since", f"{text!r} is no time", "for example 2h, yesterday, '2026-11-22 20:15'"
+            "--since", f"{shown(text)} is no time", "for example 2h, yesterday, '2026-11-22 20:15'"
         ) from None

@@ -38,7 +38,10 @@ def last_end(name: str, since: float, folder: str = LOG_DIR) -> str:
     if not lines:
         return ""
     when, reason = lines[-1]
-    ended = calendar.timegm(time.strptime(when.decode("ascii"), "%Y-%m-%d %H:%M:%S"))
+    try:
+        ended = calendar.timegm(time.strptime(when.decode("ascii"), "%Y-%m-%d %H:%M:%S"))
+    except ValueError:
+        return ""  # no time: QEMU, or a guest's console, has written a line of that form
     # The log's whole seconds against the fraction of SINCE.
     return reason.decode("ascii") if ended + 1 > since else ""
 

@@ -24,6 +24,10 @@ _STATE, _THREADS, _START = 0, 17, 19
 # A command line is some 10 KiB long, and a quarter of the stack limit at most.
 _MAX_BYTES = 4 * 1024 * 1024
 
+_UUID_OPTION = b"\0-uuid\0"
+# Longer than a UUID is: what is cut off equals none.
+_UUID_LENGTH = 64
+
 _PART_BYTES = 32 * 1024
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -112,7 +116,7 @@ def find(uuid: str) -> Process | None:
 def prove(pid: int, uuid: str) -> Process | None:
     """Process PID, if it is the QEMU of domain UUID by its command line."""
     start = _start(pid)
-    if not start or uuid_on(command_line(pid)) != uuid:
+    if not start or uuid_in(command_line(pid)) != uuid:
         return None
     # The same process all the while.
     return Process(pid, start) if _start(pid) == start else None
@@ -143,26 +147,28 @@ def process_start(pid: int) -> int:
     return int(found[_START]) if found else 0
 
 
-def command_line(pid: int) -> list[bytes]:
-    """The words of the command line of process PID, none when it has none (any more)."""
-    return _read(pid, "cmdline", _MAX_BYTES).split(b"\0")[:-1]
+def command_line(pid: int) -> bytes:
+    """The command line of process PID, a NUL behind each word; empty when it has none (any more)."""
+    return _read(pid, "cmdline", _MAX_BYTES)
 
 
-def uuid_on(words: list[bytes]) -> str:
-    """The UUID on QEMU's command line, "" where there is none.
+def uuid_in(line: bytes) -> str:
+    """The UUID on QEMU's command LINE, "" where there is none.
 
-    The first -uuid is libvirt's own; what a domain's <qemu:commandline> adds comes last.
+    The first -uuid is libvirt's own; what a domain's <qemu:commandline> adds comes last.  The line is not
+    taken apart: any user's process may have millions of words on its own.
     """
-    for word, value in zip(words, words[1:]):
-        if word == b"-uuid":
-            return value.decode("ascii", "replace").lower()
-    return ""
+    at = 0 if line.startswith(_UUID_OPTION[1:]) else line.find(_UUID_OPTION) + 1
+    start = at + len(_UUID_OPTION) - 1
+    end = line.find(b"\0", start)
+    found = line.startswith(_UUID_OPTION[1:], at) and end >= 0
+    return line[start:end][:_UUID_LENGTH].decode("ascii", "replace").lower() if found else ""
 
 
 def _ending(status: Status) -> Process | None:
     """The process of STATUS if it has no command line any more, and is not over."""
     start = _start(status.pid)
-    if not start or command_line(status.pid):
+    if not start or b"\0" in command_line(status.pid):
         return None
     return Process(status.pid, start) if _is_older(start, status) else None
 
@@ -184,7 +190,13 @@ def _is_empty(stat: list[bytes]) -> bool:
 
 def _stat(pid: int) -> list[bytes] | None:
     """The fields of /proc/PID/stat behind the name, which may hold blanks and parentheses."""
-    return _read(pid, "stat", 4096).rpartition(b")")[2].split() or None
+    return fields_of(_read(pid, "stat", 4096))
+
+
+def fields_of(stat: bytes) -> list[bytes] | None:
+    """The fields of a process's STAT behind its name, None where not all are there: the process has ended."""
+    fields = stat.rpartition(b")")[2].split()
+    return fields if len(fields) > _START and fields[_START].isdigit() else None
 
 
 def _read(pid: int, name: str, size: int) -> bytes:
@@ -192,12 +204,13 @@ def _read(pid: int, name: str, size: int) -> bytes:
 
     Any other error is raised: a process that cannot be read, for want of a descriptor, is not over.
     """
-    data = b""
+    parts, length = [], 0
     try:
         with open(f"/proc/{pid}/{name}", "rb", 0) as file:
             # In parts: a read makes room for all that it may get.
-            while len(data) < size and (part := file.read(_PART_BYTES)):
-                data += part
+            while length < size and (part := file.read(_PART_BYTES)):
+                parts.append(part)
+                length += len(part)
     except (FileNotFoundError, ProcessLookupError):
         return b""
-    return data[:size]
+    return b"".join(parts)[:size]

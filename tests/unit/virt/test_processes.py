@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sanlock_helper.virt import processes
-from sanlock_helper.virt.processes import Process, Processes, process_start, prove, uuid_on
+from sanlock_helper.virt.processes import Process, Processes, process_start, prove, uuid_in
 from sanlock_helper.virt.status_files import StatusFiles
 
 from ..fake_host import OTHER, UUID, Start, status_xml
@@ -47,7 +47,7 @@ def test_a_process_with_another_command_line_is_not(start: Start, words: tuple[s
 
 
 def test_the_case_of_a_uuid_does_not_count() -> None:
-    assert uuid_on([b"qemu", b"-uuid", UUID.upper().encode()]) == UUID
+    assert uuid_in(b"qemu\0-uuid\0" + UUID.upper().encode() + b"\0") == UUID
 
 
 def test_there_is_no_process_where_none_runs(start: Start) -> None:
@@ -120,7 +120,7 @@ def test_the_status_file_and_the_command_line_agree(start: Start, tmp_path: Path
 
 def test_a_qemu_that_is_ending_is_still_the_domains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has no command line any more; a status file from before it started is about an earlier process."""
-    monkeypatch.setattr(processes, "command_line", lambda pid: [])
+    monkeypatch.setattr(processes, "command_line", lambda pid: b"")
     (tmp_path / "a.xml").write_bytes(status_xml(pid=os.getpid()))
     found = Processes(StatusFiles(str(tmp_path)))
     assert found.find(UUID) == Process(os.getpid(), process_start(os.getpid()))
