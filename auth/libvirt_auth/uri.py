@@ -57,8 +57,8 @@ def _parameters(query: str) -> Iterator[tuple[str, str]]:
 
     ";" separates parameters too, but only where no "&" follows.
     """
-    while query:
-        part, _, query = query.partition("&" if "&" in query else ";")
+    *parts, last = query.split("&")
+    for part in (*parts, *last.split(";")):
         name, _, value = part.partition("=")
         if name:
             yield _unescape(name), _unescape(value)
@@ -67,12 +67,13 @@ def _parameters(query: str) -> Iterator[tuple[str, str]]:
 def _unescape(text: str) -> str:
     """Decode %XX into file system text; a "%00" ends it, for it becomes a C string."""
     first, *rest = os.fsencode(text).split(b"%")
+    found = [first]
     for part in rest:
         try:
-            first += bytes.fromhex(part[:2].decode("ascii")) + part[2:]
+            found += (bytes.fromhex(part[:2].decode("ascii")), part[2:])
         except ValueError:
-            first += b"%" + part
-    return os.fsdecode(first.partition(b"\0")[0])
+            found += (b"%", part)
+    return os.fsdecode(b"".join(found).partition(b"\0")[0])
 
 
 def service_of(uri: URI) -> str:
