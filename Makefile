@@ -22,7 +22,8 @@ RPMBUILD_OPTIONS ?= $(shell rpm -q rpm >/dev/null 2>&1 || echo --nodeps)
 # The targets named together are made in that order, also with -j: `make deps test`.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test unit integration e2e modular faults packaging bench matrix lint pure man clean source srpm rpm install
+.PHONY: help deps demo test unit fuzz integration e2e modular faults packaging bench matrix lint pure man
+.PHONY: clean source srpm rpm install
 
 # What stands behind a target and two number signs.
 help: ## list the targets
@@ -53,6 +54,17 @@ test: $(VENV)/.done lint pure man ## lint, unit, integration, e2e, the oldest an
 
 unit: $(VENV)/.done ## the tests of the modules, with fewer random examples than `make test`; no root
 	$(BIN)/pytest -n auto --durations=10 tests/unit
+
+# Coverage-guided where pip has atheris for this Python, else by hypothesis.  SECONDS are for all TARGETS together;
+# they are listed in tests/fuzz/targets.py.
+SECONDS := 600
+TARGETS :=
+fuzz: $(VENV)/.fuzz ## search for inputs that a parser cannot bear: SECONDS=, TARGETS=; no root
+	PYTHONPATH=helper:auth:. $(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
+
+$(VENV)/.fuzz: $(VENV)/.done
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'atheris==3.*' || echo "no atheris was had: hypothesis alone"
+	@touch $@
 
 integration: $(VENV)/.done ## the executables on libvirt's test driver
 	$(BIN)/pytest -n 3 tests/integration
