@@ -80,12 +80,12 @@ class Request:
             uuid, action, _ = name.split(".", 2)
             form, start, budget, pid, uri, *recorder = text.split("\n")
             if form != FORMAT or action not in ACTIONS or action == "ignore":
-                raise ValueError(f"format {form!r}, action {action!r}")
+                raise ValueError(f"format {shown(form)}, action {shown(action)}")
             # As strict as with sanlock's own arguments: no budget or process id that they may not have.
             options = [f"--budget={budget}"] if budget else []
             wanted = Invocation.parse([*options, "--", uri, uuid, action, *([pid] if pid else [])])
             if wanted.uuid != uuid:
-                raise ValueError(f"UUID {uuid!r}")
+                raise ValueError(f"UUID {shown(uuid)}")
             deadline = Deadline(_start(start), grace, wanted.budget)
             request = cls.of(wanted, deadline, name)
             for note in recorder:
@@ -107,8 +107,11 @@ class Request:
 
 
 def _start(text: str) -> float:
-    start = float(text)
-    if not 0 <= start < _MAX_START:  # also false for nan
+    try:
+        start = float(text)
+    except ValueError:
+        start = float("nan")
+    if not -_MAX_START < start < _MAX_START:  # also false for nan
         raise ValueError(f"START is {shown(text)}")
     return start
 
