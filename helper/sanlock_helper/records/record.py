@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 from ..errors import SanlockHelperError
 from ..escapes import quoted, shown
-from ..leases.held import Lease, Lockspace
+from ..leases.held import Lease, Lockspace, raw
 
 FORMAT = "virt-sanlock-helper-record"
 VERSION = 2
@@ -202,6 +202,9 @@ def check(record: Record) -> None:
     _check_number("pid_start", record.pid_start, 0, _LONG)
     if ":" not in record.uri or not (record.uri.isascii() and record.uri.isprintable()):
         raise RecordError(f"its uri is {record.uri[:60]!r}, which names no libvirtd")
+    for key, (kind, _) in _FIELDS.items():
+        if kind is str and not _is_bytes(getattr(record, key)):
+            raise RecordError(f"its {key} has half a character")
     for lockspace in record.lockspaces:
         _check_text("lockspace name", lockspace.name, _NAME_BYTES)
         _check_text("lockspace path", lockspace.path, _PATH_BYTES)
@@ -223,8 +226,17 @@ def _check_number(what: str, value: int, least: int, most: int) -> None:
         raise RecordError(f"its {what} is {str(value)[:40]}, which is not from {least} to {most}")
 
 
+def _is_bytes(text: str) -> bool:
+    """Whether TEXT is what bytes were decoded to: half a pair of surrogates is not."""
+    try:
+        raw(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_text(what: str, text: str, most: int) -> None:
-    if not text or "\0" in text or len(text.encode("utf-8", "surrogateescape")) > most:
+    if not text or "\0" in text or not _is_bytes(text) or len(raw(text)) > most:
         raise RecordError(f"its {what} is {text[:60]!r}, which is not 1 to {most} bytes long")
 
 
