@@ -196,7 +196,8 @@ def _stat(pid: int) -> list[bytes] | None:
 def fields_of(stat: bytes) -> list[bytes] | None:
     """The fields of a process's STAT behind its name, None where not all are there: the process has ended."""
     fields = stat.rpartition(b")")[2].split()
-    return fields if len(fields) > _START and fields[_START].isdigit() else None
+    numbers = fields[_THREADS : _START + 1 : _START - _THREADS]
+    return fields if len(numbers) == 2 and all(number.isdigit() for number in numbers) else None
 
 
 def _read(pid: int, name: str, size: int) -> bytes:
