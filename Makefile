@@ -22,8 +22,7 @@ RPMBUILD_OPTIONS ?= $(shell rpm -q rpm >/dev/null 2>&1 || echo --nodeps)
 # The targets named together are made in that order, also with -j: `make deps test`.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test unit fuzz integration e2e modular faults packaging bench matrix lint pure man
-.PHONY: clean source srpm rpm install
+.PHONY: help deps demo test unit fuzz integration e2e modular faults packaging bench matrix lint pure man clean source srpm rpm install
 
 # What stands behind a target and two number signs.
 help: ## list the targets
