@@ -44,6 +44,8 @@ MEMORY_MIB = 64
 
 # One of a host's sectors in a lockspace (struct leader_record in sanlock src/leader.h).
 SECTOR = 512
+# More than sanlock's id_renewal_seconds, twice the io_timeout of 1 s.
+RENEWAL_SECONDS = 3.0
 
 # libvirtd connects QEMU to QEMU over a socket on the storage that both hosts have.
 _MIGRATE_SOCKET = "/var/lib/libvirt/images/migrate.sock"
@@ -151,12 +153,22 @@ class Pair:
         return [process.pid for process in host.processes() if domain.uuid in process.cmdline]
 
     def lose(self) -> None:
-        """Overwrite the source's own sector of the lockspace: it alone loses its leases, at once."""
-        with self.source.path(self.source.storage.lockspace_path).open("r+b") as file:
-            file.seek((self.source.host_id - 1) * SECTOR)
+        """Overwrite the source's own sector of the lockspace: it alone loses its leases, at once.
+
+        A renewal that has read the sector before writes it back (delta_lease_renew() in sanlock
+        src/delta_lease.c), so it is overwritten until one renewal has come and gone.
+        """
+        start, zeros = (self.source.host_id - 1) * SECTOR, b"\0" * SECTOR
+        with self.source.path(self.source.storage.lockspace_path).open("r+b", buffering=0) as file:
+            file.seek(start)
             self._sector = file.read(SECTOR)
-            file.seek((self.source.host_id - 1) * SECTOR)
-            file.write(b"\0" * SECTOR)
+            end = time.monotonic() + RENEWAL_SECONDS
+            while time.monotonic() < end:
+                file.seek(start)
+                if file.read(SECTOR) != zeros:
+                    file.seek(start)
+                    file.write(zeros)
+                time.sleep(0.05)
 
     def restore(self) -> None:
         """Bring back what lose() took, and wait until the source's sanlock has left the lockspace."""

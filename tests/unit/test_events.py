@@ -51,9 +51,15 @@ def parts_of(form: str) -> tuple[list[str], list[str]]:
 @st.composite
 def events(draw: st.DrawFn, texts: st.SearchStrategy[str], names: st.SearchStrategy[str] = NAMES) -> Event:
     kind = draw(st.sampled_from(sorted(KINDS)))
-    needed, optional = parts_of(draw(st.sampled_from(KINDS[kind].forms)))
+    form = draw(st.sampled_from(KINDS[kind].forms))
+    needed, optional = parts_of(form)
     chosen = needed + [part for part in optional if draw(st.booleans())]
-    parts = {part: draw(DIGITS | DECIMALS if part in NUMBERS else texts) for part in chosen}
+    # What a sentence has several times is a name of this program's own: the domain's, or a directory's.
+    own = {part for part in chosen if form.count(f"{{{part}}}") > 1}
+    parts = {
+        part: draw(DIGITS | DECIMALS if part in NUMBERS else WORDS if part in own else texts)
+        for part in dict.fromkeys(chosen)
+    }
     action, uuid, name = "", "", None
     if kind in ACTION_KINDS:
         action, uuid = draw(st.sampled_from([*ACTIONS])), UUID

@@ -90,9 +90,9 @@ class HostFiles:
 
 
 def _is_listening(line: str) -> bool:
-    # proc(5): the flag is __SO_ACCEPTCON of the kernel's include/linux/net.h.
+    # proc(5): the flag is __SO_ACCEPTCON of the kernel's include/linux/net.h.  No path has a NUL.
     words = line.split()
-    return len(words) >= 8 and words[3] == "00010000"
+    return len(words) >= 8 and words[3] == "00010000" and "\0" not in line
 
 
 def _path(line: str) -> str:
