@@ -59,17 +59,17 @@ def median(storms: list[Storm]) -> Storm:
     return Storm(*(statistics.median(values) for values in zip(*storms)))
 
 
-def in_turn(helpers: list[str], slot_given: int) -> list[str]:
+def in_turn(helpers: list[str], turn: int) -> list[str]:
     """HELPERS, each the first in its turn: what one leaves behind must not always meet the same other."""
-    first = slot_given % len(helpers)
+    first = turn % len(helpers)
     return [*helpers[first:], *helpers[:first]]
 
 
 def on_test_driver(stack: Stack, number: int, rounds: int, helpers: list[str]) -> list[Storm]:
     """The medians of storms of NUMBER poweroffs, for each of HELPERS."""
     storms: dict[str, list[Storm]] = {helper: [] for helper in helpers}
-    for slot_given in range(rounds):
-        for helper in in_turn(helpers, slot_given):
+    for turn in range(rounds):
+        for helper in in_turn(helpers, turn):
             requests = [(str(uuid.uuid4()), "poweroff") for _ in range(number)]
             storms[helper].append(storm(stack, TEST_URI, helper, requests))
     return [median(storms[helper]) for helper in helpers]
@@ -79,8 +79,8 @@ def on_qemu(stack: Stack, number: int, rounds: int, helpers: list[str], mixed: b
     """The same on NUMBER real virtual machines; MIXED pauses every other one."""
     domains = [stack.domain(f"vm{n}{'m' if mixed else ''}") for n in range(number)]
     storms: dict[str, list[Storm]] = {helper: [] for helper in helpers}
-    for slot_given in range(rounds):
-        for helper in in_turn(helpers, slot_given):
+    for turn in range(rounds):
+        for helper in in_turn(helpers, turn):
             for domain in domains:
                 if domain.state().name not in ("absent", "shut off"):
                     domain.destroy()
