@@ -18,6 +18,7 @@ from .. import IDENTIFIER
 from ..command import NO_END, NOT_RUN, run
 from ..errors import PermanentError, UsageError, needs_root
 from ..escapes import shown
+from ..numbers import whole_number
 from .logged_events import is_field
 
 SANLOCK = "sanlock"
@@ -164,9 +165,10 @@ def _is_always(value: Any, wanted: str) -> bool:
 
 def _time(text: Any) -> float:
     """Seconds since the epoch for a time in microseconds.  Raises ValueError when it is none."""
-    if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 20):
+    number = whole_number(text) if isinstance(text, str) else None
+    if number is None:
         raise ValueError("no time")
-    seconds = int(text) / 1e6
+    seconds = number / 1e6
     if seconds > _LAST_TIME:
         raise ValueError("not a time of this era")
     return seconds

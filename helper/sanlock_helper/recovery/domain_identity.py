@@ -77,7 +77,7 @@ def leases(xml: str) -> set[tuple[str, str]]:
     src/locking/lock_driver_sanlock.c).
     """
     found = set()
-    for lease in _parse(xml).findall("devices/lease"):
+    for lease in definition(xml).findall("devices/lease"):
         key = lease.findtext("key")
         if key:
             found.add((lease.findtext("lockspace") or "", key))
@@ -103,13 +103,14 @@ def _files(found: set[tuple[str, ...]]) -> set[str]:
 def _sources(xml: str) -> list[ElementTree.Element]:
     return [
         source
-        for disk in _parse(xml).findall("devices/disk")
+        for disk in definition(xml).findall("devices/disk")
         if disk.find("readonly") is None and disk.find("shareable") is None
         for source in disk.findall("source")
     ]
 
 
-def _parse(xml: str) -> ElementTree.Element:
+def definition(xml: str) -> ElementTree.Element:
+    """The root element of a domain's XML.  Raises PermanentError, with the reason, where it is none."""
     try:
         return parse_xml(xml)
     except XMLError as error:

@@ -10,9 +10,10 @@ src/conf/domain_lock.c).
 from __future__ import annotations
 
 import os.path
-from xml.etree import ElementTree
 
 from ..leases.held import Lease, Lockspace
+from ..numbers import whole_number
+from ..virt.domain_xml import XMLError, parse_xml
 from ..virt.qemu_sanlock_conf import LOCKSPACE
 
 
@@ -41,8 +42,8 @@ def places(lease: Lease, before: Lockspace | None, now: list[Lockspace], xml: st
 def _in_definition(lease: Lease, xml: str) -> list[tuple[str, int]]:
     """The <target> of the <lease> element of LEASE."""
     try:
-        elements = ElementTree.fromstring(xml).findall("devices/lease") if xml else []
-    except ElementTree.ParseError:
+        elements = parse_xml(xml).findall("devices/lease") if xml else []
+    except XMLError:
         return []
     found = []
     for element in elements:
@@ -50,9 +51,9 @@ def _in_definition(lease: Lease, xml: str) -> list[tuple[str, int]]:
         target = element.find("target")
         if names != (lease.lockspace, lease.resource) or target is None:
             continue
-        offset = target.get("offset", "0")
-        if offset.isascii() and offset.isdigit():
-            found.append((target.get("path", ""), int(offset)))
+        offset = whole_number(target.get("offset", "0"))
+        if offset is not None:
+            found.append((target.get("path", ""), offset))
     return found
 
 

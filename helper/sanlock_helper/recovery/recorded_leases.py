@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from typing import Any, Callable
-from xml.etree import ElementTree
 
 from ..errors import HelperError, PermanentError, TransientError
 from ..leases.held import Lease, Lockspace
@@ -13,6 +12,7 @@ from ..records.record import Record
 from ..virt import policy
 from ..virt.lookup import as_argument
 from . import lease_places
+from .domain_identity import definition
 from .verdict import GONE, LOST_NOTHING, NO_POLICY, DropError, RefusalError, VisitResult
 
 TYPE_CHECKING = False
@@ -143,7 +143,7 @@ def own_lockspaces(domain: VirDomain | None, record: Record) -> frozenset[str]:
     if record.leases:
         return frozenset()
     xml = record.xml if domain is None else domain.XMLDesc(0)
-    found = ElementTree.fromstring(xml).findall("devices/lease/lockspace")
+    found = definition(xml).findall("devices/lease/lockspace")
     return frozenset(element.text for element in found if element.text)
 
 

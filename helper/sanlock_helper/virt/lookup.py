@@ -9,6 +9,7 @@ import uuid
 import libvirt
 
 from ..errors import PermanentError
+from ..numbers import whole_number
 from .connection import failure, is_no_domain
 
 TYPE_CHECKING = False
@@ -25,8 +26,9 @@ def find_domain(connection: VirConnect, text: str) -> VirDomain:
     lookups = [connection.lookupByName]
     if _is_uuid(text):
         lookups.insert(0, connection.lookupByUUIDString)
-    if text.isascii() and text.isdigit():
-        lookups.insert(0, lambda number: connection.lookupByID(int(number)))
+    number = whole_number(text)
+    if number is not None:
+        lookups.insert(0, lambda _: connection.lookupByID(number))
     for lookup in lookups:
         try:
             return lookup(text)
