@@ -146,10 +146,10 @@ class Domain:
         """Let it go on; it takes its leases again."""
         self._stack.virsh("resume", self.uuid)
 
-    def state(self) -> State:
-        """Its state and the reason, as in ("paused", "user")."""
+    def state(self, host: Stack | None = None) -> State:
+        """Its state and the reason, as in ("paused", "user"); on HOST, which is its own by default."""
         try:
-            text = self._stack.virsh("domstate", "--reason", self.uuid)
+            text = (host or self._stack).virsh("domstate", "--reason", self.uuid)
         except CommandError as error:
             if "failed to get domain" in error.stderr:
                 return State("absent", "")

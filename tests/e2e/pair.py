@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from .domains import Domain, State
+from .domains import Domain
 from .leases import LOCKSPACE
 from .namespace import CommandError
 from .recovery import POLICY
@@ -134,18 +134,6 @@ class Pair:
         for verb in ("destroy", "undefine"):
             with contextlib.suppress(CommandError):
                 host.virsh(verb, domain.uuid)
-
-    @staticmethod
-    def state(host: Stack, domain: Domain) -> State:
-        """Its state on HOST."""
-        try:
-            text = host.virsh("domstate", "--reason", domain.uuid)
-        except CommandError as error:
-            if "failed to get domain" in error.stderr:
-                return State("absent", "")
-            raise
-        name, _, reason = text.strip().partition(" (")
-        return State(name, reason.rstrip(")"))
 
     @staticmethod
     def qemu_pids(host: Stack, domain: Domain) -> list[int]:

@@ -90,7 +90,7 @@ for uuid in ("{forked}", "{odd}"):
         journal = Journal()
         name = "a\\nb: c\\u202e " + "{uuid}: done"
         record = Record(uuid, name, "x", "pause")
-        journal.notice(f"recover {{record}}: done after 3.00 s: resumed\\nx")
+        journal.log("notice", f"recover {{record}}: done after 3.00 s: resumed\\nx")
         journal.flush()
         os._exit(0)
     os.waitpid(pid, 0)

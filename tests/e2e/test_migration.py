@@ -46,16 +46,16 @@ def line(helper: subprocess.Popen[str]) -> str:
 
 def wait_until_stopped(pair: Pair, domain: Domain) -> None:
     """Wait until its guest has stopped on the source, and libvirt has released its leases."""
-    wait_for(lambda: pair.state(pair.source, domain).name == "paused", LOSS, "the pause on the source")
+    wait_for(lambda: domain.state(pair.source).name == "paused", LOSS, "the pause on the source")
     wait_for(lambda: not domain.leases(), 10, "the release")
 
 
 def check_moved(pair: Pair, domain: Domain) -> None:
     """It runs on the target alone, with its lease, and nothing on the source will start it."""
-    assert pair.state(pair.source, domain).name in ("shut off", "absent")
+    assert domain.state(pair.source).name in ("shut off", "absent")
     assert pair.qemu_pids(pair.source, domain) == []
     assert pair.source.leases() == []
-    assert pair.state(pair.target, domain).name == "running"
+    assert domain.state(pair.target).name == "running"
     (pid,) = pair.qemu_pids(pair.target, domain)
     assert [lease.pid for lease in pair.target.leases()] == [pid]
 
@@ -72,7 +72,7 @@ def post_copy(pair: Pair, migration: Migration) -> None:
     """Switch to post-copy, at 1 MiB a second: the guest goes on on the target."""
     domain = migration.domain
     pair.source.virsh("migrate-postcopy", domain.uuid)
-    wait_for(lambda: pair.state(pair.source, domain) == ("paused", "post-copy"), 10, "the switch")
+    wait_for(lambda: domain.state(pair.source) == ("paused", "post-copy"), 10, "the switch")
     wait_for(pair.target.leases, 10, "the guest to run on the target")
 
 
@@ -111,7 +111,7 @@ def test_a_migration_that_is_given_up_ends_in_a_pause(pair: Pair) -> None:
         migration.abort()
         assert line(helper).endswith("suspended, verified paused, no lease held")
         assert "canceled" in migration.wait()
-        assert pair.state(pair.source, domain) == ("paused", "user")
+        assert domain.state(pair.source) == ("paused", "user")
         assert (pair.source.leases(), pair.target.leases()) == ([], [])
         assert pair.qemu_pids(pair.target, domain) == []
         assert domain.uuid in records(pair.source)
@@ -132,7 +132,7 @@ def test_a_lost_lease_stops_the_guest_and_its_migration(pair: Pair) -> None:
         assert made.status == 0, made.stderr
         assert "verified paused, no lease held" in made.stderr
         assert "acquire" in migration.wait()
-        assert pair.state(pair.source, domain).name == "paused"
+        assert domain.state(pair.source).name == "paused"
         assert (pair.source.leases(), pair.target.leases()) == ([], [])
         assert pair.qemu_pids(pair.target, domain) == []
         assert pair.source.sigkills() == []
@@ -164,7 +164,7 @@ def test_the_last_phase_of_a_migration_is_no_pause(pair: Pair) -> None:
         try:
             migration.hurry()
             wait_until_stopped(pair, domain)
-            assert pair.state(pair.source, domain) == ("paused", "migrating")
+            assert domain.state(pair.source) == ("paused", "migrating")
             helper = call(pair.source, domain, "pause")
             with pytest.raises(subprocess.TimeoutExpired):
                 helper.wait(1.5)
@@ -206,7 +206,7 @@ def test_a_guest_whose_post_copy_fails_stays_paused(pair: Pair) -> None:
         post_copy(pair, migration)
         (pid,) = pair.qemu_pids(pair.target, domain)
         pair.target.signal(pid, signal.SIGKILL)
-        wait_for(lambda: pair.state(pair.source, domain).reason == "post-copy failed", 10, "the failure")
+        wait_for(lambda: domain.state(pair.source).reason == "post-copy failed", 10, "the failure")
         found = line(call(pair.source, domain, "pause", budget=5))
         assert "nothing to do, verified paused, no lease held" in found
         assert domain.uuid not in records(pair.source)
@@ -219,7 +219,7 @@ def test_a_guest_that_comes_from_another_host(pair: Pair) -> None:
     """Its QEMU holds no lease yet; libvirtd has no statistics of such a job."""
     domain = pair.domain("comes")
     with pair.migrating(domain) as migration:
-        wait_for(lambda: pair.state(pair.target, domain).reason == "migrating", 10, "the target's QEMU")
+        wait_for(lambda: domain.state(pair.target).reason == "migrating", 10, "the target's QEMU")
         helper = call(pair.target, domain, "pause")
         wait_for(
             lambda: [m for m in pair.target.journal(IDENTIFIER) if domain.uuid in m.message], 10, "a try"
@@ -229,7 +229,7 @@ def test_a_guest_that_comes_from_another_host(pair: Pair) -> None:
         _, errors = helper.communicate(timeout=30)
         assert "it is being migrated to this host, which is left to end" in errors
         assert helper.returncode == 0, errors
-        assert pair.state(pair.target, domain) == ("paused", "user")
+        assert domain.state(pair.target) == ("paused", "user")
         assert (pair.source.leases(), pair.target.leases()) == ([], [])
         assert pair.qemu_pids(pair.source, domain) == []
 
@@ -237,10 +237,10 @@ def test_a_guest_that_comes_from_another_host(pair: Pair) -> None:
 def test_a_guest_that_comes_is_powered_off_and_goes_on_where_it_was(pair: Pair) -> None:
     domain = pair.domain("back")
     with pair.migrating(domain) as migration:
-        wait_for(lambda: pair.state(pair.target, domain).reason == "migrating", 10, "the target's QEMU")
+        wait_for(lambda: domain.state(pair.target).reason == "migrating", 10, "the target's QEMU")
         assert "destroyed, verified off" in line(call(pair.target, domain, "poweroff"))
         assert migration.wait() != ""
-        wait_for(lambda: pair.state(pair.source, domain).name == "running", 10, "it to go on")
+        wait_for(lambda: domain.state(pair.source).name == "running", 10, "it to go on")
         (pid,) = pair.qemu_pids(pair.source, domain)
         assert [lease.pid for lease in pair.source.leases()] == [pid]
         assert pair.qemu_pids(pair.target, domain) == []

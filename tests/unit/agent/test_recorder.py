@@ -68,6 +68,15 @@ class Recording:
             self.then.append(None)  # a directory that others can write to has no record to go by
         effect()
 
+    def that_starts_no_more(self, action: str, persistent: bool) -> Progress:
+        """What is known before ACTION on a domain, PERSISTENT or not; each start of it fails."""
+        error = libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR)
+        self.host.persistent = persistent
+        self.host.raises["create"] = self.host.raises["createXML"] = error
+        progress = Progress()
+        self.local_record(progress, action)
+        return progress
+
     def local_record(self, progress: Progress, action: str) -> None:
         """The record that is written before the first try, from the status file."""
         progress.record_tried = True
@@ -219,12 +228,7 @@ def test_whether_a_domain_is_persistent_shows_once_it_is_off(
     recording: Recording, action: str, persistent: bool
 ) -> None:
     """libvirtd is not asked before the destroy, and the XML of a persistent domain goes after it."""
-    recording.host.persistent = persistent
-    recording.host.raises["create"] = recording.host.raises["createXML"] = libvirt_error(
-        libvirt.VIR_ERR_SYSTEM_ERROR
-    )
-    progress = Progress()
-    recording.local_record(progress, action)
+    progress = recording.that_starts_no_more(action, persistent)
     recording.act(action, progress)
     (then,) = recording.then
     assert then is not None
@@ -243,12 +247,7 @@ def test_whether_a_domain_is_persistent_shows_once_it_is_off(
 def test_whether_a_domain_is_persistent_shows_where_the_answer_to_a_destroy_was_lost(
     recording: Recording, action: str, persistent: bool
 ) -> None:
-    recording.host.persistent = persistent
-    recording.host.raises["create"] = recording.host.raises["createXML"] = libvirt_error(
-        libvirt.VIR_ERR_SYSTEM_ERROR
-    )
-    progress = Progress()
-    recording.local_record(progress, action)
+    progress = recording.that_starts_no_more(action, persistent)
     recording.host.raises["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_TIMEOUT)
     with pytest.raises(TransientError):
         recording.act(action, progress)
