@@ -261,22 +261,6 @@ class Journal:
             except RuntimeError:
                 pass  # no more threads: tried again with the next line, and flush() writes in place
 
-    def notice(self, line: str) -> None:
-        """Log what was done."""
-        self.log("notice", line)
-
-    def warning(self, line: str) -> None:
-        """Log what did not work yet, or what an administrator should act on."""
-        self.log("warning", line)
-
-    def error(self, line: str) -> None:
-        """Log what was not done although no virtual machine is in danger."""
-        self.log("error", line)
-
-    def crit(self, line: str) -> None:
-        """Log what failed for good."""
-        self.log("crit", line)
-
     def report(self, event: Event, receipt: Receipt | None = None) -> None:
         """Log EVENT at the level of its kind; RECEIPT as in log()."""
         self.log(event.level, event, receipt)

@@ -14,6 +14,7 @@ pytest.importorskip("libvirt")
 
 import sanlock_helper
 from sanlock_helper import killpath, spool, virt
+from sanlock_helper.checks import killpath as checks_killpath
 from sanlock_helper.checks import libvirtd
 from sanlock_helper.checks.facts import HostPaths
 from sanlock_helper.cli.verbs import VERBS
@@ -97,6 +98,18 @@ def test_one_reader_of_the_pid_file() -> None:
         if sanlock_daemon.PID_FILE in path.read_text(encoding="utf-8")
     ]
     assert readers == ["leases/sanlock_daemon.py"]
+
+
+def test_the_check_of_the_modules_searches_where_the_agent_does() -> None:
+    """A program of its own, run in sanlock's environment: it cannot import the function of the agent."""
+    tree = ast.parse((HELPER / "agent/service.py").read_text(encoding="utf-8"))
+    (found,) = (
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_find_modules"
+    )
+    # Behind the docstring and the import of site.
+    probe = {ast.dump(node) for node in ast.parse(checks_killpath._PROBE).body}
+    assert [ast.unparse(node) for node in found.body[2:] if ast.dump(node) not in probe] == []
+    assert len(found.body) == 6
 
 
 def test_one_reader_of_the_timeline() -> None:

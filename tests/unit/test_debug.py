@@ -42,7 +42,7 @@ def wanted(value: bytes = b"1") -> None:
 def logged(error: BaseException | None = None) -> list[tuple[int, str]]:
     lines: list[tuple[int, str]] = []
     journal = Journal(lambda priority, line: lines.append((priority, line)), lambda _line: None)
-    journal.notice("done")
+    journal.log("notice", "done")
     if wants_debug():
         log_debug(journal, "attempt 1")
     if error is not None:

@@ -60,10 +60,10 @@ def line(message: str) -> OutageEvent:
 def test_any_name_comes_back_and_forges_nothing(name: str) -> None:
     lines: list[str] = []
     journal = Journal(lambda _priority, text: lines.append(text), lambda _text: None)
-    journal.notice(f"recover {Record(UUID, name, URI, 'pause')}: done after 3.00 s: resumed")
+    journal.log("notice", f"recover {Record(UUID, name, URI, 'pause')}: done after 3.00 s: resumed")
     case = Job(Request(URI, UUID, "pause", Deadline(0.0, 40)), Progress())
     case.progress.name = name
-    journal.crit(f"{case}: FAILED after 35.00 s at try 9: x {OTHER}: done after 1 s: y")
+    journal.log("crit", f"{case}: FAILED after 35.00 s at try 9: x {OTHER}: done after 1 s: y")
     assert journal.flush()
     recovered, failed = map(line, lines)
     assert (recovered.name, recovered.uuid, recovered.kind) == (name, UUID, "done")

@@ -28,10 +28,10 @@ def test_levels_and_order() -> None:
     lines: list[tuple[int, str]] = []
     terminal: list[str] = []
     journal = Journal(lambda priority, line: lines.append((priority, line)), terminal.append)
-    journal.warning("trying")
-    journal.crit("failed")
+    journal.log("warning", "trying")
+    journal.log("crit", "failed")
     journal.log("error", "safe")
-    journal.notice("done")
+    journal.log("notice", "done")
     assert journal.flush()
     assert lines == [
         (syslog.LOG_WARNING, "trying"),
@@ -50,8 +50,8 @@ def test_a_syslog_that_blocks_holds_up_no_virtual_machine() -> None:
 
     journal = Journal(blocked, lambda line: None)
     start = time.monotonic()
-    journal.notice("one")
-    journal.notice("two")
+    journal.log("notice", "one")
+    journal.log("notice", "two")
     assert not journal.flush(timeout=0.1)
     assert time.monotonic() - start < 5
     release.set()
@@ -65,7 +65,7 @@ def test_any_text_is_one_line_everywhere() -> None:
     lines: list[str] = []
     terminal: list[str] = []
     journal = Journal(lambda _priority, line: lines.append(line), terminal.append)
-    journal.notice("a\nb\x1b[2J\x9b\u202e\u2028\udcff\0é")
+    journal.log("notice", "a\nb\x1b[2J\x9b\u202e\u2028\udcff\0é")
     assert journal.flush()
     assert lines == ["a\\nb\\x1b[2J\\x9b\\u202e\\u2028\\udcff\\x00é"]
     assert terminal == [f"virt-sanlock-helper: {lines[0]}"]
@@ -75,7 +75,7 @@ def test_a_line_that_journalctl_would_not_give_is_cut() -> None:
     lines: list[str] = []
     journal = Journal(lambda _priority, line: lines.append(line), lambda _line: None)
     for text in ("x" * MAX_BYTES, "x" * (MAX_BYTES + 1), "é\n" * 100_000):
-        journal.notice(text)
+        journal.log("notice", text)
     assert journal.flush(timeout=30)
     assert lines[0] == "x" * MAX_BYTES
     assert all(line.endswith(" [...]") and len(line.encode()) <= MAX_BYTES for line in lines[1:])
@@ -123,7 +123,7 @@ def test_the_thread_goes_on_whatever_fails(broken: str, capfd: pytest.CaptureFix
     receipt = BrokenReceipt()
     journal.log("notice", "one", receipt)
     journal.log("notice", "two", BrokenReceipt())
-    journal.notice("three")
+    journal.log("notice", "three")
     assert journal.flush()
     # One that does not know whether another process logs the line logs it all the same.
     assert lines[-2:] == ["two", "three"]
@@ -173,7 +173,7 @@ def test_journald_gets_the_fields_of_an_event(receiver: Receiver) -> None:
     lines: list[tuple[int, str]] = []
     journal = Journal(lambda *line: lines.append(line), lambda _line: None, Journald(receiver.path).send)
     journal.report(Event("failed", "pause", UUID, "a\nb=c\udcff", seconds="35.00", tries=9, note="x\ny"))
-    journal.notice("no event")
+    journal.log("notice", "no event")
     assert journal.flush()
     entry = receiver.entry()
     assert int(entry.pop("SYSLOG_PID")) > 0
@@ -283,12 +283,12 @@ os.set_blocking(writer, True)
 os.dup2(writer, 2)
 journal = Journal(lambda priority, line: print(line, flush=True))
 for number in range(20):
-    journal.notice(f"{number}" + "x" * 5000)
+    journal.log("notice", f"{number}" + "x" * 5000)
 flushed = journal.flush()
 drained = 0
 while drained < 65536:
     drained += len(os.read(reader, 65536))
-journal.notice("again")
+journal.log("notice", "again")
 assert journal.flush()
 assert os.read(reader, 65536) == b"virt-sanlock-helper: again\\n"
 print(flushed, flush=True)

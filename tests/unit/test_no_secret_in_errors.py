@@ -86,7 +86,7 @@ def test_a_log_that_meets_one(error: Exception, capfd: pytest.CaptureFixture[str
         raise error
 
     journal = Journal(fail, lambda _line: None)
-    journal.notice("done")
+    journal.log("notice", "done")
     journal.flush(10)
     printed = capfd.readouterr().err
     assert type(error).__name__ in printed

@@ -74,7 +74,7 @@ def is_in_use(state: int, reason: int) -> bool:
 def write_record(attempt: Attempt, action: str) -> None:
     """Complete what recovery needs, before the domain is touched.
 
-    The record is there already where the host knew the domain without libvirtd (see preparation.py).  Every
+    The record is there already where the host knew the domain without libvirtd (see prepare()).  Every
     wait in here is bounded, and a failure is only logged: the virtual machine's safety must not suffer.
     """
     progress, request, recorder = attempt.progress, attempt.request, attempt.recorder

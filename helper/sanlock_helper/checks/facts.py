@@ -24,7 +24,7 @@ from ..leases.sanlock_status import JoinedLockspace, SanlockStatus, ask_sanlock
 from ..leases.timeline import Timeline, timeline_of
 from ..threads import within
 from ..virt.libvirt_conf import Setting, Value, in_force, read_settings
-from ..virt.libvirt_daemon import VIRTQEMUD, Daemon, HostFiles, daemon_in_force, stale_socket
+from ..virt.libvirt_daemon import Daemon, HostFiles, daemon_in_force, stale_socket
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf, make_lock_conf
 
 if TYPE_CHECKING:
@@ -65,11 +65,6 @@ class HostPaths:
     def libvirt(self) -> Daemon:
         """libvirt's daemon that is in force."""
         return daemon_in_force(self.files)
-
-    @property
-    def is_modular(self) -> bool:
-        """Whether virtqemud serves the QEMU driver, and no monolithic libvirtd."""
-        return self.libvirt == VIRTQEMUD
 
     @property
     def daemon(self) -> str:

@@ -79,11 +79,6 @@ def given_again(settings: Iterable[Setting]) -> list[tuple[Setting, Setting]]:
     return found
 
 
-def parse_conf(text: str | bytes) -> dict[str, Value]:
-    """The settings in TEXT by name.  Raises ConfSyntaxError for what libvirt refuses."""
-    return in_force(parse_settings(text))
-
-
 def read_settings(path: Path) -> list[Setting]:
     """All settings in libvirt's configuration file PATH, in its order; none when it is not there.
 

@@ -14,7 +14,7 @@ from sanlock_helper.virt.libvirt_conf import (
     ConfSyntaxError,
     Value,
     given_again,
-    parse_conf,
+    in_force,
     parse_settings,
     read_conf,
 )
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.pure
     ],
 )
 def test_accepted(text: str, values: dict[str, Value]) -> None:
-    assert parse_conf(text) == values
+    assert in_force(parse_settings(text)) == values
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_accepted(text: str, values: dict[str, Value]) -> None:
 )
 def test_refused_with_its_line(text: str, line: int, reason: str) -> None:
     with pytest.raises(ConfSyntaxError) as caught:
-        parse_conf(text)
+        parse_settings(text)
     assert (caught.value.line, caught.value.reason) == (line, reason)
 
 
