@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import _thread
 from _queue import Empty, SimpleQueue
-from typing import Any, Callable, Generic, TypeVar
 
 from .errors import SanlockHelperError, TransientError
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Not at run time: a stand-by does without `typing`, whose import takes as long as all of its own.
+    from typing import Any, Callable, TypeVar
 
-Mailbox = SimpleQueue["tuple[Callable[..., object], tuple[Any, ...]]"]
+    T = TypeVar("T")
+    Mailbox = SimpleQueue["tuple[Callable[..., object], tuple[Any, ...]]"]
 
 _SANLOCK_HANGS = "see sanlock client status, and journalctl -u sanlock"
 
@@ -38,7 +41,7 @@ def call_with_timeout(call: Callable[[], T], seconds: float) -> T:
             answers.put((None, error))
 
     try:
-        _callers.start(run, ())
+        WORKERS.start(run, ())
     except RuntimeError:
         return call()
     try:
@@ -59,30 +62,26 @@ def within(seconds: float, what: str, call: Callable[[], T]) -> T:
         raise TransientError(what, str(error)) from None
 
 
-class OneAtATime(Generic[T]):
-    """A call that is made again and again, and never again while an earlier one has not returned."""
+def one_at_a_time(call: Callable[[], T], seconds: float) -> Callable[[], T]:
+    """CALL, as it is made again and again, and never again while an earlier one has not returned.
 
-    def __init__(self, call: Callable[[], T], seconds: float) -> None:
-        """Each CALL is waited for SECONDS at most."""
-        self._call = call
-        self._seconds = seconds
-        self._hangs = False
+    Each is waited for SECONDS at most.  Raises TransientError when it does not return in time, or an earlier
+    one still has not.
+    """
+    under_way = _thread.allocate_lock()
 
-    def __call__(self) -> T:
-        """What the call returns or raises.
-
-        Raises TransientError when it does not return in time, or an earlier one still has not.
-        """
-        if self._hangs:
-            raise TransientError("ask sanlock", "it has not answered the last question yet", _SANLOCK_HANGS)
-        self._hangs = True
-        return within(self._seconds, "ask sanlock", self._run)
-
-    def _run(self) -> T:
+    def released() -> T:
         try:
-            return self._call()
+            return call()
         finally:
-            self._hangs = False
+            under_way.release()
+
+    def one() -> T:
+        if not under_way.acquire(blocking=False):
+            raise TransientError("ask sanlock", "it has not answered the last question yet", _SANLOCK_HANGS)
+        return within(seconds, "ask sanlock", released)
+
+    return one
 
 
 class WorkerThreads:
@@ -117,5 +116,5 @@ def _run(call: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     call(*arguments)
 
 
-# The threads of call_with_timeout(): each domain has two such calls before its first try.
-_callers = WorkerThreads()
+# All that this process makes: a thread that has read sanlock's settings next opens a connection.
+WORKERS = WorkerThreads()

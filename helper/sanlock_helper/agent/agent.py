@@ -24,7 +24,7 @@ from ..errors import (
 from ..events import Event
 from ..journal import Journal, RepeatFilter, log_debug, log_traceback, wants_debug
 from ..spool import LIFE_SECONDS, RUNTIME_DIR
-from ..threads import WorkerThreads
+from ..threads import WORKERS
 from ..virt import AHEAD, IN_FLIGHT
 from ..virt.connection import is_embedded, is_local
 from .actions import ACTIONS
@@ -120,7 +120,7 @@ class Agent:
         self._preparing = 0
         self._clock = clock
         self._wall = wall
-        self._start_thread = start_thread or WorkerThreads().start
+        self._start_thread = start_thread or WORKERS.start
         self._answers: Answers = answers or SimpleQueue()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_count = 0

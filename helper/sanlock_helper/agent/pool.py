@@ -15,6 +15,7 @@ from _queue import Empty, SimpleQueue
 from typing import Callable
 
 from ..errors import AuthenticationError, HelperError, PermanentError
+from ..threads import WORKERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Connections:
 
         if idle:
             try:
-                _thread.start_new_thread(close_all, ())
+                WORKERS.start(close_all, ())
                 done.get(timeout=timeout)
             except (Empty, RuntimeError):
                 pass  # it hangs, or there are no more threads

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import _thread
 import posix
 import time
 from _queue import Empty, SimpleQueue
 
+from ..threads import WORKERS
 from .sanlock_daemon import daemon_pid, daemon_settings, run_dir
 
 SANLOCK_CONF = "/etc/sanlock/sanlock.conf"
@@ -54,7 +54,7 @@ class Grace:
         # On CLOCK_MONOTONIC: from then on the grace does not change any more.
         self.settled_at = time.monotonic() + within
         try:
-            _thread.start_new_thread(self._learn, (path, directory or run_dir(), within))
+            WORKERS.start(self._learn, (path, directory or run_dir(), within))
         except RuntimeError:
             self.settled_at = float("-inf")  # no more threads
 

@@ -11,7 +11,7 @@ from ..events import RECOVER, Event
 from ..journal import Journal, RepeatFilter, log_traceback
 from ..leases.held import Lockspace
 from ..leases.lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, NOT_THERE, Sanlock, SanlockError
-from ..threads import OneAtATime
+from ..threads import one_at_a_time
 from ..virt.qemu_sanlock_conf import LOCKSPACE
 from .pending_domain import PendingDomain
 
@@ -153,7 +153,7 @@ class LockspaceWaits:
         self._start_thread = start_thread
         self._answers = answers
         self._before_join = before_join
-        self._read_lockspaces = OneAtATime(sanlock.lockspaces, SANLOCK_SECONDS)
+        self._read_lockspaces = one_at_a_time(sanlock.lockspaces, SANLOCK_SECONDS)
         self._waits: dict[str, LockspaceWait] = {}
         self._repeats = RepeatFilter(REPEAT_SECONDS)
 
