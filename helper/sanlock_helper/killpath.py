@@ -83,6 +83,10 @@ def _hand_over(invocation: Invocation, start: float, waits: bool) -> "tuple[Spoo
 
 def _perform(invocation: Invocation, start: float, spool: "Spool | None", name: str, problem: str) -> int:
     """Serve requests in this process: see service.perform()."""
+    import gc
+
+    # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
+    gc.disable()
     try:
         from .agent.service import perform
     except Exception as error:

@@ -11,7 +11,6 @@ from ..errors import PermanentError, TransientError
 from ..virt.domain_state import describe, ends_by_itself, runs_elsewhere, state_name
 from .attempt import Attempt
 from .outcomes import OFF, Outcome, ended, moved
-from .pause import pause
 from .preparation import complete, complete_at_end, is_in_use, is_persistent, write_record
 
 
@@ -138,4 +137,11 @@ def _runs_again(attempt: Attempt, run: int | None) -> bool:
     return True
 
 
-ACTIONS: dict[str, Callable[[Attempt], Outcome]] = {"poweroff": poweroff, "restart": restart, "pause": pause}
+def _pause(attempt: Attempt) -> Outcome:
+    """See pause.pause().  service.make_agent() has loaded it where a disk may stand in the way."""
+    from .pause import pause
+
+    return pause(attempt)
+
+
+ACTIONS: dict[str, Callable[[Attempt], Outcome]] = {"poweroff": poweroff, "restart": restart, "pause": _pause}

@@ -165,10 +165,6 @@ def make_agent(journal: Journal, uri: str) -> Agent:
     forbid_core_dumps()
     journal.prepare()
     raise_priority()
-    import gc
-
-    # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
-    gc.disable()
     # The GIL's switch interval is 5 ms by default: a thread that returns from a call of 0.5 ms would wait ten
     # times as long to go on.
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -201,7 +197,7 @@ def _preload() -> None:
     from ..leases import held as leases
     from ..records import directory as records  # noqa: F401
     from ..virt import local_domains  # noqa: F401
-    from . import recorder  # noqa: F401
+    from . import pause, recorder  # noqa: F401
 
     try:
         leases.load()
