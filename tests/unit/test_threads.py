@@ -30,13 +30,11 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_thread_that_is_done_is_used_again(threads: list[int]) -> None:
     workers = WorkerThreads()
     answers: SimpleQueue[int] = SimpleQueue()
-    for number in range(20):
+    for number in range(200):
         workers.start(answers.put, (number,))
         assert answers.get(timeout=5) == number
-        # It is idle a moment after its answer came.
-        mailbox = workers._idle.get(timeout=5)
-        workers._idle.put(mailbox)
-    assert len(threads) == 1
+    # A thread is idle a moment after its answer came: a second one may be started meanwhile, and no third.
+    assert len(threads) <= 2
 
 
 def test_a_call_that_hangs_keeps_its_thread(threads: list[int]) -> None:

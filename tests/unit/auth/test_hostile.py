@@ -126,4 +126,4 @@ def test_a_larger_file_is_refused_with_the_limit(tmp_path: Path, size: int) -> N
 def test_nothing_shows_what_was_read() -> None:
     config = AuthConfig.from_bytes(HEAD)
     config.lookup("libvirt", "h", "password")
-    assert "hunter" not in f"{config!r} {config._keyfile!r}"
+    assert "hunter" not in f"{config!r} {vars(config)!r}"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
-from sanlock_helper.virt.status_files import Status, StatusFileError, StatusFiles, parse_status_file
+from sanlock_helper.virt.status_files import StatusFileError, StatusFiles, parse_status_file
 
 from ..fake_host import OTHER, UUID, status_xml
 
@@ -133,38 +133,41 @@ def test_the_newest_of_two_files_counts(tmp_path: Path) -> None:
     assert status.pid == 2
 
 
-def test_a_file_that_another_thread_reads_at_the_same_time_is_found(tmp_path: Path) -> None:
+def test_a_file_that_another_thread_reads_at_the_same_time_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between the reading of what is known and the search for what has changed."""
     for name, uuid in (("a", UUID), ("b", OTHER)):
         (tmp_path / f"{name}.xml").write_bytes(status_xml(name, uuid))
     files = StatusFiles(str(tmp_path))
-    real = files._names
+    real = os.listdir
 
-    def interleave() -> list[str]:
-        files._names = real  # type: ignore[method-assign]
+    def interleave(path: str) -> list[str]:
+        monkeypatch.setattr(os, "listdir", real)
         assert files.find(OTHER) is not None
-        return real()
+        return real(path)
 
-    files._names = interleave  # type: ignore[method-assign]
+    monkeypatch.setattr(os, "listdir", interleave)
     assert files.find(UUID) is not None
+    assert os.listdir is real
 
 
-def test_300_files_are_not_all_read_for_each_domain(tmp_path: Path) -> None:
+def test_300_files_are_not_all_read_for_each_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uuids = [f"00000000-0000-0000-0000-{number:012d}" for number in range(300)]
     for uuid in uuids:
         (tmp_path / f"{uuid}.xml").write_bytes(status_xml(uuid, uuid))
     files = StatusFiles(str(tmp_path))
-    read: list[str] = []
-    real = files._read
+    visited: list[str] = []
+    real = os.lstat
 
-    def count(name: str) -> Status | None:
-        read.append(name)
-        return real(name)
+    def count(path: str) -> os.stat_result:
+        visited.append(path)
+        return real(path)
 
-    files._read = count  # type: ignore[method-assign]
+    monkeypatch.setattr(os, "lstat", count)
     for uuid in uuids:
         assert files.find(uuid) is not None
-    assert len(read) < 2 * len(uuids)
+    assert 0 < len(visited) < 2 * len(uuids)
 
 
 @given(st.text(st.characters(exclude_characters="\0\r", exclude_categories=("Cs", "Cc")), min_size=1))
