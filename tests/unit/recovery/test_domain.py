@@ -598,6 +598,7 @@ def test_a_pause_of_a_job_is_not_resumed_while_the_job_runs(paused: Scene, words
         ("crashed", Verdict.DONE),
         ("daemon", Verdict.DONE),
         ("failed", Verdict.DONE),
+        ("unknown", Verdict.DONE),
         ("", Verdict.DONE),
         ("destroyed", Verdict.DROPPED),
         ("shutdown", Verdict.DROPPED),
