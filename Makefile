@@ -22,7 +22,7 @@ RPMBUILD_OPTIONS ?= $(shell rpm -q rpm >/dev/null 2>&1 || echo --nodeps)
 # The targets named together are made in that order, also with -j: `make deps test`.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test unit fuzz integration e2e modular faults packaging bench matrix lint pure man clean source srpm rpm install
+.PHONY: help deps demo test unit fuzz integration e2e modular faults chaos packaging bench matrix lint pure man clean source srpm rpm install
 
 # What stands behind a target and two number signs.
 help: ## list the targets
@@ -83,6 +83,16 @@ faults: $(VENV)/.done ## each fault at each stage of each action, beside the C h
 	@mkdir -p build && rm -f $(FAULTS)
 	@failed=0; $(BIN)/pytest -q -n 3 --dist loadgroup tests/faults || failed=1; \
 	$(BIN)/python -m tests.faults.results $(FAULTS) || failed=1; exit $$failed
+
+# Each run has a seed of its own unless SEED= or SCHEDULE= names one; SHRINK=1 drops the steps that a violation does not
+# need.  Schedules, and after a violation the logs, are left in build/chaos.
+chaos: SECONDS := 180
+SEED :=
+SCHEDULE :=
+SHRINK :=
+chaos: $(VENV)/.done ## random faults and outages over two hosts and ten VMs: SECONDS=, SEED=, SCHEDULE=, SHRINK=1; root
+	PYTHONPATH=helper:auth:. $(BIN)/python -m tests.chaos --seconds $(SECONDS) $(SEED:%=--seed %) \
+	    $(SCHEDULE:%=--schedule %) $(SHRINK:%=--shrink)
 
 # The package: built, installed, updated and erased under systemd.
 packaging: $(VENV)/.done ## the RPM and `make install` under systemd in a container, the SELinux policy; root

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from ..virt.api import VirConnect, VirDomain
 
 # libvirt's words for the end of a run that no administrator asked for.  "failed" is a start that was asked
-# for, and refused.  "unknown" is in the log where a new libvirtd cannot reach QEMU's monitor and ends it, as with a
-# name that is another one when it is read again (error of qemuProcessReconnect() in libvirt src/qemu/qemu_process.c).
+# for, and refused.  "unknown" is in the log where a new libvirtd cannot reach QEMU's monitor and ends it, as
+# with a name that is another one when it is read again (qemuProcessReconnect() in libvirt
+# src/qemu/qemu_process.c).
 _UNWISHED_ENDS = ("crashed", "daemon", "failed", "unknown")
 
 

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is done in a run, and when: made from a seed, written to a file, read again.  Pure data."""
+
+from __future__ import annotations
+
+import json
+import random
+import uuid
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape
+
+# Bytes of a lease's key and of a domain's name that libvirt accepts (SANLK_NAME_LEN less one; NAME_MAX less
+# what libvirt adds to it).
+KEY_BYTES, NAME_BYTES = 47, 200
+# libvirt refuses a slash and a line feed in a name, and the two names that every directory has.
+NAME_LETTERS = (
+    *"abcXYZ019 -_.,;:!?%&#@=+*~^|'\"`$()[]{}<>\\\x7f",
+    *("&amp;", "%s", "$(id)", "..", "--", "\u00fc", "e\u0301", "\u00a0", "\u0085", "\u2028", "\u202e"),
+    *("\U0001f600", "\ufffd"),
+)
+# A restarted libvirtd reads these as blanks in its status file, finds no monitor, and ends the machine.
+BLANKED = ("\t", "\r")
+# The name of a resource is no path; only what XML cannot hold, or turns into a blank, is left out.
+KEY_LETTERS = (*"abcXYZ019 -_.,;:!?/%&#@=+*~^|'\"$()[]{}<>\\", "\u00fc", "\U0001f600")
+# What is in the name of a lease's file.
+FILE_LETTERS = (*"abc019 -_.,;:!?%&#@=+*'\"$()[]<>\\", "\u00fc")
+
+# How many machines there are.
+MACHINES = 10
+# The seconds that one outage takes, with what comes before and after it.
+ROUND = 38.0
+
+
+class Machine(NamedTuple):
+    """One virtual machine: it is known on both hosts, and has one disk, and a lease for each of `keys`.
+
+    recover: yes, no, or "" for no policy.  keys: the key and the file of each <lease> element.  twin: the
+    UUID of another machine that has the same name at other times.
+    """
+
+    number: int
+    name: str
+    uuid: str
+    action: str
+    recover: str
+    transient: bool
+    keys: tuple[tuple[str, str], ...]
+    twin: str
+
+
+class Step(NamedTuple):
+    """One thing that is done `at` so many seconds after the begin.
+
+    do: one of what world.py can do.  host: where.  machine: its number, -1 for none.  lasts: after so many
+    seconds it is undone, 0 for what has no end of its own.  word: which kind of it.
+    """
+
+    at: float
+    do: str
+    host: int = 1
+    machine: int = -1
+    lasts: float = 0.0
+    word: str = ""
+
+
+class Schedule(NamedTuple):
+    """All of a run."""
+
+    seed: int
+    seconds: float
+    machines: tuple[Machine, ...]
+    steps: tuple[Step, ...]
+
+    def to_json(self) -> str:
+        """As a file has it: a line for each machine and step."""
+        lines = [f'{{"seed": {self.seed}, "seconds": {self.seconds:g}, "machines": [']
+        lines.append(",\n".join(json.dumps(machine._asdict()) for machine in self.machines))
+        lines.append('], "steps": [')
+        lines.append(",\n".join(json.dumps(step._asdict()) for step in self.steps))
+        lines.append("]}")
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Schedule:
+        """What to_json() wrote.  Raises ValueError, KeyError or TypeError for anything else."""
+        data = json.loads(text)
+        return cls(
+            int(data["seed"]),
+            float(data["seconds"]),
+            tuple(_machine(fields) for fields in data["machines"]),
+            tuple(Step(**fields) for fields in data["steps"]),
+        )
+
+
+def _machine(fields: dict[str, Any]) -> Machine:
+    keys = tuple((key, file) for key, file in fields.pop("keys"))
+    return Machine(**fields, keys=keys)
+
+
+def generate(seed: int, seconds: float, machines: int = MACHINES) -> Schedule:
+    """The schedule of SEED: the same one each time."""
+    rng = random.Random(seed)
+    made = tuple(_make_machine(rng, number) for number in range(machines))
+    steps: list[Step] = []
+    begin = 1.0
+    while begin + ROUND <= seconds or not steps:
+        steps += _Round(rng, begin, made).steps
+        begin += ROUND
+    return Schedule(seed, max(seconds, begin), made, tuple(sorted(steps)))
+
+
+def _make_machine(rng: random.Random, number: int) -> Machine:
+    # The number keeps two machines from having one name, key or file.
+    keys = tuple(
+        (
+            _text(rng, KEY_LETTERS, KEY_BYTES, f"{number}.{index}"),
+            _text(rng, FILE_LETTERS, 60, f"k{number}{index}"),
+        )
+        for index in range(rng.choice((0, 0, 1, 1, 2)))
+    )
+    return Machine(
+        number=number,
+        name=_text(rng, NAME_LETTERS + BLANKED * (rng.random() < 0.1), NAME_BYTES, str(number)),
+        uuid=_uuid(rng),
+        action=rng.choice(("poweroff", "pause")),
+        recover=rng.choice(("yes", "yes", "yes", "no", "")),
+        transient=rng.random() < 0.2,
+        keys=keys,
+        twin=_uuid(rng),
+    )
+
+
+def _uuid(rng: random.Random) -> str:
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+
+
+def _text(rng: random.Random, letters: tuple[str, ...], most: int, needed: str) -> str:
+    """A text of LETTERS with NEEDED somewhere in it: short ones mostly, and some of MOST bytes."""
+    size = most if rng.random() < 0.1 else rng.randint(1, 12)
+    size -= len(needed)
+    parts: list[str] = []
+    left = size
+    while left > 0:
+        letter = rng.choice(letters)
+        # A file of the domain's has its name in XML's escapes.
+        left -= len(escape(letter, {"'": "&apos;", '"': "&quot;"}).encode())
+        if left >= 0:
+            parts.append(letter)
+    parts.insert(rng.randint(0, len(parts)), needed)
+    return "".join(parts)
+
+
+# What may happen beside an outage: a weight, and how long it lasts at the shortest and the longest.
+HOST_FAULTS = {
+    "libvirtd-stopped": (3, 1.0, 8.0),
+    "libvirtd-killed": (3, 0.0, 8.0),
+    "libvirtd-frozen": (3, 1.0, 12.0),
+    "libvirtd-restarted": (2, 0.0, 0.0),
+    "sanlock-frozen": (2, 0.5, 4.0),
+    "sanlock-restarted": (1, 0.0, 0.0),
+    "killpath-killed": (4, 0.0, 0.8),
+    "killpath-stopped": (4, 0.5, 12.0),
+    "recovery-killed": (4, 0.0, 4.0),
+    "recovery-stopped": (2, 0.5, 6.0),
+    "busy": (2, 1.0, 6.0),
+    "storm": (2, 0.0, 0.0),
+}
+MACHINE_FAULTS = {
+    "qemu-frozen": (3, 0.5, 6.0),
+    "qemu-killed": (2, 0.0, 0.0),
+    "start": (2, 0.0, 0.0),
+    "start-there": (5, 2.0, 12.0),
+    "destroy": (2, 0.0, 0.0),
+    "suspend": (2, 1.0, 10.0),
+    "dump": (3, 0.0, 0.0),
+    "save": (1, 0.0, 0.0),
+    "migrate": (3, 0.0, 0.0),
+    "reboot": (1, 0.0, 0.0),
+    "request": (1, 0.0, 0.0),
+    "by-hand": (2, 0.0, 0.0),
+    "policy": (1, 0.0, 0.0),
+    "undefine": (1, 0.0, 0.0),
+    "twin": (1, 0.0, 0.0),
+}
+WORDS = {"by-hand": ("poweroff", "pause", "restart", "ignore"), "policy": ("yes", "no")}
+
+# The seconds from an outage's begin in which the faults fall: the leases are lost after 6 to 8, or after 2.
+_BEFORE, _AFTER = -3.0, 24.0
+# A daemon needs a moment between two faults to count as back.
+_BETWEEN = 1.0
+
+
+class _Round:
+    """The steps of one outage: all machines are started, the storage goes and returns, and faults beside."""
+
+    def __init__(self, rng: random.Random, begin: float, machines: tuple[Machine, ...]) -> None:
+        self._rng = rng
+        self._machines = machines
+        # Until when a thing is in a fault, by the host and the thing.
+        self._taken: dict[tuple[int, str], list[tuple[float, float]]] = {}
+        self.steps = [Step(begin, "start-all")]
+        outage = begin + 7.0 + rng.uniform(0.0, 2.0)
+        self._outage(outage)
+        for _ in range(rng.randint(6, 14)):
+            self._fault(outage)
+
+    def _outage(self, at: float) -> None:
+        rng = self._rng
+        kind = rng.choice(("storage", "storage", "sector", "sector"))
+        word = rng.choice(("", "", "resources")) if kind == "storage" else ""
+        # A blink now and then, which loses nothing.
+        lasts = rng.uniform(1.0, 4.0) if rng.random() < 0.1 else rng.uniform(9.0, 16.0)
+        host = 2 if kind == "sector" and rng.random() < 0.1 else 1
+        self.steps.append(_step(at, kind, host, -1, lasts, word))
+
+    def _fault(self, outage: float) -> None:
+        rng = self._rng
+        table = rng.choice((HOST_FAULTS, MACHINE_FAULTS))
+        do = rng.choices(list(table), [weight for weight, _, _ in table.values()])[0]
+        _, shortest, longest = table[do]
+        machine = rng.randrange(len(self._machines)) if table is MACHINE_FAULTS else -1
+        lasts = rng.uniform(shortest, longest)
+        at = outage + rng.uniform(_BEFORE, _AFTER)
+        host = 2 if do == "start-there" else rng.choice((1, 1, 1, 2))
+        if self._is_free(host, f"{do.partition('-')[0]} {machine}", at, lasts):
+            self.steps.append(_step(at, do, host, machine, lasts, rng.choice(WORDS.get(do, ("",)))))
+
+    def _is_free(self, host: int, thing: str, at: float, lasts: float) -> bool:
+        """Whether the thing is in no other fault then; it is taken if so."""
+        taken = self._taken.setdefault((host, thing), [])
+        end = at + lasts + _BETWEEN
+        if any(at < until and since < end for since, until in taken):
+            return False
+        taken.append((at, end))
+        return True
+
+
+def _step(at: float, do: str, host: int, machine: int, lasts: float, word: str) -> Step:
+    return Step(round(at, 2), do, host, machine, round(lasts, 2), word)
