@@ -293,20 +293,19 @@ def _without_record(run: Run, number: int, call: Call, vm: Vm) -> float | None:
 
 def _end_of_duty(run: Run, number: int, call: Call) -> float:
     """When an administrator, a job or another host first has to do with it: recovery leaves it then."""
-    since = call.at - LOSS
     touched = [
         disturbance.begin
         for disturbance in run.hosts[number].disturbances
         if disturbance.thing in (TOUCH, JOB)
         and disturbance.uuid in ("", call.uuid)
-        and disturbance.end >= since
+        and disturbance.end >= call.at
     ]
     moved = [
         sample.begin
         for name, other in run.hosts.items()
         if name != number
         for sample in other.samples
-        if sample.end >= since and sample.vm(call.uuid)
+        if sample.begin >= call.at and sample.vm(call.uuid)
     ]
     return min([*touched, *moved], default=float("inf"))
 

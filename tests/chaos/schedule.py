@@ -185,7 +185,14 @@ MACHINE_FAULTS = {
 WORDS = {"by-hand": ("poweroff", "pause", "restart", "ignore"), "policy": ("yes", "no")}
 
 # The seconds from an outage's begin in which the faults fall: the leases are lost after 6 to 8, or after 2.
-_BEFORE, _AFTER = -3.0, 24.0
+WINDOW = (-3.0, 24.0)
+# These wait for a process: our own live for a second, once the leases are lost.
+WINDOWS = {
+    "killpath-killed": (0.0, 6.0),
+    "killpath-stopped": (0.0, 6.0),
+    "recovery-killed": (2.0, 12.0),
+    "recovery-stopped": (2.0, 12.0),
+}
 # A daemon needs a moment between two faults to count as back.
 _BETWEEN = 1.0
 
@@ -201,7 +208,7 @@ class _Round:
         self.steps = [Step(begin, "start-all")]
         outage = begin + 7.0 + rng.uniform(0.0, 2.0)
         self._outage(outage)
-        for _ in range(rng.randint(6, 14)):
+        for _ in range(rng.randint(8, 18)):
             self._fault(outage)
 
     def _outage(self, at: float) -> None:
@@ -220,7 +227,7 @@ class _Round:
         _, shortest, longest = table[do]
         machine = rng.randrange(len(self._machines)) if table is MACHINE_FAULTS else -1
         lasts = rng.uniform(shortest, longest)
-        at = outage + rng.uniform(_BEFORE, _AFTER)
+        at = outage + rng.uniform(*WINDOWS.get(do, WINDOW))
         host = 2 if do == "start-there" else rng.choice((1, 1, 1, 2))
         if self._is_free(host, f"{do.partition('-')[0]} {machine}", at, lasts):
             self.steps.append(_step(at, do, host, machine, lasts, rng.choice(WORDS.get(do, ("",)))))

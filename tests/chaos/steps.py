@@ -30,6 +30,8 @@ from .world import SECONDS, World
 
 # How long a fault of a process waits for that process to be there.
 APPEARS_SECONDS = 12.0
+# How long another host tries to get the leases of a machine.
+TAKE_SECONDS = 15.0
 # Processes of a storm.
 STORM = 25
 SPOOL = "/run/virt-sanlock-helper/requests"
@@ -297,13 +299,26 @@ class Steps:
         with self._world.locks[step.machine], self._world.touching(self._uuid(step)):
             self._world.start(self._host(step), self._machine(step))
 
-    def _start_there(self, step: Step) -> None:
-        """Start it on the other host, as a high-availability manager does, and end it there."""
+    def _start_there(self, step: Step) -> str:
+        """Start it on the other host, as a high-availability manager does, and end it there.
+
+        That tries until it has the leases: those of a lost host once that has joined again.
+        """
         with self._world.touching(self._uuid(step)):
-            with self._world.locks[step.machine]:
-                self._world.start(self._host(step), self._machine(step))
+            end = time.monotonic() + TAKE_SECONDS
+            while not self._is_started(step):
+                if time.monotonic() > end or self._over.is_set():
+                    return "it did not get the leases"
+                self._wait(0.3)
             self._wait(step.lasts)
             self._host(step).virsh("destroy", self._uuid(step), timeout=SECONDS)
+        return ""
+
+    def _is_started(self, step: Step) -> bool:
+        with self._world.locks[step.machine], contextlib.suppress(CommandError):
+            self._world.start(self._host(step), self._machine(step))
+            return True
+        return False
 
     def _destroy(self, step: Step) -> None:
         self._virsh(step, "destroy", self._uuid(step))

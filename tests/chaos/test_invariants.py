@@ -309,7 +309,9 @@ def lost(*parts: tuple[Vm | None, float], disturbances: Sequence[Disturbance] = 
 
 @pytest.mark.parametrize("state", [None, PAUSED])
 def test_a_record_that_is_lost(state: Vm | None) -> None:
-    here = host(series((RUNS, 3.0), (state, 5.0)), [after(2.0)], [done(3.2)], [FAILS])
+    # An administrator has started it before.
+    started = Disturbance(0.5, 1.5, TOUCH, UUID)
+    here = host(series((RUNS, 3.0), (state, 5.0)), [after(2.0)], [done(3.2)], [FAILS, started])
     assert found(here) == ["record"]
 
 
@@ -341,7 +343,7 @@ def test_no_record_is_needed(parts: list[tuple[Vm | None, float]]) -> None:
     [
         # No lockspace was lost.
         [],
-        [FAILS, Disturbance(1.0, 1.5, TOUCH, UUID)],
+        [FAILS, Disturbance(1.0, 2.5, TOUCH, UUID)],
         [FAILS, Disturbance(3.0, 3.0, TOUCH, UUID)],
         [FAILS, Disturbance(1.0, 4.0, JOB, UUID)],
     ],
