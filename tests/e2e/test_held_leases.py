@@ -265,6 +265,11 @@ def test_no_daemon_is_not_an_answer(odd: Stack) -> None:
     bind = "import socket; socket.socket(socket.AF_UNIX).bind('/run/dead/sanlock.sock')"
     odd.run("/usr/bin/python3", "-c", bind)
     assert asked("/run/dead").startswith("True sanlock does not answer: ")
+    # One that runs, and whose socket was replaced, or removed.
+    odd.run("cp", "/run/sanlock/sanlock.pid", "/run/dead")
+    assert asked("/run/dead").startswith("False sanlock does not answer: ")
+    odd.run("rm", "/run/dead/sanlock.sock")
+    assert asked("/run/dead").startswith("False sanlock does not answer: ")
     # One that ends in the middle of an answer was there.
     odd.run("mkdir", "-p", "/run/rude")
     serve = (

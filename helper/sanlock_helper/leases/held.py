@@ -215,10 +215,14 @@ def _no_answer(error: Any) -> LeasesUnknownError:
 
 
 def _is_absent(error: Any) -> bool:
-    """Whether ERROR, of a call to sanlock, is that no daemon runs: no socket, or one that was left behind."""
-    return error.errno == errno.ECONNREFUSED or (
+    """Whether ERROR, of a call to sanlock, is that no daemon runs: no socket, or one that was left behind.
+
+    A daemon whose socket was removed runs on, with its leases, and ends their processes at a loss.
+    """
+    has_no_socket = error.errno == errno.ECONNREFUSED or (
         error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.exists(_socket())
     )
+    return has_no_socket and not sanlock_daemon.daemon_pid(_run_dir())
 
 
 def _lease(found: dict[str, Any]) -> Lease:
