@@ -24,7 +24,9 @@ from tests.e2e.testdriver import TestDomains
 from tests.e2e.unshared import children
 from tests.e2e.waiting import wait_for
 
-from .faults import BEFORE, CALL, DONE, FOUND, LATE, LOGIN, MAX_CLIENTS, RECORD, SLOT, Fault
+from .disk_faults import DISK
+from .fault import BEFORE, CALL, DONE, FOUND, LOGIN, RECORD, SLOT, Fault
+from .faults import FAULTS, LATE, MAX_CLIENTS
 from .proxy import ANSWER, HOLD, PASS, REQUEST, Proxy, Rule
 from .victims import KINDS, QemuVm
 
@@ -94,6 +96,9 @@ class Cell:
         # Closed at the end.
         self.kept: list[socket.socket] = []
         self.group: Path | None = None
+        # Of the helper alone: the folder that is on DISK.
+        self.mounts = ""
+        self.disk: subprocess.Popen[str] | None = None
         self.is_held = False
         # The helper's process, by its pids inside and outside; 0 until it is started.
         self.helper_pid = 0
@@ -160,9 +165,9 @@ class Cell:
         stack.run("rm", "-rf", RUNTIME_DIR)
         self._journal_start = len(self._journal())
         ends.callback(self._wait_libvirtd)
-        self.victim = KINDS[self.kind](stack, self._name)
+        self.victim = KINDS[self.kind](stack, self._name, self.fault.emulator)
         ends.callback(self.victim.close)
-        if self.stage == SLOT or self.fault.inject.__name__ == "stop_agent":
+        if self.stage == SLOT or self.fault.others:
             self._others = TestDomains(stack, max(SLOTS.values()))
             ends.callback(self._others.close)
         self.libvirt = Proxy(stack, stack.libvirtd.socket).start()
@@ -279,7 +284,11 @@ class Cell:
         program = str(HELPER) if self.helper == OURS else self.stack.stock_helper
         words = [program, uri, uuid, action]
         assignments = [f"{name}={value}" for name, value in self.environment.items()]
-        script = f"{self.prefix} exec {shlex.join(['env', *assignments, *words])}"
+        command = ["env", *assignments, *words]
+        if self.mounts:
+            bind = 'mount --bind "$0" "$1" && shift && exec "$@"'
+            command = ["unshare", "--mount", "sh", "-c", bind, DISK, self.mounts, *command]
+        script = f"{self.prefix} exec {shlex.join(command)}"
         call = self.stack.popen("sh", "-c", script, stdout=subprocess.DEVNULL, stderr=stderr)
         self._calls.append(call)
         return call
@@ -363,8 +372,6 @@ def reason_to_leave_out(kind: str, fault: Fault, stage: str, helper: str) -> str
 
 def cells(quick: bool) -> Iterator[tuple[str, Fault, str, str]]:
     """Kind, fault, stage and action of each; quick: each fault once, at its worst stage."""
-    from .faults import FAULTS
-
     for fault in FAULTS:
         if quick:
             yield fault.kinds[0], fault, fault.worst, fault.action

@@ -10,55 +10,26 @@ import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import TYPE_CHECKING
 
 from tests.e2e.lease_loss import RUNTIME_DIR
 from tests.e2e.waiting import wait_for
 
 from . import proxy
+from .daemon_faults import DAEMON_FAULTS
+from .disk_faults import DISK_FAULTS
+from .fault import AWAY, BEFORE, CALL, DONE, FOUND, LOGIN, RECORD, Change, Fault, nothing
+from .machine_faults import MACHINE_FAULTS
+from .process_faults import PROCESS_FAULTS
 from .victims import QemuVm
 
 if TYPE_CHECKING:
     from .cell import Cell
 
-BEFORE, LOGIN, FOUND = "before connect", "during authentication", "after lookup"
-CALL, DONE, RECORD, SLOT = "during the call", "after the call", "while the record is written", "at a slot"
-
-# How long libvirtd, or what stands for it, is away: the rest of the budget must be enough.
-AWAY = 4.0
 # libvirtd's limit of connections: more than an agent and its storm have.
 MAX_CLIENTS = 80
 # How late an answer comes that comes at all.
 LATE = 20.0
-
-Change = Callable[["Cell"], None]
-
-
-def nothing(_cell: Cell) -> None:
-    """Nothing is to be done."""
-
-
-class Fault(NamedTuple):
-    """inject: make it, at the stage.  clear: undo it, after `lasts` seconds, or at the end where that is 0.
-
-    prepare: what has to be there before the helper starts.  then: what becomes of the message at which the
-    stage was reached.  worst: the stage of the quick run.  kinds: of daemon.  stages: none for all.
-    is_ours: it is in what libvirt's own helper does not have.  reads_stderr: the journal is in the fault.
-    """
-
-    name: str
-    worst: str
-    inject: Change
-    clear: Change = nothing
-    lasts: float = 0.0
-    prepare: Change = nothing
-    then: str = proxy.PASS
-    kinds: tuple[str, ...] = ("qemu",)
-    stages: tuple[str, ...] = ()
-    is_ours: bool = False
-    reads_stderr: bool = False
-    missing: Callable[[], str] = lambda: ""
-    action: str = "poweroff"
 
 
 # libvirtd
@@ -291,13 +262,6 @@ def drop_group(cell: Cell) -> None:
     group.rmdir()
 
 
-def stop_agent(cell: Cell) -> None:
-    """Stop it for good; three further calls come for other domains, as in every storm."""
-    if cell.helper_pid:
-        cell.stack.signal(cell.helper_pid, signal.SIGSTOP)
-    cell.call_for_others(3)
-
-
 # The log
 
 
@@ -431,7 +395,6 @@ FAULTS: Sequence[Fault] = (
         kinds=_BOTH,
         missing=no_pids_controller,
     ),
-    Fault("agent stopped for good", CALL, stop_agent, is_ours=True, action="pause"),
     Fault("/dev/log full", BEFORE, fill_syslog, empty_syslog, kinds=_BOTH, reads_stderr=True),
     Fault("no /dev/log", CALL, no_syslog, empty_syslog, kinds=_BOTH, reads_stderr=True),
     Fault("stderr a full pipe", BEFORE, fill_stderr, prepare=stderr_pipe, kinds=_BOTH),
@@ -448,4 +411,8 @@ FAULTS: Sequence[Fault] = (
         kinds=_BOTH,
         missing=no_faketime,
     ),
+    *DAEMON_FAULTS,
+    *MACHINE_FAULTS,
+    *PROCESS_FAULTS,
+    *DISK_FAULTS,
 )

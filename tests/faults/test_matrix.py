@@ -18,7 +18,7 @@ from tests.e2e.stack import Stack
 
 from . import results
 from .cell import OURS, STOCK, Cell, cells, prepare_host, reason_to_leave_out
-from .faults import Fault
+from .fault import Fault
 
 IS_QUICK = os.environ.get("SANLOCK_HELPER_FAULTS") != "full"
 GROUPS = 3

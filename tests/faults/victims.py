@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+from pathlib import Path
 from typing import Any
 
 from tests.e2e import testdriver
 from tests.e2e.leases import parse_leases
+from tests.e2e.namespace import CommandError
 from tests.e2e.stack import Stack
 from tests.e2e.testdriver import TestDomains
 from tests.e2e.waiting import wait_for
@@ -37,8 +40,8 @@ class Victim:
     uri = ""
     uuid = ""
 
-    def __init__(self, stack: Stack, name: str) -> None:
-        """Make it run."""
+    def __init__(self, stack: Stack, name: str, emulator: str = "") -> None:
+        """Make it run, by that EMULATOR where its kind has one."""
 
     def is_safe(self, action: str) -> bool | None:
         """Whether the run that began the test is in the goal state of ACTION; None while that is unknown."""
@@ -53,7 +56,7 @@ class QemuVm(Victim):
 
     uri = "qemu:///system"
 
-    def __init__(self, stack: Stack, name: str) -> None:
+    def __init__(self, stack: Stack, name: str, emulator: str = "") -> None:
         self.stack = stack
         # What stands before libvirtd, for commands that are to go past it.
         self.proxy: Proxy | None = None
@@ -62,7 +65,8 @@ class QemuVm(Victim):
         self._monitor = f"/run/stack/{name}.qmp"
         xml = self.domain.xml.replace("<domain ", f"<domain {_NAMESPACE} ", 1)
         xml = xml.replace("</domain>", _MONITOR.format(path=self._monitor) + "</domain>")
-        self.domain.xml = xml.replace("<devices>", "<devices><panic model='isa'/>")
+        chosen = f"<emulator>{emulator}</emulator>" if emulator else ""
+        self.domain.xml = xml.replace("<devices>", f"<devices>{chosen}<panic model='isa'/>")
         stack.path(self.domain.xml_path).write_text(self.domain.xml)
         with stack.path(self.domain.disks[0]).open("r+b") as disk:
             disk.write(_PANICS_AT_A_KEY.ljust(510, b"\0") + b"\x55\xaa")
@@ -77,6 +81,17 @@ class QemuVm(Victim):
             return ""
         return stat.rpartition(")")[2].split()[19]
 
+    def outer_pid(self) -> int:
+        """Its process as the outside has it."""
+        (pid,) = (
+            int(name)
+            for name in os.listdir("/proc")
+            if name.isdigit()
+            and _ids_inside(int(name))[1:] == (str(self.pid),)
+            and _has(int(name), self.uuid)
+        )
+        return pid
+
     def is_gone(self) -> bool:
         """Whether its process has ended."""
         return not self.stack.is_alive(self.pid) or self._started() != self._start
@@ -90,7 +105,10 @@ class QemuVm(Victim):
         status = self.status()
         if status is None:
             return None
-        return status not in ("running", "prelaunch", "inmigrate") and not self.holds_lease()
+        if status in ("running", "prelaunch", "inmigrate"):
+            return False
+        held = self.holds_lease()
+        return None if held is None else not held
 
     def status(self) -> str | None:
         """QEMU's own word for its state (query-status); None when it does not answer."""
@@ -115,9 +133,12 @@ class QemuVm(Victim):
         except (OSError, ValueError):
             return None
 
-    def holds_lease(self) -> bool:
-        """Whether sanlock has a lease of its process."""
-        lines = self.stack.run("sanlock", "client", "status").stdout.splitlines()
+    def holds_lease(self) -> bool | None:
+        """Whether sanlock has a lease of its process; None when sanlock does not answer."""
+        try:
+            lines = self.stack.run("sanlock", "client", "status", timeout=QMP_SECONDS).stdout.splitlines()
+        except CommandError:
+            return None
         return any(lease.pid == self.pid for lease in parse_leases(lines))
 
     def panic(self) -> None:
@@ -135,11 +156,27 @@ class QemuVm(Victim):
         self.stack.run("virsh", "-q", "-c", f"{self.uri}?socket={path}", *words, check=False, timeout=20)
 
     def close(self) -> None:
-        for words in (("destroy", self.uuid), ("undefine", self.uuid)):
+        for words in (("destroy", self.uuid), ("undefine", "--managed-save", self.uuid)):
             self.virsh(*words)
         if not self.is_gone():
             self.stack.signal(self.pid, 9)
             wait_for(self.is_gone, 10, "the end of its QEMU")
+
+
+def _ids_inside(pid: int) -> tuple[str, ...]:
+    """The ids of a process in its namespaces, the outermost first."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ()
+    return tuple(status.partition("NSpid:")[2].split("\n")[0].split())
+
+
+def _has(pid: int, word: str) -> bool:
+    try:
+        return word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 class TestVm(Victim):
@@ -148,7 +185,7 @@ class TestVm(Victim):
     __test__ = False
     uri = testdriver.URI
 
-    def __init__(self, stack: Stack, name: str) -> None:
+    def __init__(self, stack: Stack, name: str, emulator: str = "") -> None:
         self._domains = TestDomains(stack, 1)
         (self.uuid,) = self._domains.uuids
 

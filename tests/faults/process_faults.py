@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Faults of this program's own processes; as in every storm, further calls come."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.e2e.namespace import CommandError
+from tests.e2e.waiting import wait_for
+
+from .fault import AWAY, CALL, DONE, FOUND, LOGIN, RECORD, Fault
+
+if TYPE_CHECKING:
+    from .cell import Cell
+
+OTHERS = 3
+# At these an agent is at work, and others may stand by.
+_AT_WORK = (LOGIN, FOUND, RECORD, CALL, DONE)
+
+
+def _signal_agent(cell: Cell, number: int) -> None:
+    if cell.helper_pid:
+        with contextlib.suppress(CommandError):
+            cell.stack.signal(cell.helper_pid, number)
+
+
+def stop_agent(cell: Cell) -> None:
+    _signal_agent(cell, signal.SIGSTOP)
+    cell.call_for_others(OTHERS)
+
+
+def continue_agent(cell: Cell) -> None:
+    _signal_agent(cell, signal.SIGCONT)
+
+
+def kill_agent(cell: Cell) -> None:
+    _signal_agent(cell, signal.SIGKILL)
+    cell.call_for_others(OTHERS)
+
+
+def _stand_bys(cell: Cell) -> list[int]:
+    return [p.pid for p in cell.stack.processes("libvirt_sanlock") if p.pid != cell.helper_pid]
+
+
+def kill_stand_bys(cell: Cell) -> None:
+    cell.call_for_others(OTHERS)
+    wait_for(lambda: _stand_bys(cell), 10, "stand-bys")
+    for pid in _stand_bys(cell):
+        with contextlib.suppress(CommandError):
+            cell.stack.signal(pid, signal.SIGKILL)
+
+
+def stop_stand_bys(cell: Cell) -> None:
+    cell.call_for_others(OTHERS)
+    wait_for(lambda: _stand_bys(cell), 10, "stand-bys")
+    for pid in _stand_bys(cell):
+        with contextlib.suppress(CommandError):
+            cell.stack.signal(pid, signal.SIGSTOP)
+
+
+MEMORY = Path("/sys/fs/cgroup/memory")
+
+
+def no_memory_controller() -> str:
+    return "" if os.access(MEMORY, os.W_OK) else "no memory controller of cgroup v1 here"
+
+
+def make_group(cell: Cell) -> None:
+    cell.group = MEMORY / f"helper-faults-{os.getpid()}"
+    cell.group.mkdir()
+    cell.prefix = f"echo 0 >{cell.group}/cgroup.procs || exit 1;"
+
+
+def no_memory(cell: Cell) -> None:
+    """No further page than it has: the kernel kills it for the next one.  Later calls have memory."""
+    assert cell.group is not None
+    cell.prefix = ""
+    # EBUSY: it has more by now.
+    with contextlib.suppress(OSError):
+        used = (cell.group / "memory.usage_in_bytes").read_text()
+        (cell.group / "memory.limit_in_bytes").write_text(used)
+    cell.call_for_others(OTHERS)
+
+
+def drop_group(cell: Cell) -> None:
+    group = cell.group
+    assert group is not None
+    (group / "memory.limit_in_bytes").write_text("-1")
+    cell.end_helpers()
+    wait_for(lambda: not (group / "cgroup.procs").read_text(), 10, f"{group} to be empty")
+    group.rmdir()
+
+
+PROCESS_FAULTS = (
+    Fault("agent stopped for good", CALL, stop_agent, is_ours=True, action="pause", others=True),
+    Fault("agent stopped for 4 s", DONE, stop_agent, continue_agent, AWAY, is_ours=True, others=True),
+    Fault(*("agent killed", CALL, kill_agent), is_ours=True, action="pause", others=True, stages=_AT_WORK),
+    Fault("stand-bys killed", CALL, kill_stand_bys, is_ours=True, others=True, stages=_AT_WORK),
+    Fault("stand-bys stopped", CALL, stop_stand_bys, is_ours=True, others=True, stages=_AT_WORK),
+    Fault(
+        *("agent out of memory", FOUND, no_memory, drop_group),
+        prepare=make_group,
+        is_ours=True,
+        others=True,
+        stages=_AT_WORK,
+        missing=no_memory_controller,
+    ),
+)
