@@ -151,7 +151,7 @@ class World:
         vms = {number: sample.vm(uuid) for number, sample in samples.items() if sample and sample.vm(uuid)}
         if any(vm and not vm.stands for vm in vms.values()):
             return
-        with self.touching(uuid), contextlib.suppress(CommandError):
+        with self.locks[machine.number], self.touching(uuid), contextlib.suppress(CommandError):
             for number in vms:
                 self.hosts[number].virsh("destroy", uuid, timeout=SECONDS)
             self.start(self.hosts[1], machine)
@@ -177,6 +177,13 @@ class World:
         """The same of what an administrator does with a machine: its state on both hosts depends on it."""
         with self.disturbing(1, thing, uuid), self.disturbing(2, thing, uuid):
             yield
+
+    def is_disturbed(self, number: int, thing: str) -> bool:
+        """Whether a thing of a host is disturbed now."""
+        with self._lock:
+            return any(
+                note.thing == thing and note.end == float("inf") for note in self._disturbances[number]
+            )
 
     def call_by_hand(self, number: int, uuid: str, action: str) -> None:
         """Note a call of the helper that is not sanlock's, before it is made."""
