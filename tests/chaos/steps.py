@@ -53,7 +53,7 @@ class Steps:
 
     def begin(self, step: Step) -> None:
         """Do STEP beside all others."""
-        thread = threading.Thread(target=self._do, args=(step,), daemon=True)
+        thread = threading.Thread(target=self._do, args=(step,), name=str(step), daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -63,7 +63,8 @@ class Steps:
         end = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
-        assert not any(thread.is_alive() for thread in self._threads), "a step has no end"
+        left = [thread.name for thread in self._threads if thread.is_alive()]
+        assert not left, f"steps without an end: {left}"
 
     def _do(self, step: Step) -> None:
         method = getattr(self, "_" + step.do.replace("-", "_"))
@@ -263,19 +264,21 @@ class Steps:
 
     def _storm(self, step: Step) -> None:
         """Calls for many machines that libvirt does not know."""
-        host = self._host(step)
-        calls = []
-        for number in range(STORM):
-            # The same ones at each replay.
-            name = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{step.at}.{step.host}.{number}"))
+        # The same ones at each replay.
+        names = [
+            str(uuid.uuid5(uuid.NAMESPACE_OID, f"{step.at}.{step.host}.{number}")) for number in range(STORM)
+        ]
+        for name in names:
             self._world.call_by_hand(step.host, name, "pause")
-            calls.append(
-                host.popen(
-                    *(str(HELPER), URI, name, "pause"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-                )
-            )
-        for call in calls:
-            call.wait()
+        self._call(step, "pause", *names)
+
+    def _call(self, step: Step, action: str, *uuids: str) -> None:
+        """Run the helper for all of UUIDS at once, and wait for the end of all.
+
+        In the background of a shell: an nsenter stops when its own child is stopped.
+        """
+        script = f'for uuid in "$@"; do {HELPER} {URI} $uuid {action} </dev/null & done; wait'
+        self._host(step).run("sh", "-c", script, "sh", *uuids, check=False, timeout=90)
 
     # Machines
 
@@ -401,7 +404,7 @@ class Steps:
     def _by_hand(self, step: Step) -> None:
         with self._world.locks[step.machine], self._world.touching(self._uuid(step)):
             self._world.call_by_hand(step.host, self._uuid(step), step.word)
-            self._host(step).run(str(HELPER), URI, self._uuid(step), step.word, check=False, timeout=60)
+            self._call(step, step.word, self._uuid(step))
 
     def _policy(self, step: Step) -> None:
         self._world.policy_changed(self._uuid(step))

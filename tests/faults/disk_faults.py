@@ -24,8 +24,8 @@ DISK = "/run/stack/disk"
 # At these Python and this program are loaded; before, nothing could run from a disk that does not answer.
 _LOADED = (LOGIN, FOUND, RECORD, SLOT, CALL, DONE)
 # At these there is a connection.  libvirt's client reads /etc/libvirt/libvirt.conf for each
-# (virConnectOpenInternal() in libvirt src/libvirt.c), and Debian's finds the socket by /var/run: no client gets
-# past these folders.
+# (virConnectOpenInternal() in libvirt src/libvirt.c), and Debian's finds the socket by /var/run: no client
+# gets past these folders.
 _CONNECTED = (FOUND, CALL, DONE)
 
 
