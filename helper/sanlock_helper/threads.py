@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     Mailbox = SimpleQueue["tuple[Callable[..., object], tuple[Any, ...]]"]
 
-_SANLOCK_HANGS = "see sanlock client status, and journalctl -u sanlock"
-
 
 class NoAnswerError(SanlockHelperError):
     """A call has not returned in time.  A TimeoutError is what Python makes of a call's own ETIMEDOUT."""
@@ -62,11 +60,11 @@ def within(seconds: float, what: str, call: Callable[[], T]) -> T:
         raise TransientError(what, str(error)) from None
 
 
-def one_at_a_time(call: Callable[[], T], seconds: float) -> Callable[[], T]:
+def one_at_a_time(seconds: float, what: str, call: Callable[[], T], hint: str = "") -> Callable[[], T]:
     """CALL, as it is made again and again, and never again while an earlier one has not returned.
 
-    Each is waited for SECONDS at most.  Raises TransientError when it does not return in time, or an earlier
-    one still has not.
+    Each is waited for SECONDS at most.  Raises TransientError about WHAT when it does not return in time, or
+    an earlier one still has not, for which HINT is the remedy.
     """
     under_way = _thread.allocate_lock()
 
@@ -78,8 +76,8 @@ def one_at_a_time(call: Callable[[], T], seconds: float) -> Callable[[], T]:
 
     def one() -> T:
         if not under_way.acquire(blocking=False):
-            raise TransientError("ask sanlock", "it has not answered the last question yet", _SANLOCK_HANGS)
-        return within(seconds, "ask sanlock", released)
+            raise TransientError(what, "it has not answered the last question yet", hint)
+        return within(seconds, what, released)
 
     return one
 

@@ -20,6 +20,7 @@ LAST_DELAY = 30.0
 # The same reason is logged again after so many seconds.
 REPEAT_SECONDS = 600.0
 SANLOCK_SECONDS = 10.0
+_SANLOCK_HANGS = "see sanlock client status, and journalctl -u sanlock"
 # sanlock takes so long at most to join a lockspace that another host may still use (io_timeout 10 s): 14 of
 # them.
 JOIN_SECONDS = 180.0
@@ -153,7 +154,9 @@ class LockspaceWaits:
         self._start_thread = start_thread
         self._answers = answers
         self._before_join = before_join
-        self._read_lockspaces = one_at_a_time(sanlock.lockspaces, SANLOCK_SECONDS)
+        self._read_lockspaces = one_at_a_time(
+            SANLOCK_SECONDS, "ask sanlock", sanlock.lockspaces, _SANLOCK_HANGS
+        )
         self._waits: dict[str, LockspaceWait] = {}
         self._repeats = RepeatFilter(REPEAT_SECONDS)
 
