@@ -140,7 +140,7 @@ class Model:
         journal = RecordedJournal()
         records = RecordDirectory(str(host.records))
         agent = Agent(
-            connect or (lambda uri: host),  # type: ignore[arg-type,return-value]
+            connect or (lambda uri: host),  # type: ignore[arg-type]
             journal,  # type: ignore[arg-type]
             clock=host,
             start_thread=start_thread,
