@@ -13,8 +13,11 @@ from pathlib import Path
 
 from ..errors import HelperError, needs_root
 from .host import ASIDE, Host
+from .paths import NAME
 
 _DPKG_HINT = "see docs/install.md, Debian"
+# Our executable under whatever prefix; see paths.py.
+_OURS = f"/virt-sanlock-helper/{NAME}"
 
 
 def is_active(host: Host) -> bool:
@@ -33,19 +36,12 @@ def activate(host: Host) -> str:
         return f"{stock} is a link to {host.ours} already"
     if not os.access(host.ours, os.X_OK):
         raise HelperError(f"activate {host.ours}", "not an executable", "reinstall virt-sanlock-helper")
+    beside = path.with_name(f"{path.name}.new")
     try:
-        # A second name, then the first is taken over: rename(2) of a hard link to its own file does nothing,
-        # so the new name comes by way of a third.
-        beside = path.with_name(f"{path.name}.new")
         beside.unlink(missing_ok=True)
-        os.link(path, beside)
-        beside.rename(_aside(host))
-        if _is_dpkgs(host, stock):
-            try:
-                _divert(host, "--add", stock, "--no-rename")
-            except HelperError:
-                _aside(host).unlink()
-                raise
+        # Behind the link of another installation libvirt's helper is put aside already.
+        if not _is_our_link(path):
+            _put_aside(host, stock, beside)
         beside.symlink_to(host.ours)
         beside.rename(path)
     except OSError as error:
@@ -53,20 +49,49 @@ def activate(host: Host) -> str:
     return f"{stock} is now a link to {host.ours}; libvirt's helper is at {stock}{ASIDE}"
 
 
+def _put_aside(host: Host, stock: str, beside: Path) -> None:
+    """Give libvirt's helper at STOCK its second name; BESIDE is a name that is free.
+
+    Raises HelperError and OSError.
+    """
+    aside = _aside(host)
+    dpkgs = _is_dpkgs(host, stock)
+    if dpkgs and aside.exists():
+        why = f"{stock}{ASIDE} is there already: it was diverted by another"
+        raise HelperError(f"activate {stock}", why, f"see dpkg-divert --list '{stock}'")
+    # rename(2) of a hard link to its own file does nothing, so the new name comes by way of a third.
+    os.link(host.path(stock), beside)
+    beside.rename(aside)
+    if dpkgs:
+        try:
+            _divert(host, "--add", stock, "--no-rename")
+        except HelperError:
+            aside.unlink()
+            raise
+
+
 def undo(host: Host) -> str:
-    """Put libvirt's own helper back; returns what was done."""
+    """Put libvirt's own helper back; returns what was done.
+
+    What another put at its path, or diverted, is left as it is.
+    """
     stock = host.stock()
     path, aside = host.path(stock), _aside(host)
-    if not aside.exists():
-        return f"{stock} was not replaced: nothing to undo"
     try:
-        if path.is_symlink():
-            aside.rename(path)
-        else:
-            # An update of the owner has put a newer one there.
+        if _is_our_link(path) or host.is_replaced():
+            # Before the file: what a failure leaves can be undone again.
+            if _is_dpkgs(host, stock) or _is_diverted(host, stock):
+                _divert(host, "--remove", stock, "--no-rename")
+            if aside.exists():
+                aside.rename(path)
+            else:
+                # libvirt's package is gone, and its helper with it.
+                path.unlink()
+        elif aside.exists() and not path.is_symlink() and not _is_diverted(host, stock):
+            # An update of the owner's RPM has put a newer one there.
             aside.unlink()
-        if _is_dpkgs(host, stock):
-            _divert(host, "--remove", stock, "--no-rename")
+        else:
+            return f"{stock} was not replaced: nothing to undo"
     except OSError as error:
         raise _refused(f"undo {stock}", path, error) from error
     return f"{stock} is libvirt's own helper again"
@@ -75,7 +100,8 @@ def undo(host: Host) -> str:
 def after_update(host: Host) -> list[str]:
     """Put right what an update of the owner's package undid: the link, the bind; returns what was done."""
     done = []
-    if is_active(host) and not host.is_replaced():
+    # Where dpkg has diverted it, its updates do not come to the path.
+    if is_active(host) and not host.is_replaced() and not _is_diverted(host, host.stock()):
         done.append(activate(host))
     pid = host.sanlock_pid()
     # Binds stack, so check first; and a sanlock that was started without a mount namespace takes none.
@@ -105,6 +131,16 @@ def _is_dpkgs(host: Host, stock: str) -> bool:
     if host.run(["rpm", "-qf", stock]).status == 0:
         return False
     return host.run(["dpkg-query", "-S", stock]).status == 0
+
+
+def _is_our_link(path: Path) -> bool:
+    """Whether PATH is a symbolic link to this program's executable, of this or of another installation."""
+    return path.is_symlink() and os.readlink(path).endswith(_OURS)
+
+
+def _is_diverted(host: Host, stock: str) -> bool:
+    """Whether dpkg has a diversion of STOCK, by an administrator or a package."""
+    return bool(host.run(["dpkg-divert", "--listpackage", stock]).stdout.strip())
 
 
 def _divert(host: Host, verb: str, stock: str, *options: str) -> None:

@@ -374,3 +374,81 @@ def test_what_root_alone_may_read_is_no_pass(
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
     finding = find(here, "now")
     assert (finding.verdict, finding.remedy) == ("warn", "run this as root")
+
+
+ANOTHER = "/opt/x/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
+
+
+def diverted(run: FakeRun, here: Host) -> Host:
+    """HERE as a Debian where a diversion of the path is noted."""
+    run.status["rpm"] = 127
+
+    def answer(command: Sequence[str]) -> Answer:
+        found = run(command)
+        return Answer(0, b"LOCAL\n") if "--listpackage" in command else found
+
+    here.run = answer
+    return here
+
+
+def test_the_link_of_another_installation_is_taken_over(here: Host) -> None:
+    """It may lead nowhere by now; behind it libvirt's helper is put aside already."""
+    path, aside = here.path(STOCK), here.path(f"{STOCK}.distrib")
+    path.rename(aside)
+    path.symlink_to(ANOTHER)
+    activation.activate(here)
+    assert os.readlink(path) == str(here.ours)
+    assert aside.read_text() == "stock"
+    activation.undo(here)
+    assert path.read_text() == "stock"
+
+
+def test_the_link_of_another_installation_can_be_undone(here: Host) -> None:
+    path = here.path(STOCK)
+    path.rename(here.path(f"{STOCK}.distrib"))
+    path.symlink_to(ANOTHER)
+    assert "is libvirt's own helper again" in activation.undo(here)
+    assert path.read_text() == "stock"
+
+
+def test_another_link_is_left_alone(here: Host) -> None:
+    path, aside = here.path(STOCK), here.path(f"{STOCK}.distrib")
+    path.rename(aside)
+    path.symlink_to("/opt/wrapper")
+    assert "nothing to undo" in activation.undo(here)
+    assert (os.readlink(path), aside.read_text()) == ("/opt/wrapper", "stock")
+
+
+def test_without_libvirts_package_no_link_is_left(here: Host, run: FakeRun) -> None:
+    activation.activate(here)
+    here.path(f"{STOCK}.distrib").unlink()
+    diverted(run, here)
+    run.status["dpkg-query"] = 1
+    activation.undo(here)
+    assert list(here.path(STOCK).parent.iterdir()) == []
+    assert run.called("dpkg-divert", "--remove")
+
+
+def test_anothers_diversion_is_left_alone(here: Host, run: FakeRun) -> None:
+    diverted(run, here)
+    path, aside = here.path(STOCK), here.path(f"{STOCK}.distrib")
+    path.rename(aside)
+    path.write_text("wrapper")
+    with pytest.raises(HelperError, match=r"is there already: it was diverted .*see dpkg-divert --list"):
+        activation.activate(here)
+    assert "nothing to undo" in activation.undo(here)
+    assert activation.after_update(here) == []
+    assert (path.read_text(), aside.read_text()) == ("wrapper", "stock")
+    assert run.called("dpkg-divert", "--add") == run.called("dpkg-divert", "--remove") == []
+
+
+def test_an_undo_that_dpkg_refuses_can_be_done_again(here: Host, run: FakeRun) -> None:
+    run.status["rpm"] = 127
+    activation.activate(here)
+    run.status["dpkg-divert"] = 2
+    with pytest.raises(HelperError, match="dpkg-divert"):
+        activation.undo(here)
+    assert os.readlink(here.path(STOCK)) == str(here.ours)
+    run.status["dpkg-divert"] = 0
+    activation.undo(here)
+    assert here.path(STOCK).read_text() == "stock"
