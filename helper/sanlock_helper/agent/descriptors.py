@@ -38,7 +38,8 @@ _NO_DESCRIPTOR = (24, 23)
 def lacks_descriptor(error: BaseException | None) -> bool:
     """Whether ERROR, or what it was raised from, is that no descriptor is free."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR:
+        # An OSError, or what a call into sanlock's library raises.
+        if getattr(error, "errno", None) in _NO_DESCRIPTOR:
             return True
         # virReportSystemError() of libvirt has the errno there (its src/util/virerror.c).
         if (

@@ -10,8 +10,9 @@ machine is safe.
 
 from __future__ import annotations
 
+import _thread
 import time
-from typing import Callable
+from typing import Callable, TypeVar
 
 from ..events import Event
 from ..journal import Journal
@@ -22,6 +23,7 @@ from ..threads import NoAnswerError, call_with_timeout
 from ..virt.connection import is_embedded
 from ..virt.processes import Process, boot_id
 from ..virt.status_files import STATE_WORDS, Status
+from .descriptors import lacks_descriptor
 from .preparation import XML_SECONDS
 from .requests import Request
 
@@ -31,6 +33,8 @@ SANLOCK_TRIES = 3
 
 # How long the XML of a transient domain may take once libvirtd has not answered within XML_SECONDS.
 IMPATIENT_XML_SECONDS = 0.2
+
+T = TypeVar("T")
 
 # What is not to come back: it is going off, or an administrator paused it.
 _ENDING = ("shutdown", "shutoff", "crashed")
@@ -47,12 +51,19 @@ class RecoveryRecorder:
         wall: Callable[[], float] = time.time,
         ask_sanlock: Callable[[int], tuple[tuple[leases.Lockspace, ...], tuple[leases.Lease, ...]]]
         | None = None,
+        free_descriptors: Callable[[], bool] = lambda: False,
     ) -> None:
-        """WALL is the time of day; ASK_SANLOCK gives the lockspaces and the leases of a process id."""
+        """WALL is the time of day; ASK_SANLOCK gives the lockspaces and the leases of a process id.
+
+        FREE_DESCRIPTORS is called when none is free: whether some are then.
+        """
         self._records = records
         self._journal = journal
         self._wall = wall
         self._ask_sanlock = ask_sanlock or leases.CachedLeases().of
+        self._free_descriptors = free_descriptors
+        # Held while a record is written: each takes a descriptor of the directory and one of its own.
+        self._writing = _thread.allocate_lock()
         self._silences = 0
         self._boot = ""
         self.xml_seconds = XML_SECONDS
@@ -83,7 +94,10 @@ class RecoveryRecorder:
         if is_embedded(record.uri):
             return False
         record.time = self._wall()
-        self._boot = record.boot = self._boot or boot_id()
+        if not self._boot:
+            # "" for want of a descriptor, too: recovery would take the record for one of an earlier boot.
+            self._boot = boot_id() or (boot_id() if self._free_descriptors() else "")
+        record.boot = self._boot
         if process is None:
             record.unknown = "its process was not found"
         else:
@@ -94,13 +108,23 @@ class RecoveryRecorder:
     def rewrite(self, record: Record) -> bool:
         """Write a complete RECORD; False when that failed, and was logged."""
         try:
-            self._records.write(record)
+            with self._writing:
+                self._with_descriptors(lambda: self._records.write(record))
         except Exception as error:
             self._journal.report(
                 Event("record-not-written", record.action, record.uuid, record.name, note=error)
             )
             return False
         return True
+
+    def _with_descriptors(self, call: Callable[[], T]) -> T:
+        """What CALL returns; it is made again when it lacked a descriptor and some could be freed."""
+        try:
+            return call()
+        except Exception as error:
+            if not (lacks_descriptor(error) and self._free_descriptors()):
+                raise
+            return call()
 
     def has(self, uuid: str) -> bool:
         """Whether the record of domain UUID is where the helper writes it."""
@@ -122,7 +146,7 @@ class RecoveryRecorder:
             return
         try:
             record.lockspaces, record.leases = call_with_timeout(
-                lambda: self._ask_sanlock(pid), SANLOCK_SECONDS
+                lambda: self._with_descriptors(lambda: self._ask_sanlock(pid)), SANLOCK_SECONDS
             )
             self._silences = 0
         except NoAnswerError as error:

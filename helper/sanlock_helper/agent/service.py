@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..virt.local_domains import LocalDomains
     from .agent import Agent
+    from .descriptors import Descriptors
     from .recorder import RecoveryRecorder
 
 # The agent's nice value (setpriority(2)).  With -20 it would weigh as much as 88 others: the kernel keeps
@@ -177,7 +178,7 @@ def make_agent(journal: Journal, uri: str) -> Agent:
     agent = Agent(
         descriptors.guard(connect),
         journal,
-        make_host=lambda: _make_host(journal),
+        make_host=lambda: _make_host(journal, descriptors),
         descriptors=descriptors,
     )
     if not is_embedded(uri):
@@ -205,13 +206,15 @@ def _preload() -> None:
         pass  # a lease that cannot be read is reported with its domain
 
 
-def _make_host(journal: Journal) -> tuple[LocalDomains, RecoveryRecorder]:
+def _make_host(journal: Journal, descriptors: Descriptors) -> tuple[LocalDomains, RecoveryRecorder]:
     """What the host knows of its domains, and what takes down what recovery needs."""
     from ..records.directory import RecordDirectory
     from ..virt.local_domains import LocalDomains
     from .recorder import RecoveryRecorder
 
-    return LocalDomains(), RecoveryRecorder(RecordDirectory(), journal)
+    return LocalDomains(), RecoveryRecorder(
+        RecordDirectory(), journal, free_descriptors=descriptors.free_reserve
+    )
 
 
 def _find_modules() -> None:

@@ -7,8 +7,10 @@ import _thread
 import contextlib
 import errno
 import os
+import resource
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable
@@ -20,6 +22,7 @@ libvirt = pytest.importorskip("libvirt")
 
 from sanlock_helper.agent import actions, preparation, recorder  # noqa: E402
 from sanlock_helper.agent.attempt import Attempt, Progress  # noqa: E402
+from sanlock_helper.agent.descriptors import Descriptors  # noqa: E402
 from sanlock_helper.agent.outcomes import Outcome  # noqa: E402
 from sanlock_helper.agent.recorder import RecoveryRecorder  # noqa: E402
 from sanlock_helper.errors import LeasesUnknownError, TransientError  # noqa: E402
@@ -34,11 +37,12 @@ from sanlock_helper.virt.processes import (  # noqa: E402
     process_start,
 )
 
-from ..fake_local import UUID, FakeLocal, FakeProcess, make_request  # noqa: E402
+from ..fake_local import URI, UUID, FakeLocal, FakeProcess, make_request  # noqa: E402
 from ..fakes import Clock, FakeHost, RecordedJournal  # noqa: E402
 from ..libvirt_errors import libvirt_error  # noqa: E402
 
 SELF = Process(os.getpid(), process_start(os.getpid()))
+OTHER = "503dddaa-64c3-46db-a13a-5a6b57b2cd38"
 HELD = ((Lockspace("LS", 1, "/LS", 0, 1),), (Lease("LS", "disk", 3, "/disk"),))
 
 
@@ -544,3 +548,63 @@ def test_the_start_of_a_process() -> None:
     assert 0 < process_start(os.getpid()) / ticks <= uptime
     assert process_start(2**22) == 0
     assert boot_id("/nowhere") == ""
+
+
+# Few descriptors
+
+
+@contextlib.contextmanager
+def no_descriptor_free() -> Iterator[None]:
+    """This process may open no further file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class NoDescriptorError(Exception):
+    """As sanlock-python raises it."""
+
+    errno = errno.EMFILE
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_record_has_the_descriptors_that_are_kept_back(recording: Recording, asks: bool) -> None:
+    """Also for the question to sanlock, whose error is that of another class."""
+    kept = Descriptors()
+    recording.records.write(Record(OTHER, "other", URI, "pause"))  # makes the directory
+
+    def ask(_pid: int) -> Any:
+        if asks:
+            try:
+                os.close(os.open("/dev/null", os.O_RDONLY))
+            except OSError as error:
+                raise LeasesUnknownError(str(error)) from NoDescriptorError()
+        return HELD
+
+    made = RecoveryRecorder(
+        recording.records,
+        recording.journal,  # type: ignore[arg-type]
+        ask_sanlock=ask,
+        free_descriptors=kept.free_reserve,
+    )
+    record = Record(UUID, "vm1", URI, "pause")
+    with no_descriptor_free():
+        assert made.write(record, SELF)
+    written = recording.records.read(UUID)
+    assert written is not None
+    assert (written.unknown, written.boot) == ("", boot_id())
+    assert list(map(str, written.leases)) == list(map(str, HELD[1]))
+    assert recording.journal.lines == []
+
+
+def test_without_any_descriptor_the_loss_is_logged(recording: Recording) -> None:
+    recording.records.write(Record(OTHER, "other", URI, "pause"))
+    record = Record(UUID, "vm1", URI, "pause")
+    with no_descriptor_free():
+        assert not recording.recorder.write(record, SELF)
+    assert "no recovery record: [Errno 24]" in str(recording.journal.lines)
