@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from tests.e2e.leases import Lease, parse_leases
 
 INTERVAL = 0.1
 # How long QEMU, and sanlock, may take to answer.
@@ -33,6 +30,10 @@ RECORDS = ("/run/virt-sanlock-helper/records", "/var/lib/virt-sanlock-helper")
 MONITOR = "/run/stack/{}.qmp"
 
 Process = tuple[int, int]
+
+# From the right: sanlock escapes a colon in a path, and no backslash at its end (sanlock_path_export() in
+# sanlock src/client.c).
+_LEASE = re.compile(r"r (.*):(?:\d+|SH) p (\d+)(?: (\w+))?", re.DOTALL)
 
 
 class Monitor:
@@ -122,15 +123,21 @@ def qemus() -> dict[Process, tuple[str, bool]]:
     return found
 
 
-def sanlock_leases() -> list[Lease] | None:
-    """What sanlock has, by its own status; None when it does not answer."""
+def sanlock_leases() -> list[tuple[int, str]] | None:
+    """The process and the place of each lease, by sanlock's own status; None when it does not answer."""
     try:
         status = subprocess.run(
             ("sanlock", "client", "status"), capture_output=True, timeout=SANLOCK_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return parse_leases(status.stdout.decode(errors="backslashreplace").split("\n"))
+    return held(status.stdout.decode(errors="backslashreplace"))
+
+
+def held(status: str) -> list[tuple[int, str]]:
+    """The process and LOCKSPACE:RESOURCE:PATH:OFFSET of each lease in STATUS that is not still to be taken."""
+    matches = (_LEASE.fullmatch(line) for line in status.split("\n"))
+    return [(int(match[2]), match[1]) for match in matches if match and match[3] != "ADD"]
 
 
 def records() -> list[str]:
@@ -169,12 +176,12 @@ def sample(monitors: Monitors) -> dict[str, Any]:
         "vms": [
             [
                 *(uuid, *process, before[process], after[process]),
-                [lease.where for lease in leases or () if lease.pid == process[0] and lease.state != "ADD"],
+                [where for pid, where in leases or () if pid == process[0]],
             ]
             for process, (uuid, _) in processes.items()
         ],
         "known": leases is not None,
-        "others": [lease.where for lease in leases or () if lease.pid not in pids and lease.state != "ADD"],
+        "others": [where for pid, where in leases or () if pid not in pids],
         "records": recorded,
     }
 

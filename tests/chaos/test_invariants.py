@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from . import invariants
+from . import invariants, sampler
 from .invariants import violations
 from .observations import (
     JOB,
@@ -375,6 +375,20 @@ def test_every_invariant_is_checked() -> None:
         and not name.startswith("_")
     }
     assert names == {invariant.__name__ for invariant in invariants.INVARIANTS}
+
+
+def test_the_leases_in_sanlocks_status() -> None:
+    status = (
+        "daemon 1.host1\np -1 helper\np 7 \ns LS:1:/path:0\n"
+        "r LS:key:/path:0:3 p 7\nr LS:a:b p 9:/pa\\ th:0:SH p 8\nr LS:key:/path\\:0:1 p 7\n"
+        "r LS:key:/path:512:3 p 7 ADD\nr LS:key:/path:1024:3 p 7 ORPHAN\n"
+    )
+    assert sampler.held(status) == [
+        (7, "LS:key:/path:0"),
+        (8, "LS:a:b p 9:/pa\\ th:0"),
+        (7, "LS:key:/path\\:0"),
+        (7, "LS:key:/path:1024"),
+    ]
 
 
 def test_a_line_of_the_sampler() -> None:
