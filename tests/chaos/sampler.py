@@ -135,7 +135,7 @@ def sanlock_leases() -> list[tuple[int, str]] | None:
 
 
 def held(status: str) -> list[tuple[int, str]]:
-    """The process and LOCKSPACE:RESOURCE:PATH:OFFSET of each lease in STATUS that is not still to be taken."""
+    """The process and LOCKSPACE:RESOURCE:PATH:OFFSET of each lease in STATUS that is not to be taken yet."""
     matches = (_LEASE.fullmatch(line) for line in status.split("\n"))
     return [(int(match[2]), match[1]) for match in matches if match and match[3] != "ADD"]
 

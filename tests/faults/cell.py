@@ -19,24 +19,27 @@ from typing import Callable, NamedTuple
 from tests.e2e import testdriver
 from tests.e2e.journal import parse
 from tests.e2e.lease_loss import HELPER, IDENTIFIER, RUNTIME_DIR
+from tests.e2e.recovery import STATE_RECORDS, leave_lockspace, recover
 from tests.e2e.stack import Stack
 from tests.e2e.testdriver import TestDomains
 from tests.e2e.unshared import children
 from tests.e2e.waiting import wait_for
 
 from .disk_faults import DISK
-from .fault import BEFORE, CALL, DONE, FOUND, LOGIN, RECORD, SLOT, Fault
+from .fault import BEFORE, CALL, DONE, FOUND, LOGIN, RECORD, RECOVERY, SLOT, Fault
 from .faults import FAULTS, LATE, MAX_CLIENTS
 from .proxy import ANSWER, HOLD, PASS, REQUEST, Proxy, Rule
 from .victims import KINDS, QemuVm
 
-STAGES = (BEFORE, LOGIN, FOUND, RECORD, SLOT, CALL, DONE)
+STAGES = (BEFORE, LOGIN, FOUND, RECORD, SLOT, CALL, DONE, RECOVERY)
 ACTIONS = ("poweroff", "restart", "pause")
 
 OURS, STOCK = "ours", "C helper"
 
 # Seconds from the call to sanlock's SIGKILL (a stack's kill_grace_seconds), less 5: what the helper takes.
 BUDGET = 35.0
+# How long recovery may take to bring a machine back, with a fault of 4 s in it.
+RECOVERY_SECONDS = 45.0
 # How long after that a verdict may come.
 OVERTIME = 3.0
 # How long a stage is waited for.
@@ -99,6 +102,7 @@ class Cell:
         # Of the helper alone: the folder that is on DISK.
         self.mounts = ""
         self.disk: subprocess.Popen[str] | None = None
+        self.recovery: subprocess.Popen[str] | None = None
         self.is_held = False
         # The helper's process, by its pids inside and outside; 0 until it is started.
         self.helper_pid = 0
@@ -151,6 +155,8 @@ class Cell:
             self._prepare(ends)
             self.fault.prepare(self)
             ends.callback(self.clear)
+            if self.stage == RECOVERY:
+                return self._bring_back(ends)
             begin = time.monotonic()
             reached = self._to_the_stage()
             seconds = self._watch(begin)
@@ -160,9 +166,36 @@ class Cell:
                 seconds = None
             return self._verdict(reached, seconds)
 
+    def _bring_back(self, ends: contextlib.ExitStack) -> Verdict:
+        """Make the machine safe, leave the lockspace, and have recovery bring it back through the fault."""
+        stack, vm = self.stack, self.victim
+        assert isinstance(vm, QemuVm)
+        self._start_helper()
+        wait_for(lambda: self._call is not None and self._call.poll() is not None, 20, "the helper's end")
+        leave_lockspace(stack)
+        ends.callback(self._end_recovery)
+        self.recovery = recover(stack)
+        wait_for(lambda: [space.state for space in stack.lockspaces()] == ["ADD"], 10, "the join to begin")
+        begin = time.monotonic()
+        self._inject()
+        seconds = None
+        while seconds is None and time.monotonic() - begin < RECOVERY_SECONDS:
+            time.sleep(0.1)
+            if vm.is_back() and self._lines("recover"):
+                seconds = time.monotonic() - begin
+        self.clear()
+        return self._verdict(True, seconds, "recover")
+
+    def _end_recovery(self) -> None:
+        if self.recovery is not None:
+            self.recovery.kill()
+            self.recovery.communicate()
+        if not self.stack.lockspaces():
+            self.stack.join_lockspace()
+
     def _prepare(self, ends: contextlib.ExitStack) -> None:
         stack = self.stack
-        stack.run("rm", "-rf", RUNTIME_DIR)
+        stack.run("sh", "-c", f"rm -rf {RUNTIME_DIR} {STATE_RECORDS}/*")
         self._journal_start = len(self._journal())
         ends.callback(self._wait_libvirtd)
         self.victim = KINDS[self.kind](stack, self._name, self.fault.emulator)
@@ -322,18 +355,18 @@ class Cell:
         with open(self.stack.path("/run/stack/journal"), encoding="utf-8") as journal:
             return [line for line in journal.read().split("\n") if line]
 
-    def _lines(self) -> list[str]:
+    def _lines(self, action: str = "") -> list[str]:
         if self.fault.reads_stderr:
             text = Path(self._stderr_file).read_text(errors="replace").splitlines()
             found = [line.partition(f"{IDENTIFIER}: ")[2] for line in text]
         else:
             journal = map(parse, self._journal()[self._journal_start :])
             found = [line.message for line in journal if line.ident == IDENTIFIER]
-        pattern = re.compile(_OUTCOME.format(action=self.action, uuid=self.victim.uuid), re.DOTALL)
+        pattern = re.compile(_OUTCOME.format(action=action or self.action, uuid=self.victim.uuid), re.DOTALL)
         return [line for line in found if pattern.fullmatch(line)]
 
-    def _verdict(self, reached: bool, seconds: float | None) -> Verdict:
-        lines = self._lines() if self.helper == OURS else []
+    def _verdict(self, reached: bool, seconds: float | None, action: str = "") -> Verdict:
+        lines = self._lines(action) if self.helper == OURS else []
         return Verdict(
             *(self.kind, self.fault.name, self.stage, self.action, self.helper, reached, seconds, lines)
         )
@@ -357,17 +390,18 @@ def _threads(pid: int) -> int:
 
 def reason_to_leave_out(kind: str, fault: Fault, stage: str, helper: str) -> str:
     """Why this cell is none; "" when it is one."""
-    if kind not in fault.kinds:
-        return f"there is no such thing with libvirt's driver {kind}"
-    if fault.stages and stage not in fault.stages:
-        return "the fault belongs to other stages"
-    if stage == RECORD and kind != "qemu":
-        return "a domain of the test driver has no process, and no record is written before libvirtd is asked"
-    if fault.reads_stderr and stage == SLOT:
-        return "another process logs the outcome"
-    if helper == STOCK and (fault.is_ours or stage in (RECORD, SLOT)):
-        return "libvirt's helper has no such thing"
-    return fault.missing()
+    reasons = {
+        f"there is no such thing with libvirt's driver {kind}": kind not in fault.kinds,
+        "the fault belongs to other stages": bool(fault.stages) and stage not in fault.stages,
+        "it is no fault of recovery": stage == RECOVERY and (kind != "qemu" or not fault.recovery),
+        "a domain of the test driver has no process, and no record is written before libvirtd is asked": (
+            stage == RECORD and kind != "qemu"
+        ),
+        "another process logs the outcome": fault.reads_stderr and stage == SLOT,
+        "libvirt's helper has no such thing": helper == STOCK
+        and (fault.is_ours or stage in (RECORD, SLOT, RECOVERY)),
+    }
+    return next((reason for reason, is_so in reasons.items() if is_so), "") or fault.missing()
 
 
 def cells(quick: bool) -> Iterator[tuple[str, Fault, str, str]]:
@@ -377,5 +411,7 @@ def cells(quick: bool) -> Iterator[tuple[str, Fault, str, str]]:
             yield fault.kinds[0], fault, fault.worst, fault.action
             continue
         for kind, stage, action in itertools.product(fault.kinds, STAGES, ACTIONS):
+            if stage == RECOVERY and action not in fault.recovery:
+                continue
             if not reason_to_leave_out(kind, fault, stage, OURS):
                 yield kind, fault, stage, action

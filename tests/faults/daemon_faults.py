@@ -11,6 +11,8 @@ from .fault import AWAY, BEFORE, CALL, RECORD, Fault
 if TYPE_CHECKING:
     from .cell import Cell
 
+ACTIONS = ("poweroff", "pause")
+
 
 def freeze_sanlock(cell: Cell) -> None:
     cell.stack.sanlock.freeze()
@@ -40,13 +42,25 @@ def restart_sanlock(cell: Cell) -> None:
 
 def join_again(cell: Cell) -> None:
     cell.stack.sanlock.wait_ready()
-    cell.stack.join_lockspace()
+    if not cell.stack.lockspaces():
+        cell.stack.join_lockspace()
 
 
 DAEMON_FAULTS = (
     Fault(
-        *("sanlock stopped by a signal for 4 s", RECORD, freeze_sanlock, thaw_sanlock, AWAY), action="pause"
+        *("sanlock stopped by a signal for 4 s", RECORD, freeze_sanlock, thaw_sanlock, AWAY),
+        action="pause",
+        recovery=ACTIONS,
     ),
-    Fault("no sanlock socket for 4 s", BEFORE, take_socket_away, put_socket_back, AWAY, action="pause"),
-    Fault("sanlock killed and started again", CALL, restart_sanlock, join_again, action="pause"),
+    Fault(
+        *("no sanlock socket for 4 s", BEFORE, take_socket_away, put_socket_back, AWAY),
+        action="pause",
+        recovery=ACTIONS,
+    ),
+    Fault(
+        *("sanlock killed and started again", CALL, restart_sanlock, join_again),
+        action="pause",
+        # A machine that is paused is not known to the new one, and stays so.
+        recovery=("poweroff",),
+    ),
 )

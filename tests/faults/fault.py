@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 BEFORE, LOGIN, FOUND = "before connect", "during authentication", "after lookup"
 CALL, DONE, RECORD, SLOT = "during the call", "after the call", "while the record is written", "at a slot"
 
+# The machine is safe, the storage is back, and recovery joins the lockspace.
+RECOVERY = "during recovery"
+
 # How long libvirtd, or what stands for it, is away: the rest of the budget must be enough.
 AWAY = 4.0
 
@@ -30,6 +33,7 @@ class Fault(NamedTuple):
     stage was reached.  worst: the stage of the quick run.  kinds: of daemon.  stages: none for all.
     is_ours: it is in what libvirt's own helper does not have.  reads_stderr: the journal is in the fault.
     others: further calls belong to it.  emulator: what libvirt runs for QEMU, "" for its own choice.
+    recovery: the actions after which it is tried during recovery as well.
     """
 
     name: str
@@ -47,3 +51,4 @@ class Fault(NamedTuple):
     action: str = "poweroff"
     others: bool = False
     emulator: str = ""
+    recovery: tuple[str, ...] = ()

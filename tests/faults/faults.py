@@ -16,6 +16,7 @@ from tests.e2e.lease_loss import RUNTIME_DIR
 from tests.e2e.waiting import wait_for
 
 from . import proxy
+from .daemon_faults import ACTIONS as RECOVERS
 from .daemon_faults import DAEMON_FAULTS
 from .disk_faults import DISK_FAULTS
 from .fault import AWAY, BEFORE, CALL, DONE, FOUND, LOGIN, RECORD, Change, Fault, nothing
@@ -344,11 +345,19 @@ def step(offset: str) -> Change:
 _BOTH = ("qemu", "test")
 
 FAULTS: Sequence[Fault] = (
-    Fault("libvirtd stopped, started after 4 s", CALL, stop_libvirtd, start_libvirtd, AWAY),
-    Fault("libvirtd restarted", FOUND, restart_libvirtd),
-    Fault("libvirtd killed, started after 4 s", CALL, kill_libvirtd, start_libvirtd, AWAY, action="pause"),
     Fault(
-        *("libvirtd stopped by a signal for 4 s", LOGIN, freeze_libvirtd, thaw_libvirtd, AWAY), kinds=_BOTH
+        *("libvirtd stopped, started after 4 s", CALL, stop_libvirtd, start_libvirtd, AWAY), recovery=RECOVERS
+    ),
+    Fault("libvirtd restarted", FOUND, restart_libvirtd),
+    Fault(
+        *("libvirtd killed, started after 4 s", CALL, kill_libvirtd, start_libvirtd, AWAY),
+        action="pause",
+        recovery=RECOVERS,
+    ),
+    Fault(
+        *("libvirtd stopped by a signal for 4 s", LOGIN, freeze_libvirtd, thaw_libvirtd, AWAY),
+        kinds=_BOTH,
+        recovery=RECOVERS,
     ),
     Fault("libvirtd takes no more clients for 4 s", BEFORE, take_all_clients, let_go, AWAY, kinds=_BOTH),
     Fault("libvirtd refuses connections for 4 s", BEFORE, refuse, listen, AWAY, kinds=_BOTH),

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.e2e.namespace import CommandError
+from tests.e2e.recovery import COMMAND, recover
 from tests.e2e.waiting import wait_for
 
-from .fault import AWAY, CALL, DONE, FOUND, LOGIN, RECORD, Fault
+from .fault import AWAY, CALL, DONE, FOUND, LOGIN, RECORD, RECOVERY, Fault
 
 if TYPE_CHECKING:
     from .cell import Cell
 
 OTHERS = 3
+_ALL = ("poweroff", "pause")
 # At these an agent is at work, and others may stand by.
 _AT_WORK = (LOGIN, FOUND, RECORD, CALL, DONE)
 
@@ -95,7 +97,36 @@ def drop_group(cell: Cell) -> None:
     group.rmdir()
 
 
+def _signal_recovery(cell: Cell, number: int) -> None:
+    (process,) = (p for p in cell.stack.processes() if {str(COMMAND), "recover"} <= set(p.cmdline))
+    cell.stack.signal(process.pid, number)
+
+
+def kill_recovery(cell: Cell) -> None:
+    """And start it again, as systemd does."""
+    _signal_recovery(cell, signal.SIGKILL)
+    assert cell.recovery is not None
+    cell.recovery.communicate()
+    cell.recovery = recover(cell.stack)
+
+
+def stop_recovery(cell: Cell) -> None:
+    _signal_recovery(cell, signal.SIGSTOP)
+
+
+def continue_recovery(cell: Cell) -> None:
+    _signal_recovery(cell, signal.SIGCONT)
+
+
 PROCESS_FAULTS = (
+    Fault("recovery killed", RECOVERY, kill_recovery, is_ours=True, stages=(RECOVERY,), recovery=_ALL),
+    Fault(
+        *("recovery stopped for 4 s", RECOVERY, stop_recovery, continue_recovery, AWAY),
+        is_ours=True,
+        stages=(RECOVERY,),
+        recovery=_ALL,
+        action="pause",
+    ),
     Fault("agent stopped for good", CALL, stop_agent, is_ours=True, action="pause", others=True),
     Fault("agent stopped for 4 s", DONE, stop_agent, continue_agent, AWAY, is_ours=True, others=True),
     Fault(*("agent killed", CALL, kill_agent), is_ours=True, action="pause", others=True, stages=_AT_WORK),

@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.bench.report import PROGRAMS, TOP, distribution, version_of
 
 from .cell import ACTIONS, OURS, STAGES, STOCK, Verdict
+from .fault import RECOVERY
 from .faults import FAULTS
 
 PAGE = TOP / "docs" / "reliability.md"
@@ -57,6 +58,15 @@ def _summary(verdicts: Iterable[Verdict]) -> str:
     return text + (f", {untrue} untrue" if untrue else "")
 
 
+def _stages(reached: set[str]) -> str:
+    """The stages in words; recovery has its own faults."""
+    of_the_call = set(STAGES) - {RECOVERY}
+    named = (
+        ["all"] if of_the_call <= reached else [stage for stage in STAGES if stage in reached - {RECOVERY}]
+    )
+    return ", ".join(named + [RECOVERY] * (RECOVERY in reached))
+
+
 def table(verdicts: list[Verdict]) -> str:
     """A row for each kind of daemon and fault, in Markdown."""
     rows = [
@@ -73,7 +83,7 @@ def table(verdicts: list[Verdict]) -> str:
             cells = [_summary(v for v in ours if v.action == action) for action in ACTIONS]
             # It does not know restart: that is no fault's doing.
             stock = _summary(v for v in own if v.helper == STOCK and v.action != "restart")
-            number = "all" if stages == set(STAGES) else ", ".join(s for s in STAGES if s in stages)
+            number = _stages(stages)
             rows.append(f"| {kind} | {fault.name} | {number} | {' | '.join(cells)} | {stock} |")
     return "\n".join(rows)
 

@@ -12,6 +12,7 @@ from typing import Any
 from tests.e2e import testdriver
 from tests.e2e.leases import parse_leases
 from tests.e2e.namespace import CommandError
+from tests.e2e.recovery import POLICY
 from tests.e2e.stack import Stack
 from tests.e2e.testdriver import TestDomains
 from tests.e2e.waiting import wait_for
@@ -60,7 +61,7 @@ class QemuVm(Victim):
         self.stack = stack
         # What stands before libvirtd, for commands that are to go past it.
         self.proxy: Proxy | None = None
-        self.domain = stack.domain(name)
+        self.domain = stack.domain(name, metadata=POLICY)
         self.uuid = self.domain.uuid
         self._monitor = f"/run/stack/{name}.qmp"
         xml = self.domain.xml.replace("<domain ", f"<domain {_NAMESPACE} ", 1)
@@ -109,6 +110,11 @@ class QemuVm(Victim):
             return False
         held = self.holds_lease()
         return None if held is None else not held
+
+    def is_back(self) -> bool:
+        """Whether it runs, in this process or in a new one, with its lease."""
+        self.pid = self.domain.qemu_pid() or 0
+        return bool(self.pid) and self.status() == "running" and bool(self.holds_lease())
 
     def status(self) -> str | None:
         """QEMU's own word for its state (query-status); None when it does not answer."""
