@@ -22,7 +22,7 @@ RPMBUILD_OPTIONS ?= $(shell rpm -q rpm >/dev/null 2>&1 || echo --nodeps)
 # The targets named together are made in that order, also with -j: `make deps test`.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test unit fuzz integration e2e modular faults chaos packaging bench matrix lint pure man clean source srpm rpm install
+.PHONY: help deps demo test unit fuzz integration e2e modular faults chaos packaging bench matrix lint pure man clean source srpm rpm deb install
 
 # What stands behind a target and two number signs.
 help: ## list the targets
@@ -147,6 +147,12 @@ rpm: source $(VENV)/.done ## dist/noarch/*.rpm, on Debian too
 	    --define '_sourcedir $(CURDIR)/$(DIST)' --define '_srcrpmdir $(CURDIR)/$(DIST)' \
 	    --define '_rpmdir $(CURDIR)/$(DIST)' --define 'check_python $(CURDIR)/$(BIN)/python' \
 	    $(DIST)/virt-sanlock-helper.spec
+
+# The unit tests of the build run with the tools of the virtual environment: -d, since dpkg knows no python3-pytest then.
+# DEB_BUILD_OPTIONS=nocheck leaves them out.
+deb: $(VENV)/.done ## dist/*.deb and .changes, for Debian 12 and newer
+	@packaging/dependencies --check deb
+	CHECK_PYTHON=$(CURDIR)/$(BIN)/python packaging/make-deb $(DIST) -d
 
 clean: ## remove what these targets make here
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -44,6 +44,8 @@ EMPTY = (
 ABSENT = (
     *("etc/virt-sanlock-helper.conf", "var/lib/sanlock", "var/lib/swtpm-localca"),
     "var/lib/virt-sanlock-helper",
+    # An image's way to have no package start its services.
+    "usr/sbin/policy-rc.d",
 )
 MASKED = ("wdmd.service", "selinux-autorelabel-mark.service", "systemd-update-utmp.service")
 

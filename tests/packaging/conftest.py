@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.e2e.preconditions import need, need_programs
 
 from . import packages
 from .machine import Machine, missing
-from .packages import Built
+from .packages import Built, BuiltDeb, deb_owner
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,9 +39,24 @@ def ours_next(ours: Built, tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 @pytest.fixture(scope="session")
+def our_deb(tmp_path_factory: pytest.TempPathFactory) -> BuiltDeb:
+    """Our Debian package, of this checkout."""
+    if shutil.which("dpkg") is None:
+        pytest.skip("this distribution has no dpkg")
+    need_programs("dpkg-buildpackage", "dh", "dh_python3")
+    need(() if deb_owner() else ("libvirt-daemon-plugin-sanlock",), "dpkg does not own libvirt's helper")
+    return packages.build_deb(tmp_path_factory.mktemp("deb"))
+
+
+@pytest.fixture(scope="session")
+def our_next_deb(our_deb: BuiltDeb, tmp_path_factory: pytest.TempPathFactory) -> BuiltDeb:
+    """A later version of it."""
+    return packages.build_next_deb(our_deb, tmp_path_factory.mktemp("next-deb"))
+
+
+@pytest.fixture(scope="session")
 def owners(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for the stand-ins for libvirt's package."""
-    need_programs("rpmbuild")
     return tmp_path_factory.mktemp("owner")
 
 

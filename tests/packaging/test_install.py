@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from tests.e2e.preconditions import need, need_programs
 
 from .machine import STOCK, Machine
-from .packages import ROOT
+from .packages import ROOT, deb_owner, owner_deb
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 COMMAND = "/usr/local/bin/virt-sanlock-helper"
@@ -58,39 +57,13 @@ def test_prefix_usr_gives_the_executable_of_the_checkout(tmp_path: Path) -> None
 def debian(booted: Machine, tmp_path_factory: pytest.TempPathFactory) -> Machine:
     """A Debian with the program installed by make."""
     need_programs("dpkg-divert", "dpkg-deb")
-    need(() if owner() else ("libvirt-daemon-plugin-sanlock",), "dpkg does not own libvirt's helper")
+    need(() if deb_owner() else ("libvirt-daemon-plugin-sanlock",), "dpkg does not own libvirt's helper")
     folder = tmp_path_factory.mktemp("destdir")
     make_install(folder, "/usr/local")
     subprocess.run(["cp", "-a", f"{folder}/.", str(booted.path("/"))], check=True)
     booted.run("systemctl", "daemon-reload")
     booted.run("systemd-tmpfiles", "--create", "virt-sanlock-helper.conf")
     return booted
-
-
-@functools.cache
-def owner() -> str:
-    """The package that owns libvirt's helper: libvirt-sanlock in Debian 12; "" where none does."""
-    printed = subprocess.run(["dpkg-query", "-S", STOCK], capture_output=True, text=True, check=False).stdout
-    return next((line.split(":")[0] for line in printed.splitlines() if line.endswith(f": {STOCK}")), "")
-
-
-def update_owner(machine: Machine, folder: Path, version: str) -> None:
-    """Have dpkg update the package that owns libvirt's helper."""
-    control = folder / "DEBIAN/control"
-    control.parent.mkdir(parents=True)
-    control.write_text(
-        f"Package: {owner()}\nVersion: {version}\nArchitecture: all\nMaintainer: test <test@localhost>\n"
-        "Description: stands for libvirt's\n"
-    )
-    path = folder / STOCK[1:]
-    path.parent.mkdir(parents=True)
-    path.write_bytes(Path(STOCK).read_bytes() + version.encode())
-    path.chmod(0o755)
-    inside = f"/var/tmp/{owner()}-{version}.deb"
-    built = f"{folder}.deb"
-    subprocess.run(["dpkg-deb", "--build", "-Znone", str(folder), built], check=True, capture_output=True)
-    shutil.copy(built, machine.path(inside))
-    machine.run("dpkg", "--force-all", "-i", inside)
 
 
 def test_the_drop_in_serves_there_too(debian: Machine) -> None:
@@ -122,19 +95,21 @@ def test_a_diversion_outlives_the_owners_update(debian: Machine, tmp_path: Path,
         debian.run(COMMAND, "activate", "--yes")
     else:
         debian.run("sh", "-euc", documented("### Debian, by hand"))
-    assert owner() in debian.run("dpkg-query", "-S", STOCK).stdout
+    assert deb_owner() in debian.run("dpkg-query", "-S", STOCK).stdout
     assert f"local diversion of {STOCK} to {STOCK}.distrib" in debian.run("dpkg-divert", "--list").stdout
     debian.start_sanlock()
     try:
         assert debian.seen_by_sanlock() == debian.path(EXECUTABLE).read_bytes()
-        update_owner(debian, tmp_path / "deb", f"99.{how}")
+        update = owner_deb(tmp_path, how)
+        shutil.copy(update, debian.path("/var/tmp"))
+        debian.run("dpkg", "--force-all", "-i", f"/var/tmp/{update.name}")
         assert debian.seen_by_sanlock() == debian.path(EXECUTABLE).read_bytes()
-        assert debian.path(f"{STOCK}.distrib").read_bytes().endswith(f"99.{how}".encode())
+        assert debian.path(f"{STOCK}.distrib").read_bytes().endswith(how.encode())
         debian.run(COMMAND, "install-check")
     finally:
         debian.stop_sanlock()
     debian.run(COMMAND, "activate", "--undo")
-    assert debian.path(STOCK).read_bytes().endswith(f"99.{how}".encode())
+    assert debian.path(STOCK).read_bytes().endswith(how.encode())
     assert debian.path(STOCK).read_bytes() != before
     assert not debian.path(f"{STOCK}.distrib").exists()
     assert "libvirt_sanlock_helper" not in debian.run("dpkg-divert", "--list").stdout

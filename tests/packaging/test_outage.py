@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""An outage on a host that has the RPM: systemd, sanlock.service, libvirtd, a QEMU virtual machine."""
+"""An outage on a host that has our package: systemd, sanlock.service, libvirtd, a QEMU virtual machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.schemas import validated
 
 from . import packages
 from .machine import STOCK, Machine, missing
-from .packages import OWNER, Built
+from .packages import OWNER
 
 OURS = "/usr/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
 LEASES = "/var/lib/libvirt/sanlock"
@@ -50,26 +50,41 @@ LOST_SECONDS = 8
 SAFE_SECONDS = LOST_SECONDS + 20
 
 
-@pytest.fixture(scope="module", params=["python3-sanlock", "no python3-sanlock"])
-def host(request: pytest.FixtureRequest, owners: Path, ours: Built) -> Iterator[Machine]:
+# With python3-sanlock and without; from an RPM, and from the Debian package where dpkg is.
+KINDS = {"python3-sanlock": "rpm", "no python3-sanlock": "deb" if shutil.which("dpkg") else "rpm"}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def host(request: pytest.FixtureRequest, owners: Path) -> Iterator[Machine]:
     """A host with both packages, sanlock.service, libvirtd and a lockspace."""
     need(missing(), "no machine can be booted here")
+    kind = KINDS[request.param]
+    ours = request.getfixturevalue("ours" if kind == "rpm" else "our_deb")
     with Machine() as machine:
         if request.param == "no python3-sanlock":
             machine.remove_sanlock_python()
         elif not machine.sanlock_python():
             pytest.skip("this distribution has no python3-sanlock")
-        set_up(machine, packages.owner(owners, OWNER, "1"), ours.main)
+        # dpkg has libvirt's package installed.
+        install(machine, *([packages.owner(owners, OWNER, "1")] if kind == "rpm" else []), ours.main)
+        set_up(machine)
         define(machine, "guest", UUID, "poweroff")
         define(machine, "held", HELD_UUID, "pause")
         yield machine
 
 
-def set_up(machine: Machine, *rpms: Path) -> None:
-    """Install RPMS, start sanlock and libvirtd."""
-    for package in rpms:
+def install(machine: Machine, *files: Path) -> None:
+    """Install packages."""
+    for package in files:
         shutil.copy(package, machine.path("/var/tmp"))
-        machine.rpm("-i", f"/var/tmp/{package.name}")
+        if package.suffix == ".rpm":
+            machine.rpm("-i", f"/var/tmp/{package.name}")
+        else:
+            machine.run("dpkg", "-i", f"/var/tmp/{package.name}")
+
+
+def set_up(machine: Machine) -> None:
+    """Configure libvirt, start sanlock and libvirtd."""
     machine.write("/etc/libvirt/qemu.conf", stack.QEMU_CONF)
     machine.write("/etc/libvirt/libvirtd.conf", 'auth_unix_rw = "none"\n')
     machine.write("/etc/libvirt/virtlogd.conf", "")

@@ -7,23 +7,32 @@ import re
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
+from sanlock_helper import __version__
 from tests.e2e.namespace import CommandError
+from tests.e2e.preconditions import need
 from tests.e2e.waiting import wait_for
 from tests.schemas import validated
 
 from . import packages
-from .machine import STOCK, Machine
-from .packages import NEXT_VERSION, OLD_OWNER, OWNER, Built
+from .formats import Debs, Packages, Rpms
+from .machine import STOCK, Machine, missing
+from .packages import NEXT_VERSION
 
 OURS = "/usr/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
 COMMAND = "virt-sanlock-helper"
 LEASES = "/var/lib/test-leases"
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+
+FIXTURES = {"rpm": ("ours", "ours_next"), "deb": ("our_deb", "our_next_deb")}
+
+# For what is the same, however the files came to the host.
+one_kind = pytest.mark.parametrize("installed", ["rpm"], indirect=True)
 
 # Between the update of the owner's package and its trigger sanlock would execute libvirt's.
 GAP_SECONDS = 3.0
@@ -32,31 +41,18 @@ GAP_SECONDS = 3.0
 class Host:
     """A booted machine with the owner's package on it, sanlock stopped, and ours not there."""
 
-    def __init__(self, machine: Machine, owners: Path) -> None:
-        self.machine = machine
-        self._owners = owners
-        self._packages = machine.path("/var/tmp")
+    def __init__(self, installed: Packages) -> None:
+        self.packages = installed
+        self.machine = installed.machine
 
-    def copy(self, package: Path) -> str:
-        """Where a package is inside."""
-        shutil.copy(package, self._packages)
-        return f"/var/tmp/{package.name}"
-
-    def install(self, built: Built) -> str:
-        """Install or update ours; returns all that rpm prints."""
-        return self.machine.rpm("-U", self.copy(built.main))
-
-    def owner(self, version: str, name: str = OWNER) -> str:
-        """Install or update the owner's package."""
-        return self.machine.rpm("-U", self.copy(packages.owner(self._owners, name, version)))
+    def owner(self, version: str, name: str = "") -> str:
+        """Update the owner's package; returns all that is printed."""
+        return self.packages.owner(version, name or self.packages.owner_names[0])
 
     def reset(self) -> None:
         """Back to the beginning."""
         self.machine.stop_sanlock()
-        for name in (COMMAND, OWNER, OLD_OWNER):
-            if self.machine.run("rpm", "-q", name, check=False).returncode == 0:
-                self.machine.rpm("-e", name)
-        self.owner("1")
+        self.packages.reset()
 
     def stock(self) -> bytes:
         """The file at libvirt's path as the host sees it."""
@@ -83,16 +79,25 @@ class Host:
         self.machine.run("sanlock", "client", "add_lockspace", "-s", where, "-o", "1")
 
 
+@pytest.fixture(scope="module", params=["rpm", "deb"])
+def installed(request: pytest.FixtureRequest, owners: Path) -> Iterator[Packages]:
+    """A machine for the packages of each kind."""
+    need(missing(), "no machine can be booted here")
+    made = [request.getfixturevalue(name) for name in FIXTURES[request.param]]
+    with Machine() as machine:
+        yield Rpms(machine, owners, *made) if request.param == "rpm" else Debs(machine, owners, *made)
+
+
 @pytest.fixture
-def host(booted: Machine, owners: Path, ours: Built) -> Host:
-    host = Host(booted, owners)
+def host(installed: Packages) -> Host:
+    host = Host(installed)
     host.reset()
     return host
 
 
-def test_the_service_runs_ours_and_the_host_keeps_libvirts(host: Host, ours: Built) -> None:
+def test_the_service_runs_ours_and_the_host_keeps_libvirts(host: Host) -> None:
     stock = host.stock()
-    printed = host.install(ours)
+    printed = host.packages.install()
     assert printed == ""
     pid = host.machine.start_sanlock()
     assert host.machine.seen_by_sanlock() == host.ours()
@@ -101,8 +106,8 @@ def test_the_service_runs_ours_and_the_host_keeps_libvirts(host: Host, ours: Bui
     (child,) = host.machine.run("pgrep", "-P", str(pid)).stdout.split()
     mounts = [host.machine.run("readlink", f"/proc/{p}/ns/mnt").stdout for p in (str(pid), child, "1")]
     assert mounts[0] == mounts[1] != mounts[2]
-    for package in (COMMAND, OWNER):
-        assert host.machine.rpm("-V", package) == ""
+    for package in (COMMAND, host.packages.owner_names[0]):
+        assert host.packages.verify(package) == ""
     status, findings = host.check()
     assert [name for name, finding in findings.items() if not finding["ok"]] == []
     assert status == 0
@@ -111,21 +116,22 @@ def test_the_service_runs_ours_and_the_host_keeps_libvirts(host: Host, ours: Bui
     assert "virt-sanlock-helper" not in verify.stderr
 
 
-def test_the_recovery_waits_for_records(host: Host, ours: Built) -> None:
+def test_the_recovery_waits_for_records(host: Host) -> None:
     unit = "virt-sanlock-helper-recover.path"
     if not (packages.ROOT / "packaging" / unit).exists():
         pytest.skip("this version has no recovery")
-    host.install(ours)
+    host.packages.install()
     seen = [
         host.machine.run("systemctl", verb, unit, check=False).stdout for verb in ("is-enabled", "is-active")
     ]
     assert seen == ["enabled\n", "active\n"]
-    host.machine.rpm("-e", COMMAND)
+    host.packages.erase()
     assert host.machine.run("systemctl", "is-active", unit, check=False).stdout == "inactive\n"
 
 
-def test_mounts_made_later_reach_sanlock(host: Host, ours: Built) -> None:
-    host.install(ours)
+@one_kind
+def test_mounts_made_later_reach_sanlock(host: Host) -> None:
+    host.packages.install()
     pid = host.machine.start_sanlock()
     host.machine.run("mkdir", "-p", "/mnt/later")
     host.machine.run("mount", "-t", "tmpfs", "tmpfs", "/mnt/later")
@@ -135,8 +141,9 @@ def test_mounts_made_later_reach_sanlock(host: Host, ours: Built) -> None:
         host.machine.run("umount", "/mnt/later")
 
 
-def test_without_our_file_sanlock_starts_all_the_same(host: Host, ours: Built) -> None:
-    host.install(ours)
+@one_kind
+def test_without_our_file_sanlock_starts_all_the_same(host: Host) -> None:
+    host.packages.install()
     host.machine.run("mv", OURS, f"{OURS}.gone")
     try:
         host.machine.start_sanlock()
@@ -199,14 +206,16 @@ while not sys.stdin.closed:
         return "gone" in self._lines
 
 
-@pytest.mark.parametrize("name", [OWNER, OLD_OWNER])
+@pytest.mark.parametrize("which", [0, 1])
 def test_an_update_of_the_owner_is_put_right(
-    host: Host, ours: Built, name: str, record_property: Callable[[str, object], None]
+    host: Host, which: int, record_property: Callable[[str, object], None]
 ) -> None:
-    if name != OWNER:
-        host.machine.rpm("-e", OWNER)
+    if which >= len(host.packages.owner_names):
+        pytest.skip("the owner has one name here")
+    name = host.packages.owner_names[which]
+    if which:
         host.owner("1", name)
-    host.install(ours)
+    host.packages.install()
     pid = host.machine.start_sanlock()
     host.join_lockspace()
     watch = Watch(host.machine)
@@ -231,12 +240,12 @@ def test_an_update_of_the_owner_is_put_right(
     assert len([line for line in mounts.splitlines() if line.split()[4] == STOCK]) == 1
 
 
-def test_an_update_of_ours_runs_through_the_old_bind(host: Host, ours: Built, ours_next: Built) -> None:
-    host.install(ours)
+def test_an_update_of_ours_runs_through_the_old_bind(host: Host) -> None:
+    host.packages.install()
     pid = host.machine.start_sanlock()
     inode = host.machine.run("stat", "-c", "%i", f"/proc/{pid}/root{STOCK}").stdout
-    assert ours.main.name.split("-")[-2] in host.machine.run(STOCK, "--version", within=pid).stdout
-    assert host.install(ours_next) == ""
+    assert __version__ in host.machine.run(STOCK, "--version", within=pid).stdout
+    assert host.packages.update() == ""
     assert host.machine.run("stat", "-c", "%i", f"/proc/{pid}/root{STOCK}").stdout == inode
     assert host.machine.run("stat", "-c", "%i", OURS).stdout != inode
     assert host.machine.run(STOCK, "--version", within=pid).stdout.split()[-1] == NEXT_VERSION
@@ -244,11 +253,11 @@ def test_an_update_of_ours_runs_through_the_old_bind(host: Host, ours: Built, ou
     assert host.check()[0] == 0
 
 
-def test_after_ours_is_erased_libvirts_takes_over(host: Host, ours: Built) -> None:
-    host.install(ours)
+def test_after_ours_is_erased_libvirts_takes_over(host: Host) -> None:
+    host.packages.install()
     pid = host.machine.start_sanlock()
     executable = host.ours()
-    assert host.machine.rpm("-e", COMMAND) == ""
+    assert host.packages.erase() == ""
     left = host.machine.run("find", "/usr", "/etc", "/run", "/var", "-name", "*virt-sanlock-helper*").stdout
     assert [name for name in left.split() if not name.startswith("/var/tmp/")] == []
     # Sanlock still sees our executable, and that runs libvirt's.
@@ -261,10 +270,11 @@ def test_after_ours_is_erased_libvirts_takes_over(host: Host, ours: Built) -> No
     assert host.machine.seen_by_sanlock() == host.stock()
 
 
-def test_a_journal_that_does_not_read_holds_nothing_up(host: Host, ours: Built) -> None:
-    host.install(ours)
+@one_kind
+def test_a_journal_that_does_not_read_holds_nothing_up(host: Host) -> None:
+    host.packages.install()
     pid = host.machine.start_sanlock()
-    host.machine.rpm("-e", COMMAND)
+    host.packages.erase()
     (journald,) = host.machine.run("pgrep", "-x", "systemd-journal").stdout.split()
     host.machine.run("kill", "-STOP", journald)
     try:
@@ -287,11 +297,11 @@ def test_a_journal_that_does_not_read_holds_nothing_up(host: Host, ours: Built) 
         host.machine.run("kill", "-CONT", journald)
 
 
-def test_installed_under_a_running_sanlock(host: Host, ours: Built) -> None:
+def test_installed_under_a_running_sanlock(host: Host) -> None:
     pid = host.machine.start_sanlock()
     host.join_lockspace()
     stock = host.stock()
-    assert host.install(ours) == ""
+    assert host.packages.install() == ""
     # Nothing breaks, and nothing changes for that sanlock.
     assert host.machine.sanlock_pid() == pid
     assert [space.state for space in host.machine.lockspaces()] == [""]
@@ -319,7 +329,7 @@ def test_installed_under_a_running_sanlock(host: Host, ours: Built) -> None:
     assert b" 2" in host.machine.path(f"{STOCK}.distrib").read_bytes()[-4:]
     host.machine.run(COMMAND, "activate", "--undo")
     assert host.machine.seen_by_sanlock().endswith(b" 2")
-    assert host.machine.rpm("-V", OWNER) == ""
+    assert host.packages.verify(host.packages.owner_names[0]) == ""
     assert not host.machine.path(f"{STOCK}.distrib").exists()
     # Twice is once.
     assert "nothing to undo" in host.machine.run(COMMAND, "activate", "--undo").stdout
@@ -329,18 +339,19 @@ def test_installed_under_a_running_sanlock(host: Host, ours: Built) -> None:
     assert host.machine.seen_by_sanlock() == host.ours()
 
 
-def test_activated_and_erased(host: Host, ours: Built) -> None:
+def test_activated_and_erased(host: Host) -> None:
     host.machine.start_sanlock()
-    host.install(ours)
+    host.packages.install()
     host.machine.run(COMMAND, "activate", "--yes")
-    assert host.machine.rpm("-e", COMMAND) == ""
+    assert host.packages.erase() == ""
     assert host.machine.seen_by_sanlock() == host.stock()
     assert host.stock()[:4] == b"\x7fELF"
-    assert host.machine.rpm("-V", OWNER) == ""
+    assert host.packages.verify(host.packages.owner_names[0]) == ""
 
 
-def test_activated_and_restarted(host: Host, ours: Built) -> None:
-    host.install(ours)
+@one_kind
+def test_activated_and_restarted(host: Host) -> None:
+    host.packages.install()
     host.machine.run(COMMAND, "activate", "--yes")
     pid = host.machine.start_sanlock()
     assert host.machine.seen_by_sanlock() == host.ours()
@@ -353,8 +364,9 @@ def test_activated_and_restarted(host: Host, ours: Built) -> None:
     assert f"{STOCK}.distrib takes over" in result.stderr
 
 
-def test_a_lost_bind_is_found_and_the_step_mends_it(host: Host, ours: Built) -> None:
-    host.install(ours)
+@one_kind
+def test_a_lost_bind_is_found_and_the_step_mends_it(host: Host) -> None:
+    host.packages.install()
     pid = host.machine.start_sanlock()
     host.machine.run("umount", STOCK, within=pid)
     status, findings = host.check()
@@ -364,8 +376,9 @@ def test_a_lost_bind_is_found_and_the_step_mends_it(host: Host, ours: Built) -> 
     assert host.check()[0] == 0
 
 
-def test_the_runtime_directory_is_roots_alone(host: Host, ours: Built) -> None:
-    host.install(ours)
+@one_kind
+def test_the_runtime_directory_is_roots_alone(host: Host) -> None:
+    host.packages.install()
     seen = host.machine.run("stat", "-c", "%U %G %a", "/run/virt-sanlock-helper").stdout
     assert seen == "root root 700\n"
     host.machine.run("chmod", "755", "/run/virt-sanlock-helper")
@@ -375,8 +388,9 @@ def test_the_runtime_directory_is_roots_alone(host: Host, ours: Built) -> None:
     assert host.check()[0] == 0
 
 
-def test_the_helper_takes_sanlocks_group(host: Host, ours: Built) -> None:
-    host.install(ours)
+@one_kind
+def test_the_helper_takes_sanlocks_group(host: Host) -> None:
+    host.packages.install()
     pid = host.machine.start_sanlock()
     # As under SELinux: root without dac_override, and without groups, as sanlock starts it.
     code = (

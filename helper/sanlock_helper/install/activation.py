@@ -54,15 +54,16 @@ def _put_aside(host: Host, stock: str, beside: Path) -> None:
 
     Raises HelperError and OSError.
     """
-    aside = _aside(host)
-    dpkgs = _is_dpkgs(host, stock)
-    if dpkgs and aside.exists():
-        why = f"{stock}{ASIDE} is there already: it was diverted by another"
-        raise HelperError(f"activate {stock}", why, f"see dpkg-divert --list '{stock}'")
-    # rename(2) of a hard link to its own file does nothing, so the new name comes by way of a third.
-    os.link(host.path(stock), beside)
-    beside.rename(aside)
-    if dpkgs:
+    path, aside = host.path(stock), _aside(host)
+    # An activation that was killed has given it that name.
+    if not (aside.exists() and aside.samefile(path)):
+        if aside.exists() and _is_diverted(host, stock):
+            why = f"{stock}{ASIDE} is there already: it was diverted by another"
+            raise HelperError(f"activate {stock}", why, f"see dpkg-divert --list '{stock}'")
+        # rename(2) of a hard link to its own file does nothing, so the new name comes by way of a third.
+        os.link(path, beside)
+        beside.rename(aside)
+    if _is_dpkgs(host, stock):
         try:
             _divert(host, "--add", stock, "--no-rename")
         except HelperError:

@@ -452,3 +452,12 @@ def test_an_undo_that_dpkg_refuses_can_be_done_again(here: Host, run: FakeRun) -
     run.status["dpkg-divert"] = 0
     activation.undo(here)
     assert here.path(STOCK).read_text() == "stock"
+
+
+def test_an_activation_that_was_killed_can_be_done_again(here: Host, run: FakeRun) -> None:
+    os.link(here.path(STOCK), here.path(f"{STOCK}.distrib"))
+    activation.activate(diverted(run, here))
+    assert run.called("dpkg-divert", "--add")
+    assert os.readlink(here.path(STOCK)) == str(here.ours)
+    assert here.path(f"{STOCK}.distrib").read_text() == "stock"
+    assert len(list(here.path(STOCK).parent.iterdir())) == 2
