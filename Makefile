@@ -22,7 +22,7 @@ RPMBUILD_OPTIONS ?= $(shell rpm -q rpm >/dev/null 2>&1 || echo --nodeps)
 # The targets named together are made in that order, also with -j: `make deps test`.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test unit fuzz integration e2e modular faults chaos packaging bench matrix lint pure man clean source srpm rpm deb install
+.PHONY: help deps demo test unit fuzz integration e2e modular faults chaos packaging bench matrix lint pure man clean source srpm rpm deb install uninstall
 
 # What stands behind a target and two number signs.
 help: ## list the targets
@@ -132,6 +132,9 @@ bench: $(VENV)/.done ## measure beside libvirt's C helper, and write docs/benchm
 
 install: ## the program without a package: PREFIX=/usr/local, DESTDIR=, STOCK_HELPER=
 	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PYTHON='$(PYTHON)' packaging/install
+
+uninstall: ## take away what `make install` of the same PREFIX= and DESTDIR= put there
+	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' packaging/install --remove
 
 source: ## the source archive and the spec file, into dist
 	@packaging/make-source $(DIST)

@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.preconditions import need, need_programs
 
 from .machine import STOCK, Machine
-from .packages import ROOT, deb_owner, owner_deb
+from .packages import ROOT, BuiltDeb, deb_owner, make_source, owner_deb
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 COMMAND = "/usr/local/bin/virt-sanlock-helper"
@@ -51,6 +51,37 @@ def test_prefix_usr_gives_the_executable_of_the_checkout(tmp_path: Path) -> None
     make_install(tmp_path, "/usr")
     installed = tmp_path / "usr/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
     assert installed.read_bytes() == (ROOT / "helper/libvirt_sanlock_helper").read_bytes()
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "-s", "-C", str(ROOT), *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("prefix", ["/usr", "/usr/local", "/opt/sanlock helper"])
+def test_make_uninstall_takes_away_what_make_install_put_there(tmp_path: Path, prefix: str) -> None:
+    folder = tmp_path / "image"
+    for file in ("bin/other", "lib/systemd/system/sanlock.service.d/10-other.conf", "share/man/man8/other.8"):
+        (folder / prefix[1:] / file).parent.mkdir(parents=True)
+        (folder / prefix[1:] / file).touch()
+    before = {path for path in folder.rglob("*") if path.is_file()}
+    words = (f"DESTDIR={folder}", f"PREFIX={prefix}")
+    # An image needs no next step.
+    assert make("install", *words).stdout == ""
+    assert {path for path in folder.rglob("*") if path.is_file()} > before
+    # What a later version does not know any more.
+    (folder / prefix[1:] / "share/virt-sanlock-helper/sanlock_helper/old.py").touch()
+    result = make("uninstall", *words)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert {path for path in folder.rglob("*") if not path.is_dir()} == before
+    assert list(folder.rglob("*virt-sanlock-helper*")) == []
+
+
+def test_make_uninstall_where_nothing_is_installed(tmp_path: Path) -> None:
+    result = make("uninstall", f"DESTDIR={tmp_path}", "PREFIX=/opt")
+    assert result.returncode != 0
+    assert f"no virt-sanlock-helper below {tmp_path}/opt: give the PREFIX= and DESTDIR=" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +144,74 @@ def test_a_diversion_outlives_the_owners_update(debian: Machine, tmp_path: Path,
     assert debian.path(STOCK).read_bytes() != before
     assert not debian.path(f"{STOCK}.distrib").exists()
     assert "libvirt_sanlock_helper" not in debian.run("dpkg-divert", "--list").stdout
+
+
+SOURCE = "/var/tmp/source"
+
+
+@pytest.fixture
+def checkout(debian: Machine, tmp_path: Path) -> Machine:
+    """The same machine with a checkout at SOURCE, and without the program."""
+    make_source(ROOT, tmp_path)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    shutil.copy(archive, debian.path("/var/tmp/source.tar.gz"))
+    debian.run(
+        "sh", "-ec", f"rm -rf {SOURCE}; mkdir {SOURCE}; cd {SOURCE}; tar -xf ../source.tar.gz --strip=1"
+    )
+    debian.run("make", "-s", "-C", SOURCE, "uninstall", check=False)
+    return debian
+
+
+def steps(printed: str) -> str:
+    """The commands of an output."""
+    return "\n".join(line[4:] for line in printed.splitlines() if line.startswith("    "))
+
+
+def left(machine: Machine) -> set[str]:
+    """What is there by our name, but for what the tests brought."""
+    places = ("/etc", "/usr", "/var/lib", "/run")
+    return set(machine.run("find", *places, "-name", "*virt-sanlock-helper*").stdout.split())
+
+
+@pytest.mark.parametrize("activated", [False, True])
+def test_the_printed_steps_serve_and_uninstall_leaves_nothing(checkout: Machine, activated: bool) -> None:
+    stock = checkout.path(STOCK).read_bytes()
+    assert left(checkout) == set()
+    printed = checkout.run("make", "-s", "-C", SOURCE, "install").stdout
+    assert printed.startswith("Installed below /usr/local; no virtual machine was touched")
+    checkout.run("sh", "-euc", steps(printed))
+    assert checkout.run("systemctl", "is-active", "virt-sanlock-helper-recover.path").stdout == "active\n"
+    if activated:
+        checkout.run(COMMAND, "activate", "--yes")
+        # The program may be broken by then.
+        checkout.run("rm", "-r", "/usr/local/share/virt-sanlock-helper/sanlock_helper")
+    printed = checkout.run("make", "-s", "-C", SOURCE, "uninstall").stdout
+    checkout.run("sh", "-euc", steps(printed))
+    assert left(checkout) == set()
+    assert checkout.path(STOCK).read_bytes() == stock
+    assert not checkout.path(STOCK).is_symlink()
+    assert "libvirt_sanlock_helper" not in checkout.run("dpkg-divert", "--list").stdout
+    started = checkout.start_sanlock()
+    assert started
+    assert checkout.seen_by_sanlock() == stock
+    checkout.stop_sanlock()
+
+
+def test_uninstall_does_not_touch_a_packages_files(checkout: Machine, our_deb: BuiltDeb) -> None:
+    shutil.copy(our_deb.main, checkout.path("/var/tmp"))
+    checkout.run("dpkg", "--force-depends", "-i", f"/var/tmp/{our_deb.main.name}")
+    checkout.run("make", "-s", "-C", SOURCE, "install")
+    checkout.run("/usr/bin/virt-sanlock-helper", "activate", "--yes")
+    try:
+        refused = checkout.run("make", "-s", "-C", SOURCE, "uninstall", "PREFIX=/usr", check=False)
+        assert refused.returncode != 0
+        assert "/usr/bin/virt-sanlock-helper is a package's: apt remove virt-sanlock-helper" in refused.stderr
+        # Nor its link and its runtime directory, when the other installation goes.
+        installed = "/usr/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
+        checkout.run("make", "-s", "-C", SOURCE, "uninstall")
+        assert checkout.run("readlink", STOCK).stdout == f"{installed}\n"
+        assert checkout.path("/run/virt-sanlock-helper").exists()
+        assert not checkout.path(EXECUTABLE).exists()
+    finally:
+        checkout.run("dpkg", "--purge", "virt-sanlock-helper")
+    assert left(checkout) == set()
