@@ -339,11 +339,14 @@ def test_installed_under_a_running_sanlock(host: Host) -> None:
     assert host.machine.seen_by_sanlock() == host.ours()
 
 
-def test_activated_and_erased(host: Host) -> None:
+@pytest.mark.parametrize("damage", ["true", "rm -r /usr/share/virt-sanlock-helper/sanlock_helper"])
+def test_activated_and_erased(host: Host, damage: str) -> None:
     host.machine.start_sanlock()
     host.packages.install()
     host.machine.run(COMMAND, "activate", "--yes")
-    assert host.packages.erase() == ""
+    host.machine.run("sh", "-c", damage)
+    printed = host.packages.erase()
+    assert printed == "" or "rm" in damage  # rpm warns of each file that is gone
     assert host.machine.seen_by_sanlock() == host.stock()
     assert host.stock()[:4] == b"\x7fELF"
     assert host.packages.verify(host.packages.owner_names[0]) == ""
