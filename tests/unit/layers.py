@@ -13,6 +13,7 @@ TOP = Path(__file__).parents[2] / "helper" / "sanlock_helper"
 GROUND = {
     "__init__",
     "command",
+    "distribution",
     "errors",
     "escapes",
     "events",

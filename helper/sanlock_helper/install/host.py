@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..command import Answer, Run, run
+from ..distribution import PATHS, Distribution
 from ..errors import HelperError
 from ..leases.sanlock_daemon import daemon_pid
 from ..numbers import whole_number
@@ -61,8 +62,11 @@ class Host:
         raise HelperError(
             "libvirt's helper",
             f"not at {' nor '.join(KILLPATHS)}",
-            "install libvirt-daemon-plugin-sanlock",
+            Distribution.read(self._os_release()).install("libvirt's sanlock driver"),
         )
+
+    def _os_release(self) -> tuple[str, ...]:
+        return tuple(str(self.path(name)) for name in PATHS)
 
     def is_replaced(self) -> bool:
         """Whether the host's own path is a symbolic link to ours: what `activate` or a diversion makes."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Callable
 
 from ..command import NO_END, NOT_RUN, run
+from ..distribution import Distribution
 from ..errors import RUN_AS_ROOT, HelperError
 from ..numbers import whole_number
 from .sanlock_daemon import DEFAULT_IO_TIMEOUT
@@ -138,7 +139,7 @@ def ask_sanlock(command: tuple[str, ...] = COMMAND, seconds: float = SECONDS) ->
     """Ask the daemon.  Raises SanlockUnknownError when it does not answer, or is not there."""
     answer = run(command, seconds)
     if answer.status == NOT_RUN:
-        raise SanlockUnknownError("ask sanlock", answer.problem, "install sanlock")
+        raise SanlockUnknownError("ask sanlock", answer.problem, Distribution.read().install("sanlock"))
     if answer.status == NO_END:
         raise SanlockUnknownError("ask sanlock", f"no answer within {seconds:g} s")
     if answer.status != 0:

@@ -12,18 +12,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..distribution import Distribution
+
 
 @dataclass(frozen=True)
 class Daemon:
     """A daemon that serves qemu:///system.
 
     name: of the program, its units, its configuration file and its server.  socket: in /run/libvirt.
-    package: what brings it on Fedora and RHEL.
     """
 
     name: str
     socket: str
-    package: str
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -31,8 +31,8 @@ class Daemon:
         return f"{self.name}.socket", f"{self.name}.service"
 
 
-VIRTQEMUD = Daemon("virtqemud", "virtqemud-sock", "libvirt-daemon-driver-qemu")
-LIBVIRTD = Daemon("libvirtd", "libvirt-sock", "libvirt-daemon")
+VIRTQEMUD = Daemon("virtqemud", "virtqemud-sock")
+LIBVIRTD = Daemon("libvirtd", "libvirt-sock")
 
 # In the order in which the client goes.
 DAEMONS = (VIRTQEMUD, LIBVIRTD)
@@ -137,9 +137,10 @@ def remedy(files: HostFiles) -> str:
     """What to do where the daemon in force does not answer."""
     daemon = daemon_in_force(files)
     if not any((files.is_installed(daemon), files.is_enabled(daemon.name), files.socket(daemon).exists())):
-        return f"install {daemon.package}"
+        places = (str(files.etc / "os-release"), str(files.lib / "os-release"))
+        return Distribution.read(places).install(daemon.name)
     # The socket starts the service when it is asked, and is what stops nothing of the other kind.
-    start = f"systemctl start {daemon.units[0]}; journalctl -u {daemon.name} has the reason"
+    start = f"systemctl start {daemon.units[0]}; journalctl -u {daemon.name}"
     stale = stale_socket(files)
     if stale and daemon == LIBVIRTD and stale != str(files.socket(LIBVIRTD)):
         # virtqemud's, left by a unit that was stopped; the client would take it all the same.

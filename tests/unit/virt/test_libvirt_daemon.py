@@ -104,7 +104,15 @@ def test_the_daemon_in_force(tmp_path: Path, case: str) -> None:
 
 
 def test_nothing_is_installed(tmp_path: Path) -> None:
-    assert remedy(host(tmp_path, installed=[])) == "install libvirt-daemon"
+    files = host(tmp_path, installed=[])
+    assert remedy(files) == "apt install libvirt-daemon-system, or dnf install libvirt-daemon"
+    files.etc.mkdir(parents=True, exist_ok=True)
+    for name, command in (
+        ("debian", "apt install libvirt-daemon-system"),
+        ("fedora", "dnf install libvirt-daemon"),
+    ):
+        (files.etc / "os-release").write_text(f"ID={name}\n")
+        assert remedy(files) == command
 
 
 def test_a_socket_that_is_left_hides_the_other(tmp_path: Path) -> None:
