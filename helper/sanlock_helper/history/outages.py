@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Callable
 
 from .. import IDENTIFIER
 from ..events import STILL_HOLDS, as_number, parse_head
@@ -20,6 +21,10 @@ from .logged_events import read_event
 # Without an event for so many seconds an outage is over.  What is logged of its domains later (a recovery,
 # hours after) is still counted to it.
 QUIET_SECONDS = 600.0
+
+# sanlock runs the killpath once, when the leases are lost.  What was asked for so many seconds later, an
+# administrator has asked for.
+LOSS_SECONDS = 60.0
 
 # A record is written before its domain is touched, so what the journal has of that comes later; but each
 # reads the clock itself.
@@ -103,6 +108,16 @@ class DomainOutage:
         actions = self.actions
         logged = [event for event in actions if event.kind not in ("try", "note")] or actions
         return logged[-1] if logged else None
+
+    @property
+    def failed_tries(self) -> int:
+        """How often the action failed before its outcome.
+
+        Not each of them is logged: the number that a line has counts.
+        """
+        tries = [event for event in self.actions if event.kind == "try"]
+        ends = [event.tries - 1 for event in self.actions if event.kind in _ENDS and event.tries]
+        return max(len(tries), 0, *(event.tries or 0 for event in tries), *ends)
 
     @property
     def came_back(self) -> list[OutageEvent]:
@@ -236,6 +251,24 @@ def _named(kill: OutageEvent, domains: list[tuple[float, str, str]]) -> OutageEv
     return replace(kill, name=found[-1][1], uuid=found[-1][2]) if found else kill
 
 
+def name_domains(
+    events: Iterable[OutageEvent], records: Iterable[Record], more: Callable[[], Mapping[str, str]] = dict
+) -> list[OutageEvent]:
+    """EVENTS, where each domain without a name has the one that other events or RECORDS have for its UUID.
+
+    MORE has further names by UUID; it is asked only where one is missing still.
+    """
+    events = list(events)
+    names = {record.uuid: record.name for record in records if record.name}
+    names.update((event.uuid, event.name) for event in events if event.uuid and event.name)
+    if any(event.uuid and not event.name and event.uuid not in names for event in events):
+        names = {**more(), **names}
+    return [
+        replace(event, name=names[event.uuid]) if not event.name and event.uuid in names else event
+        for event in events
+    ]
+
+
 def make_outages(
     events: Iterable[OutageEvent], waiting: Mapping[str, Record] | None = None, quiet: float = QUIET_SECONDS
 ) -> list[Outage]:
@@ -284,10 +317,29 @@ def _outage_of(event: OutageEvent, outages: list[Outage], quiet: float) -> Outag
         for outage in reversed(outages):
             if event.uuid in outage.domains:
                 return outage
-    if not outages or event.time - outages[-1].ended > quiet:
+    open_ones = [outage for outage in reversed(outages) if event.time - outage.ended <= quiet]
+    if event.kind in _KILLS:
+        # sanlock kills for a loss, whatever else was done meanwhile.
+        open_ones.sort(key=lambda outage: not outage.lost)
+    if not open_ones:
         return None
-    # What was done before a loss, by hand, is no part of it.
-    return None if event.kind == "lost" and not outages[-1].lost else outages[-1]
+    outage = open_ones[0]
+    # What was done before a loss, by hand, is no part of it; nor what was asked for when it was over.
+    if event.kind == "lost" and not outage.lost:
+        return None
+    return None if _is_later(event, outage) else outage
+
+
+def _is_later(event: OutageEvent, outage: Outage) -> bool:
+    """Whether EVENT is an action that was not asked for because of the loss of OUTAGE."""
+    if not outage.lost or event.action not in ACTIONS:
+        return False
+    if event.kind not in (*_ENDS, "ignored", ON_RECORD):
+        return False
+    tried = outage.domains.get(event.uuid)
+    if tried is not None and tried.outcome is not None and tried.outcome.kind == "try":
+        return False
+    return event.time - (event.seconds or 0.0) > outage.lost[-1] + LOSS_SECONDS
 
 
 def last_events(events: Iterable[OutageEvent]) -> dict[str, OutageEvent]:

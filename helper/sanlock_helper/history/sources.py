@@ -8,21 +8,25 @@ from dataclasses import dataclass
 from ..errors import HelperError
 from ..records import snapshot
 from ..records.record import Record
+from ..virt.domain_names import names_by_uuid
 from .journal_entries import SECONDS, read_file, read_journal
-from .outages import OutageEvent, add_records, events_of, name_kills
+from .outages import OutageEvent, add_records, events_of, name_domains, name_kills
 
 
 @dataclass(frozen=True)
 class History:
     """Events, the record that recovery still has of a domain by UUID, and what could not be read.
 
-    `journal_error` is None when the journal was read; its text is the first problem otherwise.
+    `waiting` are the records of the time that was asked for; `records` are all, None where not all of them
+    could be read.  `journal_error` is None when the journal was read; its text is the first problem
+    otherwise.
     """
 
     events: list[OutageEvent]
     waiting: dict[str, Record]
     problems: list[str]
     journal_error: HelperError | None
+    records: dict[str, Record] | None = None
 
 
 def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -> History:
@@ -39,9 +43,10 @@ def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -
         error = failure
     problems = [str(error)] if error else []
     if journal is not None:
-        return History(name_kills(events, ()), {}, problems, error)
+        return History(name_domains(name_kills(events, ()), ()), {}, problems, error)
     current = snapshot.take_snapshot()
     records = [record for record in current.records if record.time >= since]
     waiting = {uuid: record for uuid, record in current.newest.items() if record.time >= since}
-    events = name_kills(add_records(events, records), records)
-    return History(events, waiting, [*problems, *current.problems], error)
+    events = name_domains(add_records(name_kills(events, records), records), current.records, names_by_uuid)
+    known = None if current.unread else current.newest
+    return History(events, waiting, [*problems, *current.problems], error, known)

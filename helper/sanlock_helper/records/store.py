@@ -21,8 +21,12 @@ from .record import Record, RecordError
 class RecordStore:
     """All records that there are."""
 
-    def __init__(self, journal: Journal, run_dir: str = RUN_DIR, state_dir: str = STATE_DIR) -> None:
+    def __init__(
+        self, journal: Journal, run_dir: str = RUN_DIR, state_dir: str = STATE_DIR, uri: str | None = None
+    ) -> None:
+        """URI: gather() leaves the records of other connections out, which stay as they are."""
         self._journal = journal
+        self._uri = uri
         self._lock_path = f"{run_dir}.lock"
         self._new = RecordDirectory(run_dir)
         self._taken = RecordDirectory(run_dir, TAKEN)
@@ -62,7 +66,7 @@ class RecordStore:
             for records in (self._on_disk, self._taken):
                 for uuid in self._uuids(records):
                     record = self._read(records, uuid)
-                    if record:
+                    if record and self._uri in (None, record.uri):
                         found[uuid] = record
         return found
 

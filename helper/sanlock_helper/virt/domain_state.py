@@ -11,7 +11,7 @@ from __future__ import annotations
 import libvirt
 
 # virsh's words (libvirt tools/virsh-domain-monitor.c); the place of a word is its number.
-_STATES = ("no state", "running", "idle", "paused", "in shutdown", "shut off", "crashed", "pmsuspended")
+STATES = ("no state", "running", "idle", "paused", "in shutdown", "shut off", "crashed", "pmsuspended")
 _RUNNING_REASONS = (
     "unknown", "booted", "migrated", "restored", "from snapshot", "unpaused", "migration canceled",
     "save canceled", "event wakeup", "crashed", "post-copy", "post-copy failed",
@@ -51,7 +51,7 @@ _ADMINISTRATORS_PAUSES = frozenset(("user", "from snapshot"))
 
 def state_name(state: int) -> str:
     """virsh's word for the virDomainState STATE."""
-    return _STATES[state] if 0 <= state < len(_STATES) else f"state {state}"
+    return STATES[state] if 0 <= state < len(STATES) else f"state {state}"
 
 
 def describe(state: int, reason: int) -> str:

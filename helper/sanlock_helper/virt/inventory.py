@@ -16,6 +16,7 @@ import libvirt
 
 from . import policy
 from .connection import failure
+from .domain_names import CONFIG_DIR
 from .domain_state import state_name
 from .domain_xml import parse_xml
 from .processes import Processes, command_line, uuid_in
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from xml.etree import ElementTree
 
     from .api import VirConnect, VirDomain
-
-# The XML of persistent domains: configDir of libvirt src/qemu/qemu_conf.c.
-QEMU_CONFIG_DIR = "/etc/libvirt/qemu"
 
 # Calls where libvirt has no domain statistics: one for each kind of state.
 _LISTS = (
@@ -92,7 +90,7 @@ class KnownDomain:
 
 
 def take_inventory(
-    connection: VirConnect, processes: Processes | None = None, config_dir: str = QEMU_CONFIG_DIR
+    connection: VirConnect, processes: Processes | None = None, config_dir: str = CONFIG_DIR
 ) -> list[KnownDomain]:
     """All domains of CONNECTION by name.  Raises TransientError or PermanentError when there is no answer.
 
