@@ -190,9 +190,11 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 
 def complete(folder: Path, *words: str) -> set[str]:
-    """What bash would offer for the last of WORDS, with a virsh that knows three domains."""
+    """What bash would offer for the last of WORDS, with a virsh that knows three domains, another URI one."""
     virsh = folder / "virsh"
-    virsh.write_text("#!/bin/sh\nprintf 'vm1\\nvm2\\nwith blank\\n'\n")
+    virsh.write_text(
+        '#!/bin/sh\ncase "$*" in *test://*) echo elsewhere ;; *) printf "vm1\\nvm2\\nwith blank\\n" ;; esac\n'
+    )
     virsh.chmod(0o755)
     script = COMPLETE.format(script=TOP / "packaging/completion/virt-sanlock-helper.bash")
     answer = subprocess.run(
@@ -206,17 +208,54 @@ def complete(folder: Path, *words: str) -> set[str]:
     return set(answer.stdout.splitlines()) - {""}
 
 
-def test_completion_in_bash(tmp_path: Path) -> None:
-    assert complete(tmp_path, "") == set(VERBS)
-    assert complete(tmp_path, "sta") == {"status"}
-    assert complete(tmp_path, "run", "p") == {"poweroff", "pause"}
-    assert complete(tmp_path, "run", "pause", "") == {"vm1", "vm2", "with\\ blank"}
-    assert complete(tmp_path, "run", "--yes", "pause", "w") == {"with\\ blank"}
-    assert complete(tmp_path, "run", "--d") == {"--dry-run"}
-    assert complete(tmp_path, "history", "--domain", "vm") == {"vm1", "vm2"}
-    assert complete(tmp_path, "history", "--since", "") == set()
-    assert complete(tmp_path, "auth", "") == {"check", "test"}
-    assert complete(tmp_path, "check", "") == set()
+DOMAINS = {"vm1", "vm2", "with\\ blank"}
+
+# The words that were typed, the last one to be completed, and what is offered.
+COMPLETIONS: list[tuple[tuple[str, ...], set[str]]] = [
+    (("",), set(VERBS)),
+    (("sta",), {"status"}),
+    (("run", "p"), {"poweroff", "pause"}),
+    (("run", "pause", ""), DOMAINS),
+    (("run", "pause", "vm1", ""), set()),
+    (("run", "--yes", "pause", "w"), {"with\\ blank"}),
+    (("run", "pause", "with\\ b"), {"with\\ blank"}),
+    (("run", "pause", "'with b"), {"with blank"}),
+    (("run", "-c", "test:///default", "pause", ""), {"elsewhere"}),
+    (("run", "--connect=test:///default", "pause", ""), {"elsewhere"}),
+    (("run", "-c", "test:///default", ""), {"poweroff", "restart", "pause", "ignore"}),
+    (("run", "--d"), {"--dry-run"}),
+    (("status", ""), DOMAINS),
+    (("status", "vm1", "vm"), {"vm1", "vm2"}),
+    (("status", "--json", "--journal", "/dev/null", "vm"), {"vm1", "vm2"}),
+    (("status", "--name", "vm"), {"vm1", "vm2"}),
+    (("status", "--state", "p"), {"paused", "pmsuspended"}),
+    (("status", "--format", ""), {"text", "json", "openmetrics"}),
+    (("status", "--format", "=", "o"), {"openmetrics"}),
+    (("policy", ""), DOMAINS),
+    (("policy", "vm1", ""), set()),
+    (("history", "--domain", "vm"), {"vm1", "vm2"}),
+    (("history", "--domain", "=", "vm"), {"vm1", "vm2"}),
+    (("history", "--since", ""), set()),
+    (("history", ""), set()),
+    (("recover", "--forget", "vm"), {"vm1", "vm2"}),
+    (("recover", "--resume-anyway", "vm"), {"vm1", "vm2"}),
+    (("recover", ""), set()),
+    (("recover", "--yes", ""), set()),
+    (("auth", ""), {"check", "test"}),
+    (("auth", "check", ""), set()),
+    (("check", ""), set()),
+    (("check", "--connect", ""), set()),
+    (("activate", ""), set()),
+    (("install-check", ""), set()),
+]
+
+
+@pytest.mark.parametrize(("words", "offered"), COMPLETIONS, ids=lambda value: " ".join(sorted(value)))
+def test_completion_in_bash(words: tuple[str, ...], offered: set[str], tmp_path: Path) -> None:
+    assert complete(tmp_path, *words) == offered
+
+
+def test_completion_in_bash_has_each_option(tmp_path: Path) -> None:
     for verb, parser in sub_parsers(make_parser()).items():
         assert options(parser.format_usage()) <= complete(tmp_path, verb, "-") | {"-"}
 
@@ -237,8 +276,18 @@ def test_completion_in_zsh(tmp_path: Path) -> None:
         ("run pa", "run pause"),
         ("run pause so", "run pause some-domain"),
         ("run --dr", "run --dry-run"),
+        ("run -c test:///default pause so", "run -c test:///default pause some-domain"),
+        ("history --domain so", "history --domain some-domain"),
+        ("recover --forget=so", "recover --forget=some-domain"),
+        ("status --format op", "status --format openmetrics"),
     ):
         shell.send(f"virt-sanlock-helper {typed}\t")
         shell.expect_exact(completed.removeprefix(typed))
+        shell.sendcontrol("u")
+    # No domain where none is wanted: the word stays as it was typed.
+    for typed in ("recover so", "history so", "run pause x so"):
+        shell.send(f"virt-sanlock-helper {typed}\t#end")
+        shell.expect_exact("#end")
+        assert "some-domain" not in str(shell.before)
         shell.sendcontrol("u")
     shell.close(force=True)
