@@ -63,7 +63,16 @@ def test_a_host_in_order_fails_nothing_but_what_a_stack_lacks(ours: Stack) -> No
     assert bad == {"lease directory": "warn", "recovery units": "fail"}
     result = run(ours, "check")
     assert result.returncode == 1
-    assert len(result.stdout.splitlines()) == len(found)
+    shown = re.findall(r"^(\S.*?) +(?:pass|warn|fail)  ", result.stdout, re.MULTILINE)
+    assert shown == list(found)
+    number = {
+        verdict: sum(check["verdict"] == verdict for check in found.values())
+        for verdict in ("fail", "warn", "pass")
+    }
+    assert re.fullmatch(
+        rf"{number['fail']} failed, {number['warn']} warnings?, {number['pass']} passed: NOT READY",
+        result.stdout.splitlines()[-1],
+    )
 
 
 def test_files(ours: Stack) -> None:
@@ -160,6 +169,10 @@ def test_libvirtd_does_not_answer(ours: Stack) -> None:
             "leases": ("warn", "not checked: connect to qemu:///system", ""),
         },
     )
+    # One line for one cause, and what follows from it in another.
+    text = run(ours, "check").stdout
+    assert text.count("Failed to connect socket") == 1
+    assert re.search(r"^because of libvirtd: arguments, authentication, .*leases.*$", text, re.MULTILINE)
     ours.libvirtd.start()
     assert_passed(checks(ours), "libvirtd", "authentication", "leases")
 
@@ -240,6 +253,9 @@ def test_sanlock_with_no_grace_and_no_watchdog_daemon(stacks: StackFactory) -> N
     stack.sanlock.stop()
     found = checks(stack)
     assert_found(found, {"sanlock": ("fail", "does not answer", "systemctl start sanlock")})
+    text = run(stack, "check").stdout
+    assert text.count("does not answer: status 1") == 1
+    assert re.search(r"^because of sanlock: memory, .*clock, .*$", text, re.MULTILINE)
     assert found["clock"]["verdict"] == "warn"
     # As the remedy asks, but with a watchdog that no process serves, and too much of a grace.
     command = stack.sanlock.command()[:-1]

@@ -78,3 +78,37 @@ def test_what_is_open_is_needed(units: list[str]) -> None:
 def test_no_core_dump_is_left(units: list[str]) -> None:
     """The process cannot see to that itself: the filter forbids setrlimit(2)."""
     assert "LimitCORE=1" in Path(units[1]).read_text().splitlines()
+
+
+def documented(folder: Path) -> list[Path]:
+    """The units that docs/operate.md shows, written into FOLDER."""
+    text = (TOP / "docs/operate.md").read_text()
+    block = re.search(r"^    # /etc/systemd/system/.*?(?=^\S)", text, re.MULTILINE | re.DOTALL)
+    assert block
+    paths = []
+    for part in re.split(r"^    # /etc/systemd/system/", block[0], flags=re.MULTILINE)[1:]:
+        name, _, unit = part.partition("\n")
+        path = folder / name
+        path.write_text(re.sub(r"^ {4}", "", unit, flags=re.MULTILINE))
+        paths.append(path)
+    return paths
+
+
+def test_the_timer_of_the_documents(tmp_path: Path) -> None:
+    paths = documented(tmp_path)
+    assert [path.name for path in paths] == [
+        "virt-sanlock-helper-metrics.service", "virt-sanlock-helper-metrics.timer",
+    ]  # fmt: skip
+    command = ["systemd-analyze", "verify", "--man=no", *map(str, paths)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    place = tmp_path / "textfiles"
+    place.mkdir()
+    environ = {**os.environ, "DIR": str(place), "PATH": f"{TOP}/helper:{os.environ['PATH']}"}
+    for line in re.findall(r"^ExecStart=/bin/sh -c '(.*)'$", paths[0].read_text(), re.MULTILINE):
+        # On libvirt's test driver, where no libvirtd runs.
+        script = line.replace(" --format", " -c test:///default --format")
+        subprocess.run(["sh", "-c", script], check=True, env=environ, stderr=subprocess.DEVNULL)
+    assert sorted(path.name for path in place.iterdir()) == ["vsh-check.prom", "vsh-status.prom"]
+    for path in place.iterdir():
+        assert path.read_text().endswith("\n# EOF\n")

@@ -12,11 +12,12 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar
 
 import libvirt_auth
 
 from .. import RUNTIME_DIR
+from ..distribution import Distribution
 from ..errors import HelperError, PermanentError
 from ..install.host import Host
 from ..leases.grace import DEFAULT_GRACE, read_small
@@ -110,8 +111,50 @@ def open_uri(uri: str) -> Any:
     try:
         from ..virt.connection import connect
     except ImportError as error:
-        raise PermanentError(f"connect to {uri}", str(error), "install python3-libvirt") from error
+        raise PermanentError(
+            f"connect to {uri}", str(error), Distribution.read().install("libvirt-python")
+        ) from error
     return connect(uri)
+
+
+Read = TypeVar("Read")
+
+
+class UnreadError(HelperError):
+    """What a fact of the host could not be had for; `cause` is the check that reports that."""
+
+    def __init__(self, error: HelperError, cause: str) -> None:
+        super().__init__(error.what, error.why, error.hint)
+        self.cause = cause
+
+
+class Once(Generic[Read]):
+    """A property that is read once: also where that failed, since a daemon that hangs does so each time."""
+
+    def __init__(self, cause: str, read: Callable[[Facts], Read]) -> None:
+        """READ is the method; the check CAUSE reports the HelperError that it raises."""
+        self._cause = cause
+        self._read = read
+        self.__doc__ = read.__doc__
+
+    def __set_name__(self, owner: type[Facts], name: str) -> None:
+        self._name = name
+
+    def __get__(self, facts: Facts, owner: type[Facts]) -> Read:
+        # A value is found in the object before it is asked for here.
+        if self._name not in facts.unread:
+            try:
+                value = facts.__dict__[self._name] = self._read(facts)
+                return value
+            except HelperError as error:
+                cause = error.cause if isinstance(error, UnreadError) else self._cause
+                facts.unread[self._name] = UnreadError(error, cause)
+        raise facts.unread[self._name]
+
+
+def once(cause: str) -> Callable[[Callable[[Facts], Read]], Once[Read]]:
+    """A method as such a property."""
+    return lambda read: Once(cause, read)
 
 
 class Facts:
@@ -122,8 +165,13 @@ class Facts:
         host: HostPaths,
         open_uri: Callable[[str], VirConnect] = open_uri,
         installation: Host | None = None,
+        uid: int | None = None,
     ) -> None:
+        """UID is that of this process, asked of the kernel without one."""
         self.host = host
+        self.uid = os.geteuid() if uid is None else uid
+        # Why what is read once could not be had, by its name.
+        self.unread: dict[str, UnreadError] = {}
         self._open = open_uri
         self.installation = installation or Host(proc=host.proc, run_dir=host.run)
 
@@ -136,8 +184,14 @@ class Facts:
     def sanlock_proc(self) -> Path:
         """The running daemon's directory in proc(5)."""
         if self.sanlock_pid is None:
-            raise PermanentError("read sanlock's process", "it does not run", "systemctl start sanlock")
+            error = PermanentError("read sanlock's process", "it does not run", "systemctl start sanlock")
+            raise UnreadError(error, "sanlock")
         return self.host.proc / str(self.sanlock_pid)
+
+    @cached_property
+    def distribution(self) -> Distribution:
+        """Of this host."""
+        return Distribution.read((str(self.host.etc / "os-release"), str(self.host.lib / "os-release")))
 
     @cached_property
     def environ(self) -> dict[str, str]:
@@ -149,17 +203,17 @@ class Facts:
         words = (os.fsdecode(word).partition("=") for word in raw.split(b"\0") if b"=" in word)
         return {name: value for name, _, value in words}
 
-    @cached_property
+    @once("killpath")
     def killpath(self) -> str:
         """The path that libvirt registers."""
         return self.installation.stock()
 
-    @cached_property
+    @once("killpath")
     def seen_killpath(self) -> str:
         """The same file as sanlock sees it: systemd may have bound ours there only for sanlock."""
         return self.installation.seen_by(self.sanlock_pid)
 
-    @cached_property
+    @once("sanlock")
     def sanlock(self) -> SanlockStatus:
         """The daemon's settings, lockspaces and leases."""
         return ask_sanlock()
@@ -212,17 +266,17 @@ class Facts:
         paths = (folder / "libvirt/lock-driver/sanlock.so" for folder in folders)
         return next((path.read_bytes() for path in paths if path.exists()), None)
 
-    @cached_property
+    @once("configuration files")
     def qemu_conf(self) -> dict[str, Value]:
         """libvirt's qemu.conf."""
         return in_force(self._settings("libvirt/qemu.conf"))
 
-    @cached_property
+    @once("configuration files")
     def daemon_conf(self) -> dict[str, Value]:
         """libvirtd.conf, or virtqemud.conf."""
         return in_force(self._settings(f"libvirt/{self.host.daemon}.conf"))
 
-    @cached_property
+    @once("configuration files")
     def lock_conf(self) -> LockConf:
         """qemu-sanlock.conf."""
         return make_lock_conf(in_force(self._settings("libvirt/qemu-sanlock.conf")))
@@ -267,12 +321,13 @@ class Facts:
         """How connecting went."""
         return self._connected[0]
 
-    @cached_property
+    @once("libvirtd")
     def domains(self) -> list[KnownDomain]:
         """All domains."""
         attempt, connection = self._connected
         if attempt.error is not None:
-            raise attempt.error
+            cause = "authentication" if attempt.is_refused else "libvirtd"
+            raise UnreadError(attempt.error, cause) from attempt.error
         from ..virt.inventory import take_inventory
 
         return within(CONNECT_SECONDS, "list the domains", lambda: take_inventory(connection))

@@ -15,6 +15,8 @@ class Finding:
     """The verdict (pass, warn or fail), what was found, what is wanted, and what to do about it.
 
     A check's function leaves the name empty, and what is wanted where the registry has it: see registry.py.
+    `unread` is why the check could not be made at all, "" where it was made; `cause` the name of the check
+    that reports the same reason, where another one does.
     """
 
     name: str
@@ -22,6 +24,12 @@ class Finding:
     found: str
     wanted: str = ""
     remedy: str = ""
+    unread: str = ""
+    cause: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """What packaging/schema has of it."""
+        return {name: getattr(self, name) for name in ("name", "verdict", "found", "wanted", "remedy")}
 
 
 def passed(found: str, wanted: str = "") -> Finding:
@@ -44,6 +52,6 @@ def judged(verdict: str, found: str, remedy: str = "", wanted: str = "") -> Find
     return Finding("", verdict, found, wanted, remedy)
 
 
-def not_checked(why: object, remedy: str = "") -> Finding:
-    """What could not be read: never a pass, and no failure either."""
-    return Finding("", WARN, f"not checked: {why}", "", remedy)
+def not_checked(why: object, remedy: str = "", cause: str = "") -> Finding:
+    """What could not be read: never a pass, and no failure either; CAUSE as in Finding."""
+    return Finding("", WARN, f"not checked: {why}", "", remedy, unread=str(why) if cause else "", cause=cause)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..command import run
+from ..distribution import UNKNOWN, Distribution
 from ..errors import RUN_AS_ROOT
 from ..install.host import Host
 from ..memory_limits import shortage
@@ -60,7 +61,7 @@ print("; ".join(find()))
 _REINSTALL = "reinstall virt-sanlock-helper"
 
 
-@check("user", "root, as sanlock's children are", reads=lambda facts: (os.geteuid(),))
+@check("user", "root, as sanlock's children are", reads=lambda facts: (facts.uid,), anyone=True)
 def check_user(uid: int) -> Finding:
     """Whether the checks run as root: another UID cannot read many of the host's files."""
     if uid != 0:
@@ -83,26 +84,28 @@ def check_program(ours: str, environ: Mapping[str, str]) -> Finding:
 @check(
     "python",
     "libvirt-python and sanlock's client library for the killpath's interpreter",
-    reads=lambda facts: (facts.seen_killpath, facts.environ),
+    reads=lambda facts: (facts.seen_killpath, facts.environ, facts.distribution),
     what="bindings",
 )
-def check_modules(seen: str, environ: Mapping[str, str]) -> Finding:
+def check_modules(seen: str, environ: Mapping[str, str], distribution: Distribution = UNKNOWN) -> Finding:
     """Import libvirt-python and load sanlock's library with SEEN's interpreter, in the ENVIRON of sanlock.
 
-    sanlock-python is not needed: see libsanlock.py.
+    sanlock-python is not needed: see libsanlock.py.  The remedies are for DISTRIBUTION.
     """
     python = _interpreter(seen)
     answer = run([python, "-ISB", "-c", _PROBE], SECONDS, environ)
     if answer.status != 0:
-        return failed(f"{python}: {answer.why}", "install python3")
+        return failed(f"{python}: {answer.why}", distribution.install("python3"))
     output = answer.stdout.strip()
     if "libvirt:" in output:
-        return failed(f"{python}: {output}", "install python3-libvirt")
+        return failed(f"{python}: {output}", distribution.install("libvirt-python"))
     if importlib.util.find_spec("libvirt") is None:
-        return failed("the interpreter of this command has no module libvirt", "install python3-libvirt")
+        return failed(
+            "the interpreter of this command has no module libvirt", distribution.install("libvirt-python")
+        )
     if output:
-        remedy = "install sanlock-lib; on Debian libsanlock-client1: without it no lease can be read"
-        return warned(f"{python}: {output}", remedy)
+        found = f"{python}: {output}; without it no lease can be read"
+        return warned(found, distribution.install("sanlock's library"))
     return passed(f"{python} imports libvirt and loads sanlock's library")
 
 

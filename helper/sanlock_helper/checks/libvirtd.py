@@ -72,7 +72,7 @@ def check_authentication(attempt: ConnectionAttempt, scheme: Value | None, daemo
         error = attempt.error
         remedy = error.hint or "virt-sanlock-helper auth check"
         return failed(f"auth_unix_rw is {asked}: {error.why}", remedy)
-    return not_checked(f"{daemon} does not answer")
+    return not_checked(f"{daemon} does not answer", cause="libvirtd")
 
 
 @check(

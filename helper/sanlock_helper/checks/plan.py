@@ -18,20 +18,25 @@ from . import (
 from .registry import Check, registered
 
 # The installation first: without it nothing else matters.
-SECTIONS = (
-    killpath,
-    selinux,
-    runtime,
-    libvirtd,
-    auth_conf,
-    configuration,
-    sanlock,
-    lease_dir,
-    leases,
-    system,
+GROUPS = (
+    ("Installation", (killpath, selinux, runtime)),
+    ("libvirt", (libvirtd, auth_conf, configuration)),
+    ("sanlock", (sanlock,)),
+    ("Leases", (lease_dir, leases)),
+    ("Host", (system,)),
 )
 
-CHECKS: tuple[Check, ...] = tuple(check for section in SECTIONS for check in registered(section.__name__))
+CHECKS: tuple[Check, ...] = tuple(
+    check for _, modules in GROUPS for module in modules for check in registered(module.__name__)
+)
+
+# The heading of each check, by its name.
+HEADINGS = {
+    check.name: heading
+    for heading, modules in GROUPS
+    for module in modules
+    for check in registered(module.__name__)
+}
 
 # What `install-check` reports.
 INSTALLATION = tuple(check for check in CHECKS if check.what)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable, TypeVar, cast
 
-from ..errors import HelperError, described
+from ..errors import RUN_AS_ROOT, HelperError, described
 from ..escapes import printable
 from ..journal import traceback_lines, wants_debug, write_stderr
 from ..threads import within
@@ -29,7 +29,8 @@ class Check:
 
     reads returns the arguments of judge, which does not touch the host.  unread is the verdict when reads
     raises HelperError.  what is the name of the finding in install-check's output, "" for what that verb does
-    not report.
+    not report.  anyone: it reads what every user may read, and is made as another user than root, too; what
+    that user cannot read may be taken for what is not there.
     """
 
     name: str
@@ -38,21 +39,25 @@ class Check:
     judge: Callable[..., Finding]
     unread: str = WARN
     what: str = ""
+    anyone: bool = False
 
     def run(self, facts: Facts, seconds: float = SECONDS) -> Finding:
         """The Finding about the host of FACTS.
 
         What cannot be read within SECONDS is a warning that has the reason; nothing is raised.
         """
+        if facts.uid != 0 and not self.anyone:
+            found = not_checked(f"uid {facts.uid} may not read all that it needs", RUN_AS_ROOT, cause="user")
+            return replace(found, name=self.name, wanted=self.wanted)
         try:
             found = within(seconds, self.name, lambda: self._judge(facts))
         except HelperError as error:
-            found = not_checked(f"{error.what}: {error.why}", error.hint)
+            found = _unread(f"{error.what}: {error.why}", error)
         except OSError as error:
-            found = not_checked(error)
+            found = _unread(str(error), error)
         except Exception as error:
             # A defect of this program must cost one check, not the report on the host.
-            found = not_checked(f"internal error: {described(error)}")
+            found = _unread(f"internal error: {described(error)}", error)
             if wants_debug():
                 write_stderr("\n".join(map(printable, traceback_lines(error))))
         return replace(found, name=self.name, wanted=found.wanted or self.wanted)
@@ -63,8 +68,18 @@ class Check:
         except HelperError as error:
             if self.unread == WARN:
                 raise
-            return judged(self.unread, f"{error.what}: {error.why}", error.hint)
+            found = _unread(f"{error.what}: {error.why}", error)
+            if found.cause == self.name:
+                # What it is about, and no other check reports.
+                return judged(self.unread, found.unread, error.hint)
+            return replace(found, verdict=self.unread, found=found.unread)
         return self.judge(*arguments)
+
+
+def _unread(why: str, error: Exception) -> Finding:
+    """The finding of a check that could not be made because of ERROR, and WHY that is in words."""
+    found = not_checked(why, error.hint if isinstance(error, HelperError) else "")
+    return replace(found, unread=why, cause=getattr(error, "cause", ""))
 
 
 _registered: dict[str, list[Check]] = {}
@@ -77,6 +92,7 @@ def check(
     reads: Callable[[Facts], tuple[Any, ...]],
     unread: str = WARN,
     what: str = "",
+    anyone: bool = False,
 ) -> Callable[[Judge], Judge]:
     """Register a function as the check NAME; its Finding gets that name, and WANTED where it has none.
 
@@ -90,7 +106,7 @@ def check(
             return replace(found, name=name, wanted=found.wanted or wanted)
 
         _registered.setdefault(function.__module__, []).append(
-            Check(name, wanted, reads, judge, unread, what)
+            Check(name, wanted, reads, judge, unread, what, anyone)
         )
         return cast(Judge, judge)
 

@@ -40,7 +40,7 @@ def check_runtime_dir(path: str, folder: Owner | None, mount: Mount) -> Finding:
     if folder is None:
         return warned(f"{path} is not there yet: the helper makes it", _CREATE, wanted)
     if folder.kind != stat.S_IFDIR:
-        return failed(f"{path} is not a directory", f"rm {path}; {_CREATE}", wanted)
+        return failed(f"{path} is not a directory", f"mv -n {path} {path}.away; {_CREATE}", wanted)
     remedy = f"chown root:root {path}; chmod 0700 {path}"
     if folder.uid != 0 or folder.mode & 0o022:
         return failed(f"{folder}: another user may write requests", remedy, wanted)

@@ -73,6 +73,7 @@ def needed_booleans(fstype: str) -> list[str]:
     "selinux booleans",
     "libvirt may use sanlock, and sanlock the lease directory",
     reads=lambda facts: (facts.enforce, _booleans(facts)),
+    anyone=True,
 )
 def check_booleans(enforce: str | None, states: Mapping[str, str]) -> Finding:
     """STATES: what /sys/fs/selinux/booleans holds for those that are needed, where the policy has them."""

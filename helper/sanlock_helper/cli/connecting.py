@@ -22,9 +22,11 @@ DEFAULT_URI = "qemu:///system"
 CONNECT_SECONDS = 10.0
 
 
-def add_connect(parser: argparse.ArgumentParser, what: str = "default: %(default)s") -> None:
+def add_connect(
+    parser: argparse.ArgumentParser, what: str = "default: %(default)s", default: str | None = DEFAULT_URI
+) -> None:
     """The option -c, --connect, as virsh has it; WHAT is its help."""
-    parser.add_argument("-c", "--connect", metavar="URI", type=uri_argument, default=DEFAULT_URI, help=what)
+    parser.add_argument("-c", "--connect", metavar="URI", type=uri_argument, default=default, help=what)
 
 
 def uri_argument(text: str) -> str:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import shutil
+import sys
 import threading
 from typing import Callable
 
 from ..escapes import printable
 from ..journal import write_stderr
+from .text_width import USUAL, columns_of, cut
 
 
 class LiveLines:
@@ -18,7 +19,7 @@ class LiveLines:
         self,
         is_terminal: bool,
         write: Callable[[str], None] = write_stderr,
-        columns: Callable[[], int] = lambda: shutil.get_terminal_size().columns,
+        columns: Callable[[], int] = lambda: columns_of(sys.stderr) or USUAL,
     ) -> None:
         """WRITE takes a text and ends it with a newline; COLUMNS is the terminal's width."""
         self._is_terminal = is_terminal
@@ -35,13 +36,13 @@ class LiveLines:
     def show(self, lines: list[str]) -> None:
         """Replace what was shown before by LINES, each cut to the terminal's width."""
         width = self._columns() - 1
-        cut = [printable(line)[:width] for line in lines]
+        fitting = [cut(printable(line), width) for line in lines]
         with self._lock:
-            if self._is_terminal and cut != self._shown:
-                text = "\n".join(cut)
+            if self._is_terminal and fitting != self._shown:
+                text = "\n".join(fitting)
                 # The newline that is written puts the cursor where the text would be.
                 self._write(f"{self._erase()}{text}" if text else f"{self._erase()}\x1b[A")
-                self._shown = cut
+                self._shown = fitting
 
     def _erase(self) -> str:
         return f"\x1b[{len(self._shown)}A\x1b[J" if self._shown else ""

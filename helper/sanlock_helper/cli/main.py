@@ -7,6 +7,7 @@ import argparse
 import importlib
 import os
 import posix
+import shlex
 import signal
 import sys
 import traceback
@@ -14,25 +15,71 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import IDENTIFIER, __version__
+from ..distribution import Distribution
 from ..errors import HelperError, UsageError, described
 from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from ..journal import DEBUG_VARIABLE, traceback_lines, wants_debug
 from ..memory_limits import forbid_core_dumps
-from .terminal import plain
+from .suggestions import did_you_mean
+from .terminal import plain, print_error
+from .text_width import columns_of
 from .verbs import VERBS
+from .wrapping import Piece, plain_text, wrap
 
 PROGRAM = IDENTIFIER
 
-# The modules that another package has, and which.
-_PACKAGES = {"libvirt": "python3-libvirt", "libvirtmod": "python3-libvirt", "sanlock": "python3-sanlock"}
+# The modules that another package has, and which of distribution.PACKAGES that is.
+_PACKAGES = {"libvirt": "libvirt-python", "libvirtmod": "libvirt-python", "sanlock": "sanlock-python"}
+
+
+# The options that every verb has, and those of the program itself.
+_BEFORE_THE_VERB = ("--debug", "--help", "-h", "--version")
 
 
 class Parser(argparse.ArgumentParser):
-    """Prints a usage error in one line, as all errors are printed."""
+    """Prints a usage error in one line, as all errors are printed, with what was probably meant."""
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            meant = did_you_mean(str(value), map(str, action.choices or ()))
+            if meant:
+                error.message = f"invalid choice: {value!r}; {meant}"
+            raise
 
     def error(self, message: str) -> NoReturn:
         """End with a usage error."""
-        self.exit(EXIT_USAGE, f"{plain(f'{self.prog}: {message} (see {self.prog} --help)')}\n")
+        kind, _, words = message.partition("unrecognized arguments: ")
+        if not kind and words.startswith("-"):
+            meant = did_you_mean(words.split()[0].partition("=")[0], self._all_options())
+            message += f"; {meant}" if meant else ""
+        print_error(f"{self.prog}: {message} (see {self.prog} --help)")
+        self.exit(EXIT_USAGE)
+
+    def format_help(self) -> str:
+        """The help text; argparse breaks no line of choices, whatever the width of the terminal is."""
+        return _fitted(super().format_help())
+
+    def _all_options(self) -> list[str]:
+        """The options of this parser and of those below it."""
+        found = []
+        for action in self._actions:
+            found += [option for option in action.option_strings if option.startswith("--")]
+            if isinstance(action, argparse._SubParsersAction):
+                found += [option for below in action.choices.values() for option in below._all_options()]
+        return found
+
+
+def _fitted(text: str) -> str:
+    """TEXT with lines that fit the terminal, if stdout is one."""
+    width = columns_of()
+    lines = [
+        part
+        for line in text.splitlines()
+        for part in plain_text(wrap([Piece(line)], width, len(line) - len(line.lstrip()) + 2))
+    ]
+    return "\n".join([*lines, ""])
 
 
 def make_parser(wanted: str | None = None) -> argparse.ArgumentParser:
@@ -100,16 +147,13 @@ def main(arguments: Sequence[str]) -> int:
         _print_traceback(error)
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(place.filename)}, line {place.lineno}"
-        text = plain(f"{PROGRAM}: internal error: {described(error)} in {where} (a defect: please report it)")
-        print(text, file=sys.stderr)
+        print_error(f"{PROGRAM}: internal error: {described(error)} in {where} (a defect: please report it)")
         return EXIT_FAILED
 
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        # No option before the verb has a value.
-        verb = next((word for word in arguments if not word.startswith("-")), "")
-        parsed = make_parser(verb).parse_args(arguments)
+        parsed = make_parser(_verb_of(arguments)).parse_args(arguments)
         if "debug" in parsed:
             _start_debugging()
         status: int = parsed.run(parsed)
@@ -118,16 +162,30 @@ def _run(arguments: Sequence[str]) -> int:
         return EXIT_DONE if end.code is None else int(end.code)
     except HelperError as error:
         _print_traceback(error)
-        print(f"{PROGRAM}: {plain(str(error))}", file=sys.stderr)
+        print_error(f"{PROGRAM}: {error}")
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except ImportError as error:
         if error.name not in _PACKAGES:
             raise
         _print_traceback(error)
-        hint = f"install {_PACKAGES[error.name]}"
-        print(f"{PROGRAM}: load {error.name}: {plain(str(error))} ({hint})", file=sys.stderr)
+        hint = Distribution.read().install(_PACKAGES[error.name])
+        print_error(f"{PROGRAM}: load {error.name}: {error} ({hint})")
         return EXIT_FAILED
     return status
+
+
+def _verb_of(arguments: Sequence[str]) -> str:
+    """The verb among ARGUMENTS, "" when there is none.  Raises UsageError for a verb's option before it."""
+    for place, word in enumerate(arguments):
+        if word in VERBS:
+            return word
+        if word.startswith("-") and word.partition("=")[0] not in _BEFORE_THE_VERB:
+            at = next((at for at in range(place, len(arguments)) if arguments[at] in VERBS), 0)
+            if at:
+                meant = [PROGRAM, arguments[at], *arguments[:at], *arguments[at + 1 :]]
+                raise UsageError(word, f"options of {arguments[at]} stand behind it", shlex.join(meant))
+            break
+    return next((word for word in arguments if not word.startswith("-")), "")
 
 
 def _open_streams() -> None:

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Text for administrators: tables, colour at a terminal, names that are safe to print; and JSON."""
+"""Text for administrators: colours and lines that fit a terminal, names that are safe to print; and JSON."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from ..errors import UsageError
 from ..escapes import printable
-
-# As it was at the start: `check` replaces it.
-_ENVIRON = dict(os.environ)
+from .remedies import pieces_of
+from .text_width import ENVIRON, cells, columns_of
+from .wrapping import Line, Piece, wrap
 
 # The end of the year 9998 in UTC, and so of the years of four digits in any time zone.
 LAST_TIME = 253370764799.0
@@ -25,7 +24,7 @@ plain = printable
 _CODES = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
 
 
-def is_colourful(stream: TextIO, environ: Mapping[str, str] = _ENVIRON) -> bool:
+def is_colourful(stream: TextIO, environ: Mapping[str, str] = ENVIRON) -> bool:
     """Whether STREAM is a terminal that shows colour, and NO_COLOR is not set (https://no-color.org)."""
     return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb"
 
@@ -37,24 +36,56 @@ def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
     return f"\033[{_CODES[colour]}m{text}\033[0m"
 
 
+def painted(line: Line, stream: TextIO | None = None) -> str:
+    """LINE in its colours, if the STREAM (default: stdout) shows them."""
+    return "".join(paint(piece.text, piece.colour, stream) for piece in line)
+
+
+def print_pieces(
+    head: Line, body: Iterable[Piece] = (), indent: int = 4, stream: TextIO | None = None
+) -> None:
+    """Print HEAD and BODY on STREAM (default: stdout) as lines that fit.
+
+    The further ones begin with INDENT blanks.  Where HEAD leaves the body less than half of a line, the body
+    begins on one of its own.
+    """
+    width, body = columns_of(stream), list(body)
+    lines = wrap([*head, *body], width, indent)
+    if width is not None and body and len(lines) > 1:
+        used = sum(cells(piece.text) for piece in head)
+        if used > width // 2:
+            first, *others = wrap(body, width, 4, 4)
+            lines = [*wrap(head, width, 4), [Piece("    "), *first], *others]
+    for line in lines:
+        print(painted(line, stream), file=stream or sys.stdout)
+
+
+def print_error(text: str) -> None:
+    """Print TEXT, the one line about what went wrong, on stderr; at a terminal as lines that fit."""
+    print_pieces(pieces_of(plain(text)), stream=sys.stderr)
+
+
+def prompt(question: str, stream: TextIO) -> None:
+    """Print a QUESTION on STREAM, for an answer behind it."""
+    text = question.rstrip(" ")
+    lines = [painted(line) for line in wrap([Piece(plain(text))], columns_of(stream))]
+    print("\n".join(lines) + question[len(text) :], end="", file=stream, flush=True)
+
+
 def warn(problem: str) -> None:
     """Print a PROBLEM; what else there is to print follows."""
-    print(f"{paint('warning', 'yellow', sys.stderr)}: {plain(problem)}", file=sys.stderr, flush=True)
+    print_pieces([Piece("warning", "yellow"), Piece(": "), *pieces_of(plain(problem))], stream=sys.stderr)
+    sys.stderr.flush()
 
 
 def ask(what: str, explanation: str = "") -> bool:
     """Ask at the terminal whether to do WHAT.  Raises UsageError where there is no terminal."""
     if not sys.stdin.isatty():
         raise UsageError(what, "there is no terminal to ask at", "use --yes")
-    print(f"{explanation}{plain(what)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    for line in explanation.splitlines():
+        print_pieces(pieces_of(plain(line)), stream=sys.stderr)
+    prompt(f"{what}? [y/N] ", sys.stderr)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with columns as wide as they need to be, two blanks between them."""
-    lines = [tuple(head), *(tuple(map(plain, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
 
 
 def moment(seconds: float) -> str:

@@ -10,13 +10,15 @@ knows the domains that run.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Callable
 
 import libvirt
 
 from . import policy
 from .connection import failure
-from .domain_names import CONFIG_DIR
+from .domain_names import CONFIG_DIR, names_by_uuid
 from .domain_state import state_name
 from .domain_xml import parse_xml
 from .processes import Processes, command_line, uuid_in
@@ -128,11 +130,15 @@ def _by_uuid(processes: Processes) -> dict[str, list[Status]]:
     return found
 
 
-def find_forgotten(domains: list[KnownDomain], holders: set[int]) -> tuple[list[KnownDomain], list[str]]:
+def find_forgotten(
+    domains: list[KnownDomain],
+    holders: set[int],
+    names: Callable[[], Mapping[str, str]] = names_by_uuid,
+) -> tuple[list[KnownDomain], list[str]]:
     """DOMAINS, with the processes among HOLDERS, of leases, that libvirtd does not have for theirs.
 
     A libvirtd that has lost the status file of a running domain calls it shut off, or does not know it.  The
-    second list names the processes of the latter kind.
+    second list names the processes of the latter kind, and their domains by UUID and by what NAMES has.
     """
     pids = {}
     for pid in sorted(holders - {domain.pid for domain in domains}):
@@ -147,10 +153,12 @@ def find_forgotten(domains: list[KnownDomain], holders: set[int]) -> tuple[list[
         for domain in domains
     ]
     known = {domain.uuid for domain in domains}
+    unknown = {uuid: pid for uuid, pid in pids.items() if uuid not in known}
+    called = names() if unknown else {}
     return found, [
-        f"process {pid} holds leases, and libvirtd does not know its domain {uuid}: sanlock will kill it"
-        for uuid, pid in pids.items()
-        if uuid not in known
+        f"process {pid} holds leases, and libvirtd does not know its domain "
+        f"{f'{called[uuid]} ({uuid})' if uuid in called else uuid}: sanlock will kill it"
+        for uuid, pid in unknown.items()
     ]
 
 

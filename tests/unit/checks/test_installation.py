@@ -236,6 +236,15 @@ def test_the_runtime_directory(here: Host, damage: str, step: str) -> None:
         assert find(here, "runtime directory").verdict == "pass"
 
 
+@pytest.mark.parametrize("damage", ["rm -r .; touch .", "rm -r .; ln -s /x .", "chmod 0777 .", "rm -r ."])
+def test_no_step_deletes_what_may_hold_records(here: Host, damage: str) -> None:
+    path = here.run_dir / "virt-sanlock-helper"
+    subprocess.run(["sh", "-c", damage.replace(" .", f" {path}")], check=True)
+    step = find(here, "runtime directory").remedy
+    assert step
+    assert not re.search(r"\b(?:rm|rmdir|unlink|find|truncate)\b", step)
+
+
 def test_activate_and_back(here: Host) -> None:
     path = here.path(STOCK)
     assert "is now a link" in activation.activate(here)
@@ -353,10 +362,11 @@ def test_the_verb_prints_what_check_prints(
     monkeypatch.setattr("sanlock_helper.cli.verbs.install_check.Host", lambda: here)
     assert cli.main(["install-check"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(INSTALLATION)
+    assert len([line for line in lines if not line.startswith(" ")]) == len(INSTALLATION)
     assert re.match(r"program +pass  ", lines[0])
     (line,) = (line for line in lines if line.startswith("now "))
-    assert line.endswith(f"; remedy: {' '.join(here.bind_command())}")
+    assert line.startswith("now                fail  the running sanlock")
+    assert lines[lines.index(line) + 2].strip() == f"remedy: {' '.join(here.bind_command())}"
     assert cli.main(["install-check", "--json"]) == 1
     found = pytest.importorskip("tests.schemas").validated(capsys.readouterr().out, "install-check")[
         "findings"

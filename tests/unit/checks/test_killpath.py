@@ -89,7 +89,10 @@ def test_the_interpreter_of_the_command_needs_libvirt_too(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     finding = check_modules(script(tmp_path / "ours", "#!/usr/bin/python3 -ISB\n"), ENVIRON)
-    assert (finding.verdict, finding.remedy) == ("fail", "install python3-libvirt")
+    assert (finding.verdict, finding.remedy) == (
+        "fail",
+        "apt install python3-libvirt, or dnf install python3-libvirt",
+    )
 
 
 def test_modules_are_imported_with_the_scripts_own_interpreter(tmp_path: Path) -> None:

@@ -71,6 +71,22 @@ def test_no_name_and_no_reason_moves_the_cursor(
     assert written == ["a\\nb\\x9b2J\\u202e: x: start: y\\n"]
 
 
+def test_only_the_records_of_one_connection(
+    store: RecordStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RecordDirectory(f"{tmp_path}/run").write(Record(OTHER, "vm2", "qemu:///session", "poweroff", time=1e9))
+    for uri, names in ((None, ["vm1", "vm2"]), ("qemu:///system", ["vm1"]), ("qemu:///session", ["vm2"])):
+        assert recover._list(store, as_json=False, uri=uri) == 0
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names
+        one = RecordStore(RecordedJournal(), f"{tmp_path}/run", f"{tmp_path}/state", uri)  # type: ignore[arg-type]
+        assert sorted(record.name for record in one.gather().values()) == names
+    with pytest.raises(PermanentError, match="there is no record of it"):
+        recover._find(store, "vm2", "qemu:///system")
+    assert recover._forget(store, RecordedJournal(), "vm2", "qemu:///session") == 0  # type: ignore[arg-type]
+    # What is left out is left as it is.
+    assert set(store.records()) == {UUID}
+
+
 def test_list_json(store: RecordStore, capsys: pytest.CaptureFixture[str]) -> None:
     recover._list(store, as_json=True)
     # Not in a package's %check: it needs jsonschema.

@@ -219,6 +219,9 @@ def test_a_process_that_libvirtd_has_forgotten_is_not_off(start: Start) -> None:
     found, problems = find_forgotten(domains, {qemu.pid, stray.pid, other.pid, 2**22})
     assert [domain.pid for domain in found] == [qemu.pid]
     assert [problem.split(",")[0] for problem in problems] == [f"process {stray.pid} holds leases"]
+    for names, called in (({}, OTHER), ({OTHER: "vm2"}, f"vm2 ({OTHER})")):
+        _, (problem,) = find_forgotten(domains, {stray.pid}, lambda names=names: names)  # type: ignore[misc]
+        assert f"does not know its domain {called}: sanlock will kill it" in problem
     sanlock = SanlockStatus({}, (), (HeldLease("LS", "a", "/a", 0, qemu.pid),))
     (row,) = make_rows(found, sanlock, {})
     assert row.leases == {"LS": 1}

@@ -14,7 +14,8 @@ from ...events import Event
 from ...install import activation
 from ...install.host import Host
 from ...journal import Journal
-from ..terminal import ask
+from ..remedies import pieces_of
+from ..terminal import ask, plain, print_pieces
 
 _WHAT = """\
 {} is a file of libvirt's package, and becomes a link to {}.
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.after_update:
         return _after_update(host)
     if arguments.undo:
-        print(activation.undo(host))
+        print_pieces(pieces_of(plain(activation.undo(host))))
         return 0
     if (
         not arguments.yes
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         print("nothing was changed")
         return 1
-    print(activation.activate(host))
+    print_pieces(pieces_of(plain(activation.activate(host))))
     return 0
 
 

@@ -20,7 +20,8 @@ from libvirt_auth.uri import URI, service_of
 
 from ...errors import HelperError
 from ..connecting import DEFAULT_URI, connect_within, uri_argument
-from ..terminal import paint, plain, print_json
+from ..terminal import plain, print_json, print_pieces
+from ..wrapping import Piece
 
 SCHEMA = 1
 
@@ -70,8 +71,8 @@ def check(arguments: argparse.Namespace) -> int:
     else:
         colours = {"used": "green", "skipped": "", "warning": "yellow", "error": "red"}
         for step in steps:
-            result = paint(f"{step.result:<8}", colours[step.result])
-            print(f"{result}{plain(step.what)}: {plain(step.why)}")
+            result = [Piece(f"{step.result:<8}", colours[step.result])]
+            print_pieces([*result, Piece(plain(f"{step.what}: {step.why}"))], indent=8)
     return 1 if failed else 0
 
 
@@ -166,5 +167,6 @@ def test(arguments: argparse.Namespace) -> int:
         source = str(libvirt_auth.describe_source(arguments.uri, os.environ))
     except libvirt_auth.AuthConfigError as error:
         source = f"none asked for, and {error}"
-    print(plain(f"connected to {arguments.uri} in {seconds:.3f} s; credentials: {source}"))
+    text = f"connected to {arguments.uri} in {seconds:.3f} s; credentials: {source}"
+    print_pieces([Piece(plain(text))])
     return 0

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Check whether this host is ready to lose its storage: one line per check, pass, warn or fail.
 
-Everything is read as sanlock's children will read it, and nothing is changed.  Exit status: 0 when
-nothing failed, 1 when something did; with --strict a warning counts as a failure.
+Everything is read as sanlock's children will read it, and nothing is changed.  The last line has the result:
+READY, NOT READY, or NOT KNOWN where a check could not be made.  Exit status: 0 when it is ready, 1 when it
+is not, or that is not known; with --strict a warning counts as a failure.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import argparse
 import os
 
 from ...checks.facts import Facts, HostPaths
-from ...checks.finding import FAIL, PASS, WARN
-from ...checks.plan import CHECKS
+from ...checks.finding import PASS, WARN, Finding
+from ...checks.plan import CHECKS, HEADINGS
 from ..connecting import add_connect
-from ..findings import print_findings
+from ..explaining import explain
+from ..findings import Report, print_summary, summary
+from ..formats import JSON, TEXT, add_format
+from ..metrics import check_lines, print_metrics
 from ..terminal import print_json
 
 SCHEMA = 1
@@ -27,20 +31,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_connect(parser)
     parser.add_argument("--quiet", action="store_true", help="only what did not pass")
     parser.add_argument("--strict", action="store_true", help="a warning makes the exit status 1, too")
-    parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")
+    parser.add_argument("--explain", metavar="NAME", help="explain this check, and make none")
+    add_format(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run all checks; 1 when one fails."""
+    """Run all checks; 1 when this host is not known to be ready.  Raises UsageError for no check's name."""
+    if arguments.explain is not None:
+        return explain(arguments.explain)
     facts = Facts(HostPaths(uri=arguments.connect))
     # libvirt's client in this process must find the auth.conf that the helper's will find.
     os.environ.clear()
     os.environ.update(facts.environ)
-    found = (check.run(facts) for check in CHECKS)
-    findings = list(found) if arguments.json else print_findings(found, _WIDTH, arguments.quiet)
-    bad = (FAIL, WARN) if arguments.strict else (FAIL,)
-    ok = not any(finding.verdict in bad for finding in findings)
-    if arguments.json:
-        shown = [vars(finding) for finding in findings if not (arguments.quiet and finding.verdict == PASS)]
-        print_json("check", SCHEMA, {"ok": ok, "checks": shown})
-    return 0 if ok else 1
+    report = Report(_WIDTH, arguments.quiet)
+    for check in CHECKS:
+        finding = check.run(facts)
+        if arguments.format == TEXT:
+            report.add(finding, HEADINGS.get(check.name, ""))
+        else:
+            report.found.append(finding)
+    is_ok = _is_ok(report.found, arguments.strict)
+    if arguments.format == TEXT:
+        report.end()
+        # As a cron job mails it: nothing where nothing is to be done.
+        if not arguments.quiet or any(finding.verdict != PASS for finding in report.found):
+            print_summary(report.found)
+    elif arguments.format == JSON:
+        shown = [
+            finding.as_dict() for finding in report.found if not (arguments.quiet and finding.verdict == PASS)
+        ]
+        print_json("check", SCHEMA, {"ok": is_ok, "checks": shown})
+    else:
+        print_metrics(check_lines(report.found, is_ok))
+    return 0 if is_ok else 1
+
+
+def _is_ok(findings: list[Finding], strict: bool) -> bool:
+    return summary(findings)[1] and not (strict and any(finding.verdict == WARN for finding in findings))

@@ -18,7 +18,8 @@ from ...history.sources import gather
 from ...records.record import Record
 from ...threads import within
 from ..connecting import add_connect, connect_within
-from ..terminal import iso, moment, paint, plain, print_json, warn
+from ..terminal import iso, moment, plain, print_json, print_pieces, warn
+from ..wrapping import Piece
 
 SCHEMA = 1
 
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if not outages:
         of = "" if arguments.domain is None else f" of {plain(arguments.domain)}"
-        print(f"no outage{of} since {moment(since)}")
+        print_pieces([Piece(f"no outage{of} since {moment(since)}")])
     for number, outage in enumerate(outages):
         _print(outage, number > 0)
     sys.stdout.flush()
@@ -105,12 +106,12 @@ def _print(outage: Outage, apart: bool) -> None:
     lost = (
         f"lease lost at {moment(outage.lost[0])}"
         if outage.lost
-        else f"{moment(outage.began)}, no loss on record"
+        else f"{moment(outage.began)}, no loss on record, as when it is done by hand"
     )
     count = len(outage.domains)
     kills = [("SIGTERM", outage.sigterms), ("SIGKILL", outage.sigkills)]
     sent = "".join(f", {len(events)} {signal} by sanlock" for signal, events in kills if events)
-    print(paint(f"{lost}: {count} domain{'' if count == 1 else 's'}{sent}", "bold"))
+    print_pieces([Piece(f"{lost}: {count} domain{'' if count == 1 else 's'}{sent}", "bold")])
     for domain in outage.domains.values():
         _print_domain(domain)
     for signal, events in kills:
@@ -120,27 +121,33 @@ def _print(outage: Outage, apart: bool) -> None:
 
 def _print_kill(signal: str, event: OutageEvent) -> None:
     """The first such signal to a process; which domain's it was, where that is known."""
-    whose = f"{plain(event.name or event.uuid)}: " if event.uuid else ""
-    what = paint(f"sanlock sent {signal} to process {event.pid}", "red" if signal == "SIGKILL" else "yellow")
-    print(f"  {moment(event.time).split()[1]}  {whose}{what}")
+    whose = f"{event.name or event.uuid}: " if event.uuid else ""
+    colour = "red" if signal == "SIGKILL" else "yellow"
+    _print_line(event.time, whose, Piece(f"sanlock sent {signal} to process {event.pid}", colour))
+
+
+def _print_line(time: float | None, subject: str, what: Piece, more: str = "") -> None:
+    """A line of an outage: the time of day, SUBJECT and WHAT it is, in WHAT's colour, and MORE."""
+    clock = "" if time is None else moment(time).split()[1]
+    body = [Piece(plain(subject)), what._replace(text=plain(what.text)), Piece(more)]
+    print_pieces([Piece(f"  {clock:8}  "), *body], indent=12)
 
 
 def _print_domain(domain: DomainOutage) -> None:
     """Its events, where tries that failed are only counted, unless they are the end of it."""
-    tries = 0
+    name, outcome, tries = domain.name or domain.uuid, domain.outcome, 0
     for event in (*domain.actions, *domain.came_back):
-        if event.kind == "try" and event is not domain.outcome:
-            tries += 1
+        if event.kind == "try" and event is not outcome:
+            tries = max(tries + 1, event.tries or 0)
             continue
-        again = f" (failed before: {tries})" if tries else ""
-        subject = f"{plain(domain.name or domain.uuid)}: {event.action}"
-        what = paint(plain(event.text), _COLOURS.get(event.kind, ""))
-        print(f"  {moment(event.time).split()[1]}  {subject} {what}{again}")
+        failed = domain.failed_tries if event is outcome and event.kind != "try" else tries
+        again = f" (failed before: {failed})" if failed else ""
+        _print_line(
+            event.time, f"{name}: {event.action} ", Piece(event.text, _COLOURS.get(event.kind, "")), again
+        )
         tries = 0
     if domain.waiting:
-        print(
-            f"  {'':8}  {plain(domain.name or domain.uuid)}: {paint(plain(_waits(domain.waiting)), 'yellow')}"
-        )
+        _print_line(None, f"{name}: ", Piece(_waits(domain.waiting), "yellow"))
 
 
 def _waits(record: Record) -> str:
@@ -180,7 +187,7 @@ def _domain_json(domain: DomainOutage) -> dict[str, Any]:
         "verified": outcome.verified if outcome else "",
         "note": outcome.note if outcome else "",
         "seconds": outcome.seconds if outcome else None,
-        "failed_tries": sum(event.kind == "try" for event in domain.actions),
+        "failed_tries": domain.failed_tries,
         "came_back": _events_json(domain.came_back),
         "waiting": domain.waiting and _waiting_json(domain.waiting),
         "events": _events_json(domain.events),

@@ -17,7 +17,8 @@ from ...threads import within
 from ...virt import policy
 from ...virt.lookup import find_domain
 from ..connecting import add_connect, connect_within
-from ..terminal import plain, print_json
+from ..terminal import plain, print_json, print_pieces
+from ..wrapping import Piece
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         print_json("policy", SCHEMA, {"uuid": uuid, "name": name, **values})
         return 0
     for definition, recover in found.items():
-        print(plain(f"{name} ({definition}): {'recover' if recover else 'no recover'}"))
+        text = f"{name} ({definition}): {'recover' if recover else 'no recover'}"
+        print_pieces([Piece(plain(text))])
     return 0
 
 

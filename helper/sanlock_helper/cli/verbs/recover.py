@@ -29,9 +29,11 @@ from ...threads import within
 from ...virt import qemu_sanlock_conf
 from ...virt.connection import connect
 from ...virt.lookup import find_domain
-from ..connecting import connect_within
+from ..connecting import add_connect, connect_within
 from ..live_lines import LiveLines
-from ..terminal import moment, plain, print_json
+from ..remedies import pieces_of
+from ..terminal import moment, plain, print_error, print_json, print_pieces, prompt
+from ..wrapping import Piece
 
 SCHEMA = 1
 
@@ -55,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DOMAIN",
         help="resume a paused machine although another host may have written to its disks; asks first",
     )
+    add_connect(parser, "only the machines of this connection; all without it", None)
     parser.add_argument("--yes", action="store_true", help="with --resume-anyway: do not ask")
     parser.add_argument("--json", action="store_true", help="with --list: print JSON")
 
@@ -64,14 +67,15 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     screen = LiveLines(sys.stderr.isatty())
     journal = Journal(to_terminal=screen.log)
-    store = RecordStore(journal)
+    uri = arguments.connect
+    store = RecordStore(journal, uri=uri)
     try:
         if arguments.list:
-            return _list(store, arguments.json)
+            return _list(store, arguments.json, uri)
         if arguments.forget is not None:
-            return _forget(store, journal, arguments.forget)
+            return _forget(store, journal, arguments.forget, uri)
         if arguments.resume_anyway is not None:
-            return _resume_anyway(store, journal, arguments.resume_anyway, arguments.yes)
+            return _resume_anyway(store, journal, arguments.resume_anyway, arguments.yes, uri)
         try:
             return _recover(store, journal, screen, arguments.wait)
         except HelperError as error:
@@ -113,8 +117,8 @@ def _recover(store: RecordStore, journal: Journal, screen: LiveLines, wait: bool
     return 0 if wait or (done and not store.unread) else 1
 
 
-def _list(store: RecordStore, as_json: bool) -> int:
-    """Print the records.
+def _list(store: RecordStore, as_json: bool, uri: str | None = None) -> int:
+    """Print the records, those of URI alone where it is given.
 
     As JSON (packaging/schema/recover-list.json) records, a list of objects with uuid, name, uri, action
     (poweroff, restart, pause), todo (start, resume), time (seconds since the epoch), state (waiting,
@@ -125,7 +129,7 @@ def _list(store: RecordStore, as_json: bool) -> int:
 
     Returns 1, after it has printed what could be read, when there may be other records.
     """
-    found, problems = store.records_and_problems()
+    found, problems = _records(store, uri)
     records = sorted(found.values(), key=lambda record: record.time)
     if as_json:
         more = {"problems": problems} if problems else {}
@@ -133,17 +137,25 @@ def _list(store: RecordStore, as_json: bool) -> int:
     else:
         _print_list(records)
     if problems:
-        print(f"{IDENTIFIER}: {plain(str(_unread(problems)))}", file=sys.stderr)
+        print_error(f"{IDENTIFIER}: {_unread(problems)}")
         return 1
     return 0
+
+
+def _records(store: RecordStore, uri: str | None) -> tuple[dict[str, Record], list[str]]:
+    """The records by UUID, those of URI alone where it is given, and what could not be read."""
+    found, problems = store.records_and_problems()
+    return {uuid: record for uuid, record in found.items() if uri in (None, record.uri)}, problems
 
 
 def _print_list(records: list[Record]) -> None:
     for record in records:
         since = moment(record.time)
-        print(plain(f"{record.name} {record.uuid} {record.todo} since {since}: {_state(record)}"))
+        print_pieces(
+            [Piece(plain(f"{record.name} {record.uuid} {record.todo} since {since}: {_state(record)}"))]
+        )
         if record.why:
-            print(f"    {plain(record.why)}")
+            print_pieces([Piece("    "), *pieces_of(plain(record.why))])
 
 
 def _unread(problems: list[str]) -> PermanentError:
@@ -151,15 +163,15 @@ def _unread(problems: list[str]) -> PermanentError:
     return PermanentError("recover: not all records could be read", "; ".join(problems))
 
 
-def _forget(store: RecordStore, journal: Journal, text: str) -> int:
-    record = _find(store, text)
+def _forget(store: RecordStore, journal: Journal, text: str, uri: str | None = None) -> int:
+    record = _find(store, text, uri)
     store.forget(record.uuid)
     journal.report(Event("recovery-forgotten", RECOVER, record.uuid, record.name, uri=record.uri))
     return 0
 
 
-def _resume_anyway(store: RecordStore, journal: Journal, text: str, yes: bool) -> int:
-    record = _find(store, text)
+def _resume_anyway(store: RecordStore, journal: Journal, text: str, yes: bool, uri: str | None = None) -> int:
+    record = _find(store, text, uri)
     if record.todo != "resume":
         raise PermanentError(f"resume {record.name}", "it was powered off, not paused", "see recover --list")
     if not yes:
@@ -187,12 +199,9 @@ def _resume_anyway(store: RecordStore, journal: Journal, text: str, yes: bool) -
 
 def _ask(record: Record) -> None:
     why = f": {record.why}" if record.why else ""
-    print(
-        f"{plain(f'{record.name} was paused when its leases were lost{why}')}\n"
-        "If anything wrote to its disks since, resuming it destroys their content. Resume it? [yes/no] ",
-        end="",
-        flush=True,
-    )
+    print_pieces(pieces_of(plain(f"{record.name} was paused when its leases were lost{why}")))
+    danger = "If anything wrote to its disks since, resuming it destroys their content."
+    prompt(f"{danger} Resume it? [yes/no] ", sys.stdout)
     if sys.stdin.readline().strip() != "yes":
         raise PermanentError(f"resume {record.name}", "not confirmed", "answer yes, or give --yes")
 
@@ -214,14 +223,15 @@ def _join_all(sanlock: Sanlock, record: Record, jobs: PausedJobs) -> None:
             time.sleep(0.2)
 
 
-def _find(store: RecordStore, text: str) -> Record:
+def _find(store: RecordStore, text: str, uri: str | None = None) -> Record:
     """The record of the domain that TEXT names: by UUID or name as recorded, else as libvirt knows it.
 
-    In that order, as virsh does: a domain may be named by another one's UUID.
+    In that order, as virsh does: a domain may be named by another one's UUID.  Of the records of URI alone
+    where it is given.
 
     Raises PermanentError when there is none or more than one, or when not all could be read.
     """
-    records, problems = store.records_and_problems()
+    records, problems = _records(store, uri)
     if text.lower() in records:
         return records[text.lower()]
     found = [record for record in records.values() if text == record.name]
@@ -233,9 +243,9 @@ def _find(store: RecordStore, text: str) -> Record:
     if problems:
         raise _unread(problems)
     unknown = ""
-    for uri in sorted({record.uri for record in records.values()}):
+    for each in sorted({record.uri for record in records.values()}):
         try:
-            uuid = within(LIBVIRT_SECONDS, f"look up {what}", lambda uri=uri: _uuid_of(uri, text))  # type: ignore[misc]
+            uuid = within(LIBVIRT_SECONDS, f"look up {what}", lambda uri=each: _uuid_of(uri, text))  # type: ignore[misc]
         except HelperError as error:
             unknown = f"; {error}"
             continue

@@ -30,7 +30,8 @@ from ...virt.connection import failure
 from ...virt.domain_state import state_name
 from ...virt.lookup import find_domain
 from ..connecting import add_connect, connect_within
-from ..terminal import ask, plain, print_json
+from ..terminal import ask, plain, print_json, print_pieces
+from ..wrapping import Piece
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,11 +160,22 @@ def _harms(found: Found, action: str) -> bool:
 def _print_plan(found: Found, action: str, call: list[str]) -> None:
     held = None if found.leases is None else ", ".join(map(str, found.leases)) or "none"
     leases = f"not read: {found.why}" if held is None else held
-    print(f"domain:  {plain(found.name)}, {found.uuid}")
-    print(f"state:   {state_name(found.state)}")
-    print(f"leases:  {plain(leases)}")
-    print(f"will:    {_WORDS[action]}")
-    print(f"call:    {shlex.join(call)}")
+    for label, text in (
+        ("domain:", Piece(f"{plain(found.name)}, {found.uuid}")),
+        ("state:", Piece(state_name(found.state))),
+        ("leases:", Piece(plain(leases))),
+        ("will:", Piece(_will(found, action))),
+        ("call:", Piece(plain(shlex.join(call)), is_command=True)),
+    ):
+        print_pieces([Piece(f"{label:9}"), text], indent=9)
+
+
+def _will(found: Found, action: str) -> str:
+    """What ACTION does to the domain as it was found."""
+    if found.state == libvirt.VIR_DOMAIN_SHUTOFF and action in ("poweroff", "pause") and not found.leases:
+        cannot = ", and cannot be paused" if action == "pause" else ""
+        return f"do nothing: it is off{cannot}; verify that"
+    return _WORDS[action]
 
 
 def _data(

@@ -3,7 +3,8 @@
 
 Nothing is changed and no lease is taken.  Times are seconds after the host's last good renewal.
 
-Without libvirtd the domains that run on this host are shown, by libvirt's own files and sanlock.
+Without libvirtd the domains that run on this host are shown, by libvirt's own files and sanlock.  Where a
+line has no room for all columns, the last ones stand below it.
 """
 
 from __future__ import annotations
@@ -12,18 +13,27 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
-from ...errors import PermanentError, TransientError
+from ...errors import PermanentError, TransientError, UsageError
 from ...history.forecast import Row, make_rows
-from ...history.outages import last_events
-from ...history.sources import gather
+from ...history.outages import OutageEvent, last_events
+from ...history.sources import History, gather
 from ...leases.sanlock_status import SanlockStatus, SanlockUnknownError, ask_sanlock
+from ...records.record import Record
 from ...threads import within
 from ...virt.connection import is_local
+from ...virt.domain_state import STATES
 from ...virt.inventory import KnownDomain, find_forgotten, running_domains, take_inventory
 from ..connecting import add_connect, connect_within
-from ..terminal import iso, moment, paint, print_json, table, warn
+from ..formats import JSON, OPENMETRICS, TEXT, add_format
+from ..metrics import print_metrics, status_lines
+from ..suggestions import did_you_mean
+from ..tables import table
+from ..terminal import iso, moment, paint, painted, plain, print_json, warn
+from ..text_width import columns_of
 
 SCHEMA = 1
 
@@ -37,9 +47,25 @@ WATCH_SECONDS = 2.0
 HEAD = ("NAME", "STATE", "ON_LOCKFAILURE", "RECOVER", "LEASES", "AT A LOSS", "LAST")
 # By DomainConfig.recover.
 _RECOVER = {True: "yes", False: "-", None: "malformed"}
+# What recovery has still to do, by the mark of its record.
+_WAITS = {
+    "": "waits for recovery",
+    "starting": "waits for recovery, which was starting it",
+    "resuming": "waits for recovery, which was resuming it",
+    "refused": "refused by recovery",
+}
 CLEAR = "\033[H\033[2J"
 
 _unanswered: list[Any] = []
+
+
+@dataclass(frozen=True)
+class View:
+    """What is shown: the rows that are wanted, all that is known of the past, and what could not be read."""
+
+    rows: list[Row]
+    history: History
+    problems: list[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +74,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "domain", metavar="DOMAIN", nargs="*", help="name, UUID or id; all domains without one"
     )
     add_connect(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON document, see packaging/schema")
+    parser.add_argument(
+        "--state",
+        metavar="STATE",
+        action="append",
+        type=_state,
+        help="only domains in this state, as virsh names it: running, paused, 'shut off'; may be repeated",
+    )
+    parser.add_argument(
+        "--name",
+        metavar="PATTERN",
+        action="append",
+        help="only domains of this name; may be 'web*', and repeated",
+    )
+    add_format(parser)
     parser.add_argument(
         "--watch",
         metavar="SECONDS",
@@ -60,6 +99,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--journal", metavar="FILE", help="a file by journalctl -o json, not the journal and the records here"
     )
+
+
+def _state(text: str) -> str:
+    """virsh's word for the state that TEXT names, in any case, with or without its blank."""
+    known = {word.replace(" ", ""): word for word in STATES}
+    found = known.get("".join(char for char in text.lower() if char not in " -_"))
+    if found is None:
+        meant = did_you_mean(text, STATES) or f"one of: {', '.join(STATES)}"
+        raise argparse.ArgumentTypeError(f"{text!r} is no state of a domain; {meant}")
+    return found
 
 
 def _seconds(text: str) -> float:
@@ -74,11 +123,15 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print once, or until Ctrl-C; 1 when the domains cannot be listed or a domain is not there."""
-    show = _print_json if arguments.json else _print
+    if arguments.format == OPENMETRICS and arguments.watch is not None:
+        raise UsageError(
+            "--watch", "a textfile has one document", "use one of --watch and --format openmetrics"
+        )
+    show = {TEXT: _print, JSON: _print_json, OPENMETRICS: _print_metrics}[arguments.format]
     connections: list[Any] = []
     while True:
         try:
-            show(*_read(connections, arguments), arguments)
+            show(_read(connections, arguments), arguments)
         except TransientError as error:
             if arguments.watch is None:
                 raise
@@ -89,14 +142,14 @@ def run(arguments: argparse.Namespace) -> int:
         time.sleep(arguments.watch)
 
 
-def _read(connections: list[Any], arguments: argparse.Namespace) -> tuple[list[Row], list[str]]:
-    """The rows, and what could not be read; the last of CONNECTIONS is used, or one is opened."""
+def _read(connections: list[Any], arguments: argparse.Namespace) -> View:
+    """All that is shown; the last of CONNECTIONS is used, or one is opened."""
     try:
         if not connections:
             connections.append(connect_within(arguments.connect))
         connection = connections[-1]
         domains = within(LIBVIRT_SECONDS, "list the domains", lambda: take_inventory(connection))
-        return _rows(domains, [], arguments)
+        return _view(domains, [], arguments)
     except TransientError as error:
         # A connection that hangs would do so in its destructor, too, and is kept.
         _unanswered.extend(connections)
@@ -106,12 +159,10 @@ def _read(connections: list[Any], arguments: argparse.Namespace) -> tuple[list[R
             raise
         domains = within(LIBVIRT_SECONDS, "read libvirt's status files", running_domains)
         why = f"{error}; shown is what runs on this host, by libvirt's status files"
-        return _rows(domains, [why], arguments)
+        return _view(domains, [why], arguments)
 
 
-def _rows(
-    domains: list[KnownDomain], problems: list[str], arguments: argparse.Namespace
-) -> tuple[list[Row], list[str]]:
+def _view(domains: list[KnownDomain], problems: list[str], arguments: argparse.Namespace) -> View:
     problems += [f"{domain.name}: {problem}" for domain in domains for problem in domain.problems]
     sanlock: SanlockStatus | None = None
     try:
@@ -123,31 +174,46 @@ def _rows(
         domains, unknown = find_forgotten(domains, holders)
         problems += unknown
     logged = gather(time.time() - JOURNAL_AGE, arguments.journal, JOURNAL_SECONDS)
-    rows = make_rows(domains, sanlock, last_events(logged.events))
-    return _wanted(rows, arguments.domain), [*problems, *logged.problems]
+    rows = make_rows(domains, sanlock, last_events(logged.events), logged.records or logged.waiting)
+    wanted = [row for row in _named(rows, arguments.domain) if _is_wanted(row, arguments)]
+    return View(wanted, logged, [*problems, *logged.problems])
 
 
-def _wanted(rows: list[Row], names: list[str]) -> list[Row]:
+def _named(rows: list[Row], names: list[str]) -> list[Row]:
+    """Those of ROWS that NAMES name, all without one.  Raises PermanentError for one that names none."""
     if not names:
         return rows
     found = []
     for name in names:
         matches = [row for row in rows if name in (row.domain.name, row.domain.uuid, str(row.domain.id))]
+        # As virsh takes a UUID.
+        matches = matches or [row for row in rows if name.lower() == row.domain.uuid]
         if not matches:
             raise PermanentError(f"domain {name!r}", "there is no such domain", "see virsh list --all")
         found += [row for row in matches if row not in found]
     return found
 
 
-def _print(rows: list[Row], problems: list[str], arguments: argparse.Namespace) -> None:
+def _is_wanted(row: Row, arguments: argparse.Namespace) -> bool:
+    name, states, patterns = row.domain.name, arguments.state, arguments.name
+    # "paused (saving)" is paused; a name that is a pattern as it is, as in vm[1], is itself.
+    is_state = not states or any(row.domain.state.partition(" (")[0] == state for state in states)
+    return is_state and (
+        not patterns or any(pattern == name or fnmatchcase(name, pattern) for pattern in patterns)
+    )
+
+
+def _print(view: View, arguments: argparse.Namespace) -> None:
     if arguments.watch is not None:
-        title = f"{moment(time.time())}  {arguments.connect}"
+        title = f"{moment(time.time())}  {plain(arguments.connect)}"
         print(f"{CLEAR}{title}" if sys.stdout.isatty() else title)
-    head, *lines = table(HEAD, [_cells(row) for row in rows])
-    print(paint(head, "bold"))
-    for row, line in zip(rows, lines):
-        print(paint(line, "red" if row.lost else ""))
-    for problem in problems:
+    head, *rows = table(HEAD, [_cells(row) for row in view.rows], columns_of())
+    for line in head:
+        print(paint(painted(line), "bold"))
+    for row, lines in zip(view.rows, rows):
+        for line in lines:
+            print(paint(painted(line), "red" if row.lost else ""))
+    for problem in view.problems:
         warn(problem)
     sys.stdout.flush()
 
@@ -164,12 +230,31 @@ def _cells(row: Row) -> tuple[str, ...]:
         _RECOVER[config.recover] if config else "?",
         f"{leases} LOST" if row.lost else leases,
         row.at_loss.text,
-        f"{row.last.action} {row.last.kind}, {moment(row.last.time)}".strip() if row.last else "-",
+        _last(row.last, row.waiting),
     )
 
 
-def _print_json(rows: list[Row], problems: list[str], arguments: argparse.Namespace) -> None:
-    data = {"uri": arguments.connect, "domains": [_json(row) for row in rows], "problems": problems}
+def _last(last: OutageEvent | None, waiting: Record | None) -> str:
+    """What happened last, and that recovery has to do with it still."""
+    event = f"{last.action} {last.kind}, {moment(last.time)}".strip() if last else ""
+    return "; ".join(filter(None, (event, _WAITS[waiting.mark] if waiting else ""))) or "-"
+
+
+def _print_metrics(view: View, arguments: argparse.Namespace) -> None:
+    records = view.history.records
+    events = None if view.history.journal_error else view.history.events
+    lines = status_lines(view.rows, None if records is None else len(records), events, len(view.problems))
+    print_metrics(lines)
+    for problem in view.problems:
+        warn(problem)
+
+
+def _print_json(view: View, arguments: argparse.Namespace) -> None:
+    data = {
+        "uri": arguments.connect,
+        "domains": [_json(row) for row in view.rows],
+        "problems": view.problems,
+    }
     # One line each when watched, for a reader that takes them one by one.
     print_json("status", SCHEMA, data, indent=None if arguments.watch else 2)
 

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What status shows of the past, and of which domains."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+pytest.importorskip("libvirt")
+
+from sanlock_helper.cli.terminal import moment
+from sanlock_helper.cli.text_width import cut
+from sanlock_helper.cli.verbs import status
+from sanlock_helper.history.forecast import AtLoss, Row
+from sanlock_helper.history.outages import OutageEvent
+from sanlock_helper.records.record import MARKS, Record
+from sanlock_helper.virt.domain_state import STATES
+from sanlock_helper.virt.inventory import KnownDomain
+
+UUID = "defc17ee-2773-427c-8210-136921a454d3"
+DONE = OutageEvent(1e9, "done", "poweroff")
+
+
+@pytest.mark.parametrize(
+    ("last", "mark", "text"),
+    [
+        (None, None, "-"),
+        (DONE, None, f"poweroff done, {moment(1e9)}"),
+        (DONE, "", f"poweroff done, {moment(1e9)}; waits for recovery"),
+        (None, "", "waits for recovery"),
+        (DONE, "refused", f"poweroff done, {moment(1e9)}; refused by recovery"),
+        (None, "starting", "waits for recovery, which was starting it"),
+        (None, "resuming", "waits for recovery, which was resuming it"),
+    ],
+)
+def test_what_happened_last(last: OutageEvent | None, mark: str | None, text: str) -> None:
+    record = None if mark is None else Record(UUID, "vm1", "qemu:///system", "poweroff", mark=mark)
+    assert status._last(last, record) == text
+
+
+def test_each_mark_of_a_record_has_its_words() -> None:
+    assert set(status._WAITS) == set(MARKS)
+
+
+@pytest.mark.parametrize("word", STATES)
+def test_each_state_can_be_asked_for(word: str) -> None:
+    for typed in (word, word.upper(), word.replace(" ", ""), word.replace(" ", "-")):
+        assert status._state(typed) == word
+    row = Row(KnownDomain("vm1", UUID, 1, f"{word} (a reason)", None), {}, (), AtLoss(""), None)
+    assert status._is_wanted(row, argparse.Namespace(state=[word], name=None))
+    other = next(each for each in STATES if each != word)
+    assert not status._is_wanted(row, argparse.Namespace(state=[other], name=None))
+
+
+@pytest.mark.parametrize("typed", ["", "runing", "off", "\x1b[2J", "x" * 500])
+def test_what_is_no_state(typed: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is no state of a domain; (?:did|one)"):
+        status._state(typed)
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "rest"),
+    [("abc", 3, "abc"), ("abcd", 3, "abc"), ("日本語", 5, "日本"), ("e\u0301e\u0301x", 2, "e\u0301e\u0301")],
+)
+def test_a_line_is_cut_at_the_terminals_width(text: str, width: int, rest: str) -> None:
+    assert cut(text, width) == rest
