@@ -8,10 +8,12 @@ import argparse
 TEXT = "text"
 JSON = "json"
 OPENMETRICS = "openmetrics"
+# Of check alone, which has an option of its own for it.
+PLUGIN = "plugin"
 
 
-def add_format(parser: argparse.ArgumentParser) -> None:
-    """The options --format, and --json, which is --format json."""
+def add_format(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """The options --format, and --json, which is --format json; returns their group."""
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
         "--format",
@@ -20,3 +22,4 @@ def add_format(parser: argparse.ArgumentParser) -> None:
         help="text (default), json: one document, see packaging/schema, or openmetrics",
     )
     choice.add_argument("--json", dest="format", action="store_const", const=JSON, help="as --format json")
+    return choice

@@ -3,7 +3,8 @@
 
 Everything is read as sanlock's children will read it, and nothing is changed.  The last line has the result:
 READY, NOT READY, or NOT KNOWN where a check could not be made.  Exit status: 0 when it is ready, 1 when it
-is not, or that is not known; with --strict a warning counts as a failure.
+is not, or that is not known; with --strict a warning counts as a failure.  With --nagios: 0 ready, 1 with
+warnings, 2 not ready, 3 not known.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from ...checks.plan import CHECKS, HEADINGS
 from ..connecting import add_connect
 from ..explaining import explain
 from ..findings import Report, print_summary, summary
-from ..formats import JSON, TEXT, add_format
+from ..formats import JSON, PLUGIN, TEXT, add_format
 from ..metrics import check_lines, print_metrics
+from ..plugin import plugin_line, plugin_status
 from ..terminal import print_json
 
 SCHEMA = 1
@@ -32,7 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="only what did not pass")
     parser.add_argument("--strict", action="store_true", help="a warning makes the exit status 1, too")
     parser.add_argument("--explain", metavar="NAME", help="explain this check, and make none")
-    add_format(parser)
+    choice = add_format(parser)
+    choice.add_argument(
+        "--nagios",
+        dest="format",
+        action="store_const",
+        const=PLUGIN,
+        help="one line and an exit status of 0 to 3, as a monitoring plugin",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,6 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
             report.add(finding, HEADINGS.get(check.name, ""))
         else:
             report.found.append(finding)
+    if arguments.format == PLUGIN:
+        print(plugin_line(report.found))
+        return plugin_status(report.found)
     is_ok = _is_ok(report.found, arguments.strict)
     if arguments.format == TEXT:
         report.end()
