@@ -56,6 +56,17 @@ class Scene:
     def wait(self, *wanted: tuple[str, int]) -> None:
         wait_for(lambda: set(wanted) <= self.found(), SECONDS, f"{wanted} to be violated")
 
+    def runs_there(self, machine: Machine) -> bool:
+        """Whether it runs on the second host now."""
+        sample = self._world.last(2)
+        vm = sample.vm(machine.uuid) if sample else None
+        return vm is not None and vm.runs
+
+    def has_run_there(self, machine: Machine) -> bool:
+        """Whether it ran there, and does not any more."""
+        samples = self._world.run().hosts[2].samples
+        return not samples[-1].vm(machine.uuid) and any(sample.vm(machine.uuid) for sample in samples)
+
     def close(self) -> None:
         """End all machines, so that sanlock leaves its lockspace at once, and then the steps."""
         for machine in self._world.schedule.machines:
@@ -95,10 +106,9 @@ def test_faults_of_recovery(tmp_path: Path) -> None:
     forgotten, moved, bare, both, right = made = machines("poweroff", "pause", "pause", "pause", "poweroff")
     recovery = program(
         tmp_path / "recovery",
-        f"rm {RUN_RECORDS}/{forgotten.uuid}.record\n"
+        f"while sleep 0.1; do rm -f {RUN_RECORDS}/{forgotten.uuid}.record; done &\n"
         f"until sanlock client add_lockspace -s {JOINED} -o 1; do sleep 0.5; done\n"
-        # Until the machines have been started there, and one of them has ended.
-        "sleep 8\n"
+        f"until [ -e {tmp_path}/started ]; do sleep 0.1; done\n"
         f"for uuid in {bare.uuid} {both.uuid}; do\n"
         "    virsh -q -c qemu:///system qemu-monitor-command $uuid --hmp cont\n"
         "done\n"
@@ -108,9 +118,13 @@ def test_faults_of_recovery(tmp_path: Path) -> None:
     with World(Schedule(0, 0.0, made, ()), recovery=recovery) as world:
         scene = Scene(world)
         scene.steps.begin(Step(0.0, "sector", lasts=4.0))
-        wait_for(lambda: len(world.run().hosts[1].outcomes) == len(made), 20, "all to be safe")
+        wait_for(lambda: len(world.run().hosts[1].outcomes) == len(made), 40, "all to be safe")
+        wait_for(lambda: not world.hosts[1].lockspaces(), 40, "the end of the lockspace")
+        wait_for(world.hosts[1].lockspaces, 40, "the lockspace")
         scene.steps.begin(Step(0.0, "start-there", 2, moved.number, 2.0))
-        scene.steps.begin(Step(0.0, "start-there", 2, both.number, 60.0))
+        scene.steps.begin(Step(0.0, "start-there", 2, both.number, 90.0))
+        wait_for(lambda: scene.runs_there(both) and scene.has_run_there(moved), 40, "two to be started there")
+        (tmp_path / "started").touch()
         scene.wait(("record", 0), ("moved lease", 1), ("lease", 2), ("lease", 3), ("two hosts", 3))
         assert not [number for _, number in scene.found() if number == right.number]
         scene.close()
