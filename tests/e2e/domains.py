@@ -110,6 +110,11 @@ class Domain:
         self.xml_path = f"/run/stack/{name}.xml"
         stack.path(self.xml_path).write_text(self.xml)
 
+    @property
+    def host(self) -> Stack:
+        """Where it was made."""
+        return self._stack
+
     def __repr__(self) -> str:
         return f"<Domain {self.name} {self.uuid} {self.on_lockfailure}>"
 

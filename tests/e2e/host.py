@@ -16,7 +16,10 @@ from .waiting import WaitTimeout, wait_for
 class SecondHost:
     """Joins the lockspace of a stack as another host, and takes leases there."""
 
-    def __init__(self, space: Namespace, storage: Storage, host_id: int, io_timeout: int) -> None:
+    def __init__(
+        self, space: Namespace, storage: Storage, host_id: int, io_timeout: int, name: str = ""
+    ) -> None:
+        """NAME is what other hosts know it by, host and its host_id without one."""
         self._space = space
         self._storage = storage
         self.host_id = host_id
@@ -32,7 +35,7 @@ class SecondHost:
                 "sanlock", "daemon", *sanlock_flags(),
                 # Logs to stderr: the file's path is fixed, and the first host's.
                 "-D", "-L", "-1", "-S", "-1",
-                "-e", f"host{host_id}",
+                "-e", name or f"host{host_id}",
                 env=self._env,
                 stdout=log,
                 stderr=log,
@@ -43,6 +46,10 @@ class SecondHost:
         assert self._daemon.poll() is None, f"the sanlock of host {self.host_id} has ended"
         status = self._space.run("sanlock", "client", "status", check=False, env=self._env)
         return status.returncode == 0
+
+    def run(self, *argv: str) -> None:
+        """Run a command as on this host."""
+        self._space.run(*argv, env=self._env)
 
     def lockspaces(self) -> list[Lockspace]:
         """What this host has joined."""

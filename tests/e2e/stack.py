@@ -349,9 +349,9 @@ class Stack:
         """Start a program that is no VM, holds the lease and asks sanlock for this killpath."""
         return LeaseHolder(self._space, lease, killpath)
 
-    def second_host(self, host_id: int = 2) -> SecondHost:
+    def second_host(self, host_id: int = 2, name: str = "") -> SecondHost:
         """Start the sanlock of another host on the same storage; it has joined nothing yet."""
-        host = SecondHost(self._space, self.storage, host_id, self.io_timeout)
+        host = SecondHost(self._space, self.storage, host_id, self.io_timeout, name)
         self._hosts.append(host)
         return host
 

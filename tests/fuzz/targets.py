@@ -141,12 +141,12 @@ def sanlock_conf(data: bytes) -> str:
 
 
 def multipath_conf(data: bytes) -> str:
-    from sanlock_helper.checks.system import check_multipath, multipath_config
+    from sanlock_helper.checks.multipath import check_multipath, multipath_in_force
     from sanlock_helper.leases.timeline import Timeline
 
     written("multipath.conf", data)
-    config = multipath_config(folder(), str(folder() / "no-multipathd"))
-    found = check_multipath(config, Timeline(10, 40, 60))
+    in_force = multipath_in_force(folder(), str(folder() / "no-multipathd"))
+    found = check_multipath(in_force, Timeline(10, 40, 60))
     return f"{found.found} {found.remedy}"
 
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ..errors import HelperError
 from ..leases.sanlock_daemon import DEFAULT_IO_TIMEOUT
@@ -12,24 +13,75 @@ from ..virt.libvirt_conf import Setting, Value, given_again
 from ..virt.qemu_sanlock_conf import LockConf
 from .finding import FAIL, Finding, failed, not_checked, passed, warned
 from .registry import check
+from .remedies import give, remove, restart
+from .sanlock import MAX_HOST_ID
 
-# sanlock's DEFAULT_MAX_HOSTS.
-MAX_HOST_ID = 2000
+QEMU_CONF = Path("/etc/libvirt/qemu.conf")
+
+_UNPROTECTED = "set it with no VM running: one that runs has no lease until it is started again"
+
+
+@check(
+    "lock driver",
+    "libvirt's sanlock driver is installed",
+    reads=lambda facts: (
+        facts.plugin_path,
+        facts.lock_driver,
+        facts.distribution.install("libvirt's sanlock driver"),
+    ),
+)
+def check_lock_driver(path: Path | None, loaded: str | None, remedy: str) -> Finding:
+    """Whether libvirt's plugin is there: in PATH, or LOADED by the running daemon from elsewhere."""
+    if path is not None:
+        return passed(f"{path}")
+    if loaded == "sanlock":
+        return passed("the running daemon has loaded it")
+    found = "lock-driver/sanlock.so is not there: with lock_manager = sanlock libvirt's daemon does not start"
+    return failed(found, remedy)
 
 
 @check(
     "lock_manager",
-    'lock_manager = "sanlock" in /etc/libvirt/qemu.conf',
-    reads=lambda facts: (facts.qemu_conf.get("lock_manager"), facts.host.daemon),
+    'lock_manager = "sanlock" in /etc/libvirt/qemu.conf, in force',
+    reads=lambda facts: (
+        facts.qemu_conf.get("lock_manager"),
+        facts.host.daemon,
+        facts.lock_driver,
+        facts.qemu_settings,
+        facts.host.etc / "libvirt/qemu.conf",
+    ),
 )
-def check_lock_manager(value: Value | None, daemon: str) -> Finding:
-    """VALUE is qemu.conf's lock_manager."""
-    remedy = f"set it, and restart {daemon} with no VM running"
+def check_lock_manager(
+    value: Value | None,
+    daemon: str,
+    loaded: str | None = None,
+    settings: Sequence[Setting] = (),
+    path: Path = QEMU_CONF,
+) -> Finding:
+    """VALUE is what counts of lock_manager in qemu.conf, which is PATH and has SETTINGS.
+
+    LOADED is what the running DAEMON has: see HostFiles.lock_driver().
+    """
     if value == "sanlock":
-        return passed("sanlock")
+        if loaded in (None, "sanlock"):
+            return passed("sanlock")
+        found = f"sanlock in the file, and {loaded or 'none'} in the running {daemon}: it was started before"
+        return failed(found, f"{restart(daemon)}  # {_UNPROTECTED}")
+    given = [setting for setting in settings if setting.name == "lock_manager"]
     if value in (None, "nop", ""):
-        return failed("none: no lease is taken for any disk", remedy)
-    return failed(f"{value}: sanlock is not used", remedy)
+        found = "none: no lease is taken for any disk"
+    else:
+        found = f"{value}: sanlock is not used"
+    ours = next((setting.line for setting in given if setting.value == "sanlock"), None)
+    if ours is not None:
+        counts = [setting.line for setting in given if setting.line < ours]
+        found = f"{found}; line {given[0].line} of {path} counts, which comes before line {ours} (sanlock)"
+        remedy = remove(path, settings, counts)
+    else:
+        remedy = give(path, settings, [("lock_manager", "sanlock")])
+    if not remedy:
+        return failed(found, f'set lock_manager = "sanlock" in {path}, once; then {restart(daemon)}')
+    return failed(found, f"{remedy} && {restart(daemon)}  # {_UNPROTECTED}")
 
 
 @check(
@@ -104,12 +156,25 @@ def check_files(files: Mapping[str, list[Setting] | HelperError], last_counts: s
     if refused:
         found = "; ".join(f"{error.what}: {error.why}" for error in refused)
         return failed(found, refused[0].hint or "correct it")
-    twice, lines = [], []
+    twice, commands, lines = [], [], []
     for path, settings in files.items():
         assert not isinstance(settings, HelperError)
-        for counts, other in given_again(settings[::-1] if path == last_counts else settings):
-            twice.append(f"{path}: {counts.name} in line {counts.line} counts, not in line {other.line}")
-            lines.append(f"line {other.line} of {path}")
+        again = given_again(settings[::-1] if path == last_counts else settings)
+        twice += [
+            f"{path}: {counts.name} in line {counts.line} counts, not in line {other.line}"
+            for counts, other in again
+        ]
+        others = [other.line for counts, other in again if not _is_wanted(counts, other)]
+        lines += [f"line {line} of {path}" for line in others]
+        commands += [remove(path, settings, others)] if others else []
     if twice:
-        return warned("; ".join(twice), f"remove {', '.join(lines)}")
+        text = f"remove {', '.join(lines)}" if lines else "see lock_manager"
+        return warned(
+            "; ".join(twice), f"{' && '.join(commands)}  # {text}" if all(commands) and lines else text
+        )
     return passed(f"{', '.join(files) or 'none'}")
+
+
+def _is_wanted(counts: Setting, other: Setting) -> bool:
+    """Whether OTHER, which does not count, is the one that is wanted: check_lock_manager() is about that."""
+    return other.name == "lock_manager" and other.value == "sanlock" != counts.value

@@ -129,6 +129,11 @@ EXPLANATIONS: dict[str, Explanation] = {
         "It holds a password that lets its reader power off every VM of the host.",
         "Make it readable for root alone, and set another password where other users could read it.",
     ),
+    "lock driver": _Each(
+        "Whether libvirt's sanlock driver, lock-driver/sanlock.so, is installed.",
+        'With `lock_manager = "sanlock"` libvirt\'s daemon does not start without it.',
+        "Install the package that the remedy names.",
+    ),
     "lock_manager": _Each(
         'The setting `lock_manager` of qemu.conf: "sanlock".',
         "Without it libvirt takes no lease for any disk, so that two hosts may write to it, and sanlock"
@@ -205,6 +210,25 @@ EXPLANATIONS: dict[str, Explanation] = {
         "sanlock waits for as long as it does, and libvirt's daemon with it.",
         "Give one of the two another host_id.",
     ),
+    "sanlock options": _Each(
+        "Whether options in /etc/default/sanlock or /etc/sysconfig/sanlock reach sanlock: its unit reads"
+        " one of these files, or none, by distribution.",
+        "An option that is not read is not in force, as -w 0 for a host without a watchdog: sanlock then"
+        " joins no lockspace.",
+        "Write it where the unit reads it, as the remedy does, and restart sanlock with no VM running.",
+    ),
+    "services": _Each(
+        "Whether sanlock, wdmd where sanlock uses it, and libvirt's daemon are started at boot, by"
+        " themselves or by another unit that is.",
+        "After a reset, which may be the watchdog's, no VM with a lease starts until they run.",
+        "Enable them with `systemctl enable`; a masked one has to be unmasked first.",
+    ),
+    "lockspace file": _Each(
+        "Whether the file of each joined lockspace is the one that sanlock has open.",
+        "sanlock goes on to renew a file that was deleted or replaced, and reports it as healthy; other"
+        " hosts make or read the one at the path, and take the same leases.",
+        "Shut the VMs down, leave the lockspace and join it again, as the remedy does.",
+    ),
     "lease directory": _Each(
         "Where the directory of the automatic disk leases is mounted from.",
         "On a filesystem that no other host mounts, the leases protect against no other host.",
@@ -234,6 +258,13 @@ EXPLANATIONS: dict[str, Explanation] = {
         "With root_squash libvirt cannot give a new lease to sanlock, and removes it again.",
         "Export the directory with no_root_squash.",
     ),
+    "lease mount": _Each(
+        "Whether the filesystem of the leases is mounted at boot: by fstab, a mount unit, autofs or a"
+        " cluster.",
+        "Otherwise libvirt makes its leases in the empty directory below, after the next boot, where no"
+        " other host finds them.",
+        "Add it to /etc/fstab.",
+    ),
     "leases": _Each(
         "For each disk of a running domain, and for each lease of its XML, whether it is there and held.",
         "A VM that runs without its leases is protected by nothing, and the helper is not run for it.",
@@ -244,6 +275,23 @@ EXPLANATIONS: dict[str, Explanation] = {
         "libvirt names a lease by the path of the disk: with /dev/sdb two hosts may hold two leases for"
         " one disk, or one for two.",
         "Name the disks by /dev/disk/by-id or by-path, or by a volume's name.",
+    ),
+    "on_lockfailure": _Each(
+        "The `on_lockfailure` of each domain that takes a lease: poweroff or pause.",
+        "A domain with restart or ignore does not start under sanlock; without any, sanlock sends"
+        " SIGTERM at a loss, and runs no helper.",
+        "Change the domain as the remedy does; for restart, together with a policy for recovery.",
+    ),
+    "disks without a lease": _Each(
+        "Where auto_disk_leases is off: whether each domain that writes to a disk has a <lease>.",
+        "Such a domain does not start, or with `require_lease_for_disks = 0` runs on two hosts at once.",
+        "Switch automatic leases on, or give it a <lease>.",
+    ),
+    "storage pools": _Each(
+        "The target of each pool of block devices: /dev/disk/by-path or the like.",
+        "With /dev the volumes are /dev/sda and so on, another disk on each host and after each boot,"
+        " and the leases are named after these.",
+        "Change the target as the remedy does, and start the pool again with no VM that uses it.",
     ),
     "multipath": _Each(
         "How long multipath queues I/O when no path is left.",

@@ -21,16 +21,18 @@ from ..distribution import Distribution
 from ..errors import HelperError, PermanentError
 from ..install.host import Host
 from ..leases.grace import DEFAULT_GRACE, read_small
-from ..leases.sanlock_status import JoinedLockspace, SanlockStatus, ask_sanlock
+from ..leases.lockspace_places import find_lockspace
+from ..leases.sanlock_status import UNKNOWN, JoinedLockspace, SanlockStatus, ask_sanlock
 from ..leases.timeline import Timeline, timeline_of
 from ..threads import within
 from ..virt.libvirt_conf import Setting, Value, in_force, read_settings
-from ..virt.libvirt_daemon import Daemon, HostFiles, daemon_in_force, stale_socket
+from ..virt.libvirt_daemon import VIRTQEMUD, Daemon, HostFiles, daemon_in_force, stale_socket
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf, make_lock_conf
 
 if TYPE_CHECKING:
     from ..virt.api import VirConnect
     from ..virt.inventory import KnownDomain
+    from ..virt.storage_pools import Pool
 
 # A libvirtd that takes longer is of no use to a helper with 35 s for all.
 CONNECT_SECONDS = 10.0
@@ -47,6 +49,7 @@ class HostPaths:
     etc: Path = Path("/etc")
     run: Path = Path("/run")
     proc: Path = Path("/proc")
+    dev: Path = Path("/dev")
     sys: Path = Path("/sys")
     var: Path = Path("/var")
     lib: Path = Path("/usr/lib")
@@ -227,10 +230,65 @@ class Facts:
             return None
         return space if space and space.joined else None
 
+    @cached_property
+    def known_domains(self) -> list[KnownDomain]:
+        """All domains; where libvirt's daemon does not answer, those that run."""
+        try:
+            return self.domains
+        except HelperError:
+            pass
+        try:
+            from ..virt.inventory import running_domains
+        except ImportError:
+            return []  # reported by a check of its own
+        return running_domains()
+
+    @cached_property
+    def explicit_leases(self) -> dict[str, str]:
+        """The lockspaces of the domains' <lease> elements, each with the path of one lease in it."""
+        configs = [domain.config for domain in self.known_domains if domain.config]
+        return {
+            space: path
+            for config in configs
+            for (space, _), path in zip(config.leases, config.lease_paths or [""] * len(config.leases))
+        }
+
+    @cached_property
+    def used_lockspaces(self) -> list[str]:
+        """The lockspaces of this host's leases: libvirt's own, those of <lease>, those of held leases."""
+        own = [LOCKSPACE] if self.lock_conf.auto_disk_leases else []
+        try:
+            held = [lease.lockspace for lease in self.sanlock.leases if lease.lockspace != UNKNOWN]
+        except HelperError:
+            held = []
+        return list(dict.fromkeys([*own, *self.explicit_leases, *held]))
+
+    @cached_property
+    def explicit_places(self) -> dict[str, str | None]:
+        """Where the lockspaces of <lease> elements are: as sanlock has them, else as found beside a lease."""
+        places: dict[str, str | None] = {}
+        for name, lease in self.explicit_leases.items():
+            try:
+                known = self.sanlock.lockspace(name)
+            except HelperError:
+                known = None
+            places[name] = known.path if known else find_lockspace(name, lease)
+        return places
+
     @property
     def timeline(self) -> Timeline:
-        """The times of this host after the loss of libvirt's lockspace."""
-        return timeline_of(self.sanlock, [LOCKSPACE], self.lock_conf.io_timeout)
+        """The times of this host after a loss: of the lockspace in use that is lost first."""
+        return timeline_of(self.sanlock, self.used_lockspaces, self.lock_conf.io_timeout)
+
+    @property
+    def host_id(self) -> int:
+        """This host's: as configured, else as it has joined a lockspace; 0 where it has none."""
+        if self.lock_conf.host_id:
+            return self.lock_conf.host_id
+        try:
+            return next((space.host_id for space in self.sanlock.lockspaces), 0)
+        except HelperError:
+            return 0
 
     @property
     def grace(self) -> int:
@@ -259,12 +317,18 @@ class Facts:
         return Path(self.lock_conf.disk_lease_dir) / LOCKSPACE
 
     @property
-    def sanlock_plugin(self) -> bytes | None:
+    def plugin_path(self) -> Path | None:
         """libvirt's sanlock driver: below /usr/lib/TRIPLET on Debian, below /usr/lib64 on Fedora and RHEL."""
         lib = self.host.lib
         folders = [lib.with_name("lib64"), lib, *sorted(lib.glob("*-linux-*"))]
         paths = (folder / "libvirt/lock-driver/sanlock.so" for folder in folders)
-        return next((path.read_bytes() for path in paths if path.exists()), None)
+        return next((path for path in paths if path.exists()), None)
+
+    @property
+    def sanlock_plugin(self) -> bytes | None:
+        """The same driver's content."""
+        path = self.plugin_path
+        return path.read_bytes() if path else None
 
     @once("configuration files")
     def qemu_conf(self) -> dict[str, Value]:
@@ -283,6 +347,21 @@ class Facts:
 
     def _settings(self, name: str) -> list[Setting]:
         return read_settings(self.host.etc / name)
+
+    @property
+    def qemu_settings(self) -> list[Setting]:
+        """The settings of qemu.conf, each with its line."""
+        return self._settings("libvirt/qemu.conf")
+
+    @property
+    def lock_settings(self) -> list[Setting]:
+        """The settings of qemu-sanlock.conf, each with its line."""
+        return self._settings("libvirt/qemu-sanlock.conf")
+
+    @property
+    def lock_driver(self) -> str | None:
+        """What the running daemon has loaded: see HostFiles.lock_driver()."""
+        return self.host.files.lock_driver(self.host.libvirt)
 
     @property
     def sanlock_conf(self) -> str:
@@ -329,8 +408,24 @@ class Facts:
             cause = "authentication" if attempt.is_refused else "libvirtd"
             raise UnreadError(attempt.error, cause) from attempt.error
         from ..virt.inventory import take_inventory
+        from ..virt.storage_pools import Volumes
 
-        return within(CONNECT_SECONDS, "list the domains", lambda: take_inventory(connection))
+        found = within(CONNECT_SECONDS, "list the domains", lambda: take_inventory(connection))
+        volumes = Volumes(connection)
+        what = "find the volumes of the domains"
+        return within(CONNECT_SECONDS, what, lambda: [volumes.resolve(domain) for domain in found])
+
+    @cached_property
+    def pools(self) -> list[Pool]:
+        """All storage pools; none where virtqemud has no storage daemon beside it."""
+        attempt, connection = self._connected
+        if attempt.error is not None:
+            raise attempt.error
+        if self.host.libvirt == VIRTQEMUD and not (self.host.run / "libvirt/virtstoraged-sock").exists():
+            return []
+        from ..virt.storage_pools import list_pools
+
+        return within(CONNECT_SECONDS, "list the storage pools", lambda: list_pools(connection))
 
     @property
     def running(self) -> list[KnownDomain]:

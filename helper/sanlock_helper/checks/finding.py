@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 PASS = "pass"
@@ -55,3 +56,8 @@ def judged(verdict: str, found: str, remedy: str = "", wanted: str = "") -> Find
 def not_checked(why: object, remedy: str = "", cause: str = "") -> Finding:
     """What could not be read: never a pass, and no failure either; CAUSE as in Finding."""
     return Finding("", WARN, f"not checked: {why}", "", remedy, unread=str(why) if cause else "", cause=cause)
+
+
+def worst(findings: Iterable[Finding]) -> Finding:
+    """The first of the worst FINDINGS."""
+    return max(findings, key=lambda finding: (PASS, WARN, FAIL).index(finding.verdict))

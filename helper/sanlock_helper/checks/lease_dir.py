@@ -7,43 +7,65 @@ import grp
 import os
 import pwd
 import re
+import shlex
 import stat
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..numbers import whole_number
 from ..virt.qemu_sanlock_conf import LockConf
-from .finding import Finding, failed, not_checked, passed, warned
+from .finding import PASS, Finding, failed, not_checked, passed, warned, worst
 from .leases import missing_leases, present
 from .registry import check
+from .remedies import give, restart
 
 if TYPE_CHECKING:
     from .facts import Facts
 
 MIB = 1024 * 1024
 
-# Filesystems that several hosts mount at the same time.
-SHARED = frozenset(
-    [
-        "nfs",
-        "nfs4",
-        "gfs2",
-        "ocfs2",
-        "ceph",
-        "cifs",
-        "smb3",
-        "lustre",
-        "gpfs",
-        "beegfs",
-        "glusterfs",
-        "fuse.glusterfs",
-        "fuse.ceph",
-        "fuse.beegfs",
-    ]
+# Filesystems that several hosts mount at the same time, by their types in proc(5)'s mountinfo: of clusters on
+# a shared block device, then those with a server, then the same by FUSE.
+_CLUSTER = frozenset(("gfs", "gfs2", "ocfs2", "acfs", "cvfs", "gpfs", "vxfs", "vmfs"))
+_SERVED = frozenset(
+    (
+        *("nfs", "nfs3", "nfs4", "ceph", "cifs", "smb3", "smbfs", "lustre", "beegfs", "fhgfs", "glusterfs"),
+        *("afs", "panfs", "pvfs2", "wekafs", "quobyte", "vzfs"),
+    )
 )
+_FUSE = frozenset(
+    f"fuse.{name}"
+    for name in (
+        *("glusterfs", "ceph", "ceph-fuse", "beegfs", "mfs", "moosefs", "lizardfs", "saunafs", "juicefs"),
+        *("orangefs", "quobyte", "gpfs", "seaweedfs", "xtreemfs", "dfuse", "vstorage"),
+    )
+)
+SHARED = _CLUSTER | _SERVED | _FUSE
 
-# Those among them whose server may map root to another user; the rest are on a shared block device.
-SQUASHING = SHARED - {"gfs2", "ocfs2"}
+# Those among them whose server may map root to another user.
+SQUASHING = SHARED - _CLUSTER
+
+# On this host's own disks, or in its memory.
+_LOCAL = frozenset(
+    (
+        *("ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "zfs", "f2fs", "jfs", "nilfs2", "reiserfs"),
+        *(
+            "vfat",
+            "msdos",
+            "exfat",
+            "ntfs",
+            "ntfs3",
+            "hfsplus",
+            "udf",
+            "fuseblk",
+            "iso9660",
+            "squashfs",
+            "erofs",
+        ),
+        *("tmpfs", "ramfs", "devtmpfs", "overlay", "aufs", "rootfs", "hugetlbfs"),
+    )
+)
 
 SQUASHED_UID = 65534
 
@@ -57,8 +79,11 @@ class Mount:
     source: str
 
 
-def mount_of(path: str, mountinfo: str) -> Mount:
-    """The mount that PATH (resolved) is on, from the text of /proc/PID/mountinfo (see proc(5))."""
+def mount_of(path: str, mountinfo: str, kinds: Container[str] = ()) -> Mount:
+    """The mount that PATH (resolved) is on, from the text of /proc/PID/mountinfo (see proc(5)).
+
+    With KINDS, only of mounts of these types, also where another one covers them.
+    """
     best = Mount("", "unknown", "")
     # The kernel escapes blanks and "\n", and nothing else that ends a line or a word elsewhere.
     for line in mountinfo.split("\n"):
@@ -66,11 +91,11 @@ def mount_of(path: str, mountinfo: str) -> Mount:
         words, behind = fields.split(" "), rest.split(" ")
         if len(words) < 5 or len(behind) < 2:
             continue
-        point = _unescape(words[4])
+        point = unescape(words[4])
         is_on_it = path == point or path.startswith(f"{point.rstrip('/')}/")
         # The last one covers those before it.
-        if is_on_it and len(point) >= len(best.point):
-            best = Mount(point, behind[0], _unescape(behind[1]))
+        if is_on_it and len(point) >= len(best.point) and (not kinds or behind[0] in kinds):
+            best = Mount(point, behind[0], unescape(behind[1]))
     return best
 
 
@@ -84,39 +109,76 @@ def owner_of(path: str) -> Owner | None:
     return Owner.of(path) if os.path.exists(path) else None
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
+    """TEXT of mountinfo or fstab(5), which have blanks and the like as octal numbers."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
-@check(
-    "lease directory",
-    reads=lambda facts: (
-        facts.lock_conf.disk_lease_dir,
-        os.path.isdir(facts.lock_conf.disk_lease_dir),
-        lease_mount(facts),
-    ),
-)
-def check_shared(path: str, exists: bool, mount: Mount) -> Finding:
-    """Whether the lease directory PATH is on storage that other hosts see, too."""
+@dataclass(frozen=True)
+class LeasePlace:
+    """A directory of leases, or the file of a lockspace, and the mount that it is on; or a block device."""
+
+    path: str
+    exists: bool
+    mount: Mount
+    is_device: bool = False
+
+
+def lease_places(facts: Facts) -> list[LeasePlace]:
+    """Where the leases in use are: libvirt's directory, and the lockspaces of <lease> elements."""
+    found = []
+    if facts.lock_conf.auto_disk_leases:
+        path = facts.lock_conf.disk_lease_dir
+        found.append(LeasePlace(path, os.path.isdir(path), lease_mount(facts)))
+    for file in filter(None, facts.explicit_places.values()):
+        mount = mount_of(os.path.realpath(file), facts.mountinfo)
+        is_device = os.path.exists(file) and stat.S_ISBLK(os.stat(file).st_mode)
+        found.append(LeasePlace(file, os.path.exists(file), mount, is_device))
+    return found
+
+
+@check("lease directory", reads=lambda facts: (lease_places(facts),))
+def check_shared(places: Iterable[LeasePlace]) -> Finding:
+    """Whether the leases are on storage that other hosts see, too."""
+    found = [_shared(place) for place in places]
+    if not found:
+        return passed("no lease is in use, and auto_disk_leases is off")
+    most = worst(found)
+    if most.verdict != PASS:
+        return most
+    return passed("; ".join(finding.found for finding in found), "; ".join(one.wanted for one in found))
+
+
+def _shared(place: LeasePlace) -> Finding:
+    path, mount = place.path, place.mount
     wanted = f"{path} on a filesystem shared by all hosts"
-    if not exists:
+    if not place.exists:
         return failed(f"{path} is not there", f"mkdir -m 0700 {path}, and mount it", wanted=wanted)
+    if place.is_device:
+        return passed(f"{path} is a block device", wanted=f"{path} on a disk shared by all hosts")
     found = f"{path} is on {mount.fstype} ({mount.source})"
-    if mount.fstype not in SHARED:
-        remedy = "mount NFS, GFS2 or the like there; on local storage the leases guard against no other host"
-        return warned(found, remedy, wanted=wanted)
-    return passed(found, wanted=wanted)
+    if mount.fstype in SHARED:
+        return passed(found, wanted=wanted)
+    remedy = "mount NFS, GFS2 or the like there; on local storage the leases guard against no other host"
+    if mount.fstype not in _LOCAL:
+        # FUSE may be anything; so may what is exported to a virtual machine (9p, virtiofs).
+        return replace(not_checked(f"it is not known whether {found} is shared", remedy), wanted=wanted)
+    return warned(found, remedy, wanted=wanted)
 
 
-@check("lease path", "no blank in it", reads=lambda facts: (facts.lock_conf.disk_lease_dir,))
+@check(
+    "lease path",
+    "no blank in it",
+    reads=lambda facts: (facts.lock_conf.disk_lease_dir if facts.lock_conf.auto_disk_leases else "",),
+)
 def check_path(path: str) -> Finding:
-    """Whether libvirt can release a lease in the directory PATH.
+    """Whether libvirt can release a lease in the directory PATH, which is "" where it is not used.
 
     It asks sanlock for a process's leases first, and sanlock makes no text of a path with a blank: -ELIBSCN,
     cmd_inquire() in sanlock src/cmd.c.
     """
     if " " not in path:
-        return passed(path)
+        return passed(path or "not used: auto_disk_leases is off")
     found = f"{path!r}: libvirt cannot release a lease there, and sanlock kills each VM that is paused by it"
     remedy = (
         "power all VMs off, then set disk_lease_dir in /etc/libvirt/qemu-sanlock.conf and restart libvirt"
@@ -126,16 +188,22 @@ def check_path(path: str) -> Finding:
 
 def _room(facts: Facts) -> tuple[str, int, int, int]:
     path = facts.lock_conf.disk_lease_dir
-    found = os.statvfs(path)
     align = (facts.joined and whole_number(facts.joined.values.get("align_size", ""))) or MIB
-    missing = missing_leases(facts.domains, present(facts)) if facts.lock_conf.auto_disk_leases else set()
-    return path, found.f_bavail * found.f_frsize, len(missing), align
+    if not facts.lock_conf.auto_disk_leases:
+        return "", 0, 0, align
+    found = os.statvfs(path)
+    return path, found.f_bavail * found.f_frsize, len(missing_leases(facts.domains, present(facts))), align
 
 
 @check("lease room", reads=_room)
 def check_room(path: str, free: int, missing: int, align: int) -> Finding:
-    """FREE bytes at PATH against the MISSING leases (of disks that have none yet), of ALIGN bytes each."""
+    """FREE bytes at PATH against the MISSING leases (of disks that have none yet), of ALIGN bytes each.
+
+    PATH is "" where there are no automatic leases.
+    """
     wanted = f"{align // MIB} MiB for each disk"
+    if not path:
+        return passed("not used: auto_disk_leases is off", wanted=wanted)
     needed = missing * align
     found = f"{free // MIB} MiB free, {missing} disks have no lease yet ({needed // MIB} MiB)"
     remedy = f"enlarge the filesystem of {path}, or run virt-sanlock-cleanup"
@@ -181,6 +249,7 @@ class Identity:
 
     uid: int
     groups: frozenset[int]
+    gid: int = 0
 
     def may(self, owner: Owner, bits: int) -> bool:
         """Whether all BITS (4 read, 2 write, 1 search) are granted."""
@@ -194,43 +263,96 @@ def identity_of(status: str) -> Identity:
     """Read the text of /proc/PID/status."""
     values = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     groups = [values["Gid"].split()[1], *values.get("Groups", "").split()]
-    return Identity(int(values["Uid"].split()[1]), frozenset(map(int, groups)))
+    return Identity(int(values["Uid"].split()[1]), frozenset(map(int, groups)), int(groups[0]))
 
 
-@check(
-    "lease owner",
-    reads=lambda facts: (
-        facts.lock_conf,
-        Owner.of(facts.lock_conf.disk_lease_dir),
-        owner_of(str(facts.lockspace_path)),
-        identity_of((facts.sanlock_proc / "status").read_text()),
-    ),
-)
-def check_owner(conf: LockConf, folder: Owner, lockspace: Owner | None, daemon: Identity) -> Finding:
-    """Whether the sanlock DAEMON can use the lease FOLDER and the LOCKSPACE file, which libvirt makes."""
+def _owners(facts: Facts) -> tuple[object, ...]:
+    conf, path = facts.lock_conf, facts.host.etc / "libvirt/qemu-sanlock.conf"
+    folder = Owner.of(conf.disk_lease_dir) if conf.auto_disk_leases else None
+    daemon = identity_of((facts.sanlock_proc / "status").read_text())
+    user, group = _account(daemon)
+    given = give(path, facts.lock_settings, [("user", user), ("group", group)])
+    given = given or f'set user = "{user}" and group = "{group}" in {path}'
+    return conf, folder, owner_of(str(facts.lockspace_path)), daemon, given, facts.host.daemon
+
+
+@check("lease owner", reads=_owners)
+def check_owner(
+    conf: LockConf,
+    folder: Owner | None,
+    lockspace: Owner | None,
+    daemon: Identity,
+    given: str = "",
+    name: str = "libvirtd",
+) -> Finding:
+    """Whether the sanlock DAEMON can use the lease FOLDER and the files in it, which libvirt makes.
+
+    LOCKSPACE is one that is there.  GIVEN: the command that sets user and group in qemu-sanlock.conf to those
+    of the daemon.  NAME: libvirt's daemon.
+    """
     wanted = (
         f"usable by sanlock, which runs as uid {daemon.uid}; user {conf.user}, group {conf.group} configured"
     )
+    return replace(_check_owner(conf, folder, lockspace, daemon, given, name), wanted=wanted)
+
+
+def _check_owner(
+    conf: LockConf, folder: Owner | None, lockspace: Owner | None, daemon: Identity, given: str, name: str
+) -> Finding:
+    if folder is None:
+        return passed("not used: auto_disk_leases is off")
     try:
         uid, gid = _uid(conf.user), _gid(conf.group)
     except KeyError as error:
         remedy = "correct user or group in /etc/libvirt/qemu-sanlock.conf"
-        return failed(f"{error.args[0]}: there is no such account", remedy, wanted=wanted)
+        return failed(f"{error.args[0]}: there is no such account", remedy)
     found = "; ".join(map(str, filter(None, (folder, lockspace))))
-    if not daemon.may(folder, 1):
-        return failed(found, f"chown {daemon.uid} {folder.path}, or chmod o+x", wanted=wanted)
-    if lockspace is not None and not daemon.may(lockspace, 6):
-        remedy = (
-            "set user and group in /etc/libvirt/qemu-sanlock.conf to sanlock's, then restart libvirt's daemon"
+    mend = f"{_chown(folder, daemon)} && {restart(name)}"
+    # As virLockManagerSanlockCreateLease() in libvirt src/locking/lock_driver_sanlock.c makes it.
+    made = Owner("a new file", uid or 0, gid or 0, 0o600 if gid is None else 0o660)
+    if not daemon.may(made, 6):
+        lacking = (
+            "no user and no group is set" if uid is None and gid is None else "user and group are others"
         )
-        return failed(found, remedy, wanted=wanted)
+        why = f"{found}: {lacking}, so libvirt makes files that sanlock may not open ({made})"
+        return failed(why, f"{given} && {mend}")
+    if not daemon.may(folder, 1) or (lockspace is not None and not daemon.may(lockspace, 6)):
+        return failed(found, mend)
+    return _odd_owner(folder, lockspace, (uid, gid), f"{restart(name)}  # {_CHANGES}") or passed(found)
+
+
+_CHANGES = "to restart libvirt's daemon changes the owner, unless root_squash forbids that (see there)"
+
+
+def _odd_owner(
+    folder: Owner, lockspace: Owner | None, configured: tuple[int | None, int | None], remedy: str
+) -> Finding | None:
+    """The finding on files that are not as CONFIGURED (uid and gid), or open to others; None for neither."""
+    found = "; ".join(map(str, filter(None, (folder, lockspace))))
     # Without user and group libvirt does not change the owner.
+    uid, gid = configured
     if lockspace is not None and (uid not in (None, lockspace.uid) or gid not in (None, lockspace.gid)):
-        remedy = "restart libvirt's daemon: it changes the owner, unless root_squash forbids that (see there)"
-        return warned(f"{found}: not what is configured", remedy, wanted=wanted)
+        return warned(f"{found}: not what is configured", remedy)
     if folder.mode & 0o002:
-        return warned(f"{found}: every user may write", f"chmod o-w {folder.path}", wanted=wanted)
-    return passed(found, wanted=wanted)
+        return warned(f"{found}: every user may write", f"chmod o-w {shlex.quote(folder.path)}")
+    return None
+
+
+def _chown(folder: Owner, daemon: Identity) -> str:
+    user, group = (name.lstrip("+") for name in _account(daemon))
+    return f"chown -R {user}:{group} {shlex.quote(folder.path)}"
+
+
+def _account(daemon: Identity) -> tuple[str, str]:
+    """The names of sanlock's user and group, as libvirt's configuration takes them; numbers without names."""
+    try:
+        user = pwd.getpwuid(daemon.uid).pw_name
+    except KeyError:
+        user = f"+{daemon.uid}"
+    try:
+        return user, grp.getgrgid(daemon.gid).gr_name
+    except KeyError:
+        return user, f"+{daemon.gid}"
 
 
 def _uid(user: str | None) -> int | None:
@@ -257,6 +379,8 @@ def check_root_squash(conf: LockConf, mount: Mount, lockspace: Owner | None) -> 
 
     libvirt then removes the LOCKSPACE that it has just made, or fails on one that has another owner.
     """
+    if not conf.auto_disk_leases:
+        return passed("not used: auto_disk_leases is off")
     if mount.fstype not in SQUASHING:
         return passed(f"no network filesystem: {mount.fstype}")
     if conf.user is None and conf.group is None:

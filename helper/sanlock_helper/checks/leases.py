@@ -6,22 +6,41 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..leases.sanlock_status import SanlockStatus
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf
-from .finding import Finding, failed, passed, warned
+from .finding import Finding, failed, not_checked, passed, warned
 from .registry import check
+from .remedies import redefine, started_again
 
 if TYPE_CHECKING:
     from ..virt.inventory import Disk, KnownDomain
     from .facts import Facts
 
-# Names that the kernel gives in the order in which it finds the devices.
-_UNSTABLE = re.compile(r"/dev/(?:(?:sd|vd|xvd|hd)[a-z]+\d*|nvme\d+n\d+(?:p\d+)?|dm-\d+|loop\d+|nbd\d+)")
+# Names that the kernel gives in the order in which it finds the devices, and their partitions.  A name with a
+# number of the administrator's own (/dev/drbd0), a volume's and a link's of udev or device-mapper stays.
+_MOVING = re.compile(
+    r"/dev/(?:"
+    r"(?:sd|vd|xvd|hd|ubd|dasd|fio)[a-z]+\d*"
+    r"|(?:nvme\d+(?:c\d+)?n|mmcblk|rbd|nbd|loop|pmem|bcache|ublkb|rnbd|nullb|zram|zd|rsxx|skd|mtdblock|ram)\d+"
+    r"(?:s\d+)?(?:p\d+)?"
+    r"|(?:dm-|sr|scd|cciss/c\d+d|ida/c\d+d)\d+(?:p\d+)?"
+    r"|md12\d(?:p\d+)?|mmcblk\d+boot\d+"
+    r"|block/\d+:\d+"
+    r")"
+)
 # Names from a table that each host makes for itself, unless it was copied.
-_BY_TABLE = re.compile(r"/dev/mapper/mpath[a-z]+\w*")
+_BY_TABLE = re.compile(r"/dev/(?:mapper/)?mpath[a-z]+\w*")
+
+
+# States of a domain whose process lives and whose guest does not run: libvirt has released its leases, also
+# for one that panicked and is preserved (processGuestPanicEvent() in libvirt src/qemu/qemu_driver.c).  One
+# that sleeps (pmsuspended) holds them: it may wake up at any time.
+STOPPED = frozenset(("paused", "crashed"))
 
 
 def lease_name(path: str) -> str:
@@ -30,8 +49,17 @@ def lease_name(path: str) -> str:
 
 
 def locked_disks(domain: KnownDomain) -> list[Disk]:
-    """The disks that libvirt takes a lease for."""
-    return [disk for disk in domain.config.disks if not disk.readonly] if domain.config else []
+    """The disks that libvirt takes a lease for, without volumes whose path is not known."""
+    disks = domain.config.disks if domain.config else ()
+    return [disk for disk in disks if not disk.readonly and disk.path]
+
+
+def unknown_volumes(domain: KnownDomain) -> list[str]:
+    """The other volumes, as text."""
+    disks = domain.config.disks if domain.config else ()
+    return [
+        f"volume {disk.volume} of pool {disk.pool}" for disk in disks if not disk.path and not disk.readonly
+    ]
 
 
 def missing_leases(domains: Iterable[KnownDomain], present: Iterable[str]) -> set[str]:
@@ -49,7 +77,7 @@ def check_leases(
 ) -> Finding:
     """For each RUNNING domain, a lease for each disk: there (PRESENT in the lease directory), and held."""
     there = set(present)
-    problems, number = [], 0
+    problems, unknown, number = [], [], 0
     for domain in running:
         held = {(lease.lockspace, lease.resource) for lease in status.held_by(domain.pid)}
         automatic = {lease_name(disk.path) for disk in locked_disks(domain)}
@@ -57,12 +85,17 @@ def check_leases(
             number += 1
             # A <lease> has its path in the XML; only libvirt's own are named after their files.
             if lockspace == LOCKSPACE and resource in automatic - there:
-                problems.append(f"{domain.name}: {resource} of {what} is not there")
-            elif (lockspace, resource) not in held and domain.state != "paused":
-                problems.append(f"{domain.name}: {resource} of {what} is not held")
+                problems.append((domain.name, f"{resource} of {what} is not there"))
+            elif (lockspace, resource) not in held and domain.state not in STOPPED:
+                problems.append((domain.name, f"{resource} of {what} is not held"))
+        if conf.auto_disk_leases and domain.state not in STOPPED:
+            unknown += [f"{domain.name}: {volume}" for volume in unknown_volumes(domain)]
     if problems:
-        remedy = "power these domains off and start them again: they run unprotected"
-        return failed("; ".join(problems), remedy)
+        found = "; ".join(f"{name}: {what}" for name, what in problems)
+        return failed(found, started_again(dict.fromkeys(name for name, _ in problems)))
+    if unknown:
+        why = f"libvirt does not give the path of {', '.join(unknown)}"
+        return not_checked(why, "virsh pool-list --all; virsh pool-start POOL")
     return passed(f"{number} leases of running domains are there and held")
 
 
@@ -79,26 +112,60 @@ def expected_leases(domain: KnownDomain, conf: LockConf) -> list[tuple[str, str,
 @check(
     "disk paths",
     "block devices named by /dev/disk/by-... or a volume's name, the same on every host",
-    reads=lambda facts: (facts.domains,),
+    reads=lambda facts: (facts.domains, stable_names(facts.host.dev)),
 )
-def check_disk_paths(domains: Iterable[KnownDomain]) -> Finding:
-    """Whether block devices are named by paths that mean the same on every host, as the leases are."""
-    unstable, by_table, number = [], [], 0
+def check_disk_paths(domains: Iterable[KnownDomain], names: Mapping[str, str] | None = None) -> Finding:
+    """Whether block devices are named by paths that mean the same on every host, as the leases are.
+
+    NAMES: for a device of this host one that stays.
+    """
+    names = names or {}
+    moving, by_table, number = [], [], 0
     for domain in domains:
-        for disk in domain.config.disks if domain.config else ():
-            if disk.kind != "block":
+        for disk in locked_disks(domain):
+            # A block device may stand under type='file': libvirt takes its lease by the path all the same.
+            path = f"/{os.path.normpath(disk.path).lstrip('/')}"
+            if disk.kind != "block" and not path.startswith("/dev/"):
                 continue
             number += 1
-            if _UNSTABLE.fullmatch(disk.path):
-                unstable.append(f"{domain.name}: {disk.path}")
-            elif _BY_TABLE.fullmatch(disk.path):
-                by_table.append(f"{domain.name}: {disk.path}")
-    remedy = "virsh edit DOMAIN: name it by /dev/disk/by-path or by-id, see ls -l /dev/disk/by-*"
-    if unstable:
-        return failed("; ".join(unstable), remedy)
+            if _MOVING.fullmatch(path):
+                moving.append((domain.name, disk.path))
+            elif _BY_TABLE.fullmatch(path):
+                by_table.append((domain.name, disk.path))
+    if moving:
+        return failed("; ".join(f"{name}: {path}" for name, path in moving), _renamed(moving, names))
     if by_table:
-        return warned("; ".join(by_table), f"{remedy}; or the same bindings file on every host")
+        found = "; ".join(f"{name}: {path}" for name, path in by_table)
+        return warned(found, f"{_renamed(by_table, names)}; or the same bindings file on every host")
     return passed(f"{number} block devices")
+
+
+def _renamed(disks: Iterable[tuple[str, str]], names: Mapping[str, str]) -> str:
+    """What gives DISKS, each with its domain, the NAMES that stay."""
+    commands, left = [], []
+    for domain, path in disks:
+        if path in names:
+            commands.append(redefine(domain, f"s|'{path}'|'{names[path]}'|"))
+        else:
+            left.append(f"virsh edit {shlex.quote(domain)}")
+    if left:
+        hint = "name it by /dev/disk/by-path or by-id: ls -l /dev/disk/by-*"
+        commands.append(f"{' && '.join(dict.fromkeys(left))}  # {hint}")
+    return " && ".join(commands)
+
+
+# Links that udev makes by what a device is, then by where it is; a device has several.
+_LINKS = ("disk/by-id/wwn-*", "disk/by-id/nvme-eui.*", "disk/by-id/*", "rbd/*/*", "disk/by-path/*")
+
+
+def stable_names(dev: Path) -> dict[str, str]:
+    """For each device that has a link in DEV whose name stays: that link."""
+    found: dict[str, str] = {}
+    for pattern in _LINKS:
+        for link in sorted(dev.glob(pattern)):
+            if "'" not in str(link) and "|" not in str(link):
+                found.setdefault(os.path.realpath(link), str(link))
+    return found
 
 
 def present(facts: Facts) -> list[str]:

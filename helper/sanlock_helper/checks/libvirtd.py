@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from ..command import run
 from ..virt import AHEAD, IN_FLIGHT, libvirt_daemon
 from ..virt.libvirt_conf import Value
 from .finding import PASS, WARN, Finding, failed, judged, not_checked, passed, warned
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from .facts import ConnectionAttempt
 
 SLOW_SECONDS = 2.0
+
+COMMAND_SECONDS = 10.0
 
 # The slowest call that the helper makes is the destroy of a live QEMU: after SIGTERM libvirtd checks every
 # 0.2 s whether the process is gone (virProcessKillPainfullyDelay() in libvirt src/util/virprocess.c).
@@ -37,16 +40,30 @@ DEFAULTS = {
         facts.host.daemon,
         facts.host.uri,
         libvirt_daemon.remedy(facts.host.files),
+        failed_units(facts.host.libvirt.units) if facts.attempt.error else {},
     ),
 )
-def check_libvirtd(attempt: ConnectionAttempt, daemon: str, uri: str, remedy: str = "") -> Finding:
-    """Whether DAEMON answered on its read-write socket, and how long that took; REMEDY where it did not."""
+def check_libvirtd(
+    attempt: ConnectionAttempt,
+    daemon: str,
+    uri: str,
+    remedy: str = "",
+    given_up: Mapping[str, str] | None = None,
+) -> Finding:
+    """Whether DAEMON answered on its read-write socket, and how long that took; REMEDY where it did not.
+
+    GIVEN_UP: its units that systemd does not start any more, with the reason.
+    """
     wanted = f"an answer to {uri} within {SLOW_SECONDS:g} s"
     if attempt.error is not None and not attempt.is_refused:
-        start = remedy or f"systemctl start {daemon}.socket; journalctl -u {daemon}"
+        start = remedy or f"systemctl start {daemon}.socket; journalctl -u {daemon} -n 20"
         why = attempt.error.why
         if attempt.stale:
             why = f"{why}; the client takes {attempt.stale}, on which no process listens"
+        if given_up:
+            # systemd refuses to start a unit that has failed too often, until that is reset.
+            why = f"{why}; systemd: {', '.join(f'{unit} {reason}' for unit, reason in given_up.items())}"
+            return failed(why, f"systemctl reset-failed {' '.join(given_up)}; {start}", wanted=wanted)
         return failed(why, attempt.error.hint or start, wanted=wanted)
     found = f"{daemon} answers after {attempt.seconds:.3f} s"
     if attempt.activated:
@@ -56,6 +73,19 @@ def check_libvirtd(attempt: ConnectionAttempt, daemon: str, uri: str, remedy: st
         busy = f"see what keeps it busy: virt-admin -c {daemon}:///system server-threadpool-info {daemon}"
         return warned(found, busy, wanted=wanted)
     return passed(found, wanted=wanted)
+
+
+def failed_units(units: Iterable[str], program: str = "systemctl") -> dict[str, str]:
+    """Those of UNITS that systemd has as failed, each with the result, as in start-limit-hit."""
+    properties = "--property=Id,ActiveState,Result"
+    answer = run([program, "show", properties, *units], COMMAND_SECONDS)
+    found = {}
+    for block in answer.stdout.split("\n\n") if answer.status == 0 else ():
+        values = dict(line.partition("=")[::2] for line in block.splitlines())
+        result = values.get("Result", "")
+        if values.get("ActiveState") == "failed" or result.endswith("start-limit-hit"):
+            found[values.get("Id", "")] = result
+    return found
 
 
 @check(

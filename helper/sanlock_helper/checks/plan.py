@@ -6,13 +6,20 @@ from __future__ import annotations
 from . import (
     auth_conf,
     configuration,
+    domains,
     killpath,
     lease_dir,
     leases,
     libvirtd,
+    lockspace_files,
+    mounts,
+    multipath,
     runtime,
     sanlock,
+    sanlock_options,
     selinux,
+    services,
+    storage_pools,
     system,
 )
 from .registry import Check, registered
@@ -21,9 +28,9 @@ from .registry import Check, registered
 GROUPS = (
     ("Installation", (killpath, selinux, runtime)),
     ("libvirt", (libvirtd, auth_conf, configuration)),
-    ("sanlock", (sanlock,)),
-    ("Leases", (lease_dir, leases)),
-    ("Host", (system,)),
+    ("sanlock", (sanlock, sanlock_options, services, lockspace_files)),
+    ("Leases", (lease_dir, mounts, leases, domains, storage_pools)),
+    ("Host", (multipath, system)),
 )
 
 CHECKS: tuple[Check, ...] = tuple(

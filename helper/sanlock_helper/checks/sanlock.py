@@ -3,26 +3,34 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from ..command import run
 from ..errors import PermanentError
 from ..leases.grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
 from ..leases.sanlock_daemon import DEFAULT_IO_TIMEOUT
-from ..leases.sanlock_status import SanlockStatus
+from ..leases.sanlock_status import NAME_LEN, SanlockStatus
 from ..leases.timeline import Timeline
 from ..numbers import whole_number
 from ..virt.libvirt_conf import Setting
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf
 from .facts import sanlock_settings
-from .finding import FAIL, Finding, failed, not_checked, passed, warned
+from .finding import FAIL, Finding, failed, not_checked, passed, warned, worst
 from .registry import check
+from .remedies import add_lockspace, give, rem_lockspace, restart, sanlock_path
+
+if TYPE_CHECKING:
+    from .facts import Facts
 
 DUMP_SECONDS = 10.0
+
+# sanlock's DEFAULT_MAX_HOSTS.
+MAX_HOST_ID = 2000
 
 # Of every sanlock before 5.
 OLD_FORMAT = 3
@@ -175,21 +183,37 @@ def check_clock(clock: Timeline, watchdog: bool, without: Sequence[str] = ()) ->
     return passed(found)
 
 
-@check(
-    "lockspace",
-    reads=lambda facts: (facts.sanlock, facts.lock_conf, facts.host.daemon),
-)
-def check_lockspace(status: SanlockStatus, conf: LockConf, daemon: str) -> Finding:
-    """Whether libvirt's lockspace is joined and healthy; without auto_disk_leases, any."""
-    wanted = f"{LOCKSPACE} joined"
-    remedy = f"systemctl restart {daemon}: it joins; or virt-sanlock-helper recover"
-    spaces = status.lockspaces
-    if conf.auto_disk_leases:
-        spaces = tuple(space for space in spaces if space.name == LOCKSPACE)
-    else:
-        wanted = "a lockspace joined; auto_disk_leases is off"
-    if not spaces:
-        return failed("none is joined: no VM with a lease can start or resume", remedy, wanted=wanted)
+def _lockspaces(facts: Facts) -> tuple[SanlockStatus, LockConf, str, list[str], dict[str, str]]:
+    status, used = facts.sanlock, facts.used_lockspaces
+    absent = [name for name in used if name != LOCKSPACE and status.lockspace(name) is None]
+    joins = {}
+    for name in absent:
+        path = facts.explicit_places.get(name)
+        joins[name] = add_lockspace(name, facts.host_id or "HOST_ID", path or "PATH")
+    return status, facts.lock_conf, facts.host.daemon, used, joins
+
+
+@check("lockspace", reads=_lockspaces)
+def check_lockspace(
+    status: SanlockStatus,
+    conf: LockConf,
+    daemon: str,
+    used: Sequence[str] | None = None,
+    joins: Mapping[str, str] | None = None,
+) -> Finding:
+    """Whether the lockspaces that are USED, libvirt's own first, are joined and healthy.
+
+    Where none is, any.  JOINS: the command that joins one; libvirt's own is DAEMON's task.
+    """
+    used = used if used is not None else [LOCKSPACE] if conf.auto_disk_leases else []
+    wanted = f"{', '.join(used)} joined" if used else "a lockspace joined; auto_disk_leases is off"
+    known = [status.lockspace(name) for name in used] if used else status.lockspaces
+    spaces = [space for space in known if space is not None]
+    absent = [name for name in used if status.lockspace(name) is None]
+    if absent or not spaces:
+        which = f"not joined: {', '.join(absent)}" if spaces else "none is joined"
+        remedy = _joining(absent, daemon, joins or {})
+        return failed(f"{which}: no VM with a lease can start or resume", remedy, wanted=wanted)
     found = ", ".join(f"{space.name} as host {space.host_id}, {space.path}" for space in spaces)
     lost = [space.name for space in spaces if space.lost]
     if lost:
@@ -205,6 +229,23 @@ def check_lockspace(status: SanlockStatus, conf: LockConf, daemon: str) -> Findi
         found = f"{found}; the last renewal failed: {', '.join(failing)}"
         return warned(found, "check the storage of the lease directory", wanted=wanted)
     return passed(found, wanted=wanted)
+
+
+def _joining(absent: Sequence[str], daemon: str, joins: Mapping[str, str]) -> str:
+    """What joins the lockspaces that are ABSENT."""
+    commands = [restart(daemon) if name == LOCKSPACE else joins.get(name, "") for name in absent]
+    commands = [command for command in commands if command]
+    if not commands:
+        commands = [add_lockspace("LOCKSPACE", "HOST_ID", "PATH")]
+    unknown = [word for word in ("LOCKSPACE", "HOST_ID", "PATH") if any(word in one for one in commands)]
+    unknown = [word for word in unknown if not any(word in name for name in absent)]
+    meaning = {
+        "LOCKSPACE": "the lockspace of the <lease>",
+        "HOST_ID": "this host's own number, 1 to 2000",
+        "PATH": "the file or device that it was made in",
+    }
+    remark = ", ".join(f"{word}: {meaning[word]}" for word in unknown)
+    return f"{' && '.join(commands)}{f'  # {remark}' if remark else ''}"
 
 
 @check(
@@ -261,9 +302,13 @@ class Slot:
     timestamp: int
 
 
-def read_slots(path: str) -> dict[int, Slot]:
-    """All taken places of the lockspace at PATH by host_id.  Reads storage.  Raises PermanentError."""
-    return parse_dump(_direct(path, ("sanlock", "direct", "dump", path), check=True))
+def read_slots(path: str, offset: int = 0) -> dict[int, Slot]:
+    """All taken places of the lockspace at PATH and OFFSET by host_id.  Reads storage.
+
+    Raises PermanentError.
+    """
+    where = f"{sanlock_path(path)}:{offset}" if offset else path
+    return parse_dump(_direct(path, ("sanlock", "direct", "dump", where), check=True))
 
 
 def _direct(path: str, command: tuple[str, ...], check: bool) -> str:
@@ -287,36 +332,129 @@ def parse_dump(text: str) -> dict[int, Slot]:
     return slots
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A place in a lockspace that this host is about to take; is_asked: sanlock was asked to."""
+
+    lockspace: str
+    host_id: int
+    path: str
+    offset: int
+    io_timeout: int
+    is_asked: bool = True
+
+
+def claims(status: SanlockStatus, conf: LockConf) -> list[Claim]:
+    """The places that sanlock waits for, and that of libvirt's own lockspace where it is not joined."""
+    found = [
+        Claim(space.name, space.host_id, space.path, space.offset, space.io_timeout)
+        for space in status.lockspaces
+        if not space.joined and space.state != "REM"
+    ]
+    if conf.auto_disk_leases and status.lockspace(LOCKSPACE) is None:
+        seconds = conf.io_timeout or DEFAULT_IO_TIMEOUT
+        found.append(Claim(LOCKSPACE, conf.host_id, f"{conf.disk_lease_dir}/{LOCKSPACE}", 0, seconds, False))
+    return found
+
+
 @check(
     "host_id unique",
     "no other live host has this host_id",
-    reads=lambda facts: (facts.sanlock, facts.lock_conf, lambda: read_slots(str(facts.lockspace_path))),
+    reads=lambda facts: (
+        facts.sanlock,
+        facts.lock_conf,
+        lambda claim: read_slots(claim.path, claim.offset),
+        lambda claim, host_id: _renumbered(facts, claim, host_id),
+    ),
 )
 def check_unique(
     status: SanlockStatus,
     conf: LockConf,
-    read: Callable[[], dict[int, Slot]],
+    read: Callable[[Claim], dict[int, Slot]],
+    renumbered: Callable[[Claim, int], str] = lambda _claim, host_id: f"take host_id {host_id}",
     sleep: Callable[[float], None] = time.sleep,
+    nodename: str = "",
 ) -> Finding:
     """Whether another live host has our host_id.
 
-    sanlock joins no lockspace with a host_id that is alive elsewhere, so a joined one is ours.  Otherwise
-    READ the place twice, with one renewal (2 * io_timeout) in between: a live host counts it up.
+    sanlock joins no lockspace with a host_id that is alive elsewhere, so a joined one is ours; it waits with
+    one that is (list=add).  READ such a place twice, with one renewal (2 * io_timeout) in between: a live
+    host counts it up.  RENUMBERED: the command that gives this host another number.  NODENAME: of this
+    host, from uname(2).
     """
-    space = status.lockspace(LOCKSPACE)
-    if not conf.auto_disk_leases:
+    wanted = claims(status, conf)
+    if not wanted:
+        joined = [f"{space.name} as {space.host_id}" for space in status.lockspaces if space.joined]
+        if joined:
+            return passed(f"joined: {', '.join(joined)}: sanlock has checked it")
         return passed("not used: auto_disk_leases is off")
-    if space is not None and space.joined:
-        return passed(f"the lockspace is joined as {space.host_id}: sanlock has checked it")
-    before = read().get(conf.host_id)
-    if before is None or before.timestamp == 0:
-        return passed(f"host_id {conf.host_id} is free")
+    before = {claim: read(claim).get(claim.host_id) for claim in wanted}
+    taken = {claim: slot for claim, slot in before.items() if slot is not None and slot.timestamp}
+    if not taken:
+        return passed(f"{', '.join(f'host_id {claim.host_id} is free' for claim in wanted)}")
+    sleep(2 * max(claim.io_timeout for claim in taken) + 1)
     ours = status.daemon.get("our_host_name", "")
-    remedy = "another host_id in /etc/libvirt/qemu-sanlock.conf of one of the two"
-    sleep(2 * (conf.io_timeout or DEFAULT_IO_TIMEOUT) + 1)
-    after = read().get(conf.host_id)
-    if after != before and (after is None or after.owner != ours):
-        return failed(f"{before.owner} has {conf.host_id} and is alive", remedy)
-    if after == before and before.owner != ours:
-        return warned(f"{before.owner} had {conf.host_id}, and does not renew it now", remedy)
-    return passed(f"{conf.host_id} was this host's own before")
+    node = nodename or os.uname().nodename
+    found = []
+    for claim, slot in taken.items():
+        slots = read(claim)
+        remedy = f"{renumbered(claim, _free(slots))}  # or another host_id on {slot.owner}"
+        found.append(_judged(claim, slot, slots.get(claim.host_id), (ours, node), remedy))
+    return worst(found)
+
+
+def _judged(claim: Claim, before: Slot, after: Slot | None, names: tuple[str, str], remedy: str) -> Finding:
+    """Which host has the place of CLAIM: BEFORE a renewal's time, and AFTER it.  NAMES: this host's.
+
+    A place that is renewed while this host's sanlock has not been asked to join is another host's, also under
+    the same name.
+    """
+    ours, nodename = names
+    if after != before and (after is None or after.owner != ours or not claim.is_asked):
+        waits = f"sanlock does not join {claim.lockspace} until that ends"
+        return failed(f"{before.owner} has {claim.host_id} and is alive: {waits}", remedy)
+    if after == before and not is_this_host(before.owner, ours, nodename):
+        return warned(f"{before.owner} had {claim.host_id}, and does not renew it now", remedy)
+    return passed(f"{claim.host_id} was this host's own before")
+
+
+def _free(slots: Mapping[int, Slot]) -> int:
+    """The lowest host_id that no host has, and none had: one that is off still counts on its own."""
+    return next(number for number in range(1, MAX_HOST_ID + 2) if number not in slots)
+
+
+def _renumbered(facts: Facts, claim: Claim, host_id: int) -> str:
+    """The command that ends sanlock's wait for CLAIM, and joins its lockspace with HOST_ID."""
+    waits = facts.sanlock.lockspace(claim.lockspace) is not None
+    leave = rem_lockspace(claim.lockspace, claim.host_id, claim.path, claim.offset)
+    if claim.lockspace != LOCKSPACE:
+        joins = add_lockspace(claim.lockspace, host_id, claim.path, claim.offset)
+        return f"{leave} && {joins}" if waits else joins
+    path = facts.host.etc / "libvirt/qemu-sanlock.conf"
+    given = give(path, facts.lock_settings, [("host_id", host_id)]) or f"set host_id = {host_id} in {path}"
+    daemon = facts.host.daemon
+    if not waits:
+        return f"{given} && {restart(daemon)}"
+    # While it runs, libvirt's daemon asks sanlock again with the number of before.
+    return f"{given} && systemctl stop {daemon} && {leave} && systemctl start {daemon}"
+
+
+# sanlock makes a name for each of its runs, of a new UUID and uname(2)'s nodename, and cuts it off
+# (setup_host_name() in sanlock src/main.c).
+_GENERATED = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.(?P<node>.+)", re.DOTALL)
+
+
+def is_this_host(owner: str, ours: str, nodename: str) -> bool:
+    """Whether OWNER of a place that is not renewed is this host: by OURS, or by a name of an earlier run.
+
+    Of a long NODENAME there is only the beginning: another host with the same one, and the same host_id,
+    would be taken for this one; sanlock waits for either.
+    """
+    if owner == ours:
+        return True
+    made = _GENERATED.fullmatch(owner)
+    if made is None:
+        return False
+    node = made["node"]
+    cut_off = len(owner.encode("utf-8", "surrogateescape")) >= NAME_LEN
+    return nodename.startswith(node) if cut_off else nodename == node

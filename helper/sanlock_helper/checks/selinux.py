@@ -60,13 +60,15 @@ def _labelled(facts: Facts) -> tuple[str | None, str]:
 _BOOLEANS = {
     "sanlock_use_nfs": ("nfs", "nfs4"),
     "sanlock_use_samba": ("cifs", "smb3"),
-    "sanlock_use_fusefs": ("fuse", "fuse.glusterfs", "fuse.ceph", "fuse.beegfs"),
+    # One type for all: fusefs_t.
+    "sanlock_use_fusefs": ("fuse", "fuseblk"),
 }
 
 
 def needed_booleans(fstype: str) -> list[str]:
-    """The booleans of SELinux that have to be on, with the lease directory on FSTYPE."""
-    return ["virt_use_sanlock", *(name for name, types in _BOOLEANS.items() if fstype in types)]
+    """The booleans of SELinux that have to be on, with the lease directory on FSTYPE, as in "fuse.ceph"."""
+    kind = fstype.partition(".")[0]
+    return ["virt_use_sanlock", *(name for name, types in _BOOLEANS.items() if kind in types)]
 
 
 @check(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The rest of the host: multipath, recovery units, clean-up of leases."""
+"""The rest of the host: recovery units, clean-up of leases."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..command import run
-from ..leases.grace import read_small
-from ..leases.timeline import Timeline
-from ..numbers import whole_number
 from .finding import Finding, failed, not_checked, passed, warned
 from .registry import check
 
@@ -20,53 +17,11 @@ RECOVERY_UNITS = ("virt-sanlock-helper-recover.path", "virt-sanlock-helper-recov
 
 CLEANUP = "virt-sanlock-cleanup"
 
-# multipath.conf(5)
-DEFAULT_POLLING = 5
-
 COMMAND_SECONDS = 10.0
-
-# The file with all devices of its manual has some 60 KB.
-_MOST_BYTES = 1 << 20
 
 # A line that ends a shell script: not one in a branch, which is indented or behind a condition.
 _QUESTION = re.compile(r"(?:\[+|\btest)\s+!?\s*-\w\s+\S+")
 _ENDS = re.compile(r"(?:exit|return)(?:\s+\d+)?\s*(?:;.*|#.*)?$")
-
-
-@check("multipath", reads=lambda facts: (multipath_config(facts.host.etc), facts.timeline))
-def check_multipath(config: str | None, clock: Timeline) -> Finding:
-    """How long multipath queues I/O without a path, from its CONFIG; None where it is not installed."""
-    wanted = f"I/O without a path fails within {clock.lost} s: what is queued longer may be written too late"
-    if config is None:
-        return passed("not installed", wanted=wanted)
-    intervals = map(whole_number, _settings(config, "polling_interval"))
-    polling = max((interval for interval in intervals if interval), default=0) or DEFAULT_POLLING
-    longest, text = 0, "no_path_retry fail"
-    for value in _settings(config, "no_path_retry"):
-        if value == "queue":
-            remedy = f"no_path_retry {max(1, clock.lost // polling - 1)} in /etc/multipath.conf"
-            return failed("no_path_retry queue: for ever", remedy, wanted=wanted)
-        tries = whole_number(value)
-        if tries is not None and tries * polling >= longest:
-            longest = tries * polling
-            text = f"no_path_retry {value} every {polling} s: {longest} s"
-    if longest >= clock.lost:
-        remedy = f"no_path_retry {max(1, clock.lost // polling - 1)} in /etc/multipath.conf"
-        return warned(text, remedy, wanted=wanted)
-    return passed(text, wanted=wanted)
-
-
-def _settings(config: str, name: str) -> list[str]:
-    return re.findall(rf"^[ \t]*{name}[ \t]+\"?([\w-]+)\"?", config, re.MULTILINE)
-
-
-def multipath_config(etc: Path, program: str = "multipathd") -> str | None:
-    """multipathd's configuration for the devices that are present, else its file; None without multipath."""
-    answer = run([program, "show", "config", "local"], COMMAND_SECONDS)
-    if answer.status == 0:
-        return answer.stdout
-    path = etc / "multipath.conf"
-    return read_small(str(path), _MOST_BYTES).decode("utf-8", "replace") if path.exists() else None
 
 
 @check("recovery units", f"{', '.join(RECOVERY_UNITS)} enabled", reads=lambda facts: (unit_states(),))

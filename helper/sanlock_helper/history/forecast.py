@@ -92,7 +92,7 @@ def at_loss(domain: KnownDomain, held: Mapping[str, int] | None, sanlock: Sanloc
         return AtLoss("nothing, it holds no lease", kind="nothing")
     if domain.config is None:
         return AtLoss("not known, its XML could not be read")
-    return _foretell(domain.config, timeline_of(sanlock, held))
+    return _foretell(domain.config, timeline_of(sanlock, held), domain.state == "pmsuspended")
 
 
 def _at_loss_of_forgotten(
@@ -106,7 +106,8 @@ def _at_loss_of_forgotten(
     return AtLoss(f"SIGKILL at {sigkill} s: {why}", None, sigkill, "sigkill")
 
 
-def _foretell(config: DomainConfig, clock: Timeline) -> AtLoss:
+def _foretell(config: DomainConfig, clock: Timeline, sleeps: bool) -> AtLoss:
+    """With the CONFIG and the CLOCK of a domain; libvirt suspends no guest that SLEEPS."""
     action = config.on_lockfailure
     kill = f"SIGKILL at {clock.sigkill} s"
     if clock.grace == 0:
@@ -117,6 +118,8 @@ def _foretell(config: DomainConfig, clock: Timeline) -> AtLoss:
         # No killpath is registered, so sanlock begins with SIGTERM (src/main.c, kill_pids()).
         return AtLoss(f"SIGTERM at {clock.lost} s, {kill}", None, clock.sigkill, "sigterm")
     text = f"{_DONE[action]} at {clock.lost} s, else {kill}"
+    if sleeps and action == "pause":
+        text = f"woken up, then {text}"
     if config.recover or action == "restart":
         text = f"{text}; {_RECOVERED[action]} later"
     return AtLoss(text, clock.lost, clock.sigkill, action)

@@ -54,6 +54,27 @@ class VirDomain(Protocol):
         """Among others "type" (virDomainJobType) and "operation" (virDomainJobOperation)."""
 
 
+class VirStorageVol(Protocol):
+    """One volume; see libvirt include/libvirt/libvirt-storage.h."""
+
+    def path(self) -> str: ...
+
+    def info(self) -> list[int]:
+        """[virStorageVolType, capacity, allocation]."""
+
+
+class VirStoragePool(Protocol):
+    """One pool."""
+
+    def name(self) -> str: ...
+
+    def isActive(self) -> int: ...
+
+    def XMLDesc(self, flags: int = 0, /) -> str: ...
+
+    def storageVolLookupByName(self, name: str, /) -> VirStorageVol: ...
+
+
 class VirConnect(Protocol):
     """One connection; see libvirt include/libvirt/libvirt-host.h and libvirt-domain.h."""
 
@@ -76,3 +97,7 @@ class VirConnect(Protocol):
     ) -> list[tuple[VirDomain, dict[str, Any]]]: ...
 
     def createXML(self, xml: str, flags: int = 0, /) -> VirDomain: ...
+
+    def storagePoolLookupByName(self, name: str, /) -> VirStoragePool: ...
+
+    def listAllStoragePools(self, flags: int = 0, /) -> list[VirStoragePool]: ...

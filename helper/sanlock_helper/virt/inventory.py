@@ -41,12 +41,17 @@ _LISTS = (
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk's source: its path as libvirt has it, and its type: file, block or dir."""
+    """A disk's source: its path as libvirt has it, and its type: file, block or dir.
+
+    Of type volume is what a storage pool has, `volume` of `pool`, whose path is not known: "".
+    """
 
     path: str
     kind: str
     readonly: bool
     shared: bool
+    pool: str = ""
+    volume: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class DomainConfig:
     """What a domain's XML has.
 
     `on_lockfailure` is "default" where the XML has none; `recover` is None where the policy in the metadata
-    is malformed, and `recover_error` has the reason; `leases` are explicit ones, (lockspace, key).
+    is malformed, and `recover_error` has the reason; `leases` are explicit ones, (lockspace, key), and
+    `lease_paths` where they are on storage, in the same order.
     """
 
     on_lockfailure: str
@@ -62,6 +68,7 @@ class DomainConfig:
     disks: tuple[Disk, ...]
     leases: tuple[tuple[str, str], ...]
     recover_error: str = ""
+    lease_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -223,16 +230,20 @@ def parse_domain(xml: str | bytes) -> DomainConfig:
     if domain.tag != "domain":
         raise ValueError("its root is no <domain>")
     recover, recover_error = _recover(domain)
+    leases = domain.findall("devices/lease")
     return DomainConfig(
         on_lockfailure=domain.findtext("on_lockfailure", "default"),
         recover=recover,
         disks=tuple(disk for disk in map(_disk, domain.iterfind("devices/disk")) if disk is not None),
-        leases=tuple(
-            (lease.findtext("lockspace", ""), lease.findtext("key", ""))
-            for lease in domain.iterfind("devices/lease")
-        ),
+        leases=tuple((lease.findtext("lockspace", ""), lease.findtext("key", "")) for lease in leases),
         recover_error=recover_error,
+        lease_paths=tuple(_lease_path(lease) for lease in leases),
     )
+
+
+def _lease_path(lease: ElementTree.Element) -> str:
+    target = lease.find("target")
+    return "" if target is None else target.get("path", "")
 
 
 def _recover(domain: ElementTree.Element) -> tuple[bool | None, str]:
@@ -250,10 +261,12 @@ def _disk(element: ElementTree.Element) -> Disk | None:
     """
     kind = element.get("type", "")
     source = element.find("source")
-    path = (
-        None if source is None else source.get({"file": "file", "block": "dev", "dir": "dir"}.get(kind, ""))
-    )
-    if not path:
+    if source is None:
+        return None
+    path = source.get({"file": "file", "block": "dev", "dir": "dir"}.get(kind, ""), "")
+    pool, volume = (source.get("pool", ""), source.get("volume", "")) if kind == "volume" else ("", "")
+    # An iSCSI volume in mode direct is QEMU's own connection, and no path of this host.
+    if not path and (not volume or source.get("mode") == "direct"):
         return None
     readonly = element.find("readonly") is not None or element.get("device") == "cdrom"
-    return Disk(path, kind, readonly, element.find("shareable") is not None)
+    return Disk(path, kind, readonly, element.find("shareable") is not None, pool, volume)

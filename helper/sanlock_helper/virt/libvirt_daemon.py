@@ -9,6 +9,7 @@ of the one kind end those of the other (Conflicts=): to name the wrong one in a 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,10 @@ class Daemon:
 
 VIRTQEMUD = Daemon("virtqemud", "virtqemud-sock")
 LIBVIRTD = Daemon("libvirtd", "libvirt-sock")
+
+# A line of proc(5)'s maps; of its status.
+_LOCK_DRIVER = re.compile(r"/lock-driver/(\w+)\.so(?: \(deleted\))?$", re.MULTILINE)
+_ROOTS = re.compile(r"^Uid:\s+0\s", re.MULTILINE)
 
 # In the order in which the client goes.
 DAEMONS = (VIRTQEMUD, LIBVIRTD)
@@ -80,13 +85,37 @@ class HostFiles:
 
     def runs(self, name: str) -> bool:
         """Whether a process of that name runs."""
+        return bool(self.pids(name))
+
+    def pids(self, name: str) -> list[int]:
+        """The processes of that name."""
+        found = []
         for comm in self.proc.glob("[0-9]*/comm"):
             try:
                 if comm.read_text(errors="replace").strip() == name:
-                    return True
+                    found.append(int(comm.parent.name))
             except OSError:
                 continue  # it has ended
-        return False
+        return sorted(found)
+
+    def lock_driver(self, daemon: Daemon) -> str | None:
+        """The lock driver that the running DAEMON has loaded, as in "sanlock"; "" for none.
+
+        None where it does not run, or this cannot be read.  Of several processes, as with a user's session
+        daemon, those of root count.  The built-in driver nop is no file (virLockManagerPluginNew() in
+        libvirt ``src/locking/lock_manager.c``).
+        """
+        for pid in self.pids(daemon.name):
+            try:
+                maps = (self.proc / str(pid) / "maps").read_text(errors="replace")
+                status = (self.proc / str(pid) / "status").read_text(errors="replace")
+            except OSError:
+                continue
+            if _ROOTS.search(status):
+                # A driver that was replaced by an update is marked as deleted.
+                found = _LOCK_DRIVER.search(maps)
+                return found[1] if found else ""
+        return None
 
 
 def _is_listening(line: str) -> bool:
@@ -140,7 +169,7 @@ def remedy(files: HostFiles) -> str:
         places = (str(files.etc / "os-release"), str(files.lib / "os-release"))
         return Distribution.read(places).install(daemon.name)
     # The socket starts the service when it is asked, and is what stops nothing of the other kind.
-    start = f"systemctl start {daemon.units[0]}; journalctl -u {daemon.name}"
+    start = f"systemctl start {daemon.units[0]}; journalctl -u {daemon.name} -n 20"
     stale = stale_socket(files)
     if stale and daemon == LIBVIRTD and stale != str(files.socket(LIBVIRTD)):
         # virtqemud's, left by a unit that was stopped; the client would take it all the same.

@@ -24,6 +24,8 @@ class LockConf:
 
     `io_timeout` 0 is sanlock's default; `user` and `group` are None where none is set, which is root.
     `check_disk_lease_owner` is new in libvirt 12: a lease belongs to the domain that took it first.
+    `require_lease_for_disks`: a domain with a disk to write to and without any lease does not start; without
+    automatic leases that is the default.
     """
 
     auto_disk_leases: bool
@@ -33,6 +35,7 @@ class LockConf:
     user: str | None
     group: str | None
     check_disk_lease_owner: bool = False
+    require_lease_for_disks: bool = False
 
 
 def read_lock_conf(path: Path) -> LockConf:
@@ -45,19 +48,21 @@ def read_lock_conf(path: Path) -> LockConf:
 
 def make_lock_conf(values: Mapping[str, Value]) -> LockConf:
     """A LockConf out of the file's VALUES.  Raises PermanentError for one of a wrong type."""
+    automatic = bool(_number(values, "auto_disk_leases", 1))
     return LockConf(
-        auto_disk_leases=bool(_number(values, "auto_disk_leases", 1)),
+        auto_disk_leases=automatic,
         host_id=_number(values, "host_id", 2**32 - 1),
         io_timeout=_number(values, "io_timeout", 2**32 - 1),
         disk_lease_dir=_text(values, "disk_lease_dir") or "/var/lib/libvirt/sanlock",
         user=_text(values, "user"),
         group=_text(values, "group"),
         check_disk_lease_owner=bool(_number(values, "check_disk_lease_owner", 1)),
+        require_lease_for_disks=bool(_number(values, "require_lease_for_disks", 1, int(not automatic))),
     )
 
 
-def _number(values: Mapping[str, Value], name: str, most: int) -> int:
-    value = values.get(name, 0)
+def _number(values: Mapping[str, Value], name: str, most: int, default: int = 0) -> int:
+    value = values.get(name, default)
     if not isinstance(value, int) or not 0 <= value <= most:
         raise PermanentError(
             f"qemu-sanlock.conf: {name}", f"{shown(value)} is no whole number from 0 to {most}"

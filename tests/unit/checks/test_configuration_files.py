@@ -50,6 +50,7 @@ def test_of_libvirts_settings_the_first_counts(tmp_path: Path, name: str) -> Non
     assert finding.found == (
         f"{path}: x in line 1 counts, not in line 3; {path}: x in line 1 counts, not in line 4"
     )
+    # A list may go on in the next line: no command removes it.
     assert finding.remedy == f"remove line 3 of {path}, line 4 of {path}"
 
 
@@ -105,3 +106,18 @@ def test_the_owner_of_a_lease(
 def test_the_owner_is_yes_or_no() -> None:
     with pytest.raises(PermanentError, match="check_disk_lease_owner"):
         make_lock_conf({"check_disk_lease_owner": 2})
+
+
+def test_a_lock_manager_that_is_hidden_is_mended_by_its_own_check(tmp_path: Path) -> None:
+    """To remove the second one would leave the wrong one."""
+    text = 'lock_manager = "lockd"\nlock_manager = "sanlock"\n'
+    finding = check(tmp_path, qemu=text)
+    assert (finding.verdict, finding.remedy) == ("warn", "see lock_manager")
+    finding = check(tmp_path, qemu=f"{text}a = 1\na = 2\n")
+    path = tmp_path / "libvirt/qemu.conf"
+    assert finding.remedy == f"sed -i 4d {path}  # remove line 4 of {path}"
+
+
+def test_a_line_with_more_than_one_setting_is_left_to_an_editor(tmp_path: Path) -> None:
+    finding = check(tmp_path, qemu="a = 1\na = 2; b = 3\n")
+    assert finding.remedy == f"remove line 2 of {tmp_path / 'libvirt/qemu.conf'}"

@@ -11,6 +11,7 @@ pytest.importorskip("libvirt")
 
 from sanlock_helper.checks.configuration import check_host_id, check_io_timeout, check_lock_manager
 from sanlock_helper.checks.sanlock import (
+    Claim,
     Slot,
     check_clock,
     check_fire_timeout,
@@ -19,6 +20,7 @@ from sanlock_helper.checks.sanlock import (
     check_running,
     check_unique,
     check_watchdog,
+    is_this_host,
     lockspaces_without_clock,
     parse_dump,
 )
@@ -157,6 +159,10 @@ def test_a_dump_is_read() -> None:
     assert parse_dump(DUMP) == {1: Slot("host1", 2633), 2: Slot("host2", 0)}
 
 
+# What sanlock names itself when it is not given a name: of a UUID, and of the node's name as far as it fits.
+GENERATED = "2b0c1f0a-6d0e-4c53-9a3e-0f1f4b9d3c77"
+
+
 @pytest.mark.parametrize(
     ("first", "second", "verdict"),
     [
@@ -165,22 +171,121 @@ def test_a_dump_is_read() -> None:
         ({1: Slot("host1", 5)}, {1: Slot("host1", 5)}, "pass"),
         ({1: Slot("host2", 5)}, {1: Slot("host2", 5)}, "warn"),
         ({1: Slot("host2", 5)}, {1: Slot("host2", 25)}, "fail"),
+        # This host's, of an earlier run.
+        ({1: Slot(f"{GENERATED}.node1", 5)}, {1: Slot(f"{GENERATED}.node1", 5)}, "pass"),
+        # One that is alive is another, whatever its name: a clone.
+        ({1: Slot(f"{GENERATED}.node1", 5)}, {1: Slot(f"{GENERATED}.node1", 25)}, "fail"),
+        ({1: Slot(f"{GENERATED}.node2", 5)}, {1: Slot(f"{GENERATED}.node2", 5)}, "warn"),
+        ({1: Slot(f"{GENERATED}.node", 5)}, {1: Slot(f"{GENERATED}.node", 5)}, "warn"),
+        ({1: Slot(f"{GENERATED}.node11", 5)}, {1: Slot(f"{GENERATED}.node11", 5)}, "warn"),
+        ({1: Slot("x.node1", 5)}, {1: Slot("x.node1", 5)}, "warn"),
     ],
 )
-def test_unique(first: dict[int, Slot], second: dict[int, Slot], verdict: str) -> None:
+@pytest.mark.parametrize("waits", [False, True])
+def test_unique(first: dict[int, Slot], second: dict[int, Slot], verdict: str, waits: bool) -> None:
     slept: list[float] = []
     answers = iter((first, second))
-    assert check_unique(status(), CONF, lambda: next(answers), slept.append).verdict == verdict
+    space = replace(SPACE, state="ADD", values={"list": "add", "io_timeout": "10"})
+    known = status(space) if waits else status()
+    finding = check_unique(
+        known, CONF, lambda _claim: next(answers), lambda _claim, free: f"take {free}", slept.append, "node1"
+    )
+    assert finding.verdict == verdict
     # One renewal comes every 2 * io_timeout.
     assert slept in ([], [21])
+    if verdict != "pass":
+        assert finding.remedy.startswith("take 2  # or another host_id on ")
+
+
+@pytest.mark.parametrize(("waits", "verdict"), [(True, "pass"), (False, "fail")])
+def test_another_host_with_the_same_name(waits: bool, verdict: str) -> None:
+    """Of two hosts with one configuration; only a sanlock that was asked to join renews a place."""
+    answers = iter(({1: Slot("host1", 5)}, {1: Slot("host1", 25)}))
+    space = replace(SPACE, state="ADD", values={"list": "add"})
+    known = status(space) if waits else status()
+    finding = check_unique(known, CONF, lambda _claim: next(answers), sleep=lambda _seconds: None)
+    assert finding.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("owner", "node", "same"),
+    [
+        (f"{GENERATED}.hypervisor-", "hypervisor-01.example.com", True),
+        (f"{GENERATED}.hypervisor-", "hypervisor-", True),
+        (f"{GENERATED}.hypervisor-", "hypervisor", False),
+        (f"{GENERATED}.other-hyper", "hypervisor-01", False),
+        (f"{GENERATED}.short", "short.example.com", False),
+        (f"{GENERATED}.", "node", False),
+        ("", "", False),
+    ],
+)
+def test_a_name_that_sanlock_made_for_an_earlier_run(owner: str, node: str, same: bool) -> None:
+    assert is_this_host(owner, "host1", node) == same
+    assert is_this_host("host1", "host1", node)
 
 
 def test_a_joined_host_id_is_not_read_from_storage() -> None:
-    def never() -> dict[int, Slot]:
+    def never(_claim: Claim) -> dict[int, Slot]:
         raise AssertionError
 
     assert check_unique(status(SPACE), CONF, never).verdict == "pass"
     assert check_unique(status(), replace(CONF, auto_disk_leases=False), never).verdict == "pass"
+
+
+def test_a_lockspace_of_a_lease_element_waits_for_another_host() -> None:
+    """Whether automatic leases are on or not; the worst of several counts."""
+    read: list[Claim] = []
+
+    def slots(claim: Claim) -> dict[int, Slot]:
+        read.append(claim)
+        return {7: Slot("host9", len(read)), 1: Slot("host1", 1)}
+
+    space = JoinedLockspace("mine", 7, "/x", 512, {"list": "add", "io_timeout": "2"}, "ADD")
+    leaving = JoinedLockspace("old", 7, "/y", 0, {}, "REM")
+    conf = replace(CONF, auto_disk_leases=False)
+    slept: list[float] = []
+    finding = check_unique(status(space, leaving), conf, slots, sleep=slept.append)
+    assert (finding.verdict, slept) == ("fail", [5])
+    assert "does not join mine until that ends" in finding.found
+    assert read[0] == Claim("mine", 7, "/x", 512, 2)
+    read.clear()
+    assert check_unique(status(space), CONF, slots, sleep=slept.append).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("names", "used", "verdict", "words"),
+    [
+        (("mine",), ["mine"], "pass", "mine as host 1"),
+        ((), ["mine"], "fail", "none is joined"),
+        (("__LIBVIRT__DISKS__",), ["__LIBVIRT__DISKS__", "mine"], "fail", "not joined: mine"),
+        # What no domain uses does not count.
+        (("__LIBVIRT__DISKS__",), ["mine"], "fail", "none is joined"),
+        (("other",), [], "pass", "other as host 1"),
+        ((), [], "fail", "none is joined"),
+    ],
+)
+def test_lockspaces_in_use(names: tuple[str, ...], used: list[str], verdict: str, words: str) -> None:
+    known = status(*(replace(SPACE, name=name) for name in names))
+    found = check_lockspace(known, CONF, "libvirtd", used, {"mine": "join mine"})
+    assert (found.verdict, words in found.found) == (verdict, True)
+    if verdict == "fail" and used:
+        assert found.remedy == "join mine"
+
+
+def test_what_a_remedy_does_not_know_is_explained() -> None:
+    found = check_lockspace(status(), CONF, "libvirtd", ["mine"], {"mine": "join mine:HOST_ID:PATH:0"})
+    assert found.remedy == (
+        "join mine:HOST_ID:PATH:0  # HOST_ID: this host's own number, 1 to 2000, PATH: the file or device "
+        "that it was made in"
+    )
+    both = check_lockspace(status(), CONF, "libvirtd", [SPACE.name, "mine"], {"mine": "join mine"})
+    assert both.remedy == "systemctl restart libvirtd && join mine"
+
+
+def test_the_clock_is_that_of_the_lockspaces_in_use() -> None:
+    unused = replace(SPACE, values={"io_timeout": "1"})
+    used = JoinedLockspace("mine", 1, "/x", 0, {"io_timeout": "20"})
+    assert timeline_of(status(unused, used), ["mine"]).io_timeout == 20
 
 
 @pytest.mark.parametrize(

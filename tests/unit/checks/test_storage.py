@@ -15,6 +15,7 @@ from sanlock_helper.checks.finding import Finding
 from sanlock_helper.checks.lease_dir import (
     MIB,
     Identity,
+    LeasePlace,
     Mount,
     Owner,
     check_owner,
@@ -24,10 +25,15 @@ from sanlock_helper.checks.lease_dir import (
     identity_of,
     mount_of,
 )
-from sanlock_helper.checks.leases import check_disk_paths, check_leases, lease_name, missing_leases
+from sanlock_helper.checks.leases import (
+    check_disk_paths,
+    check_leases,
+    lease_name,
+    missing_leases,
+    stable_names,
+)
 from sanlock_helper.checks.runtime import check_runtime_dir
 from sanlock_helper.leases.sanlock_status import HeldLease, SanlockStatus
-from sanlock_helper.leases.timeline import Timeline
 from sanlock_helper.virt.inventory import Disk, DomainConfig, KnownDomain
 from sanlock_helper.virt.qemu_sanlock_conf import LockConf
 
@@ -52,9 +58,16 @@ def test_the_mount_of_a_path() -> None:
 
 
 def test_shared() -> None:
-    assert check_shared(DIR, True, NFS).verdict == "pass"
-    assert check_shared(DIR, True, EXT4).verdict == "warn"
-    assert check_shared(DIR, False, NFS).verdict == "fail"
+    shared, local = LeasePlace(DIR, True, NFS), LeasePlace(DIR, True, EXT4)
+    missing = LeasePlace("/gone", False, EXT4)
+    assert check_shared([shared]).verdict == "pass"
+    assert check_shared([local]).verdict == "warn"
+    assert check_shared([LeasePlace(DIR, False, NFS)]).verdict == "fail"
+    # The lockspaces of <lease> elements, too.
+    assert check_shared([shared, local]).verdict == "warn"
+    assert check_shared([shared, local, missing]).found == "/gone is not there"
+    assert check_shared([LeasePlace("/dev/vg/ids", True, EXT4, is_device=True)]).verdict == "pass"
+    assert check_shared([]).verdict == "pass"
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(100, "pass"), (15, "warn"), (9, "fail")])
@@ -65,17 +78,18 @@ def test_room(free: int, verdict: str) -> None:
 
 
 ROOT = Identity(0, frozenset({0}))
-SANLOCK = Identity(179, frozenset({179}))
+SANLOCK = Identity(179, frozenset({179}), 179)
 
 
 @pytest.mark.parametrize(
     ("folder", "lockspace", "daemon", "verdict"),
     [
         (Owner(DIR, 0, 0, 0o700), Owner("f", 0, 0, 0o600), ROOT, "pass"),
-        (Owner(DIR, 0, 0, 0o755), Owner("f", 0, 179, 0o660), SANLOCK, "pass"),
+        # The next file that libvirt makes is root's alone.
+        (Owner(DIR, 0, 0, 0o755), Owner("f", 0, 179, 0o660), SANLOCK, "fail"),
         (Owner(DIR, 0, 0, 0o755), Owner("f", 0, 0, 0o600), SANLOCK, "fail"),
         (Owner(DIR, 0, 0, 0o700), Owner("f", 0, 179, 0o660), SANLOCK, "fail"),
-        (Owner(DIR, 0, 0, 0o755), None, SANLOCK, "pass"),
+        (Owner(DIR, 0, 0, 0o755), None, SANLOCK, "fail"),
         # No user is configured: libvirt changes no owner.
         (Owner(DIR, 0, 0, 0o700), Owner("f", 5, 0, 0o600), ROOT, "pass"),
         (Owner(DIR, 0, 0, 0o777), Owner("f", 0, 0, 0o600), ROOT, "warn"),
@@ -83,6 +97,33 @@ SANLOCK = Identity(179, frozenset({179}))
 )
 def test_owner(folder: Owner, lockspace: Owner | None, daemon: Identity, verdict: str) -> None:
     assert check_owner(CONF, folder, lockspace, daemon).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "folder", "verdict"),
+    [
+        ("+179", "+179", 0o711, "pass"),
+        ("+179", None, 0o711, "pass"),
+        ("179", None, 0o711, "pass"),
+        # libvirt lets the group read and write where one is set.
+        (None, "+179", 0o711, "pass"),
+        (None, "+5", 0o711, "fail"),
+        ("+5", None, 0o711, "fail"),
+        ("root", "root", 0o711, "fail"),
+        ("+5", "+179", 0o711, "pass"),
+        ("+179", "+179", 0o700, "fail"),
+    ],
+)
+def test_user_and_group_against_the_daemons(
+    user: str | None, group: str | None, folder: int, verdict: str
+) -> None:
+    conf = replace(CONF, user=user, group=group)
+    found = check_owner(conf, Owner(DIR, 0, 0, folder), None, SANLOCK, "set them", "libvirtd")
+    assert found.verdict == verdict
+    chown = f"chown -R 179:179 {DIR} && systemctl restart libvirtd"
+    if verdict == "fail":
+        assert found.remedy == (chown if folder == 0o700 else f"set them && {chown}")
+    assert check_owner(conf, None, None, SANLOCK).verdict == "pass"
 
 
 def test_an_account_that_is_not_there() -> None:
@@ -97,7 +138,7 @@ def test_an_account_that_is_not_there() -> None:
 
 def test_the_user_and_group_of_the_daemon() -> None:
     text = "Name:\tsanlock\nUid:\t179\t179\t179\t179\nGid:\t179\t179\t179\t179\nGroups:\t6 36 179 \n"
-    assert identity_of(text) == Identity(179, frozenset({6, 36, 179}))
+    assert identity_of(text) == Identity(179, frozenset({6, 36, 179}), 179)
 
 
 def test_root_squash() -> None:
@@ -160,11 +201,99 @@ def test_explicit_leases_are_expected_as_well() -> None:
         ("/dev/sdb", "block", "fail"),
         ("/dev/nvme0n1p2", "block", "fail"),
         ("/dev/dm-3", "block", "fail"),
-        ("/dev/sdb", "file", "pass"),
+        # A block device all the same.
+        ("/dev/sdb", "file", "fail"),
+        ("/dev//sdb", "file", "fail"),
+        ("//dev/sdb", "block", "fail"),
+        ("/images/sdb", "file", "pass"),
+        ("/images/dev/sdb", "file", "pass"),
+        ("/dev/sdaa12", "block", "fail"),
+        ("/dev/rbd0", "block", "fail"),
+        ("/dev/rbd12p3", "block", "fail"),
+        ("/dev/rbd/pool/image", "block", "pass"),
+        ("/dev/nbd0", "block", "fail"),
+        ("/dev/nbd15p1", "block", "fail"),
+        ("/dev/nvme12n1", "block", "fail"),
+        ("/dev/nvme1c1n1", "block", "fail"),
+        ("/dev/loop7p1", "block", "fail"),
+        ("/dev/mmcblk0p1", "block", "fail"),
+        ("/dev/pmem0s", "block", "pass"),
+        ("/dev/pmem0", "block", "fail"),
+        ("/dev/bcache0", "block", "fail"),
+        ("/dev/zd16", "block", "fail"),
+        ("/dev/zvol/tank/vm1", "block", "pass"),
+        ("/dev/md127", "block", "fail"),
+        ("/dev/md/data", "block", "pass"),
+        ("/dev/vda", "block", "fail"),
+        ("/dev/xvdb1", "block", "fail"),
+        ("/dev/dasda1", "block", "fail"),
+        ("/dev/cciss/c0d0p1", "block", "fail"),
+        ("/dev/block/8:16", "block", "fail"),
+        ("/dev/drbd0", "block", "pass"),
+        ("/dev/drbd/by-res/r0/0", "block", "pass"),
+        ("/dev/etherd/e0.0", "block", "pass"),
+        ("/dev/mapper/vg-lv", "block", "pass"),
+        ("/dev/mpathb", "block", "warn"),
+        ("/dev/mapper/mpathaap1", "file", "warn"),
+        ("/dev/disk/by-uuid/1", "block", "pass"),
+        ("/dev/sdb.old", "file", "pass"),
     ],
 )
 def test_disk_paths(path: str, kind: str, verdict: str) -> None:
     assert check_disk_paths([vm(path, kind=kind)]).verdict == verdict
+
+
+def test_a_name_that_stays_is_in_the_remedy(tmp_path: Path) -> None:
+    for link, device in (
+        ("by-path/pci-1", "sdb"),
+        ("by-id/ata-1", "sdb"),
+        ("by-id/wwn-1", "sdb"),
+        ("x", "sdc"),
+    ):
+        path = tmp_path / "disk" / link
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(f"{tmp_path}/{device}")
+    names = stable_names(tmp_path)
+    assert names == {f"{tmp_path}/sdb": f"{tmp_path}/disk/by-id/wwn-1"}
+    found = check_disk_paths(
+        [vm("/dev/sdb", "/dev/sdc", kind="block")], {"/dev/sdb": "/dev/disk/by-id/wwn-1"}
+    )
+    assert found.remedy == (
+        """virsh dumpxml --inactive --security-info vm1 | sed -e 's|'"'"'/dev/sdb'"'"'|"""
+        """'"'"'/dev/disk/by-id/wwn-1'"'"'|' | virsh define /dev/stdin && """
+        "virsh edit vm1  # name it by /dev/disk/by-path or by-id: ls -l /dev/disk/by-*"
+    )
+    # What libvirt takes no lease for is named as it likes.
+    assert check_disk_paths([vm("/dev/sdb", kind="block", readonly=True)]).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict"), [("crashed", "pass"), ("paused", "pass"), ("pmsuspended", "fail")]
+)
+def test_a_guest_that_does_not_run(state: str, verdict: str) -> None:
+    name = lease_name("/a.img")
+    assert check_leases([vm("/a.img", state=state)], CONF, held(), [name]).verdict == verdict
+    assert check_leases([vm("/a.img", state=state)], CONF, held(name), [name]).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("fstype", "verdict"),
+    [
+        *((name, "pass") for name in ("nfs", "nfs4", "gfs2", "ocfs2", "ceph", "cifs", "smb3", "lustre")),
+        *((name, "pass") for name in ("beegfs", "gpfs", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.ceph")),
+        *((name, "pass") for name in ("fuse.mfs", "fuse.moosefs", "fuse.lizardfs", "fuse.juicefs")),
+        *(
+            (name, "not known")
+            for name in ("fuse", "fuse.sshfs", "fuse.bindfs", "fuse.xyz", "9p", "virtiofs")
+        ),
+        *((name, "warn") for name in ("ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fuseblk")),
+    ],
+)
+def test_filesystems(fstype: str, verdict: str) -> None:
+    found = check_shared([LeasePlace(DIR, True, Mount(DIR, fstype, "source"))])
+    assert found.verdict == verdict.replace("not known", "warn")
+    assert ("not checked: it is not known" in found.found) == (verdict == "not known")
+    assert "shared" in found.wanted
 
 
 RUN = Mount("/run", "tmpfs", "tmpfs")
@@ -178,27 +307,6 @@ def test_runtime_dir() -> None:
     assert check_runtime_dir(path, Owner(path, 0, 0, 0o777), RUN).verdict == "fail"
     assert check_runtime_dir(path, Owner(path, 5, 0, 0o700), RUN).verdict == "fail"
     assert check_runtime_dir(path, Owner(path, 0, 0, 0o700), EXT4).verdict == "fail"
-
-
-@pytest.mark.parametrize(
-    ("config", "verdict"),
-    [
-        (None, "pass"),
-        ("defaults {\n}\n", "pass"),
-        ("defaults {\n  no_path_retry fail\n}\n", "pass"),
-        ("defaults {\n  no_path_retry 4\n}\n", "pass"),
-        ('defaults {\n  polling_interval 10\n  no_path_retry "8"\n}\n', "warn"),
-        ("defaults {\n no_path_retry 2\n}\noverrides {\n no_path_retry 16\n}\n", "warn"),
-        ("defaults {\n no_path_retry queue\n}\n", "fail"),
-        ("defaults {\n # no_path_retry queue\n}\n", "pass"),
-    ],
-)
-def test_multipath(config: str | None, verdict: str) -> None:
-    finding = system.check_multipath(config, Timeline(10, 40, 60))
-    assert finding.verdict == verdict
-    assert (("no_path_retry 15" in finding.remedy) or ("no_path_retry 7" in finding.remedy)) == (
-        verdict != "pass"
-    )
 
 
 @pytest.mark.parametrize(

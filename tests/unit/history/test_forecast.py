@@ -50,7 +50,7 @@ ACTION = "<on_lockfailure>pause</on_lockfailure>"
 def test_the_xml_of_a_domain() -> None:
     xml = XML.format(uuid=UUID, recover="yes", on_lockfailure=ACTION)
     disks = (Disk("/a.img", "file", False, True), Disk("/dev/sr0", "block", True, False))
-    assert parse_domain(xml) == DomainConfig("pause", True, disks, (("space", "k"),))
+    assert parse_domain(xml) == DomainConfig("pause", True, disks, (("space", "k"),), lease_paths=("/x",))
     other = parse_domain(XML.format(uuid=UUID, recover="no", on_lockfailure=""))
     assert (other.on_lockfailure, other.recover) == ("default", False)
     assert not parse_domain(XML.format(uuid=UUID, recover="maybe", on_lockfailure="")).recover
@@ -173,6 +173,17 @@ def status(grace: int = 40, killing: int = 0) -> SanlockStatus:
     ("domain", "sanlock", "text"),
     [
         (known(), status(), "paused at 80 s, else SIGKILL at 120 s"),
+        # libvirt suspends none that sleeps.
+        (
+            replace(known(), state="pmsuspended"),
+            status(),
+            "woken up, then paused at 80 s, else SIGKILL at 120 s",
+        ),
+        (
+            replace(known("poweroff"), state="pmsuspended"),
+            status(),
+            "powered off at 80 s, else SIGKILL at 120 s",
+        ),
         (known(recover=True), status(), "paused at 80 s, else SIGKILL at 120 s; resumed later"),
         (
             known("poweroff", True),

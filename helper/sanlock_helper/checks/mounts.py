@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether the filesystems of the leases are mounted again when the host boots."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .finding import Finding, passed, warned
+from .lease_dir import SHARED, Mount, lease_places, mount_of, unescape
+from .registry import check
+from .unit_files import UnitFiles
+
+if TYPE_CHECKING:
+    from .facts import Facts
+
+# What vdsm, oVirt's agent, mounts itself.
+_VDSM = "/rhev/data-center/"
+
+_DOT = r"\\x2e"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of fstab(5), counted from 1: the mount point and the options."""
+
+    line: int
+    point: str
+    options: frozenset[str]
+
+
+def parse_fstab(text: str) -> list[Entry]:
+    """The entries of fstab(5)."""
+    found = []
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.split()
+        if len(words) >= 3 and not words[0].startswith("#"):
+            options = frozenset(words[3].split(",")) if len(words) > 3 else frozenset()
+            found.append(Entry(number, unescape(words[1]).rstrip("/") or "/", options))
+    return found
+
+
+def unit_name(point: str) -> str:
+    """systemd's name for the mount at POINT (systemd-escape(1))."""
+    text = "".join(map(_escaped, point.strip("/"))) or "-"
+    # A file that begins with a dot is hidden.
+    return f"{re.sub('^[.]', _DOT, text)}.mount"
+
+
+def _escaped(letter: str) -> str:
+    if letter == "/":
+        return "-"
+    if re.fullmatch(r"[A-Za-z0-9:_.]", letter):
+        return letter
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode("utf-8", "surrogateescape"))
+
+
+@dataclass(frozen=True)
+class BootMount:
+    """A mount, and what mounts it at boot: "" where nothing is known that does."""
+
+    mount: Mount
+    by: str
+    noauto: int = 0
+
+
+def _mounts(facts: Facts) -> tuple[list[BootMount]]:
+    path = facts.host.etc / "fstab"
+    entries = parse_fstab(path.read_text(errors="surrogateescape") if path.exists() else "")
+    cluster = facts.host.var / "lib/pacemaker/cib/cib.xml"
+    cib = cluster.read_text(errors="replace") if cluster.exists() else ""
+    places = [place.mount for place in lease_places(facts) if place.exists and not place.is_device]
+    mounts = dict.fromkeys(mount for mount in places if _has_to_be_mounted(mount))
+    files = UnitFiles(facts.host)
+    return ([_found(mount, entries, files, cib, facts.mountinfo) for mount in mounts],)
+
+
+def _has_to_be_mounted(mount: Mount) -> bool:
+    """What is local is reported by another check, and is there without an entry, as / is."""
+    return mount.point != "/" and (mount.fstype in SHARED or mount.fstype.startswith("fuse"))
+
+
+def _found(mount: Mount, entries: Iterable[Entry], files: UnitFiles, cib: str, mountinfo: str) -> BootMount:
+    entry = next((entry for entry in entries if entry.point == mount.point), None)
+    if entry is not None:
+        waits = "noauto" in entry.options and "x-systemd.automount" not in entry.options
+        return BootMount(mount, "" if waits else "fstab", entry.line if waits else 0)
+    if files.has(unit_name(mount.point)):
+        return BootMount(mount, unit_name(mount.point))
+    if mount.point.startswith(_VDSM):
+        return BootMount(mount, "vdsm")
+    if f'"{mount.point}"' in cib:
+        return BootMount(mount, "pacemaker")
+    automount = mount_of(mount.point, mountinfo, ("autofs",))
+    return BootMount(mount, "autofs" if automount.point not in ("", "/") else "")
+
+
+@check("lease mount", "mounted at boot, by fstab, a mount unit, autofs or a cluster", reads=_mounts)
+def check_mounts(mounts: Iterable[BootMount]) -> Finding:
+    """Whether MOUNTS, which the leases are on, come back: libvirt would use the empty directory below."""
+    mounts = list(mounts)
+    bad = [mount for mount in mounts if not mount.by]
+    if not bad:
+        return passed(", ".join(f"{one.mount.point} by {one.by}" for one in mounts) or "no shared filesystem")
+    found = ", ".join(
+        f"{one.mount.point} is noauto in fstab" if one.noauto else f"{one.mount.point} was mounted by hand"
+        for one in bad
+    )
+    remedy = " && ".join(map(_entered, bad))
+    return warned(f"{found}: after a boot libvirt finds an empty directory there", remedy)
+
+
+def _entered(one: BootMount) -> str:
+    """The command that has fstab mount it."""
+    if one.noauto:
+        return rf"sed -i '{one.noauto}s/\bnoauto\b/auto/' /etc/fstab"
+    mount = one.mount
+    # mount(8) finds a program for glusterfs, and reads fuse.ceph as it is.
+    fstype = "glusterfs" if mount.fstype == "fuse.glusterfs" else mount.fstype
+    words = (_escape(mount.source), _escape(mount.point), fstype, "defaults,_netdev", "0", "0")
+    return f"printf '%s\\n' {shlex.quote(' '.join(words))} >> /etc/fstab"
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"[ \t\n\\]", lambda found: f"\\{ord(found[0]):03o}", text)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Remedies as commands for a shell, by root: what more than one check asks for.
+
+What a command cannot know, or must not decide, follows it as a comment.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..virt.libvirt_conf import Setting, Value
+
+
+def restart(daemon: str) -> str:
+    """The command that has libvirt's DAEMON read its files again, and join its lockspace."""
+    return f"systemctl restart {daemon}"
+
+
+def give(path: str | Path, settings: Sequence[Setting], values: Iterable[tuple[str, Value]]) -> str:
+    """The command that gives VALUES to settings of libvirt's file PATH, which has SETTINGS.
+
+    The first setting of a name counts, so that one is changed; one that is not there is added.  A line with
+    more than one setting, which libvirt allows, is left: "" for such a one.
+    """
+    edits, added = [], []
+    for name, value in values:
+        text = f"{name} = {_conf_value(value)}"
+        line = next((setting.line for setting in settings if setting.name == name), None)
+        if line is None:
+            added.append(text)
+        elif _shares_its_line(settings, line):
+            return ""
+        else:
+            edits.append(f"-e {shlex.quote(f'{line}c {text}')}")
+    commands = [f"sed -i {' '.join(edits)} {shlex.quote(str(path))}"] if edits else []
+    if added:
+        # The file's last line may have no end.
+        lines = " ".join(map(shlex.quote, ("", *added)))
+        commands.append(f"printf '%s\\n' {lines} >> {shlex.quote(str(path))}")
+    return " && ".join(commands)
+
+
+def remove(path: str | Path, settings: Sequence[Setting], lines: Iterable[int]) -> str:
+    """The command that removes LINES of libvirt's file PATH, which has SETTINGS; "" as for give()."""
+    gone = sorted(set(lines))
+    if not gone or any(_shares_its_line(settings, line) for line in gone):
+        return ""
+    return f"sed -i {shlex.quote(';'.join(f'{line}d' for line in gone))} {shlex.quote(str(path))}"
+
+
+def _shares_its_line(settings: Sequence[Setting], line: int) -> bool:
+    """Whether LINE has more than one setting, or one that may go on in the next: a list, a tripled quote."""
+    here = [setting for setting in settings if setting.line == line]
+    return len(here) != 1 or not isinstance(here[0].value, (int, str)) or "\n" in str(here[0].value)
+
+
+def _conf_value(value: Value) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def sanlock_path(path: str) -> str:
+    """PATH as sanlock's command line takes it: sanlock_path_import() in sanlock ``src/client.c``."""
+    return re.sub(r"([:\\])", r"\\\1", path)
+
+
+def add_lockspace(name: str, host_id: int | str, path: str, offset: int = 0, io_timeout: int = 0) -> str:
+    """The command that joins a lockspace; IO_TIMEOUT is in seconds, 0 for sanlock's default."""
+    where = shlex.quote(f"{name}:{host_id}:{sanlock_path(path)}:{offset}")
+    return f"sanlock client add_lockspace -s {where}{f' -o {io_timeout}' if io_timeout else ''}"
+
+
+def rem_lockspace(name: str, host_id: int, path: str, offset: int = 0) -> str:
+    """The command that leaves a lockspace; sanlock kills at once what holds a lease in it."""
+    where = shlex.quote(f"{name}:{host_id}:{sanlock_path(path)}:{offset}")
+    return f"sanlock client rem_lockspace -s {where}"
+
+
+def redefine(name: str, *edits: str) -> str:
+    """The command that changes the definition of domain NAME by sed's EDITS; what runs is not changed."""
+    script = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
+    domain = shlex.quote(name)
+    # Without security-info the passwords of graphics would be lost.
+    xml = f"virsh dumpxml --inactive --security-info {domain}"
+    return f"{xml} | sed {script} | virsh define /dev/stdin"
+
+
+def started_again(names: Iterable[str]) -> str:
+    """The command that ends the domains NAMES and starts them again, now under leases.
+
+    A transient domain, whose definition ends with it, is left.
+    """
+    commands = []
+    for name in map(shlex.quote, names):
+        defined = f"virsh list --all --persistent --name | grep -qxF -e {name}"
+        commands.append(f"{defined} && virsh destroy {name} && virsh start {name}")
+    remark = "or shut them down from inside, and start them again: they run unprotected"
+    return f"{'; '.join(commands)}  # {remark}"
