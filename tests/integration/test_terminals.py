@@ -259,7 +259,7 @@ def test_openmetrics_is_read_by_its_own_parser(verb: str, uri: str) -> None:
     from prometheus_client.openmetrics import parser
 
     result = run(verb, "-c", uri, "--format", "openmetrics")
-    families = {family.name: family for family in parser.text_string_to_metric_families(result.stdout)}
+    families = {family.name: family for family in parser.text_string_to_metric_families(result.stdout)}  # type: ignore[no-untyped-call]
     assert result.stdout.endswith("\n# EOF\n")
     if verb == "check":
         document = json.loads(run("check", "-c", uri, "--json").stdout)

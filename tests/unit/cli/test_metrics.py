@@ -24,14 +24,14 @@ def samples(text: str) -> Samples:
     """The values by metric and the values of its labels; the older format of Prometheus reads the same."""
     found = {
         family.name: {tuple(sample.labels.values()): sample.value for sample in family.samples}
-        for family in parser.text_string_to_metric_families(text)
+        for family in parser.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
     }
     again = {
         family.name: {tuple(sample.labels.values()): sample.value for sample in family.samples}
         for family in older.text_string_to_metric_families(text)
     }
     assert again == found
-    assert {family.type for family in parser.text_string_to_metric_families(text)} == {"gauge"}
+    assert {family.type for family in parser.text_string_to_metric_families(text)} == {"gauge"}  # type: ignore[no-untyped-call]
     return {name.removeprefix("virt_sanlock_helper_"): values for name, values in found.items()}
 
 
