@@ -26,8 +26,8 @@ from sanlock_helper.leases import error_texts as sanlock_errors
 from sanlock_helper.leases.held import Lease
 from sanlock_helper.records.directory import RecordDirectory
 from sanlock_helper.records.record import Record
+from sanlock_helper.records.single_instance import only_instance
 from sanlock_helper.records.store import RecordStore
-from sanlock_helper.recovery.single_instance import only_instance
 from sanlock_helper.threads import within
 from sanlock_helper.virt import qemu_sanlock_conf
 

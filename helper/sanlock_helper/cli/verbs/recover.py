@@ -18,12 +18,12 @@ from ...events import RECOVER, Event, outcome_parts
 from ...journal import Journal
 from ...leases.lockspaces import JOINED, Sanlock
 from ...records.record import Record
+from ...records.single_instance import only_instance
 from ...records.store import RecordStore
 from ...recovery.domain import DomainRecovery
 from ...recovery.lockspace_waits import NOT_CONFIGURED
 from ...recovery.loop import Recovery
 from ...recovery.paused_jobs import PausedJobs
-from ...recovery.single_instance import only_instance
 from ...recovery.verdict import Verdict
 from ...threads import within
 from ...virt import qemu_sanlock_conf
