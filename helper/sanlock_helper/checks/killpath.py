@@ -15,6 +15,7 @@ from .. import __version__
 from ..command import run
 from ..distribution import UNKNOWN, Distribution
 from ..errors import RUN_AS_ROOT
+from ..install.executable import why_not_ours
 from ..install.host import Host
 from ..memory_limits import shortage
 from .finding import FAIL, Finding, failed, not_checked, passed, warned
@@ -199,23 +200,7 @@ def is_ours(path: str, environ: Mapping[str, str]) -> bool:
 
 
 def _why_not_ours(path: str, environ: Mapping[str, str]) -> str:
-    """What PATH is, or why it does not run in ENVIRON, as a predicate; "" when it is this program."""
-    if not os.path.exists(path):
-        return "is not there"
-    if not os.access(path, os.X_OK):
-        return "is not executable"
-    try:
-        if _begins(path, b"\x7fELF"):
-            return "is libvirt's C helper (one attempt, two actions, no line in the journal)"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    answer = run([path, "--version"], SECONDS, environ)
-    if answer.status != 0:
-        # The last line of a traceback has the exception.
-        why = answer.problem or (answer.stderr.splitlines() or [f"status {answer.status}"])[-1]
-        return f"does not run: {why}"
-    first = answer.stdout.partition("\n")[0]
-    return "" if "(virt-sanlock-helper)" in first else f"is another program: {first}"
+    return why_not_ours(path, environ, SECONDS)
 
 
 def _version(path: str, environ: Mapping[str, str]) -> str:
@@ -231,8 +216,3 @@ def _interpreter(script: str) -> str:
         return PYTHON
     words = os.fsdecode(first[2:]).split() if first.startswith(b"#!") else []
     return words[0] if words and "python" in words[0] else PYTHON
-
-
-def _begins(path: str, magic: bytes) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(magic)) == magic
