@@ -14,4 +14,8 @@ IDENTIFIER = "virt-sanlock-helper"
 # On tmpfs, root's alone: the spool, the locks and the records (packaging/tmpfiles.conf).
 RUNTIME_DIR = "/run/virt-sanlock-helper"
 
+# How the UUIDs of the domains begin that `drill` makes: "drill" in ASCII.  Such a domain is not brought back,
+# and what happens to it is no outage.
+DRILL_UUIDS = "6472696c-6c00-4000-8000-"
+
 __version__ = "0.1.0"

@@ -223,6 +223,16 @@ HOST_KINDS = {
         "note",
         "after an update: {note}; see virt-sanlock-helper install-check",
     ),
+    # What sanlock logs of that lockspace until the drill's end is no outage: see history/drill_entries.py.
+    "drill-began": Kind(
+        "d7725d951c1f44dfa2db9ad85acd0d95",
+        "notice",
+        "note",
+        "drill: lockspace {lockspace} is lost on purpose, s{space} in sanlock's log",
+        "drill: lockspace {lockspace} is lost on purpose",
+    ),
+    "drill-passed": Kind("3e80277a491344749173c359eb94d008", "notice", "note", "drill passed: {note}"),
+    "drill-failed": Kind("40c51b15106947a7a9e74c011234b8b8", "error", "note", "drill FAILED: {note}"),
     # After update-failed, which begins in the same way.
     "updated": Kind("896bec4f903b47b8be37ff6183a6d224", "notice", "note", "after an update: {note}"),
 }

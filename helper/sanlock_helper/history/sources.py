@@ -9,6 +9,7 @@ from ..errors import HelperError
 from ..records import snapshot
 from ..records.record import Record
 from ..virt.domain_names import names_by_uuid
+from .drill_entries import without_drills
 from .journal_entries import SECONDS, read_file, read_journal
 from .outages import OutageEvent, add_records, events_of, name_domains, name_kills
 
@@ -38,7 +39,8 @@ def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -
     events: list[OutageEvent] = []
     error: HelperError | None = None
     try:
-        events = events_of(read_file(journal, since) if journal is not None else read_journal(since, seconds))
+        entries = read_file(journal, since) if journal is not None else read_journal(since, seconds)
+        events = events_of(without_drills(entries))
     except HelperError as failure:
         error = failure
     problems = [str(error)] if error else []
