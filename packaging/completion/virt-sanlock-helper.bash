@@ -37,6 +37,7 @@ _virt_sanlock_helper_value() {
     case $1 in
         --domain | --forget | --resume-anyway | --name) _virt_sanlock_helper_names "$uri" "$2" ;;
         --journal) mapfile -t COMPREPLY < <(compgen -f -- "$2") ;;
+        --directory) mapfile -t COMPREPLY < <(compgen -d -- "$2") ;;
         --format) _virt_sanlock_helper_one_of "$2" text json openmetrics ;;
         --state) _virt_sanlock_helper_one_of "$2" running paused 'shut off' 'in shutdown' crashed pmsuspended ;;
         --connect | -c | --since | --explain) ;;
@@ -57,7 +58,7 @@ _virt_sanlock_helper() {
         else
             case $each in
                 -c | --connect | --since | --domain | --journal | --forget | --resume-anyway) option=$each ;;
-                --format | --state | --name | --explain) option=$each ;;
+                --format | --state | --name | --explain | --directory) option=$each ;;
                 --*=*) [[ $each == --connect=* ]] && uri=${each#*=} ;;
                 -*) ;;
                 *) if [[ -z $verb ]]; then verb=$each; else ((position++)); fi ;;
@@ -74,6 +75,7 @@ _virt_sanlock_helper() {
     else
         case $verb:$position in
             auth:0) _virt_sanlock_helper_one_of "$word" check test ;;
+            drill:0) _virt_sanlock_helper_one_of "$word" pause poweroff ;;
             run:0) _virt_sanlock_helper_one_of "$word" poweroff restart pause ignore ;;
             run:1 | policy:0 | status:*) _virt_sanlock_helper_names "$uri" "$word" ;;
         esac

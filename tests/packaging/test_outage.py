@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,3 +226,99 @@ def test_recovery_brings_both_back_by_itself(host: Machine) -> None:
     except AssertionError as error:
         raise AssertionError(f"{error}\n{host.journal()}") from error
     assert "shut off" in host.run("virsh", "domstate", "guest").stdout
+
+
+# The drill, beside a virtual machine of the host
+
+
+def drill(host: Machine, *words: str, status: int = 0) -> dict[str, Any]:
+    """What a drill reports."""
+    answer = host.run("virt-sanlock-helper", "drill", "--yes", "--json", *words, check=False, timeout=120)
+    assert answer.returncode == status, answer.stdout + answer.stderr
+    return validated(answer.stdout, "drill")
+
+
+@pytest.fixture
+def running(host: Machine) -> Iterator[None]:
+    """A virtual machine of the host's, which no drill touches; and nothing that a drill leaves."""
+    # The tests before this one leave it on or off.
+    host.run("virsh", "start", "held", check=False)
+    held = [line for line in host.run("sanlock", "client", "status").stdout.splitlines() if line[0] in "rs"]
+    folders = host.run("ls", "-A", "/var/lib/libvirt", "/var/log/libvirt/qemu").stdout
+    yield
+    now = [line for line in host.run("sanlock", "client", "status").stdout.splitlines() if line[0] in "rs"]
+    assert (now, len(held)) == (held, 2)
+    assert host.run("virsh", "domstate", "held").stdout.strip() == "running"
+    assert host.run("ls", "-A", "/var/lib/libvirt", "/var/log/libvirt/qemu").stdout == folders
+    assert "drill" not in host.run("virsh", "list", "--all", "--name").stdout
+    assert "drill" not in host.run("ls", "-A", "/var/lib/virt-sanlock-helper", check=False).stdout
+    assert "drill" not in host.run("virt-sanlock-helper", "recover", "--list").stdout
+
+
+@pytest.mark.parametrize("action", ["pause", "poweroff"])
+def test_a_drill_passes(host: Machine, running: None, action: str) -> None:
+    before = host.run("virt-sanlock-helper", "history", "--json").stdout
+    found = drill(host, action)
+    assert [link["verdict"] for link in found["links"]] == ["pass"] * 8, found
+    assert found["links"][3]["found"].startswith(f"sanlock ran {STOCK}, process ")
+    assert "done after" in found["links"][5]["found"]
+    assert found["seconds"] < 15
+    uuid = found["domain"]["uuid"]
+    lines = host.journal().splitlines()
+    assert [line for line in lines if uuid in line and "done after" in line]
+    # Recovery, whose units are enabled, has nothing to do with it.
+    assert [line for line in lines if line.startswith("recover") and "drill" in line] == []
+    after = host.run("virt-sanlock-helper", "history", "--json").stdout
+    assert [json.loads(text)["outages"] for text in (before, after)] == [json.loads(before)["outages"]] * 2
+
+
+def test_a_drill_without_a_virtual_machine_passes(host: Machine, running: None) -> None:
+    found = drill(host, "--qemu-less")
+    verdicts = [link["verdict"] for link in found["links"]]
+    assert verdicts == ["pass"] * 5 + ["not tried"] * 2 + ["pass"], found
+    # Here journald vouches for it.
+    assert found["links"][4]["found"] == "it logged"
+
+
+# What breaks the chain in sanlock's own mount namespace, where the command that drills does not see it; the
+# link, and what its line has.
+BROKEN = {
+    "not executable": (
+        ("chmod", "644", OURS), ("chmod", "755", OURS), "helper run", "is not executable",
+    ),
+    "no Python": (
+        ("mount", "--bind", "/dev/null", "PYTHON"), ("umount", "PYTHON"), "helper run", "does not run",
+    ),
+    "no program behind it": (
+        ("mount", "-t", "tmpfs", "tmpfs", "/usr/share/virt-sanlock-helper"),
+        ("umount", "/usr/share/virt-sanlock-helper"),
+        "helper is ours",
+        "this program failed: ModuleNotFoundError",
+    ),
+    "libvirt's own helper": (
+        ("umount", STOCK), ("mount", "--bind", OURS, STOCK), "helper is ours", "is libvirt's C helper",
+    ),
+    "libvirtd's socket closed": (
+        ("mount", "--bind", "/dev/null", "/run/libvirt/libvirt-sock"),
+        ("umount", "/run/libvirt/libvirt-sock"),
+        "libvirtd reached",
+        "Failed to connect socket",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_drill_names_the_link_that_broke(host: Machine, running: None, how: str) -> None:
+    breaks, mends, name, words = BROKEN[how]
+    python = host.run("readlink", "-f", "/usr/bin/python3").stdout.strip()
+    pid = host.sanlock_pid()
+    host.run(*(python if word == "PYTHON" else word for word in breaks), within=pid)
+    try:
+        found = drill(host, status=1)
+    finally:
+        host.run(*(python if word == "PYTHON" else word for word in mends), within=pid)
+    assert found["broken"] == name, found
+    (link,) = (link for link in found["links"] if link["name"] == name)
+    assert words in link["found"], found
+    assert link["remedy"]
+    assert [link["verdict"] for link in drill(host, "--qemu-less")["links"]].count("fail") == 0

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.pure
 
 TESTS = Path(__file__).parents[1]
 
-# What each package may import beside GROUND: agent, recovery, history and checks know nothing of one another.
+# What each package may import beside GROUND: agent, recovery, history, checks, drill know not of one another.
 ALLOWED: dict[str, set[str]] = {
     "leases": set(),
     "virt": {"leases"},
@@ -24,10 +24,12 @@ ALLOWED: dict[str, set[str]] = {
     "recovery": {"records", "virt", "leases"},
     "history": {"records", "virt", "leases", "invocation"},
     "checks": {"virt", "leases", "install"},
+    "drill": {"records", "virt", "leases", "install", "invocation", "spool"},
     "cli": {
         "recovery",
         "history",
         "checks",
+        "drill",
         "install",
         "records",
         "virt",

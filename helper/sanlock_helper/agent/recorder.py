@@ -14,6 +14,7 @@ import _thread
 import time
 from typing import Callable, TypeVar
 
+from .. import DRILL_UUIDS
 from ..events import Event
 from ..journal import Journal
 from ..leases import held as leases
@@ -89,9 +90,10 @@ class RecoveryRecorder:
     def write(self, record: Record, process: Process | None) -> bool:
         """Complete RECORD with what PROCESS holds now, and write it; False when that failed, and was logged.
 
-        libvirt's embedded test driver ends with this process: there is nothing to come back to.
+        libvirt's embedded test driver ends with this process: there is nothing to come back to.  Nor is the
+        domain of a drill to come back.
         """
-        if is_embedded(record.uri):
+        if is_embedded(record.uri) or record.uuid.startswith(DRILL_UUIDS):
             return False
         record.time = self._wall()
         if not self._boot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..command import NOT_RUN, run
 
@@ -14,10 +14,12 @@ SECONDS = 10.0
 C_HELPER = "is libvirt's C helper (one attempt, two actions, no line in the journal)"
 
 
-def why_not_ours(path: str, environ: Mapping[str, str], seconds: float = SECONDS) -> str:
+def why_not_ours(
+    path: str, environ: Mapping[str, str], seconds: float = SECONDS, command: Sequence[str] = ()
+) -> str:
     """What PATH is, or why it does not run in ENVIRON, as a predicate; "" when it is this program.
 
-    It is given so many SECONDS.
+    It is given so many SECONDS.  COMMAND runs it, where PATH alone does not.
     """
     if not os.path.exists(path):
         return "is not there"
@@ -28,7 +30,7 @@ def why_not_ours(path: str, environ: Mapping[str, str], seconds: float = SECONDS
             return C_HELPER
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    answer = run([path, "--version"], seconds, environ)
+    answer = run([*(command or [path]), "--version"], seconds, environ)
     if answer.status != 0:
         # The last line of a traceback has the exception.
         why = answer.problem or (answer.stderr.splitlines() or [f"status {answer.status}"])[-1]

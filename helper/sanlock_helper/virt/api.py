@@ -101,3 +101,14 @@ class VirConnect(Protocol):
     def storagePoolLookupByName(self, name: str, /) -> VirStoragePool: ...
 
     def listAllStoragePools(self, flags: int = 0, /) -> list[VirStoragePool]: ...
+
+    def getDomainCapabilities(
+        self,
+        emulator: str | None,
+        arch: str | None,
+        machine: str | None,
+        virttype: str | None,
+        flags: int = 0,
+        /,
+    ) -> str:
+        """XML; None is libvirt's own choice for this host."""

@@ -146,7 +146,8 @@ def test_help_has_the_verbs_in_the_order_of_use() -> None:
     places = [text.index(f"    {verb}") for verb in VERBS]
     assert places == sorted(places)
     assert list(VERBS) == [
-        "check", "status", "run", "policy", "recover", "history", "auth", "install-check", "activate",
+        "check", "drill", "status", "run", "policy", "recover", "history", "auth",
+        "install-check", "activate",
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ verb cannot be, for want of libvirt-python.
 # In the order of use: each verb, and what it does in a line for --help.
 VERBS: dict[str, str] = {
     "check": "is this host ready to lose its storage?",
+    "drill": "lose a lease on purpose: is a virtual machine made safe?",
     "status": "show all domains, and what would happen to them",
     "run": "do by hand what sanlock would cause",
     "policy": "show or set whether a virtual machine is brought back",
