@@ -252,6 +252,18 @@ def make_record(name: str, uri: str = "qemu:///system", **more: object) -> Recor
     )
 
 
+# In no other seed.
+STRANGE = "a-machine-that-had-this-uuid-before"
+
+
+def make_stranger() -> Record:
+    """The record of another machine of the same UUID: another name, other leases, other disks."""
+    record = make_record(STRANGE, xml=domain_xml(STRANGE).replace(f"/a/{UUID}", f"/b/{STRANGE}"))
+    record.xml = record.xml.replace("<key>k</key>", f"<key>{STRANGE}</key>")
+    record.leases = ()
+    return record
+
+
 RECORDS = [make_record(name).encode() for name in NAMES]
 RECORDS += [make_record("vm1", xml=domain_xml(), mark="refused", why="no").encode()]
 
@@ -311,6 +323,16 @@ SANLOCK_ANSWERS = [
     sanlock_header(0, 0, 32) + sanlock_resource(7, b"pool:vm") + sanlock_resource(7, b"n" * 48, disks=4),
     sanlock_header(0, 1, 64) + struct.pack("=QQQII", 1, 3, 1234, 10, 3),
     sanlock_header(0, 1, 1136) + struct.pack("=48sQI4x1024sQII", b"LS", 1, 0, b"/p", 0, 0, 0),
+]
+
+# What sanlock has of a process's leases: lockspace:resource:path:offset:version.
+LEASE_LINES = [
+    b"LS:key:/storage/disk:0:7 LS:other:/storage/disk:1048576:SH",
+    b"LS:pool:vm:/storage/disk:0:7",
+    b"LS:" + b"k" * 47 + b":/storage/disk:0:1 LS:" + b"k" * 48 + b":/storage/disk:0:1",
+    b"a:b:c:d:/storage/disk:0:1",
+    b"LS:key:/with blank/disk:0:7",
+    b"LS:key:/with\\:colon:0:7",
 ]
 
 LINES = [

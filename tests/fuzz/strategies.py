@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from itertools import islice
+
 from hypothesis import strategies as st
 
 from . import seeds
@@ -11,6 +15,19 @@ _MOST_CHANGES = 6
 
 words = st.sampled_from(seeds.WORDS) | st.sampled_from(seeds.names()) | st.binary(max_size=12)
 texts = st.text(min_size=1, max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass"))
+
+
+# Numbers that no reader may take for one, or that get lost in a type.
+_ODD_NUMBERS = (b"nan", b"inf", b"-inf", b"1e309", b"-1", b"", b"0", b"1" * 25, b"0x1f", b"1_0", b"\xd9\xa1")
+_NUMBER = re.compile(rb"[0-9]+(?:\.[0-9]+)?")
+_MOST_NUMBERS = 60
+
+
+def odd_numbers(data: bytes) -> Iterator[bytes]:
+    """DATA with each of its numbers, of many the first ones, replaced by each that is none."""
+    for match in islice(_NUMBER.finditer(data), _MOST_NUMBERS):
+        for number in _ODD_NUMBERS:
+            yield data[: match.start()] + number + data[match.end() :]
 
 
 @st.composite

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import binascii
 import functools
+import json
 import os
 import shutil
 import socket
@@ -19,13 +20,16 @@ import threading
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from libvirt_auth.errors import AuthError
 from sanlock_helper.errors import SanlockHelperError
 from sanlock_helper.spool import SpoolError
 
 from . import seeds
+
+if TYPE_CHECKING:
+    from sanlock_helper.history.journal_entries import Entry
 
 # An input of about so many bytes.
 Shape = Callable[[int], bytes]
@@ -119,6 +123,9 @@ def libvirt_conf(data: bytes) -> None:
     settings = parse_settings(data)
     given_again(settings)
     make_lock_conf(in_force(settings))
+    # As in virConfGetValue() of libvirt src/util/virconf.c.
+    for name, value in in_force(settings).items():
+        assert value == next(setting.value for setting in settings if setting.name == name), name
 
 
 def libvirt_conf_file(data: bytes) -> None:
@@ -202,6 +209,9 @@ def domain_identity(data: bytes) -> str:
 
     xml = text_of(data)
     why_another(seeds.make_record("old"), "vm1", xml)
+    stranger = seeds.make_stranger()
+    if seeds.STRANGE not in xml:
+        assert why_another(stranger, "vm1", xml), "another machine passes for this one"
     return why_another(seeds.make_record("vm1", xml=xml), "vm1", seeds.domain_xml())
 
 
@@ -250,7 +260,10 @@ def record(data: bytes) -> None:
     str(found)
     check(found)
     if len(data) < _REPEATED:
-        assert decode(found.encode()).encode() == found.encode()
+        again = decode(found.encode())
+        assert again.encode() == found.encode()
+        # Not a number is equal to nothing: such a record would be a new one at each reading.
+        assert again.time == found.time
 
 
 def record_file(data: bytes) -> None:
@@ -259,6 +272,9 @@ def record_file(data: bytes) -> None:
     path = written(f"{seeds.UUID}.record", data)
     os.chmod(path, 0o600)
     RecordDirectory(str(folder())).read(seeds.UUID)
+
+
+_INFINITE = float("inf")
 
 
 def request(data: bytes) -> None:
@@ -270,6 +286,8 @@ def request(data: bytes) -> None:
     deadline.sigkill(20000.0, 1.7e9)
     assert deadline.left(20000.0) >= 0
     assert deadline.next_check(20000.0) <= deadline.expires
+    assert abs(deadline.start) < _INFINITE
+    assert abs(deadline.expires) < _INFINITE
     assert found.run is None or -1 <= found.run < 2**31
     str(found.event("done", found="x", did="y", verified="z"))
 
@@ -317,6 +335,23 @@ def sanlock_status(data: bytes) -> str:
     timeline_of(status, [space.name for space in status.lockspaces[:9]])
     status.held_by(60)
     return ""
+
+
+def lease_line(data: bytes) -> None:
+    """A line of sanlock's that is read at all has just what was read in it."""
+    from sanlock_helper.errors import PermanentError
+
+    try:
+        from sanlock_helper.leases import libsanlock as libsanlock  # noqa: PLC0414
+    except PermanentError as error:
+        raise ImportError(str(error)) from error
+    for line in data.split(b" "):
+        found = libsanlock._plain(line)
+        if found is not None:
+            ((path, offset),) = found["disks"]
+            names = (found["lockspace"], found["resource"], os.fsencode(path))
+            assert line.startswith(b"%b:%b:%b:%d:" % (*names, offset)) or b":0" in line, line
+            assert max(map(len, names[:2])) < 48, line
 
 
 def sanlock_dump(data: bytes) -> None:
@@ -405,11 +440,45 @@ def journal(data: bytes) -> None:
     from sanlock_helper.history.journal_entries import parse_entries
     from sanlock_helper.history.outages import events_of, last_events, make_outages, name_kills
 
-    events = name_kills(events_of(parse_entries(data.split(b"\n"))), [])
+    entries = parse_entries(data.split(b"\n"))
+    _check_senders(data, entries)
+    _check_kills(len(data))
+    events = name_kills(events_of(entries), [])
     for outage in make_outages(events):
         for part in outage.domains.values():
             _ = part.name, part.outcome, part.came_back
     last_events(events)
+
+
+# What any user can have journald write: only what it adds itself tells who it was.
+_ANY_USERS = {"_UID": "1000", "_SYSTEMD_UNIT": "session-1.scope"}
+# So many lines of an input are forged.
+_FORGED = 5
+
+
+def _check_senders(data: bytes, entries: list[Entry]) -> None:
+    """What any user logs is no entry, whatever the rest of it is."""
+    from sanlock_helper.history.journal_entries import parse_entries
+
+    if not entries:
+        return
+    for line in data.split(b"\n")[:_FORGED]:
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(fields, dict):
+            assert not parse_entries([json.dumps({**fields, **_ANY_USERS}).encode()]), "a forged line counts"
+
+
+def _check_kills(count: int) -> None:
+    """Each SIGKILL of sanlock's is one, whatever it has counted before (src/main.c, kill_pids())."""
+    from sanlock_helper.history.journal_entries import Entry
+    from sanlock_helper.history.outages import events_of
+
+    for head in ("", "2026-11-22 20:30:23 2912 [5]: "):
+        line = f"{head}s1 kill 4711 sig 9 count {count}"
+        assert [event.kind for event in events_of([Entry(1.0, "sanlock", line, {})])] == ["sigkill"], line
 
 
 def journal_file(data: bytes) -> None:
@@ -427,6 +496,7 @@ def event_line(data: bytes) -> None:
     outcome_parts(line)
     # A name; what is longer than one is left as it is.
     assert unquoted(quoted(line[:60])) == line[:60]
+    assert quoted(line).isprintable()
     event = Event.parse(line)
     if event is not None:
         str(event)
@@ -515,6 +585,7 @@ TARGETS = {
         Target("request", request, seeds.REQUESTS, (SpoolError,), 64 * 1024),
         Target("spool-names", spool_names, [b"/".join(seeds.names()), *seeds.REQUESTS]),
         Target("sanlock-status", sanlock_status, seeds.SANLOCK_STATUS),
+        Target("lease-line", lease_line, seeds.LEASE_LINES),
         Target("sanlock-dump", sanlock_dump, seeds.SANLOCK_DUMP),
         Target("sanlock-answer", sanlock_answer, seeds.SANLOCK_ANSWERS),
         Target("journal", journal, seeds.JOURNAL),

@@ -15,10 +15,10 @@ from tests.fuzz.corpus import FOLDER, corpus_of
 from tests.fuzz.limits import SMALL, HangError, attempt, check_memory, check_scale, no_hang, try_one
 from tests.fuzz.seeds import SECRET
 from tests.fuzz.shapes import OWN
-from tests.fuzz.strategies import inputs
+from tests.fuzz.strategies import inputs, odd_numbers
 from tests.fuzz.targets import TARGETS, Target
 
-from .examples import FULL, part_of
+from .examples import FULL, part_of, some_of
 
 pytestmark = pytest.mark.pure
 
@@ -71,6 +71,14 @@ def test_inputs_as_hosts_change_them(name: str, here: dict[str, str]) -> None:
         try_one(target, data)
 
     run()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_numbers_that_are_none(name: str, here: dict[str, str]) -> None:
+    target = take(name, here)
+    for seed in target.seeds[:2]:
+        for data in some_of(odd_numbers(seed)):
+            try_one(target, data)
 
 
 @pytest.mark.parametrize(("name", "shape"), SHAPES)
