@@ -22,7 +22,7 @@ RPMBUILD_OPTIONS ?= $(shell rpm -q rpm >/dev/null 2>&1 || echo --nodeps)
 # The targets named together are made in that order, also with -j: `make deps test`.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test unit fuzz integration e2e modular faults chaos packaging bench matrix lint pure man clean source srpm rpm deb install uninstall
+.PHONY: help deps demo test unit fuzz integration e2e modular faults model mutants chaos packaging bench matrix lint pure man clean source srpm rpm deb install uninstall
 
 # What stands behind a target and two number signs.
 help: ## list the targets
@@ -93,6 +93,16 @@ SHRINK :=
 chaos: $(VENV)/.done ## random faults and outages over two hosts and ten VMs: SECONDS=, SEED=, SCHEDULE=, SHRINK=1; root
 	PYTHONPATH=helper:auth:. $(BIN)/python -m tests.chaos --seconds $(SECONDS) $(SEED:%=--seed %) \
 	    $(SCHEDULE:%=--schedule %) $(SHRINK:%=--shrink)
+
+# One preemption of a process more than `make test` has.
+model: export SANLOCK_HELPER_MODEL = full
+model: $(VENV)/.done ## the models of spool, store and machines, searched further than by `make test`; no root
+	$(BIN)/pytest -q -n 3 --durations=10 tests/model
+
+# A fix whose text is not in the program any more, or more than once, ends the run.
+ROWS :=
+mutants: $(VENV)/.done ## each fix of the first hostile test taken back: which search finds it? ROWS=; root for the faults
+	$(BIN)/python -m tests.mutants $(ROWS)
 
 # The package: built, installed, updated and erased under systemd.
 packaging: $(VENV)/.done ## the RPM and `make install` under systemd in a container, the SELinux policy; root

@@ -54,12 +54,14 @@ class Task(NamedTuple):
 class Limits(NamedTuple):
     """How much may go wrong: processes that crash, that are stopped, and whether some cannot be killed.
 
-    switches: how often a process may have to wait although it could go on, and was not stopped.
+    removals: how many requests an administrator removes.  switches: how often a process may have to wait
+    although it could go on, and was not stopped.
     """
 
     crashes: int = 0
     stops: int = 0
     unkillable: bool = False
+    removals: int = 0
     switches: int = 99
 
 
@@ -309,6 +311,8 @@ class Kernel:
             inode = (pid, task.made)
             self.names[path], self.inodes[inode] = inode, Inode()
             self.change(pid, made=task.made + 1)
+        if flags & posix.O_TRUNC:
+            self._set(inode, data=b"")
         descriptor = next(number for number in range(3, 99) if number not in dict(task.files))
         self.change(pid, files=(*task.files, (descriptor, inode)))
         return descriptor

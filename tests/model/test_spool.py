@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any, Callable, NamedTuple
 
 import pytest
@@ -16,8 +16,8 @@ from sanlock_helper.agent.requests import Requests
 from sanlock_helper.agent.stand_by import DEATH_SECONDS, POLL_SECONDS, SILENT_SECONDS, StandBy
 from sanlock_helper.spool import Spool
 
-from ..unit.examples import FULL
 from . import helpers
+from .depth import DEEPER
 from .kernel import TICK, Kernel, Limits, Task
 from .replay import EXIT, Program
 from .search import WrongState, search
@@ -54,6 +54,9 @@ class Host(Kernel):
         # What runs in the processes that an agent has started.
         self.runs: dict[int, str] = {}
         self.wrong = ""
+        self.removals = 0
+        # The domains whose request was removed before anything was done for it, or after.
+        self.removed: frozenset[str] = frozenset()
         # When the last fault was; whether a process was there to serve what it left.
         self.fault_at = START
         self.has_successor = True
@@ -74,10 +77,30 @@ class Host(Kernel):
             frozenset(self.deaths.items()),
             self.fault_at,
             self.has_successor,
+            self.removals,
+            self.removed,
+            self.written,
             self.wrong,
         )
 
     # Events
+
+    def moves(self) -> Iterator[tuple[str, Callable[[Any], None]]]:
+        yield from super().moves()
+        if self.removals < self.limits.removals:
+            # While a call is made for it: the outcome is logged all the same.
+            for uuid, inside in self.acting.items():
+                if inside:
+                    yield f"the request for {uuid} is removed by hand", lambda state: state.remove_by_hand()
+
+    def remove_by_hand(self) -> None:
+        """An administrator empties the spool."""
+        self.removals += 1
+        for name in [name for name in self.names if name[0] != "."]:
+            self._unlinked(self.names.pop(name))
+            uuid = name.partition(".")[0]
+            if not self.acting.get(uuid):
+                self.removed |= {uuid}
 
     def may_come(self, pid: int) -> bool:
         if pid <= len(self.programs) - self.late:
@@ -216,7 +239,8 @@ class Host(Kernel):
         """Nothing is left to happen."""
         if not self.late and not self.has_successor:
             return  # the next call serves what is left: see the models in which one comes late
-        assert set(self.logged) == self.written, f"no outcome: {self.written - set(self.logged)}"
+        silent = self.written - set(self.logged) - self.removed
+        assert not silent, f"no outcome: {silent}"
         left = [name for name in self.names if name[0] != "."]
         assert not left, f"left in the spool: {left}"
 
@@ -243,7 +267,7 @@ class Scenario(NamedTuple):
 
 
 def _more(switches: int) -> int:
-    return switches + FULL
+    return switches + DEEPER
 
 
 SCENARIOS = {
@@ -251,6 +275,7 @@ SCENARIOS = {
     "three calls, no place for a stand-by": Scenario(3, 0, 0, Limits(switches=_more(1))),
     "a process is killed": Scenario(3, 0, 1, Limits(crashes=1, switches=_more(0))),
     "a process is killed, and one more call comes": Scenario(3, 1, 1, Limits(crashes=1, switches=_more(0))),
+    "requests are removed by hand": Scenario(2, 0, 1, Limits(removals=1, switches=_more(1))),
     "two processes are killed": Scenario(3, 1, 2, Limits(crashes=2, switches=0)),
     "a process is stopped, and goes on at any time": Scenario(2, 0, 1, Limits(stops=1, switches=_more(0))),
     "a process is stopped, and one more call comes": Scenario(2, 1, 0, Limits(stops=1, switches=_more(0))),
