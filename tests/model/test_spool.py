@@ -132,7 +132,7 @@ class Host(Kernel):
 
     def come(self, pid: int) -> None:
         super().come(pid)
-        if pid > len(self.programs) - self.late:
+        if not self.has_successor or pid > len(self.programs) - self.late:
             # It serves what is left.
             self.fault_at, self.has_successor = self.now, True
 
