@@ -115,6 +115,14 @@ OWN["libvirt-conf"] = OWN["libvirt-conf-file"] = {
     "comments": repeated(b"#\n"),
     "triple quotes": repeated(b'"""', b"a="),
 }
+OWN["auth-conf"] = {
+    "groups": numbered(b"[auth-libvirt-%d]\ncredentials=a\n"),
+    "a group again": repeated(b"[credentials-a]\nusername=u\n", b"[auth-libvirt-h]\ncredentials=a\n"),
+    "names": numbered(b"a%d=1\n", b"[credentials-a]\n"),
+    "comments": repeated(b"#\n"),
+    "a value": repeated(b"\\t", b"[auth-libvirt-h]\ncredentials=a\n[credentials-a]\npassword="),
+}
+OWN["lease-line"] = {"leases": repeated(b"LS:key:/p:0:1 "), "colons": repeated(b":", b"LS")}
 OWN["sanlock-conf"] = {
     "settings": repeated(b"kill_grace_seconds=1\n"),
     "names of their own": numbered(b"a%d=1\n"),
