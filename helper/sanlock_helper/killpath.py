@@ -70,14 +70,15 @@ def main(arguments: "Sequence[str]", interactive: "bool | None" = None) -> int:
 def _hand_over(invocation: Invocation, start: float, waits: bool) -> "tuple[Spool, str, bool]":
     """Put the request into the spool: returns that, the request's file, and whether this process is needed.
 
-    Raises SpoolError when it cannot be written; then no file is left there.
+    Raises SpoolError when it cannot be written, or the locks cannot be used; then no file is left there.
     """
     spool = Spool.open()
     name = spool.write(invocation, start, keep=waits)
     try:
         return spool, name, waits or spool.enlist()
     except SpoolError:
-        spool.remove(name)
+        if not spool.remove(name):
+            return spool, name, False  # an agent has served it
         raise
 
 

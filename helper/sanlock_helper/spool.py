@@ -184,12 +184,15 @@ class Spool:
         """Give the file NAME its NEW one."""
         self.kernel.rename(name, new, src_dir_fd=self.directory, dst_dir_fd=self.directory)
 
-    def remove(self, name: str) -> None:
-        """Remove a request that is over, or a file that is none."""
+    def remove(self, name: str) -> bool:
+        """Remove a request that is over, or a file that is none; False when it was not there."""
         try:
             self.kernel.unlink(name, dir_fd=self.directory)
+        except FileNotFoundError:
+            return False
         except OSError:
             pass
+        return True
 
     def text(self, name: str) -> str:
         """What is in the file NAME.

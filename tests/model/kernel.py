@@ -54,14 +54,15 @@ class Task(NamedTuple):
 class Limits(NamedTuple):
     """How much may go wrong: processes that crash, that are stopped, and whether some cannot be killed.
 
-    removals: how many requests an administrator removes.  switches: how often a process may have to wait
-    although it could go on, and was not stopped.
+    removals: how many requests an administrator removes.  errors: how many calls fail for want of room.
+    switches: how often a process may have to wait although it could go on, and was not stopped.
     """
 
     crashes: int = 0
     stops: int = 0
     unkillable: bool = False
     removals: int = 0
+    errors: int = 0
     switches: int = 99
 
 
@@ -75,6 +76,7 @@ def _coming(pid: int) -> Callable[[Any], None]:
 
 NOT_THERE = _error(FileNotFoundError, errno.ENOENT)
 THERE = _error(FileExistsError, errno.EEXIST)
+NO_ROOM = _error(OSError, errno.ENOSPC)
 LOCKED = _error(BlockingIOError, errno.EAGAIN)
 
 
@@ -89,7 +91,7 @@ class Kernel:
         self.names: dict[str, tuple[int, int]] = {}
         self.inodes: dict[tuple[int, int], Inode] = {}
         self.tasks: dict[int, Task] = {pid: Task(None) for pid in range(1, len(programs) + 1)}
-        self.crashes = self.stops = self.switches = 0
+        self.crashes = self.stops = self.switches = self.errors = 0
         # The process that made the last call.
         self.running = 0
         # The first step of each process; the same for all copies.
@@ -113,6 +115,7 @@ class Kernel:
             tuple(self.tasks.items()),
             self.crashes,
             self.stops,
+            self.errors,
             self.switches,
             self.running,
         )
@@ -147,6 +150,8 @@ class Kernel:
         name, arguments = task.step.call
         if self._can_go(task):
             yield f"{pid}: {name}{arguments}", lambda state: state.go(pid)
+            if self._may_lack_room(pid, task):
+                yield f"{pid}: no room for {name}{arguments}", lambda state: state.lack_room(pid)
         if self._may_crash(pid, task):
             yield f"{pid} is killed before {name}{arguments}", lambda state: state.crash(pid)
         if self._may_stop(pid, task):
@@ -159,6 +164,14 @@ class Kernel:
 
     def _may_crash(self, pid: int, task: Task) -> bool:
         return self.crashes < self.limits.crashes and self.may_fail(pid) and self._is_seen(pid, task)
+
+    def _may_lack_room(self, pid: int, task: Task) -> bool:
+        """Whether its call may fail with ENOSPC: a new file, what is written to one, a new name."""
+        if self.errors >= self.limits.errors or not self.may_fail(pid) or task.step is None:
+            return False
+        name, arguments = task.step.call
+        is_new = name == "open" and arguments[1] & posix.O_CREAT and arguments[0] not in self.names
+        return bool(is_new) or name in ("write", "pwrite", "rename")
 
     def _may_stop(self, pid: int, task: Task) -> bool:
         if self.stops >= self.limits.stops or not self.may_fail(pid) or task.step is None:
@@ -234,9 +247,18 @@ class Kernel:
             self._can_go(task := self.tasks[pid])
             and self._is_local(pid, task)
             and not self._may_crash(pid, task)
+            and not self._may_lack_room(pid, task)
             and not self._may_stop(pid, task)
         ):
             self._call(pid)
+
+    def lack_room(self, pid: int) -> None:
+        """The call of process PID fails."""
+        self.errors += 1
+        self.running = pid
+        task = self.tasks[pid]
+        assert task.step is not None
+        self.change(pid, step=task.step.after(NO_ROOM))
 
     def _call(self, pid: int) -> None:
         task = self.tasks[pid]

@@ -223,7 +223,9 @@ class Host(Kernel):
         for uuid, outcomes in self.logged.items():
             first = [kind for kind, repeated in outcomes if not repeated]
             assert len(first) <= 1, f"{uuid} has {outcomes}"
-            assert len(outcomes) == 1 or self.crashes + self.stops + sum(self.deaths.values()), outcomes
+            assert len(outcomes) == 1 or self.crashes + self.stops + self.errors + sum(
+                self.deaths.values()
+            ), outcomes
         for pid, task in self.tasks.items():
             if task.lives and task.step is not None and task.step.call[0] == EXIT:
                 (status,) = task.step.call[1]
@@ -239,7 +241,11 @@ class Host(Kernel):
         """Nothing is left to happen."""
         if not self.late and not self.has_successor:
             return  # the next call serves what is left: see the models in which one comes late
-        silent = self.written - set(self.logged) - self.removed
+        # One that could not write its request serves it itself.
+        called = {
+            helpers.uuid_of(pid) for pid, task in self.tasks.items() if pid < FIRST_CHILD and task.ended == 0
+        }
+        silent = (self.written | called) - set(self.logged) - self.removed
         assert not silent, f"no outcome: {silent}"
         left = [name for name in self.names if name[0] != "."]
         assert not left, f"left in the spool: {left}"
@@ -276,6 +282,8 @@ SCENARIOS = {
     "a process is killed": Scenario(3, 0, 1, Limits(crashes=1, switches=_more(0))),
     "a process is killed, and one more call comes": Scenario(3, 1, 1, Limits(crashes=1, switches=_more(0))),
     "requests are removed by hand": Scenario(2, 0, 1, Limits(removals=1, switches=_more(1))),
+    "there is no room once": Scenario(3, 0, 1, Limits(errors=1, switches=_more(0))),
+    "there is no room twice": Scenario(2, 0, 1, Limits(errors=2, switches=_more(0))),
     "two processes are killed": Scenario(3, 1, 2, Limits(crashes=2, switches=0)),
     "a process is stopped, and goes on at any time": Scenario(2, 0, 1, Limits(stops=1, switches=_more(0))),
     "a process is stopped, and one more call comes": Scenario(2, 1, 0, Limits(stops=1, switches=_more(0))),

@@ -228,8 +228,8 @@ FIXES = (
         (
             Edit(
                 _AGENT + "agent.py",
-                "            elif not self._requests.serves():\n                return  # another agent serves it by now\n",
-                "            else:\n                return\n",
+                "            if done is None and not self._requests.serves():\n",
+                "            if done is None:\n",
             ),
         ),
     ),

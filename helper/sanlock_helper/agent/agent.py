@@ -331,12 +331,14 @@ class Agent:
         if self._requests is not None:
             done = self._requests.finish(request.name, event.level, event.render())
             self._expect(request)
-            if done is not None and not log:
-                self._requests.remove(done)
-            elif done is not None:
-                receipt = Receipt(self._requests, done)
-            elif not self._requests.serves():
+            if done is None and not self._requests.serves():
                 return  # another agent serves it by now
+            # One that could not be renamed goes as well, else the next agent logs its outcome again.
+            name = done or request.name
+            if log:
+                receipt = Receipt(self._requests, name)
+            else:
+                self._requests.remove(name)
             self._report_obstacle(self._requests.obstacle)
         if log:
             self._journal.report(event, receipt)

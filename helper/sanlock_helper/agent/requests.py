@@ -149,9 +149,9 @@ class Requests:
         the process that does so dies or hangs, as long as one of the others lives.  Raises SpoolError when
         neither is possible.
         """
-        spool, stand_by = self._spool, self._stand_by
+        spool = self._spool
         while not spool.has_lock and not self._try_serve():
-            if not spool.has_place and stand_by.is_relieved() and not spool.take_place():
+            if self._is_spare():
                 return
             self._pause(POLL_SECONDS)
         spool.leave_place()
@@ -187,7 +187,15 @@ class Requests:
         try:
             return self._stand_by.try_serve()
         except OSError as error:
-            raise SpoolError(f"the agent's lock cannot be used: {error.strerror}") from error
+            raise _unusable_lock(error) from error
+
+    def _is_spare(self) -> bool:
+        """Whether an agent shows life, and enough other processes stand by."""
+        spool = self._spool
+        try:
+            return not spool.has_place and self._stand_by.is_relieved() and not spool.take_place()
+        except OSError as error:
+            raise _unusable_lock(error) from error
 
     def names(self, known: Container[str] = ()) -> list[str]:
         """The files of all requests, whatever their step, oldest first; but for those that are KNOWN."""
@@ -326,9 +334,9 @@ class Requests:
             return False
         return True
 
-    def remove(self, name: str) -> None:
-        """Remove a request whose outcome was logged, or a file that is none."""
-        self._spool.remove(name)
+    def remove(self, name: str) -> bool:
+        """Remove a request whose outcome was logged, or a file that is none; False when it was not there."""
+        return self._spool.remove(name)
 
     def outcome_of(self, request: Request) -> tuple[str, str] | None:
         """The level and the line of the outcome of this process's own REQUEST, once it was logged.
@@ -358,6 +366,10 @@ class Requests:
             pass  # no room for the note: what it is about was done all the same
         finally:
             spool.kernel.close(descriptor)
+
+
+def _unusable_lock(error: OSError) -> SpoolError:
+    return SpoolError(f"the agent's lock cannot be used: {error.strerror}")
 
 
 class Receipt:

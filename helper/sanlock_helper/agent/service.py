@@ -87,8 +87,10 @@ def _serve_spool(request: Request, spool: Spool, grace: Grace, journal: Journal)
     try:
         return _Service(request, spool, requests, journal).perform()
     except SpoolError as error:
-        # Neither this process nor another can serve the spool: each serves its own request.
-        requests.remove(request.name)
+        # Neither this process nor another can serve the spool: each serves its own request, unless an agent
+        # has done so.
+        if not requests.remove(request.name) and spool.own_request_fd < 0:
+            return EXIT_DONE
         journal.report(request.event("served-alone", note=error))
         return serve_alone(request, lambda: make_agent(journal, request.uri))
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Container
 from pathlib import Path
@@ -309,3 +310,24 @@ def test_it_lingers_for_more_after_several(monkeypatch: pytest.MonkeyPatch, requ
     put(requests, uuid=uuid_of(2))
     world.agent.work(requests)
     assert world.waited == pytest.approx(agent_module.LINGER_SECONDS, abs=0.05)
+
+
+def test_an_outcome_whose_request_cannot_be_renamed_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled, tmp_path: Path
+) -> None:
+    def no_room(name: str, new: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as once:
+        world = AgentWorld(monkeypatch)
+        put(requests)
+        put(requests, pid=2)
+        once.setattr(requests.spool, "rename", no_room)
+        world.agent.work(requests)
+    # There is room again: the next agent has nothing to log.
+    following = AgentWorld(monkeypatch)
+    put(requests, uuid=uuid_of(1), pid=3)
+    following.agent.work(Spooled(tmp_path / "run"))
+    outcomes = [line for _, line in (*world.journal.lines, *following.journal.lines) if UUID in line]
+    assert len(outcomes) == 1, outcomes
+    assert requests.names() == []

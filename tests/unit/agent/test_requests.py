@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from sanlock_helper import killpath
 from sanlock_helper.agent.requests import Receipt, Request, Requests
+from sanlock_helper.agent.stand_by import StandBy
 from sanlock_helper.escapes import printable
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline
@@ -273,3 +276,41 @@ def test_a_stand_by_is_no_agent_while_another_is(runtime: Path) -> None:
     assert (agent.is_agent(), stand_by.is_agent()) == (True, False)
     agent.unlock()
     assert stand_by.is_agent()
+
+
+class Relieved(StandBy):
+    """One that would go, and whose lock cannot be opened."""
+
+    def __init__(self) -> None:
+        pass
+
+    def try_serve(self) -> bool:
+        return False
+
+    def is_relieved(self) -> bool:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_a_stand_by_whose_locks_cannot_be_used_reports_that(spool: Spool) -> None:
+    requests = Requests(spool, 40, Relieved())
+    with pytest.raises(SpoolError, match="Too many open files"):
+        requests.attend(lambda: None)
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+def test_a_process_that_cannot_enlist_serves_unless_an_agent_has(
+    monkeypatch: pytest.MonkeyPatch, spool: Spool, is_served: bool
+) -> None:
+    def enlist() -> bool:
+        if is_served:
+            spool.remove(spool.names()[0])
+        raise SpoolError("the agent's lock cannot be used")
+
+    monkeypatch.setattr("sanlock_helper.killpath.Spool.open", lambda: spool)
+    monkeypatch.setattr(spool, "enlist", enlist)
+    if is_served:
+        assert killpath._hand_over(wanted(), 1000.0, False)[2] is False
+    else:
+        with pytest.raises(SpoolError):
+            killpath._hand_over(wanted(), 1000.0, False)
+    assert spool.names() == []
