@@ -286,7 +286,7 @@ SCENARIOS = {
     "there is no room twice": Scenario(2, 0, 1, Limits(errors=2, switches=_more(0))),
     "two processes are killed": Scenario(3, 1, 2, Limits(crashes=2, switches=0)),
     "a process is stopped, and goes on at any time": Scenario(2, 0, 1, Limits(stops=1, switches=_more(0))),
-    "a process is stopped, and one more call comes": Scenario(2, 1, 0, Limits(stops=1, switches=_more(0))),
+    "a process is stopped, and one more call comes": Scenario(2, 1, 1, Limits(stops=1, switches=_more(0))),
     "a process is stopped, and cannot be killed": Scenario(
         2, 0, 1, Limits(stops=1, unkillable=True, switches=_more(0))
     ),

@@ -127,7 +127,7 @@ FIXES = (
         (Edit(_AGENT + "pause.py", "        _end_job(attempt, state, reason)\n", "        pass\n"),),
     ),
     Fix(
-        *("A10", "leases that libvirt cannot give up are not looked for"),
+        *("A10", "leases that libvirt cannot give up are not read again"),
         (
             Edit(
                 _AGENT + "outcomes.py",
