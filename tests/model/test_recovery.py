@@ -29,7 +29,7 @@ from .depth import DEEPER  # noqa: E402
 from .search import WrongState, search  # noqa: E402
 
 # So many events follow each other.
-LENGTH = 12 + 6 * DEEPER
+LENGTH = 9 + 9 * DEEPER
 # Crashes and errors among them.
 TROUBLES = 2
 # More than recovery makes calls in a visit.
