@@ -171,4 +171,4 @@ class Intake:
             event = Event.parse(line) or Event("", note=line)
             event.parts.setdefault("uri", request.uri)
         event.repeated = name.endswith(LOGGING)
-        self._journal.log(level, event, Receipt(self._requests, name))
+        self._journal.log(level, event, Receipt(self._requests, name, is_own=False))

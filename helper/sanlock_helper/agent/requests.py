@@ -311,8 +311,8 @@ class Requests:
         self.obstacle = error.strerror or repr(error)
         self.ignored.add(name)
 
-    def logging(self, name: str) -> str | None:
-        """Claim the logging of a finished request's outcome.
+    def logging(self, name: str, is_own: bool = True) -> str | None:
+        """Claim the logging of a finished request's outcome; IS_OWN: of this agent's own.
 
         Returns the file's new name, None when it was claimed by another.
         """
@@ -320,8 +320,8 @@ class Requests:
         try:
             self._spool.rename(name, new)
         except FileNotFoundError:
-            # Removed by hand, unless another agent claimed it.
-            return name if self._spool.serves() and not self._is_there(new) else None
+            # Removed by hand, unless another agent claimed it: one that was stopped logs what it did.
+            return name if is_own and self._spool.serves() and not self._is_there(new) else None
         except OSError as error:
             self._meet_obstacle(name, error)
             return name
@@ -375,15 +375,16 @@ def _unusable_lock(error: OSError) -> SpoolError:
 class Receipt:
     """The receipt of a finished request's outcome: see journal.Journal.log()."""
 
-    def __init__(self, requests: Requests, name: str) -> None:
-        """NAME is the request's file, at its step DONE or LOGGING."""
+    def __init__(self, requests: Requests, name: str, is_own: bool = True) -> None:
+        """NAME is the request's file, at its step DONE or LOGGING; IS_OWN: this agent has served it."""
         self._requests = requests
+        self._is_own = is_own
         self._name: str | None = name
 
     def logging(self) -> bool:
         """Claim the logging; False when another process has."""
         if self._name is not None and self._name.endswith(DONE):
-            self._name = self._requests.logging(self._name)
+            self._name = self._requests.logging(self._name, self._is_own)
         return self._name is not None
 
     def logged(self) -> None:

@@ -314,3 +314,16 @@ def test_a_process_that_cannot_enlist_serves_unless_an_agent_has(
         with pytest.raises(SpoolError):
             killpath._hand_over(wanted(), 1000.0, False)
     assert spool.names() == []
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_an_outcome_of_another_agent_that_is_gone_was_logged_by_it(
+    spool: Spool, requests: Requests, is_own: bool
+) -> None:
+    """An own one was removed by hand, and is logged all the same."""
+    assert spool.is_agent()
+    done = requests.finish(spool.write(wanted(), 1000.0), "notice", "pause vm1: done")
+    assert done is not None
+    receipt = Receipt(requests, done, is_own)
+    spool.remove(done)
+    assert receipt.logging() is is_own
