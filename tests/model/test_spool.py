@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("libvirt")
 
-from sanlock_helper.agent.apart import DEATHS
 from sanlock_helper.agent.in_hand import InHand
 from sanlock_helper.agent.requests import Requests
 from sanlock_helper.agent.stand_by import DEATH_SECONDS, POLL_SECONDS, SILENT_SECONDS, StandBy
@@ -25,6 +24,9 @@ from .search import WrongState, search
 START = 1000.0
 
 # From a fault to the outcome of what is left: the silence, the death, and the polls around them.
+# A request over which so many agents died goes apart.
+DEATHS = 2
+
 # The processes that an agent starts have ids from here on.
 FIRST_CHILD = 100
 

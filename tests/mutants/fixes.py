@@ -248,7 +248,7 @@ FIXES = (
         (
             Edit(
                 _AGENT + "descriptors.py",
-                "        if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR:\n            return True\n",
+                '        if getattr(error, "errno", None) in _NO_DESCRIPTOR:\n            return True\n',
                 "",
             ),
             Edit(
