@@ -233,8 +233,10 @@ def outcomes_are_true(run: Run) -> Iterator[Violation]:
 
 
 def _untrue(host: Host, call: Call, outcome: Outcome, vm: Vm) -> str:
-    """What is untrue of an outcome; "" when nothing is known to be."""
+    """What is untrue of an outcome; "" when nothing is known to be, or not yet."""
     end = outcome.at + LATE_LINE
+    if host.samples[-1].end < end:
+        return ""
     known = [
         (sample.begin, _is_safe(sample, vm, call.action))
         for sample in host.samples

@@ -14,6 +14,8 @@ from .world import World
 
 # How often all invariants are checked over what was seen until then.
 CHECK_SECONDS = 5.0
+# What is found must still be so when both hosts have been sampled again.
+CONFIRM_SECONDS = 3.0
 # How long the machines may take to come back after all.
 SETTLE_SECONDS = 45.0
 
@@ -63,6 +65,9 @@ def _steps(schedule: Schedule, world: World, steps: Steps, begin: float) -> list
             steps.begin(left.pop(0))
         if now >= check:
             found = violations(world.run()._replace(is_over=False))
+            if found:
+                time.sleep(CONFIRM_SECONDS)
+                found = violations(world.run()._replace(is_over=False))
             if found:
                 return found
             check = time.monotonic() + CHECK_SECONDS

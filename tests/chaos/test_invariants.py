@@ -276,6 +276,11 @@ def test_reported_as_safe_and_never_was(action: str, kind: str) -> None:
     assert found(here) == ["true outcome"]
 
 
+def test_what_was_not_sampled_since_is_not_judged() -> None:
+    """While the run goes on: the journal is read after the last sample."""
+    assert found(host(series((RUNS, 3.4)), [after(2.0)], [done(3.2)])) == []
+
+
 def test_reported_as_failed_and_was_safe_all_the_time() -> None:
     here = host(series((RUNS, 2.0), (PAUSED, 12.0), record=True), [after(1.0)], [done(10.0, kind="FAILED")])
     assert found(here) == ["true outcome"]
