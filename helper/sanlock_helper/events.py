@@ -217,6 +217,31 @@ HOST_KINDS = {
         "the request {path} could not be read: {note}; FAILED: its VM was not made safe, and sanlock sends "
         "it SIGKILL",
     ),
+    "agent-stands": Kind(
+        "af34b4c12f974d4d90a3c495a842c762",
+        "notice",
+        "note",
+        "this process stands ready as the agent[ ({note})]",
+    ),
+    "agent-not-connected": Kind(
+        "865f8b0e9aca497fb9ca652eb939ad1b",
+        "warning",
+        "note",
+        "the agent that stands has no connection: {note}; trying again every {every} s, and with each "
+        "request",
+    ),
+    "agent-without-spool": Kind(
+        "7e4f2010110c43a385e23b686a938867",
+        "warning",
+        "note",
+        "the spool was removed: the agent that stood there ends, and the next process makes a new one",
+    ),
+    "memory-not-locked": Kind(
+        "b8b8c376629c45c9aa156419e54f3215",
+        "warning",
+        "note",
+        "the agent that stands cannot keep all in memory: {note}; it stands all the same",
+    ),
     "update-failed": Kind(
         "f52aa43a64bf4483b8e76227d2d5a4ec",
         "error",

@@ -15,8 +15,10 @@ Each step is one rename, so a process that dies at any instruction leaves one of
 a dead process's lock.
 
 The modification time of the lock's file is the CLOCK_MONOTONIC at which the process that has the lock last
-showed that it lives; a file beside it names that process.  An agent that neither shows life nor can be
-killed keeps its lock; another one then serves beside it, with the second lock.  A process that takes a lock,
+showed that it lives; a file beside it names that process.  An agent that stands (see agent/standing.py) keeps
+its lock while nothing is to be served, and shows no life then: the access time of the file is STANDS, and its
+silence counts from the oldest request on.  An agent that neither shows life nor can be killed keeps its lock;
+another one then serves beside it, with the second lock.  A process that takes a lock,
 or wakes up after a long silence, first shows life and then checks the other lock; one that serves beside an
 agent takes the second lock and then checks that the first one's file has shown no life since.  So at least
 one of two such processes detects the other, and withdraws.
@@ -59,6 +61,12 @@ LIFE_SECONDS = 0.25
 # After so long without a sign of life the agent is late: a process that would exit stays to observe it.
 LATE_SECONDS = 1.0
 
+# The access time of the lock's file, in nanoseconds, while the agent that has the lock stands.
+STANDS = 0
+
+# How often a stand-by of an agent that stands checks on it, before it loads anything.
+STAND_BY_SECONDS = 0.05
+
 # An agent that has shown no life for so long does not act before it has checked that it still serves.  Less
 # than what another process waits for (stand_by.SILENT_SECONDS).
 ACT_SECONDS = 2.0
@@ -93,16 +101,18 @@ class Spool:
         clock: "Callable[[], float]" = time.monotonic,
         identify: "Callable[[], str] | None" = None,
         owner: int = 0,
+        sleep: "Callable[[float], None]" = time.sleep,
     ) -> None:
         """DIRECTORY is a descriptor of it, which belongs to OWNER, PID the process's own id; see open().
 
         KERNEL has the system calls, FLOCK is one more, CLOCK is monotonic, IDENTIFY gives what identity()
-        does: a test of all interleavings puts its own there.
+        does, SLEEP waits: a test of all interleavings puts its own there.
         """
         self.directory = directory
         self.kernel = kernel
         self._flock = flock
         self._clock = clock
+        self._sleep = sleep
         self._identify = identify or identity
         # The file of this process's own request, open while it waits for the outcome; else -1.
         self.own_request_fd = -1
@@ -117,6 +127,8 @@ class Spool:
         self._replaced = False
         # When this process showed life last, as the agent.
         self.shown_at = 0.0
+        # Whether this process, once it is the agent, stays when nothing is left to serve.
+        self.stays = False
 
     @classmethod
     def open(cls, path: str = RUNTIME_DIR, owner: int = 0) -> "Spool":
@@ -184,6 +196,29 @@ class Spool:
         """Give the file NAME its NEW one."""
         self.kernel.rename(name, new, src_dir_fd=self.directory, dst_dir_fd=self.directory)
 
+    def can_be_changed(self) -> bool:
+        """Whether a file can be made in the spool, and removed."""
+        draft = f".{self._pid}"
+        try:
+            self.kernel.close(
+                self.kernel.open(draft, posix.O_WRONLY | posix.O_CREAT, 0o600, dir_fd=self.directory)
+            )
+            self.kernel.unlink(draft, dir_fd=self.directory)
+        except OSError:
+            return False
+        return True
+
+    def is_in_place(self) -> bool:
+        """Whether the spool, and the lock that this process has, are those that other processes find."""
+        try:
+            pairs = (
+                (posix.stat(f"{RUNTIME_DIR}/{_SPOOL}"), posix.fstat(self.directory)),
+                (posix.stat(f"{RUNTIME_DIR}/{_LOCKS[self.held]}"), posix.fstat(self._file(self.held))),
+            )
+        except OSError:
+            return False
+        return all(there.st_ino == ours.st_ino and there.st_dev == ours.st_dev for there, ours in pairs)
+
     def remove(self, name: str) -> bool:
         """Remove a request that is over, or a file that is none; False when it was not there."""
         try:
@@ -227,14 +262,56 @@ class Spool:
     def enlist(self) -> bool:
         """Whether this process is needed: it is the agent, or stands by, or the agent is late.
 
-        If not, another process serves what is in the spool by now.  Raises SpoolError when the locks cannot
-        be used.
+        If not, another process serves what is in the spool by now.  A stand-by of an agent that stands waits
+        in here, with nothing loaded, until it is dismissed or needed.  Raises SpoolError when the locks
+        cannot be used.
         """
         try:
             found = self.take_first()
-            return found == TAKEN or self.is_late(SECOND if found == BESIDE else FIRST) or self.take_place()
+            if found == TAKEN or self.is_late(SECOND if found == BESIDE else FIRST):
+                return True
+            return self.take_place() and not (found == HELD and self._await_dismissal())
         except OSError as error:
             raise _unusable(f"{RUNTIME_DIR}/{_LOCKS[FIRST]}", error) from error
+
+    def _await_dismissal(self) -> bool:
+        """As a stand-by: wait while the agent stands and is not late; whether it has served all there was."""
+        while self.stands() and not self.is_late(FIRST):
+            if self.is_dismissed():
+                return True
+            self._sleep(STAND_BY_SECONDS)
+            if self.take_first() != HELD:
+                break
+        return False
+
+    def is_dismissed(self) -> bool:
+        """Whether an agent stands, and nothing is in the spool: then this process's place is given up.
+
+        The caller has found the first lock held.
+        """
+        if not self.stands() or self._starts():
+            return False
+        self.leave_place()
+        # A process that found no place has exited.  It wrote its request before, so it is there now.
+        if not self._starts():
+            return True
+        self.take_place()
+        return False
+
+    def stands(self) -> bool:
+        """Whether the agent that has the first lock stays when nothing is left to serve."""
+        nanoseconds: int = self.kernel.fstat(self._file(FIRST)).st_atime_ns
+        return nanoseconds == STANDS
+
+    def _starts(self) -> "list[float]":
+        """When the requests in the spool came, whatever their step; only those whose names have it."""
+        starts = []
+        for name in self.kernel.listdir(self.directory):
+            if name[:1] != "." and is_request(name):
+                digits = started(name).partition("-")[0]
+                if digits.isascii() and digits:
+                    starts.append(int(digits) / 1e6)
+        return starts
 
     def is_agent(self) -> bool:
         """Whether this process has an agent's lock, which it takes if the first is free."""
@@ -334,9 +411,23 @@ class Spool:
         nanoseconds: int = self.kernel.fstat(self._file(which)).st_mtime_ns
         return nanoseconds / 1e9
 
+    def silent_since(self, which: int) -> float:
+        """Since when the silence of that lock's holder counts: since it showed life last.
+
+        An agent that stands has nothing to show while the spool is empty: then since the oldest request came,
+        and not at all where there is none.
+        """
+        status = self.kernel.fstat(self._file(which))
+        life: float = status.st_mtime_ns / 1e9
+        now = self._clock()
+        if status.st_atime_ns != STANDS or now - life < LATE_SECONDS:
+            return life
+        return max(life, min(self._starts(), default=now))
+
     def is_late(self, which: int) -> bool:
         """Whether that lock's holder, another process, has shown no life lately."""
-        return not 0 <= self._clock() - self.life(which) < LATE_SECONDS
+        since = self.silent_since(which)
+        return not 0 <= self._clock() - since < LATE_SECONDS
 
     def holder(self, which: int) -> str:
         """The process that has that lock, as identity() gives it; "" when it has not written that."""
@@ -352,7 +443,8 @@ class Spool:
 
     def _stamp(self, descriptor: int, now: float) -> None:
         nanoseconds = int(now * 1e9)
-        self.kernel.utime(descriptor, ns=(nanoseconds, nanoseconds))
+        stands = self.stays and self._held == FIRST
+        self.kernel.utime(descriptor, ns=(STANDS if stands else nanoseconds, nanoseconds))
         self.shown_at = now
 
     def _write_holder(self, text: str) -> None:

@@ -17,13 +17,11 @@ from typing import Callable
 
 import pytest
 
+from .calls import SPOOL, call, helpers, messages, storm
 from .lease_loss import AUTH_CONF, HELPER, RUNTIME_DIR, outcomes, story
 from .stack import Stack
 from .testdriver import URI, TestDomains
 from .waiting import wait_for
-
-SPOOL = f"{RUNTIME_DIR}/requests"
-COMM = "libvirt_sanlock"
 
 Maker = Callable[[int], TestDomains]
 
@@ -46,28 +44,6 @@ def domains(stack: Stack) -> Iterator[Maker]:
     yield make
     for one in made:
         one.close()
-
-
-def call(stack: Stack, uuid: str, action: str = "pause", helper: Path = HELPER, uri: str = URI) -> None:
-    """Start the helper as sanlock does, and do not wait for it."""
-    script = f'"{helper}" {uri} {uuid} {action} </dev/null >/dev/null 2>&1 &'
-    stack.run("sh", "-c", script)
-
-
-def storm(
-    stack: Stack, uuids: list[str], action: str = "pause", helper: Path = HELPER, prefix: str = ""
-) -> None:
-    """Start a helper for each of UUIDS at once, and do not wait for them."""
-    script = f'{prefix} while read uuid; do "{helper}" {URI} $uuid {action} </dev/null >/dev/null 2>&1 & done'
-    stack.run("sh", "-c", script, input="".join(f"{uuid}\n" for uuid in uuids))
-
-
-def helpers(stack: Stack) -> list[int]:
-    return [process.pid for process in stack.processes(COMM)]
-
-
-def messages(stack: Stack) -> str:
-    return "\n".join(line.message for line in story(stack))
 
 
 # A5: an agent that is stopped

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[2]
-UNITS = sorted(path.name for path in (TOP / "packaging").glob("virt-sanlock-helper-recover.*"))
+UNITS = sorted(
+    path.name for suffix in ("path", "service") for path in (TOP / "packaging").glob(f"*.{suffix}")
+)
+SERVICES = [name for name in UNITS if name.endswith(".service")]
 
 pytestmark = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None and os.environ.get("SANLOCK_HELPER_REQUIRE") != "1",
@@ -31,7 +34,11 @@ def units(tmp_path: Path) -> list[str]:
 
 
 def test_verify(units: list[str]) -> None:
-    assert UNITS == ["virt-sanlock-helper-recover.path", "virt-sanlock-helper-recover.service"]
+    assert UNITS == [
+        "virt-sanlock-helper-agent.service",
+        "virt-sanlock-helper-recover.path",
+        "virt-sanlock-helper-recover.service",
+    ]
     command = ["systemd-analyze", "verify", "--man=no", *units]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     # It returns 0 for unknown keys: what it prints counts.
@@ -48,8 +55,9 @@ def analysed(unit: str) -> tuple[float, dict[str, str]]:
     return float(exposure[1]), {words[1]: words[2] for words in lines}
 
 
-def test_security(units: list[str]) -> None:
-    exposure, loose = analysed(units[1])
+@pytest.mark.parametrize("service", SERVICES)
+def test_security(units: list[str], service: str) -> None:
+    exposure, loose = analysed(units[UNITS.index(service)])
     assert exposure <= 1.5, loose
 
 
@@ -69,15 +77,24 @@ NEEDED = {
 }
 
 
-def test_what_is_open_is_needed(units: list[str]) -> None:
-    _, loose = analysed(units[1])
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_is_open_is_needed(units: list[str], service: str) -> None:
+    _, loose = analysed(units[UNITS.index(service)])
     assert {name: words for name, words in loose.items() if name not in NEEDED} == {}
     assert all(NEEDED[name] in words for name, words in loose.items())
 
 
-def test_no_core_dump_is_left(units: list[str]) -> None:
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_core_dump_is_left(units: list[str], service: str) -> None:
     """The process cannot see to that itself: the filter forbids setrlimit(2)."""
-    assert "LimitCORE=1" in Path(units[1]).read_text().splitlines()
+    assert "LimitCORE=1" in Path(units[UNITS.index(service)]).read_text().splitlines()
+
+
+def test_the_agent_holds_up_neither_the_start_nor_the_stop_of_sanlock(units: list[str]) -> None:
+    lines = Path(units[0]).read_text().splitlines()
+    words = [line.partition("=")[0] for line in lines if "sanlock.service" in line and line[:1] != "#"]
+    assert words == ["After", "WantedBy"]
+    assert {"Restart=always", "StartLimitIntervalSec=0"} <= set(lines)
 
 
 def documented(folder: Path) -> list[Path]:

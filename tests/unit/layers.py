@@ -12,6 +12,7 @@ TOP = Path(__file__).parents[2] / "helper" / "sanlock_helper"
 # Modules on the top shelf that every package may use.
 GROUND = {
     "__init__",
+    "agent_state",
     "command",
     "distribution",
     "errors",

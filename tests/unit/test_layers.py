@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "checks": {"virt", "leases", "install"},
     "drill": {"records", "virt", "leases", "install", "invocation", "spool"},
     "cli": {
+        "agent",
         "recovery",
         "history",
         "checks",

@@ -11,7 +11,7 @@ import time
 from _queue import Empty, SimpleQueue
 from collections import deque
 from heapq import heapify, heappop, heappush
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 from ..errors import (
     AuthenticationError,
@@ -101,15 +101,19 @@ class Agent:
         local: LocalDomains | None = None,
         make_host: Callable[[], tuple[LocalDomains, RecoveryRecorder]] | None = None,
         descriptors: Descriptors | None = None,
+        connections: Connections | None = None,
+        stands: bool = False,
     ) -> None:
         """CONNECT opens a URI (see connection.connect); CLOCK is monotonic, WALL the time of day.
 
         RECORDER writes down what recovery needs; LOCAL is what the host knows of its QEMU domains; MAKE_HOST
         makes both when the first request comes that is not for libvirt's embedded test driver.  START_THREAD
         runs a try, ANSWERS brings what it found; tests replace both to do without time.  DESCRIPTORS has
-        some for when none is free.
+        some for when none is free.  CONNECTIONS are those of an agent before this one.  STANDS: this process
+        stays when nothing is left to serve, and its journal with it.
         """
-        self._connections = Connections(connect, IN_FLIGHT + AHEAD, clock)
+        self._stands = stands
+        self._connections = connections or Connections(connect, IN_FLIGHT + AHEAD, clock)
         self._journal = journal
         self._recorder = recorder
         self._local = local
@@ -156,12 +160,19 @@ class Agent:
         while self.tick():
             pass
 
-    def begin(self, requests: Requests) -> None:
-        """Take over the spool of REQUESTS, with what the agents before have left."""
+    def begin(self, requests: Requests, known: Iterable[str] = ()) -> None:
+        """Take over the spool of REQUESTS, with what the agents before have left.
+
+        KNOWN are files whose outcomes this process is about to log: see known().
+        """
         self._requests = requests
-        self._intake = Intake(requests, self._journal, self._clock)
+        self._intake = Intake(requests, self._journal, self._clock, known)
         requests.inherit()
         requests.sweep(self._clock())
+
+    def known(self) -> set[str]:
+        """The files of the spool that this agent has seen to: their outcomes may be about to be logged."""
+        return set() if self._intake is None else self._intake.known
 
     def tick(self, longest: float = POLL_SECONDS) -> bool:
         """Take what is new, start what can start, and wait LONGEST seconds at most for the next answer.
@@ -175,7 +186,8 @@ class Agent:
         self._apart.step(requests, self._jobs.open)
         is_more = self._take_new(intake)
         if not (is_more or self._jobs.open or self._apart.open or self._lingers()):
-            self._journal.flush()
+            if not self._stands:
+                self._journal.flush()
             return False
         self._step(longest)
         return True
@@ -233,7 +245,7 @@ class Agent:
         self._journal.flush()
 
     def _lingers(self) -> bool:
-        return len(self._ended) > 1 and self._clock() - self._ended_at < LINGER_SECONDS
+        return not self._stands and len(self._ended) > 1 and self._clock() - self._ended_at < LINGER_SECONDS
 
     def _take(self, requests: list[Request]) -> None:
         """Serve what is new in the spool."""

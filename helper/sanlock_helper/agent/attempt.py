@@ -19,7 +19,7 @@ from .requests import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # Loaded only for a domain that is a process of this host: see service._make_host().
+    # Loaded only for a domain that is a process of this host: see service.make_host().
     from ..records.record import Record
     from ..virt.api import VirConnect, VirDomain
     from ..virt.local_domains import LocalDomains

@@ -68,6 +68,12 @@ class Descriptors:
         _close(reserve)
         return bool(reserve)
 
+    def keep_reserve(self) -> None:
+        """Keep some back again, where that was given up and as many are free."""
+        with self._lock:
+            if not self._reserve:
+                self._reserve = _take(min(RESERVE, posix.sysconf("SC_OPEN_MAX") // 4))
+
     def guard(self, connect: Callable[[str], VirConnect]) -> Callable[[str], VirConnect]:
         """CONNECT, which raises TransientError where too few descriptors are free for a connection."""
 

@@ -7,7 +7,7 @@ What is no request is moved out of the spool, and is logged once.  What cannot b
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Callable, Iterable
 
 from ..events import Event
 from ..journal import Journal
@@ -94,13 +94,15 @@ class OddFiles:
 class Intake:
     """What is new in the spool of one agent."""
 
-    def __init__(self, requests: Requests, journal: Journal, clock: Callable[[], float]) -> None:
-        """CLOCK is monotonic, in seconds."""
+    def __init__(
+        self, requests: Requests, journal: Journal, clock: Callable[[], float], known: Iterable[str] = ()
+    ) -> None:
+        """CLOCK is monotonic, in seconds; KNOWN are files of the spool that are seen to already."""
         self._requests = requests
         self._journal = journal
         self._clock = clock
         # Files of the spool that are known, and when the spool was read last.
-        self._known = set(requests.ignored)
+        self._known = {*requests.ignored, *known}
         self._read_at = float("-inf")
         self._odd_files = OddFiles(journal, clock)
 
@@ -125,6 +127,11 @@ class Intake:
             return True
         self._odd_files.report()
         return False
+
+    @property
+    def known(self) -> set[str]:
+        """The files of the spool that are seen to already, and others that are gone."""
+        return self._known
 
     def expect(self, name: str) -> None:
         """Request NAME is served, by this process or by one of its own, which takes its next steps."""
@@ -164,6 +171,10 @@ class Intake:
 
     def _log_for_another(self, name: str, request: Request) -> None:
         """Log the outcome of a request whose agent died before it could."""
+        for step in (DONE, LOGGING):
+            if name.endswith(step):
+                # Its next step is this process's own.
+                self.expect(name[: -len(step)])
         event, level = request.event("outcome-not-noted", domain=request.uuid), "error"
         if request.outcome is not None:
             level, line = request.outcome

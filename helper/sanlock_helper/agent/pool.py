@@ -67,16 +67,27 @@ class Connection:
                     raise
             return self.handle
 
+    def is_broken(self) -> bool:
+        """Whether no try uses it, and libvirtd has ended it: libvirt's client closes it then by itself."""
+        return not self.busy and self.handle is not None and not self.handle.isAlive()
+
 
 class Connections:
     """The pool.  One thread borrows, any thread gives back."""
 
-    def __init__(self, connect: Callable[[str], VirConnect], most: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[str], VirConnect],
+        most: int,
+        clock: Callable[[], float],
+        close: Callable[[VirConnect], object] = lambda handle: handle.close(),
+    ) -> None:
         """CONNECT takes a URI and returns a virConnect, or raises TransientError or PermanentError.
 
-        MOST bounds what is opened ahead; CLOCK is monotonic, in seconds.
+        MOST bounds what is opened ahead; CLOCK is monotonic, in seconds; CLOSE closes what CONNECT has given.
         """
         self._connect = connect
+        self._close = close
         self._most = most
         self._clock = clock
         self._given_back_at = float("-inf")
@@ -100,6 +111,8 @@ class Connections:
         """
         with self._lock:
             pool = self._open.setdefault(uri, [])
+            for broken in [one for one in pool if one.is_broken()]:
+                self._retire(broken)
             idle = [connection for connection in pool if not connection.busy]
             opened = sum(connection.handle is not None for connection in pool)
             # One that is open, else one that is being opened ahead, or was refused for good.
@@ -149,6 +162,10 @@ class Connections:
     def stop_growing(self) -> None:
         """This process has no descriptors for more: open none while one is open."""
         self._is_full = True
+
+    def grow_again(self) -> None:
+        """Descriptors are free again."""
+        self._is_full = False
 
     def handle(self, connection: Connection) -> VirConnect:
         """The open virConnect of a borrowed CONNECTION; blocks while it is being opened."""
@@ -210,6 +227,54 @@ class Connections:
             connection.retired = True
             self._open[connection.uri].remove(connection)
             self._retired.append(connection)
+
+    # Between two storms
+
+    def uris(self) -> list[str]:
+        """The URIs to which a connection is open."""
+        with self._lock:
+            return [uri for uri, pool in self._open.items() if any(one.handle is not None for one in pool)]
+
+    def open_more(self, uri: str, most: int) -> None:
+        """Open connections to URI for tries to come, until there are MOST.
+
+        Blocks for as long as libvirtd does.  Raises what the first one that fails raises.
+        """
+        while True:
+            with self._lock:
+                pool = self._open.setdefault(uri, [])
+                if sum(not connection.is_broken() for connection in pool) >= most:
+                    return
+            connection = Connection(uri)
+            self.handle(connection)
+            with self._lock:
+                pool.append(connection)
+
+    def trim(self, most: dict[str, int], others: int) -> bool:
+        """Close what libvirtd has ended, and all but MOST connections to a URI; to OTHERS all but so many.
+
+        Blocks for as long as libvirtd does.  Returns whether there are some that cannot be closed yet: they
+        are being opened, or a call over them hangs, and to close them would hang as well.
+        """
+        with self._lock:
+            for uri, pool in self._open.items():
+                idle = [connection for connection in pool if not connection.busy]
+                alive = [one for one in idle if one.handle is not None and not one.is_broken()]
+                for connection in [one for one in idle if one not in alive[: most.get(uri, others)]]:
+                    self._retire(connection)
+                if not alive:
+                    # Whether it lets this program in is to be found out anew, by one login.
+                    self._let_in.discard(uri)
+            over = [one for one in self._retired if not one.busy and (one.handle or one.error)]
+            self._retired = [one for one in self._retired if one not in over]
+            is_left = bool(self._retired)
+        for connection in over:
+            if connection.handle is not None:
+                try:
+                    self._close(connection.handle)
+                except Exception:
+                    pass  # libvirtd has ended: the object goes, and with it what this end has of it
+        return is_left
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Close what is open and idle, for TIMEOUT seconds at most; the exit drops the rest."""

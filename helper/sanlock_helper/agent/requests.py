@@ -138,12 +138,16 @@ class Requests:
         # What is in the spool and is not to be served by this process: it is no request and cannot be moved,
         # or it was served and cannot be renamed.
         self.ignored: set[str] = set()
+        # Of these, what was served.
+        self._unmoved: set[str] = set()
         # Why the spool cannot be changed, once that was met.
         self.obstacle = ""
         self._aside = 0
 
     def attend(self, serve: Callable[[], None]) -> None:
         """After Spool.enlist(): have the spool served, by calling SERVE, or by another process.
+
+        Returns when that is done, or when an agent that stands has served all there was.
 
         SERVE returns when nothing is left to serve.  What was in the spool before enlist() is served even if
         the process that does so dies or hangs, as long as one of the others lives.  Raises SpoolError when
@@ -190,9 +194,11 @@ class Requests:
             raise _unusable_lock(error) from error
 
     def _is_spare(self) -> bool:
-        """Whether an agent shows life, and enough other processes stand by."""
+        """Whether an agent stands and has served all there was, or shows life and enough others stand by."""
         spool = self._spool
         try:
+            if spool.is_dismissed():
+                return True
             return not spool.has_place and self._stand_by.is_relieved() and not spool.take_place()
         except OSError as error:
             raise _unusable_lock(error) from error
@@ -202,6 +208,18 @@ class Requests:
         return self._spool.names(known)
 
     # The agent
+
+    def use_grace(self, grace: int | Grace) -> None:
+        """GRACE is that of the requests which are read from now on."""
+        self._grace = grace
+
+    def forget_obstacle(self) -> None:
+        """The spool can be changed again: remove what was served and logged, and could not be renamed."""
+        self.obstacle = ""
+        for name in self._unmoved:
+            self.remove(name)
+        self.ignored -= self._unmoved
+        self._unmoved.clear()
 
     def inherit(self) -> None:
         """Note in each request that was in hand when an agent died, or hung, that it was."""
@@ -310,6 +328,7 @@ class Requests:
     def _meet_obstacle(self, name: str, error: OSError) -> None:
         self.obstacle = error.strerror or repr(error)
         self.ignored.add(name)
+        self._unmoved.add(name)
 
     def logging(self, name: str, is_own: bool = True) -> str | None:
         """Claim the logging of a finished request's outcome; IS_OWN: of this agent's own.

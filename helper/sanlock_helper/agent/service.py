@@ -164,14 +164,7 @@ def make_agent(journal: Journal, uri: str) -> Agent:
 
     That is done before the first action: the disk that holds Python may be the next thing to fail.
     """
-    require_memory()
-    forbid_core_dumps()
-    journal.prepare()
-    raise_priority()
-    # The GIL's switch interval is 5 ms by default: a thread that returns from a call of 0.5 ms would wait ten
-    # times as long to go on.
-    sys.setswitchinterval(SWITCH_SECONDS)
-    _find_modules()
+    prepare_process(journal)
     from ..virt.connection import connect, is_embedded
     from .agent import Agent
     from .descriptors import Descriptors
@@ -180,15 +173,30 @@ def make_agent(journal: Journal, uri: str) -> Agent:
     agent = Agent(
         descriptors.guard(connect),
         journal,
-        make_host=lambda: _make_host(journal, descriptors),
+        make_host=lambda: make_host(journal, descriptors),
         descriptors=descriptors,
     )
     if not is_embedded(uri):
-        _preload()
+        preload()
     return agent
 
 
-def _preload() -> None:
+def prepare_process(journal: Journal) -> None:
+    """Set this process up as an agent's, with libvirt-python found.
+
+    Raises MemoryError where its limits leave too little, ImportError without libvirt-python.
+    """
+    require_memory()
+    forbid_core_dumps()
+    journal.prepare()
+    raise_priority()
+    # The GIL's switch interval is 5 ms by default: a thread that returns from a call of 0.5 ms would wait ten
+    # times as long to go on.
+    sys.setswitchinterval(SWITCH_SECONDS)
+    _find_modules()
+
+
+def preload() -> None:
     """Import what the tries for a domain may need that is not of libvirt's embedded test driver."""
     # What the executable writes its line with when this process fails and libvirt's helper takes over.
     import encodings.unicode_escape  # noqa: F401
@@ -208,7 +216,7 @@ def _preload() -> None:
         pass  # a lease that cannot be read is reported with its domain
 
 
-def _make_host(journal: Journal, descriptors: Descriptors) -> tuple[LocalDomains, RecoveryRecorder]:
+def make_host(journal: Journal, descriptors: Descriptors) -> tuple[LocalDomains, RecoveryRecorder]:
     """What the host knows of its domains, and what takes down what recovery needs."""
     from ..records.directory import RecordDirectory
     from ..virt.local_domains import LocalDomains

@@ -119,7 +119,8 @@ class _Observation:
 
     def update(self) -> float:
         """For how many seconds the holder has shown no life, as far as this process has observed it."""
-        now, life = self._clock(), self._spool.life(self._which)
+        life = self._spool.silent_since(self._which)
+        now = self._clock()
         if life != self._life:
             self._life = life
             self._silence = max(0.0, min(now - life, SILENT_SECONDS - OBSERVED_SECONDS))
@@ -131,7 +132,7 @@ class _Observation:
 
     def is_unchanged(self) -> bool:
         """Whether the holder has shown no life since the last update()."""
-        return self._spool.life(self._which) == self._life
+        return self._spool.silent_since(self._which) == self._life
 
     def is_lively(self) -> bool:
         """Whether the holder has shown life lately."""

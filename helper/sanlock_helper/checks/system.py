@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..agent_state import AgentState, agent_state, described_state
 from ..command import run
 from .finding import Finding, failed, not_checked, passed, warned
 from .registry import check
 
 # Started by a record that appears, and at boot.
 RECOVERY_UNITS = ("virt-sanlock-helper-recover.path", "virt-sanlock-helper-recover.service")
+
+AGENT_UNIT = "virt-sanlock-helper-agent.service"
 
 CLEANUP = "virt-sanlock-cleanup"
 
@@ -49,6 +53,24 @@ def unit_states(units: Iterable[str] = RECOVERY_UNITS, program: str = "systemctl
             return None
         states[unit] = answer.stdout.strip() or "not-found"
     return states
+
+
+@check(
+    "agent",
+    f"{AGENT_UNIT} runs: ready in memory before the storage is gone",
+    reads=lambda facts: (agent_state(facts.host.runtime_dir, facts.host.proc), unit_states((AGENT_UNIT,))),
+)
+def check_agent(agent: AgentState | None, states: Mapping[str, str] | None) -> Finding:
+    """The AGENT that stands, None where none does; STATES as in check_recovery_units()."""
+    if agent is not None and agent.is_stopped:
+        return warned(described_state(agent), f"kill -CONT {agent.pid}")
+    if agent is not None:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(agent.since))
+        return passed(f"stands since {since}: {described_state(agent)}")
+    found = "none stands: the first process of an outage becomes the agent, and starts from disk"
+    if states is None or states[AGENT_UNIT] in ("not-found", "masked"):
+        return passed(found)
+    return warned(found, f"systemctl enable --now {AGENT_UNIT}")
 
 
 @check(

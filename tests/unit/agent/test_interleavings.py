@@ -24,7 +24,7 @@ from sanlock_helper import spool as spool_module
 from sanlock_helper.agent.requests import Receipt, Requests
 from sanlock_helper.agent.stand_by import StandBy
 from sanlock_helper.invocation import Invocation
-from sanlock_helper.spool import DONE, LATE_SECONDS, LOGGING, Spool, SpoolError
+from sanlock_helper.spool import DONE, LATE_SECONDS, LOGGING, TAKEN, Spool, SpoolError
 
 from ..examples import pairs, part_of
 
@@ -47,7 +47,7 @@ class File:
         self.data = b""
         self.holder: tuple[int, int] | None = None
         # A time of day, until it is set to the monotonic clock.
-        self.mtime_ns = 1_700_000_000 * 10**9
+        self.mtime_ns = self.atime_ns = 1_700_000_000 * 10**9
 
 
 class SimulatedHost:
@@ -64,13 +64,20 @@ class SimulatedHost:
         self.kills = 0
         self.errors: list[Exception] = []
 
+    def requests(self) -> list[str]:
+        return [name for name in self.files if name[:1] != "."]
+
 
 class Process:
     """One helper: a thread that waits for its turn before each system call, and the calls themselves."""
 
-    def __init__(self, pid: int, world: SimulatedHost) -> None:
+    def __init__(self, pid: int, world: SimulatedHost, stands: bool = False) -> None:
+        """STANDS: it is an agent that stands, and has no request of its own."""
         self.pid = pid
         self.world = world
+        self.stands = stands
+        # Whether it sleeps until something is in the spool.
+        self.rests = False
         self.descriptors: dict[int, File] = {}
         self.next_descriptor = 3
         self.sleeps_until = 0.0
@@ -103,7 +110,12 @@ class Process:
         self._thread.join()
 
     def can_move(self) -> bool:
+        if self.rests and not self.world.requests():
+            return False
         return not self.ended and not self.stopped and self.sleeps_until <= self.world.now
+
+    def has_come_to_rest(self) -> bool:
+        return self.rests and not self.can_move()
 
     def has_both(self) -> bool:
         """Whether it has both locks at the moment."""
@@ -136,7 +148,7 @@ class Process:
     def _run(self) -> None:
         try:
             self._pause()
-            self._live()
+            self._stand() if self.stands else self._live()
         except Death:
             pass
         except Exception as error:
@@ -150,11 +162,11 @@ class Process:
     # The program: killpath.main() without libvirt
 
     def _live(self) -> None:
-        spool = Spool(
-            0, self.pid, self, self.flock, lambda: self.world.now, lambda: f"{self.pid} {self.pid} 1"
-        )
+        spool = self._spool()
         uuid = f"00000000-0000-0000-0000-{self.pid:012d}"
-        name = spool.write(Invocation("qemu:///system", uuid, "pause"), float(self.pid))
+        # As in a real one, the start is a time of the clock, and no two have the same.
+        start = self.world.now + self.pid / 1e5
+        name = spool.write(Invocation("qemu:///system", uuid, "pause"), start)
         if spool.enlist():
             stand_by = StandBy(spool, lambda: self.world.now, lambda line: None, self._kill)
             requests = Requests(spool, 40, stand_by, self._sleep)
@@ -164,6 +176,35 @@ class Process:
                 # Two agents hang: each process serves its own.
                 requests.remove(name)
                 self._tell(name, False)
+
+    def _spool(self) -> Spool:
+        return Spool(
+            0,
+            self.pid,
+            self,
+            self.flock,
+            lambda: self.world.now,
+            lambda: f"{self.pid} {self.pid} 1",
+            sleep=self._sleep,
+        )
+
+    def _stand(self) -> None:
+        """StandingAgent.run() without libvirt, which is begun anew when it ends."""
+        while True:
+            spool = self._spool()
+            spool.stays = True
+            requests = Requests(spool, 40, None, self._sleep)
+            while spool.take_first() != TAKEN:
+                self._sleep(0.25)
+            while True:
+                self._serve(requests)
+                if not requests.serves():
+                    break
+                self.rests = True
+                self._pause()
+                self.rests = False
+            for descriptor in list(self.descriptors):
+                self._drop(descriptor)
 
     def _serve(self, requests: Requests) -> None:
         requests.inherit()
@@ -260,7 +301,7 @@ class Process:
 
     def utime(self, descriptor: int, *, ns: tuple[int, int]) -> None:
         self._pause()
-        self.descriptors[descriptor].mtime_ns = ns[1]
+        self.descriptors[descriptor].atime_ns, self.descriptors[descriptor].mtime_ns = ns
 
     def fstat(self, descriptor: int) -> SimpleNamespace:
         self._pause()
@@ -273,7 +314,13 @@ class Process:
         return self._status(self.world.files[name])
 
     def _status(self, file: File) -> SimpleNamespace:
-        return SimpleNamespace(st_mode=0o100600, st_uid=0, st_size=len(file.data), st_mtime_ns=file.mtime_ns)
+        return SimpleNamespace(
+            st_mode=0o100600,
+            st_uid=0,
+            st_size=len(file.data),
+            st_atime_ns=file.atime_ns,
+            st_mtime_ns=file.mtime_ns,
+        )
 
     def rename(self, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         self._pause()
@@ -421,7 +468,8 @@ class Helpers(RuleBasedStateMachine):
             for process in self.movable():
                 if process.can_move():  # not killed by another one in this round
                     process.step()
-            sleeping = [process.sleeps_until for process in self.living() if not process.stopped]
+            going = [process for process in self.living() if not process.stopped]
+            sleeping = [process.sleeps_until for process in going if not process.has_come_to_rest()]
             if not sleeping:
                 break
             if not self.movable():
@@ -429,17 +477,42 @@ class Helpers(RuleBasedStateMachine):
         else:
             raise AssertionError("the processes never come to an end")
         assert not self.world.errors
-        stuck = [process.pid for process in self.living() if not process.stopped]
+        going = [process for process in self.living() if not process.stopped]
+        stuck = [process.pid for process in going if not process.has_come_to_rest()]
         assert not stuck, f"processes {stuck} wait for each other"
 
     def check_all_told(self) -> None:
         # What a stopped process was about to log is its own until it goes on.
         assert set(self.world.written) == set(self.world.logged)
-        assert [name for name in self.world.files if name[:1] != "."] == []
+        assert self.world.requests() == []
 
 
 Helpers.TestCase.settings = settings(max_examples=part_of(100), stateful_step_count=60, deadline=None)
 TestHelpers: Callable[..., Any] = Helpers.TestCase
+
+
+class HelpersBesideAnAgentThatStands(Helpers):
+    """The same, where the first process stands as the agent; it may die, and be stopped, as any other."""
+
+    @initialize(stand_bys=st.sampled_from([1, 3]))
+    def choose_stand_bys(self, stand_bys: int) -> None:
+        """At least one: whether an agent that is at rest is silent shows only after a while."""
+        self.places.setattr(spool_module, "STAND_BYS", stand_bys)
+        self.stand()
+
+    def stand(self) -> None:
+        pid = len(self.processes) + 1
+        self.processes.append(Process(pid, self.world, stands=True))
+        self.world.processes[pid] = self.processes[-1]
+
+    @precondition(lambda self: not any(process.stands for process in self.living()))
+    @rule()
+    def begin_anew(self) -> None:
+        self.stand()
+
+
+HelpersBesideAnAgentThatStands.TestCase.settings = Helpers.TestCase.settings
+TestHelpersBesideAnAgentThatStands: Callable[..., Any] = HelpersBesideAnAgentThatStands.TestCase
 
 
 class Pair(Helpers):
@@ -487,3 +560,41 @@ def test_an_agent_that_is_stopped_anywhere(monkeypatch: pytest.MonkeyPatch, kill
         pair.stops += 1
         pair.look_for_a_successor()
         pair.check()
+
+
+class StandByThatLeaves(HelpersBesideAnAgentThatStands):
+    """An agent that stands dies anywhere in the life of its one stand-by, and another process comes then."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.stand()
+        (agent,) = self.processes
+        self.go(agent, MOST_ROUNDS)
+        self.come()
+        stand_by = self.processes[1]
+        self.go(stand_by, before)
+        self.go(agent, MOST_ROUNDS)
+        self.world.now = max(self.world.now, stand_by.sleeps_until)
+        self.go(stand_by, after)
+        # That the stand-by has a place is what the next process relies on.
+        self.come()
+        self.go(self.processes[2], MOST_ROUNDS)
+        agent.die()
+        self.deaths += 1
+
+    @staticmethod
+    def go(process: Process, steps: int) -> None:
+        for _ in range(steps):
+            if not process.can_move():
+                return
+            process.step()
+
+    def check(self) -> None:
+        self.run_to_the_end()
+        self.check_all_told()
+
+
+def test_a_stand_by_leaves_no_request_that_relies_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "STAND_BYS", 1)
+    for before, after in pairs(FIRST_STEPS, 2 * SECOND_STEPS):
+        StandByThatLeaves(before, after).check()

@@ -23,6 +23,10 @@ class Handle:
     """A virConnect."""
 
     closed = False
+    alive = 1
+
+    def isAlive(self) -> int:
+        return self.alive
 
     def close(self) -> None:
         self.closed = True

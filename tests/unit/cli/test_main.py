@@ -146,7 +146,7 @@ def test_help_has_the_verbs_in_the_order_of_use() -> None:
     places = [text.index(f"    {verb}") for verb in VERBS]
     assert places == sorted(places)
     assert list(VERBS) == [
-        "check", "drill", "status", "run", "policy", "recover", "history", "auth",
+        "check", "drill", "status", "run", "policy", "recover", "history", "auth", "agent",
         "install-check", "activate",
     ]  # fmt: skip
 

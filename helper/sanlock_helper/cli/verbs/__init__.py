@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "recover": "bring back the virtual machines that lost their leases",
     "history": "show the outages, and what was done to each domain",
     "auth": "explain or try the credentials of libvirt's auth.conf",
+    "agent": "be ready before leases are lost, with connections open; a service runs this",
     "install-check": "is ours the helper that sanlock runs on this host?",
     "activate": "replace libvirt's helper on the host at once, without a restart of sanlock",
 }

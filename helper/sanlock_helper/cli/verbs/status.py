@@ -15,8 +15,11 @@ import sys
 import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
+from ... import RUNTIME_DIR
+from ...agent_state import AgentState, agent_state, described_state
 from ...errors import PermanentError, TransientError, UsageError
 from ...history.forecast import Row, make_rows
 from ...history.outages import OutageEvent, last_events
@@ -213,6 +216,9 @@ def _print(view: View, arguments: argparse.Namespace) -> None:
     for row, lines in zip(view.rows, rows):
         for line in lines:
             print(paint(painted(line), "red" if row.lost else ""))
+    agent = _agent()
+    if agent is not None:
+        print(f"\nthe agent stands since {moment(agent.since)}: {described_state(agent)}")
     for problem in view.problems:
         warn(problem)
     sys.stdout.flush()
@@ -256,7 +262,29 @@ def _print_json(view: View, arguments: argparse.Namespace) -> None:
         "problems": view.problems,
     }
     # One line each when watched, for a reader that takes them one by one.
+    data["agent"] = _agent_json()
     print_json("status", SCHEMA, data, indent=None if arguments.watch else 2)
+
+
+def _agent() -> AgentState | None:
+    """The agent that stands; None where none does, and to others than root, which alone may read that."""
+    try:
+        return agent_state(Path(RUNTIME_DIR))
+    except OSError:
+        return None
+
+
+def _agent_json() -> dict[str, Any] | None:
+    agent = _agent()
+    if agent is None:
+        return None
+    return {
+        "pid": agent.pid,
+        "since": iso(agent.since),
+        "resident_mib": agent.resident,
+        "locked_mib": agent.locked,
+        "stopped": agent.is_stopped,
+    }
 
 
 def _json(row: Row) -> dict[str, Any]:

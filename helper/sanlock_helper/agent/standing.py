@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""An agent that stands: it is ready before the leases are lost, with all that it needs in memory.
+
+It has the agent's lock while nothing is to be served, sleeps until a request comes into the spool, and serves
+as any other agent does.  Nothing rests on it: a killpath process that finds no agent becomes it, and one that
+finds a silent one ends that (see spool.py and stand_by.py).
+"""
+
+from __future__ import annotations
+
+import gc
+import posix
+import select
+import signal
+import time
+from typing import Callable, Iterable
+
+from ..errors import PermanentError
+from ..events import Event
+from ..invocation import EXIT_DONE, EXIT_FAILED
+from ..journal import Journal
+from ..leases.grace import Grace
+from ..leases.sanlock_daemon import join_sanlock_group, run_dir
+from ..spool import HELD, TAKEN, Spool, SpoolError
+from ..threads import WorkerThreads
+from ..virt import AHEAD, IN_FLIGHT, event_loop
+from ..virt.connection import connect
+from . import inotify
+from .agent import Agent
+from .descriptors import Descriptors
+from .kept_connections import KeptConnections
+from .kept_files import KeptFiles, Memory, MemoryLockError, Renewal, own_executable, own_folders
+from .pool import Connections
+from .requests import Requests
+from .service import make_host, preload, prepare_process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..virt.api import VirConnect
+
+# How often the lock is tried while another agent serves: seconds, as a rule.
+LOCK_SECONDS = 0.25
+
+# After a spool could not be changed, whether it can be is tried so often.
+SPOOL_SECONDS = 5.0
+
+# A request is renamed into place; what is removed beside the spool may be the spool, or a lock.  A directory
+# that a process has open reports no end of its own.
+_SPOOL_EVENTS = inotify.MOVED_TO | inotify.MOVE_SELF
+_FOLDER_EVENTS = inotify.DELETE | inotify.MOVED_FROM | inotify.MOVE_SELF
+
+
+def stand(uri: str) -> int:
+    """Stand, with connections to URI, until SIGTERM or SIGINT; returns the exit status.
+
+    Raises PermanentError where it cannot: the spool cannot be used, or another agent stands.
+    """
+    wakes = Wakes()
+    journal = Journal()
+    join_sanlock_group(run_dir())
+    prepare_process(journal)
+    preload()
+    try:
+        spool = Spool.open()
+        wakes.watch(spool.directory)
+    except SpoolError as error:
+        raise PermanentError("stand", str(error)) from error
+    except OSError as error:
+        raise PermanentError("stand", f"the spool cannot be watched: {error}") from error
+    try:
+        return StandingAgent(uri, spool, journal, wakes).run()
+    finally:
+        journal.flush()
+
+
+class Wakes:
+    """What wakes the agent: a request, a signal that ends it, a thread of its own."""
+
+    def __init__(self) -> None:
+        """Take SIGTERM and SIGINT over.  Raises OSError when no descriptor is free."""
+        # Whether a file has changed that is kept in memory; see watch_changes().
+        self.has_changes = False
+        # Whether SIGTERM or SIGINT came; whether something was removed that may be the spool.
+        self.ends = False
+        self.is_something_gone = False
+        self._inotify: inotify.Inotify | None = None
+        self._read_end, self._write_end = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(self._read_end, select.POLLIN)
+        self._changes = -1
+        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+
+    def _end(self, _number: int, _frame: object) -> None:
+        self.ends = True
+
+    def watch(self, directory: int) -> None:
+        """Wake when a file is renamed into DIRECTORY, a descriptor, or removed beside it.  Raises OSError."""
+        self._inotify = inotify.Inotify()
+        self._inotify.watch(f"/proc/self/fd/{directory}", _SPOOL_EVENTS)
+        self._inotify.watch(f"/proc/self/fd/{directory}/..", _FOLDER_EVENTS)
+        self._poll.register(self._inotify.descriptor, select.POLLIN)
+
+    def watch_changes(self, descriptor: int) -> None:
+        """Wake when DESCRIPTOR can be read, until the next call; -1 is none."""
+        if descriptor != self._changes:
+            if self._changes >= 0:
+                self._poll.unregister(self._changes)
+            if descriptor >= 0:
+                self._poll.register(descriptor, select.POLLIN)
+            self._changes = descriptor
+
+    def wake(self) -> None:
+        """Wake the agent, from any thread."""
+        try:
+            posix.write(self._write_end, b"\0")
+        except BlockingIOError:
+            pass  # full: it wakes all the same
+
+    def wait(self, seconds: float | None) -> bool:
+        """Sleep until something wakes the agent, SECONDS at most; whether the spool has to be read."""
+        found = self._poll.poll(None if seconds is None else seconds * 1000)
+        is_spool = False
+        for descriptor, _ in found:
+            if descriptor == self._read_end:
+                posix.read(self._read_end, 4096)
+            elif descriptor == self._changes:
+                self.has_changes = True
+            elif self._inotify is not None:
+                is_spool = True
+                masks = {mask for _, mask in self._inotify.read()}
+                self.is_something_gone |= any(not mask & inotify.MOVED_TO for mask in masks)
+        return is_spool
+
+
+class StandingAgent:
+    """The agent of one spool, from one storm to the next."""
+
+    def __init__(
+        self,
+        uri: str,
+        spool: Spool,
+        journal: Journal,
+        wakes: Wakes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """CLOCK is monotonic, in seconds."""
+        self._spool = spool
+        self._journal = journal
+        self._wakes = wakes
+        self._descriptors = Descriptors()
+        self._start_thread = WorkerThreads().start
+        self._connections = Connections(
+            self._descriptors.guard(self._connect), IN_FLIGHT + AHEAD, clock, event_loop.close
+        )
+        self._kept = KeptConnections(
+            uri, self._connections, clock, self._start_thread, journal.report, wakes.wake
+        )
+        self._requests = Requests(spool, Grace())
+        spool.stays = True
+        self._memory = Memory()
+        self._files = KeptFiles(self._memory, own_folders(), own_executable())
+        self._renewal = Renewal(self._files, clock, self._start_thread, wakes.wake)
+
+    def run(self) -> int:
+        """Serve whatever comes until SIGTERM or SIGINT; returns the exit status.
+
+        It is EXIT_FAILED where another process serves in this one's place by now, or the spool is gone: then
+        a process that begins anew can stand.
+        """
+        event_loop.start()
+        self._keep_in_memory()
+        while self._take_lock():
+            self._requests.forget_obstacle()
+            kept = f"{self._files.mebibytes} MiB of files kept in memory"
+            self._journal.report(Event("agent-stands", note=kept, pid=posix.getpid()))
+            if not self._serve():
+                return EXIT_FAILED
+            if self._wakes.ends:
+                break
+            self._stand_aside()
+        return EXIT_DONE
+
+    def _keep_in_memory(self) -> None:
+        """Lock this process's memory, and what a killpath process reads; where that is refused, log it."""
+        try:
+            self._memory.lock_all()
+            self._files.renew()
+        except (MemoryLockError, OSError) as error:
+            self._journal.report(Event("memory-not-locked", note=error))
+            return
+        if self._files.left_out:
+            what = f"{self._files.left_out} files do not fit, or cannot be locked"
+            self._journal.report(Event("memory-not-locked", note=what))
+
+    def _connect(self, uri: str) -> VirConnect:
+        connection = connect(uri)
+        event_loop.keep(connection, self._closed)
+        return connection
+
+    def _closed(self) -> None:
+        """libvirtd has ended a connection."""
+        self._kept.settle()
+        self._wakes.wake()
+
+    def _take_lock(self) -> bool:
+        """Take the agent's lock, once no other agent serves; False when this process is to end before."""
+        spool = self._spool
+        while not self._wakes.ends:
+            found = spool.take_first()
+            if found == TAKEN:
+                return True
+            if found == HELD and spool.stands():
+                pid = spool.holder(0).partition(" ")[0]
+                raise PermanentError("stand", f"another agent stands already (process {pid})")
+            self._wakes.wait(LOCK_SECONDS)
+        return False
+
+    def _serve(self) -> bool:
+        """Serve from one storm to the next; returns when this process is to end or to stand aside.
+
+        False when it must not go on.
+        """
+        known: set[str] = set()
+        while True:
+            known = self._work(known)
+            if not self._requests.serves():
+                return False
+            self._rest()
+            self._wait()
+            if self._wakes.is_something_gone and not self._spool.is_in_place():
+                self._journal.report(Event("agent-without-spool"))
+                return False
+            self._wakes.is_something_gone = False
+            if self._wakes.ends or self._is_obstructed():
+                self._leave()
+                return True
+            # sanlock may have been started since.
+            join_sanlock_group(run_dir())
+            self._requests.use_grace(Grace())
+
+    def _wait(self) -> None:
+        """Sleep until the spool has to be read, or this process is to end; see to what it keeps meanwhile."""
+        wakes, renewal = self._wakes, self._renewal
+        while not wakes.ends and not self._is_obstructed():
+            wakes.watch_changes(renewal.descriptor if renewal.waits else -1)
+            left = [seconds for seconds in (self._kept.update(), renewal.update()) if seconds is not None]
+            if wakes.wait(min(left, default=None)):
+                return
+            if wakes.has_changes:
+                wakes.has_changes = False
+                renewal.changed()
+
+    def _make_agent(self) -> Agent:
+        """The agent of one storm: nothing that it has noted is kept beyond that."""
+        return Agent(
+            self._connect,
+            self._journal,
+            start_thread=self._start_thread,
+            make_host=lambda: make_host(self._journal, self._descriptors),
+            descriptors=self._descriptors,
+            connections=self._connections,
+            stands=True,
+        )
+
+    def _work(self, known: Iterable[str] = ()) -> set[str]:
+        """Serve what is in the spool, but for what is KNOWN; returns what is left to be logged."""
+        agent = self._make_agent()
+        agent.begin(self._requests, known)
+        while agent.tick():
+            pass
+        return agent.known().intersection(self._requests.names())
+
+    def _rest(self) -> None:
+        """Nothing is to be served: put in order what the last storm has used."""
+        self._descriptors.keep_reserve()
+        self._connections.grow_again()
+        self._kept.settle()
+        gc.collect()
+
+    def _is_obstructed(self) -> bool:
+        """Whether the spool has requests that were served and cannot be taken out of it."""
+        return bool(self._requests.obstacle)
+
+    def _leave(self) -> None:
+        """Give the lock up, with nothing left unserved."""
+        requests, spool = self._requests, self._spool
+        while True:
+            spool.unlock()
+            left = [name for name in spool.unserved() if name not in requests.ignored]
+            if not left or spool.take_first() != TAKEN:
+                return
+            self._work()
+
+    def _stand_aside(self) -> None:
+        """Until the spool can be changed again, have each killpath process serve as if no agent stood."""
+        while not self._wakes.ends:
+            self._wakes.wait(SPOOL_SECONDS)
+            if self._spool.can_be_changed():
+                break

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The agent that stands, inside a stack: started as its service starts it, and again when it ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+from .lease_loss import HELPER, RUNTIME_DIR, URI
+from .stack import Stack
+from .waiting import wait_for
+
+COMMAND = HELPER.with_name("virt-sanlock-helper")
+
+# As Restart=always of the unit.
+RESTARTS = 'while :; do "$0" agent -c "$1"; sleep 0.1; done'
+
+
+class StandingAgent:
+    """`virt-sanlock-helper agent`, which keeps connections to URI open; RESTARTS: begun anew when it ends."""
+
+    def __init__(self, stack: Stack, uri: str = URI, restarts: bool = False, command: Path = COMMAND) -> None:
+        self._stack = stack
+        words = ["sh", "-c", RESTARTS, str(command), uri] if restarts else [str(command), "agent", "-c", uri]
+        self._process = stack.popen(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    @property
+    def pid(self) -> int:
+        """Its process id inside; 0 while none stands."""
+        try:
+            words = self._stack.path(f"{RUNTIME_DIR}/agent.pid").read_text().split()
+            status = self._stack.path(f"{RUNTIME_DIR}/agent.lock").stat()
+        except OSError:
+            return 0
+        stands = bool(words) and status.st_atime_ns == 0 and self._stack.is_alive(int(words[0]))
+        return int(words[0]) if stands else 0
+
+    def wait_ready(self, timeout: float = 20, but: int = 0) -> int:
+        """Wait until one stands, other than process BUT, and sleeps; returns its process id."""
+
+        def ready() -> int:
+            pid = self.pid
+            if pid in (0, but):
+                return 0
+            sleeps = self._stack.path(f"/proc/{pid}/task/{pid}/wchan").read_text()
+            return pid if "poll" in sleeps else 0
+
+        return wait_for(ready, timeout, "an agent to stand")
+
+    def signal(self, number: signal.Signals) -> int:
+        """Send it a signal; returns its process id."""
+        pid = self.pid
+        self._stack.signal(pid, number)
+        return pid
+
+    def end(self) -> int:
+        """End it as systemd does; returns its exit status."""
+        self.signal(signal.SIGTERM)
+        return self._process.wait(20)
