@@ -8,7 +8,7 @@ import sys
 
 from . import report
 
-PARTS = ("one_call", "storms", "recovery")
+PARTS = ("one_call", "storms", "standing", "recovery")
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] not in PARTS:

@@ -35,7 +35,7 @@ class Storm(NamedTuple):
     """One storm.
 
     Seconds until all are off, and until all pauses are done; CPU seconds of the helpers and libvirtd; the
-    most processes and connections at one time.
+    most processes and connections at one time; seconds until all helpers have ended.
     """
 
     off: float
@@ -43,6 +43,7 @@ class Storm(NamedTuple):
     cpu: float
     processes: int
     connections: int
+    ended: float
 
 
 def storm(stack: Stack, uri: str, helper: str, requests: list[tuple[str, str]]) -> Storm:

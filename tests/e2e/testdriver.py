@@ -5,7 +5,8 @@ Run inside a stack by the distribution's Python as
 
     testdriver.py NUMBER
 
-makes NUMBER domains, prints their UUIDs as JSON, and for each line on standard input their states.
+makes NUMBER domains, prints their UUIDs as JSON, and for each line on standard input their states; the line
+"start" has all run again before.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 URI = "test+unix:///default"
 RUNNING, PAUSED, SHUTOFF = 1, 3, 5
+
+# A line on standard input that asks for more than the states.
+START = "start"
 
 
 class TestDomains:
@@ -39,6 +43,13 @@ class TestDomains:
         self._process.stdin.flush()
         states: list[int] = self._answer()
         return states
+
+    def start(self) -> None:
+        """Have all run again."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{START}\n")
+        self._process.stdin.flush()
+        assert set(self._answer()) == {RUNNING}
 
     def safe(self, *but: int) -> bool:
         """Whether all are paused or off, but for those with these numbers."""
@@ -73,7 +84,14 @@ def main() -> None:
     for domain in domains:
         domain.create()
     print(json.dumps([domain.UUIDString() for domain in domains]), flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line.strip() == START:
+            for domain in domains:
+                state = domain.state()[0]
+                if state == PAUSED:
+                    domain.resume()
+                elif state == SHUTOFF:
+                    domain.create()
         print(json.dumps([domain.state()[0] for domain in domains]), flush=True)
 
 

@@ -48,13 +48,26 @@ with open("/proc/self/maps", "rb") as maps:
         words = line.decode("utf-8", "surrogateescape").split(None, 5)
         if len(words) == 6 and words[5][0] == "/":
             print("open", words[5].rstrip("\\n"))
-for folder in sys.path:
+for folder in (sys.prefix, *sys.path):
     print("stat", folder)
 print("stat", f"{sys.prefix}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/os.py")
 """
 _LISTING_SECONDS = 20.0
-# Read by the loader and the C library before the first line of Python.
-_SYSTEM = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/locale/locale.alias")
+# Read by the loader and the C library before the first line of Python; in the agent by libvirt's client, and
+# where sanlock is silent.  As far as they are there.
+_SYSTEM = (
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/usr/share/locale/locale.alias",
+    "/etc/libvirt/libvirt.conf",
+    "/etc/libvirt/auth.conf",
+    "/root/.config/libvirt/auth.conf",
+    "/etc/sanlock/sanlock.conf",
+    "/etc/passwd",
+    "/etc/nsswitch.conf",
+)
+# Names are looked up there that need not be there.
+_SYSTEM_FOLDERS = ("/usr/lib/locale",)
 # No file that such a process reads is larger, and an archive of locales may be.
 _MOST_BYTES = 24 << 20
 
@@ -179,7 +192,12 @@ class KeptFiles:
         lines = [line.partition(" ")[::2] for line in run(command, _LISTING_SECONDS).stdout.splitlines()]
         opened = [self._executable, *(path for word, path in lines if word == "open"), *_SYSTEM]
         found = {os.path.realpath(path): None for path in opened}
-        self._lookups = {command[0], *opened, *(path for word, path in lines if word == "stat")}
+        self._lookups = {
+            command[0],
+            *opened,
+            *_SYSTEM_FOLDERS,
+            *(path for word, path in lines if word == "stat"),
+        }
         return [path for path in found if os.path.isfile(path)]
 
     def _keep(self, path: str, room: int) -> None:

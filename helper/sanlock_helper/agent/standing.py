@@ -171,6 +171,8 @@ class StandingAgent:
         """
         event_loop.start()
         self._keep_in_memory()
+        # What is there now stays: to collect what a storm has left need not pass over it.
+        gc.freeze()
         while self._take_lock():
             self._requests.forget_obstacle()
             kept = f"{self._files.mebibytes} MiB of files kept in memory"
