@@ -26,6 +26,8 @@ UNANSWERED = (FORGET, INTERRUPT, BATCH_FORGET)
 
 CACHE_SYMLINKS = 1 << 23
 FOR_EVER = 1 << 30
+# Else the kernel asks for a file's times again after each read.
+MS_RDONLY = 1
 CLONE_NEWNS = 0x00020000
 MS_PRIVATE_ALL = (1 << 18) | (1 << 14)
 
@@ -39,7 +41,7 @@ class Disk:
         self._numbers = {source: 1}
         self._fuse = os.open("/dev/fuse", os.O_RDWR)
         options = f"fd={self._fuse},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
-        if self._libc.mount(b"disk", mountpoint.encode(), b"fuse", 0, options.encode()):
+        if self._libc.mount(b"disk", mountpoint.encode(), b"fuse", MS_RDONLY, options.encode()):
             raise OSError(ctypes.get_errno(), "mount")
         # What is bound over SOURCE later is not seen from here.
         if self._libc.unshare(CLONE_NEWNS) or self._libc.mount(None, b"/", None, MS_PRIVATE_ALL, None):
