@@ -34,14 +34,14 @@ CALLS = 25
 
 def one_call(stack: Stack, helpers: list[str]) -> list[Storm]:
     """The medians of one pause of a running virtual machine, for each of HELPERS: until it holds no lease."""
-    domain = stack.domain("one").start()
+    domain = stack.domain("one")
     storms: dict[str, list[Storm]] = {helper: [] for helper in helpers}
     for turn in range(CALLS):
         for helper in in_turn(helpers, turn):
+            domain.start()
             time.sleep(0.3)
             storms[helper].append(storm(stack, QEMU_URI, helper, [(domain.uuid, "pause")]))
-            stack.virsh("resume", domain.name)
-    domain.destroy()
+            domain.destroy()
     return [median(storms[helper]) for helper in helpers]
 
 
