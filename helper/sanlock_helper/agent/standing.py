@@ -171,7 +171,8 @@ class StandingAgent:
         """
         event_loop.start()
         self._keep_in_memory()
-        # What is there now stays: to collect what a storm has left need not pass over it.
+        # Garbage is collected between two storms; what is there now stays, and need not be passed over then.
+        gc.disable()
         gc.freeze()
         while self._take_lock():
             self._requests.forget_obstacle()
