@@ -163,16 +163,16 @@ class Agent:
     def begin(self, requests: Requests, known: Iterable[str] = ()) -> None:
         """Take over the spool of REQUESTS, with what the agents before have left.
 
-        KNOWN are files whose outcomes this process is about to log: see known().
+        KNOWN are files whose outcomes this process is about to log: see left().
         """
         self._requests = requests
         self._intake = Intake(requests, self._journal, self._clock, known)
         requests.inherit()
         requests.sweep(self._clock())
 
-    def known(self) -> set[str]:
-        """The files of the spool that this agent has seen to: their outcomes may be about to be logged."""
-        return set() if self._intake is None else self._intake.known
+    def left(self) -> set[str]:
+        """What this agent has seen to and is in the spool: outcomes that are about to be logged."""
+        return set() if self._intake is None else self._intake.left()
 
     def tick(self, longest: float = POLL_SECONDS) -> bool:
         """Take what is new, start what can start, and wait LONGEST seconds at most for the next answer.

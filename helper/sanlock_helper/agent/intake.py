@@ -102,6 +102,7 @@ class Intake:
         self._journal = journal
         self._clock = clock
         # Files of the spool that are known, and when the spool was read last.
+        self._before = frozenset(known)
         self._known = {*requests.ignored, *known}
         self._read_at = float("-inf")
         self._odd_files = OddFiles(journal, clock)
@@ -128,10 +129,13 @@ class Intake:
         self._odd_files.report()
         return False
 
-    @property
-    def known(self) -> set[str]:
-        """The files of the spool that are seen to already, and others that are gone."""
-        return self._known
+    def left(self) -> set[str]:
+        """The names, of all steps, of what was seen to here, and of what was known before and is still there.
+
+        A file that is renamed meanwhile, as by the thread that logs its outcome, may be in no listing.
+        """
+        there = {_base(name) for name in self._requests.names()}
+        return {name for name in self._known if name not in self._before or _base(name) in there}
 
     def expect(self, name: str) -> None:
         """Request NAME is served, by this process or by one of its own, which takes its next steps."""
@@ -183,3 +187,8 @@ class Intake:
             event.parts.setdefault("uri", request.uri)
         event.repeated = name.endswith(LOGGING)
         self._journal.log(level, event, Receipt(self._requests, name, is_own=False))
+
+
+def _base(name: str) -> str:
+    """The name of a request before its outcome was noted."""
+    return name.removesuffix(DONE).removesuffix(LOGGING)

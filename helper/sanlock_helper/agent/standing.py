@@ -273,7 +273,7 @@ class StandingAgent:
         agent.begin(self._requests, known)
         while agent.tick():
             pass
-        return agent.known().intersection(self._requests.names())
+        return agent.left()
 
     def _rest(self) -> None:
         """Nothing is to be served: put in order what the last storm has used."""
