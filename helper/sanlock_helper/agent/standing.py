@@ -290,6 +290,8 @@ class StandingAgent:
         """Give the lock up, with nothing left unserved."""
         requests, spool = self._requests, self._spool
         while True:
+            # The next agent takes an outcome that is not logged yet for one that it has to log.
+            self._journal.flush()
             spool.unlock()
             left = [name for name in spool.unserved() if name not in requests.ignored]
             if not left or spool.take_first() != TAKEN:
