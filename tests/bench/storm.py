@@ -111,13 +111,17 @@ class TestHost:
 
     def __init__(self, connection: libvirt.virConnect, requests: list[list[str]]) -> None:
         self._connection = connection
+        # What the driver begins with belongs to no test; what an earlier storm has left is there while an
+        # agent that stands keeps its connection.
+        for domain in connection.listAllDomains():
+            if domain.isActive():
+                domain.destroy()
+            domain.undefine()
         for number, (uuid, _) in enumerate(requests):
             connection.defineXML(
                 f"<domain type='test'><name>vm{number}</name><uuid>{uuid}</uuid><memory>8192</memory>"
                 "<os><type>hvm</type></os></domain>"
             ).create()
-        # The one that the driver begins with belongs to no test.
-        connection.lookupByName("test").destroy()
 
     def all_off(self) -> bool:
         return bool(self._connection.numOfDomains() == 0)

@@ -304,6 +304,12 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Without these units no VM comes back by itself once the storage does.",
         "Enable them, as the remedy has it, or run `virt-sanlock-helper recover` by hand.",
     ),
+    "agent": _Each(
+        "Whether an agent stands: in memory, with its connections to libvirtd open, before leases are lost.",
+        "Without it the first process of an outage becomes the agent, and starts from a disk that may be"
+        " gone in that minute. One that is stopped serves nothing, and is replaced after three seconds.",
+        "Enable virt-sanlock-helper-agent.service, as the remedy has it.",
+    ),
     "virt-sanlock-cleanup": _Each(
         "Whether one of the schedules of this host runs virt-sanlock-cleanup.",
         "It removes the leases of disks that are gone; without it the lease directory fills up. One host"
