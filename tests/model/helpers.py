@@ -98,7 +98,10 @@ class Kernel:
 
 def _status(found: tuple[int, int, int]) -> SimpleNamespace:
     size, mtime_ns, links = found
-    return SimpleNamespace(st_mode=0o100600, st_uid=0, st_size=size, st_mtime_ns=mtime_ns, st_nlink=links)
+    # No agent of this model stands (spool.STANDS).
+    return SimpleNamespace(
+        st_mode=0o100600, st_uid=0, st_size=size, st_atime_ns=mtime_ns, st_mtime_ns=mtime_ns, st_nlink=links
+    )
 
 
 class Posix(Kernel):
