@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent": {"records", "virt", "leases", "invocation", "spool"},
     "recovery": {"records", "virt", "leases"},
     "history": {"records", "virt", "leases", "invocation"},
-    "checks": {"virt", "leases", "install"},
+    "checks": {"records", "virt", "leases", "install"},
     "drill": {"records", "virt", "leases", "install", "invocation", "spool"},
     "cli": {
         "agent",

@@ -14,6 +14,7 @@ from . import (
     lockspace_files,
     mounts,
     multipath,
+    recovery,
     runtime,
     sanlock,
     sanlock_options,
@@ -30,6 +31,7 @@ GROUPS = (
     ("libvirt", (libvirtd, auth_conf, configuration)),
     ("sanlock", (sanlock, sanlock_options, services, lockspace_files)),
     ("Leases", (lease_dir, mounts, leases, domains, storage_pools)),
+    ("Recovery", (recovery,)),
     ("Host", (multipath, system)),
 )
 

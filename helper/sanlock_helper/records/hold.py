@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Recovery held for maintenance: a file beside the records on disk, while which is there nothing is brought
+back.
+
+On disk, not in /run: maintenance may well reset the host, and recovery starts at boot.  The file is empty, so
+that a disk that is nearly full takes it; when it was made is when recovery was held.  Where its directory
+cannot be read, or others may write to it, recovery is not held, as the records in there do not count.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from .directory import STATE_DIR, open_directory
+
+_NAME = "hold"
+
+# What ends it, as the administrator can paste it.
+RELEASE = "virt-sanlock-helper recover --release"
+
+
+class Hold:
+    """The hold of this host.  Methods raise OSError when the directory cannot be used."""
+
+    def __init__(self, state_dir: str = STATE_DIR) -> None:
+        self._directory = state_dir
+        self.path = f"{state_dir}/{_NAME}"
+
+    def since(self) -> float | None:
+        """When recovery was held, in seconds since the epoch; None where it is not."""
+        try:
+            directory = open_directory(self._directory)
+        except FileNotFoundError:
+            return None
+        try:
+            # Whatever it is: what an administrator has put there by hand holds as well.
+            return os.stat(_NAME, dir_fd=directory, follow_symlinks=False).st_mtime
+        except FileNotFoundError:
+            return None
+        finally:
+            os.close(directory)
+
+    def begin(self) -> bool:
+        """Hold recovery, durably; False where it was held already."""
+        directory = open_directory(self._directory, make=True)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(_NAME, flags, 0o600, dir_fd=directory))
+            os.fsync(directory)
+        except FileExistsError:
+            return False
+        finally:
+            os.close(directory)
+        return True
+
+    def end(self) -> bool:
+        """Release recovery, durably; False where it was not held."""
+        try:
+            directory = open_directory(self._directory)
+        except FileNotFoundError:
+            return False
+        try:
+            os.unlink(_NAME, dir_fd=directory)
+            os.fsync(directory)
+        except FileNotFoundError:
+            return False
+        finally:
+            os.close(directory)
+        return True
+
+
+def moment(since: float) -> str:
+    """SINCE, seconds since the epoch, as a journal line has it: local date and time of day."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
+    except (OverflowError, ValueError, OSError):
+        # A file may have a time that no calendar has.
+        return f"{since:.0f}"

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Recovery held: a file beside the records."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from sanlock_helper.records.directory import RecordDirectory
+from sanlock_helper.records.hold import Hold, moment
+
+pytestmark = pytest.mark.pure
+
+
+def test_begin_and_end(tmp_path: Path) -> None:
+    hold = Hold(f"{tmp_path}/state")
+    assert (hold.since(), hold.end()) == (None, False)
+    assert hold.begin()
+    since = hold.since()
+    assert since is not None
+    os.utime(hold.path, (5.0, 5.0))
+    # Held already: since then.
+    assert not hold.begin()
+    assert hold.since() == 5.0
+    status = os.stat(hold.path)
+    assert (stat.S_IMODE(status.st_mode), status.st_size) == (0o600, 0)
+    # It is no record.
+    assert RecordDirectory(f"{tmp_path}/state").uuids() == []
+    assert (hold.end(), hold.end(), hold.since()) == (True, False, None)
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "fifo"])
+def test_whatever_is_there_holds(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "state").mkdir(0o700)
+    path = tmp_path / "state" / "hold"
+    if kind == "link":
+        path.symlink_to("/nowhere")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    hold = Hold(f"{tmp_path}/state")
+    assert hold.since() is not None
+    assert not hold.begin()
+
+
+def test_a_directory_that_others_may_write_to_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(0o777)
+    hold = Hold(f"{tmp_path}/state")
+    for call in (hold.since, hold.begin, hold.end):
+        with pytest.raises(PermissionError, match="others may write to it"):
+            call()
+
+
+@pytest.mark.parametrize("since", [-1e18, 1e18, 0.0])
+def test_any_time_of_a_file_has_words(since: float) -> None:
+    assert moment(since)
