@@ -339,6 +339,32 @@ RECOVERY_HOST_KINDS = {
         "note",
         "records are not copied to {path} yet: {note}; they stay in /run, which a reset empties",
     ),
+    "settings-not-used": Kind(
+        "0b501952d78c43bab6ab4fb8ef309e65",
+        "warning",
+        "note",
+        "settings that do not count: {note}; going on with {settings}",
+    ),
+    "recovery-held": Kind(
+        "274a6c9c8d9c41d78d55591c0d675be6",
+        "notice",
+        "note",
+        "held by an administrator: nothing is joined, started or resumed until virt-sanlock-helper recover "
+        "--release",
+    ),
+    "recovery-released": Kind(
+        "3f15aec19f754b2a966890d98f00666d",
+        "notice",
+        "note",
+        "released by an administrator: what waits is brought back",
+    ),
+    "recovery-waits": Kind(
+        "e3c3f192e0d74bf9bb3156e0dec0323d",
+        "warning",
+        "note",
+        "held since {since}: {count} domains wait for virt-sanlock-helper recover --release: {names}",
+        "held since {since}: 1 domain waits for virt-sanlock-helper recover --release: {names}",
+    ),
     # Last: it is whatever error ends recovery.
     "recovery-failed": Kind("9f1ff627fa1c40279f7244dc82216164", "error", "note", "{note}"),
 }

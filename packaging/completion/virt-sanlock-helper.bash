@@ -40,7 +40,7 @@ _virt_sanlock_helper_value() {
         --directory) mapfile -t COMPREPLY < <(compgen -d -- "$2") ;;
         --format) _virt_sanlock_helper_one_of "$2" text json openmetrics ;;
         --state) _virt_sanlock_helper_one_of "$2" running paused 'shut off' 'in shutdown' crashed pmsuspended ;;
-        --connect | -c | --since | --explain) ;;
+        --connect | -c | --since | --explain | --priority | --delay) ;;
         *) return 1 ;;
     esac
 }
@@ -57,7 +57,7 @@ _virt_sanlock_helper() {
             option=""
         else
             case $each in
-                -c | --connect | --since | --domain | --journal | --forget | --resume-anyway) option=$each ;;
+                -c | --connect | --since | --priority | --delay | --domain | --journal | --forget | --resume-anyway) option=$each ;;
                 --format | --state | --name | --explain | --directory) option=$each ;;
                 --*=*) [[ $each == --connect=* ]] && uri=${each#*=} ;;
                 -*) ;;
@@ -77,7 +77,7 @@ _virt_sanlock_helper() {
             auth:0) _virt_sanlock_helper_one_of "$word" check test ;;
             drill:0) _virt_sanlock_helper_one_of "$word" pause poweroff ;;
             run:0) _virt_sanlock_helper_one_of "$word" poweroff restart pause ignore ;;
-            run:1 | policy:0 | status:*) _virt_sanlock_helper_names "$uri" "$word" ;;
+            run:1 | policy:* | status:*) _virt_sanlock_helper_names "$uri" "$word" ;;
         esac
     fi
 }

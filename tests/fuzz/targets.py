@@ -176,13 +176,13 @@ class Domain:
 def metadata(data: bytes) -> None:
     from sanlock_helper.virt import policy
 
-    policy.recovers(Domain(text_of(data)))  # type: ignore[arg-type]
+    policy.of_domain(Domain(text_of(data)))  # type: ignore[arg-type]
 
 
 def policy_in_xml(data: bytes) -> None:
     from sanlock_helper.virt import policy
 
-    policy.in_xml(text_of(data))
+    policy.of_xml(text_of(data))
 
 
 def inventory(data: bytes) -> str:

@@ -16,7 +16,14 @@ TOP = Path(__file__).parents[2] / "helper" / "sanlock_helper"
 
 # spool.py does not load errors.py; the binding has the names of python3-sanlock; the last three never leave
 # recovery's visit to a domain.
-WITHOUT_BASE = {"SpoolError", "SanlockException", "RefusalError", "DropError", "UnusableError"}
+WITHOUT_BASE = {
+    "SpoolError",
+    "SanlockException",
+    "RefusalError",
+    "DropError",
+    "UnusableError",
+    "WouldActError",
+}
 
 
 def test_errors_have_one_base_and_names_that_end_alike() -> None:

@@ -18,12 +18,13 @@ from .. import DRILL_UUIDS
 from ..events import Event
 from ..journal import Journal
 from ..leases import held as leases
+from ..numbers import DELAYS, PRIORITIES, number_within
 from ..records.directory import RecordDirectory
 from ..records.record import Record
 from ..threads import NoAnswerError, call_with_timeout
 from ..virt.connection import is_embedded
 from ..virt.processes import Process, boot_id
-from ..virt.status_files import STATE_WORDS, Status
+from ..virt.status_files import STATE_WORDS, Status, metadata_attributes
 from .descriptors import lacks_descriptor
 from .preparation import XML_SECONDS
 from .requests import Request
@@ -81,6 +82,10 @@ class RecoveryRecorder:
         found = STATE_WORDS.get(status.state, status.state)
         record = Record(status.uuid, status.name, uri, action, found=found, run=status.id)
         record.xml = status.xml
+        attributes = metadata_attributes(status.xml)
+        # What is malformed counts as not given; recovery reads it again, and reports it.
+        record.priority = number_within(attributes.get("priority", ""), PRIORITIES) or 0
+        record.delay = number_within(attributes.get("delay", ""), DELAYS) or 0
         return record
 
     def make_record(self, request: Request, name: str, action: str, found: str, run: int) -> Record:

@@ -316,4 +316,15 @@ EXPLANATIONS: dict[str, Explanation] = {
         " of the lockspace is enough.",
         "Schedule it once a week on one of the hosts.",
     ),
+    "recovery settings": _Each(
+        "The host's settings for recovery, /etc/virt-sanlock-helper.conf: whether all of it counts.",
+        "What is wrong in it counts as not given. Where it may have asked for recovery, VMs without a policy"
+        " of their own stay as they are until it is corrected.",
+        "Correct the lines that are named; the keys are in the manual page virt-sanlock-helper(8).",
+    ),
+    "recovery hold": _Each(
+        "Whether an administrator has held recovery for maintenance.",
+        "While it is held, no VM that loses its leases is brought back, after a reset of the host neither.",
+        "After the maintenance: `virt-sanlock-helper recover --release`.",
+    ),
 }

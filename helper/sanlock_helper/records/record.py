@@ -16,6 +16,7 @@ from typing import Any, Callable
 from ..errors import SanlockHelperError
 from ..escapes import quoted, shown
 from ..leases.held import Lease, Lockspace, raw
+from ..numbers import DELAYS, PRIORITIES
 
 FORMAT = "virt-sanlock-helper-record"
 VERSION = 2
@@ -54,7 +55,13 @@ _FIELDS: dict[str, tuple[type, object]] = {
     "pid": (int, 0),
     "pid_start": (int, 0),
     "time": (float, 0.0),
+    "priority": (int, 0),
+    "delay": (int, 0),
 }
+# Lines that are left out where they have their default value: earlier programs do not know them, and set
+# aside a record with a line that they do not know.  So they read the records of all domains that have no
+# order.
+_LEFT_OUT = ("priority", "delay")
 # The words of a lockspace's and of a lease's line.
 _LOCKSPACE_FIELDS = ("name", "host_id", "path", "offset", "io_timeout", "generation")
 _LEASE_FIELDS = ("lockspace", "resource", "version", "path", "offset", "shared")
@@ -85,6 +92,10 @@ class Record:
     lockspaces: tuple[Lockspace, ...]
     leases: tuple[Lease, ...]
     unknown: str
+    # Its place in the order of recovery: see recovery/order.py.  As in its metadata when it was lost, and
+    # then as recovery has read it last.
+    priority: int
+    delay: int
     # Recovery's own: see MARKS.
     mark: str
     why: str
@@ -109,7 +120,11 @@ class Record:
     def encode(self) -> bytes:
         """The record as the bytes of its file."""
         lines = [_line(FORMAT, VERSION)]
-        lines += [_line(key, _word(getattr(self, key))) for key in _FIELDS]
+        lines += [
+            _line(key, _word(getattr(self, key)))
+            for key, (_, default) in _FIELDS.items()
+            if key not in _LEFT_OUT or getattr(self, key) != default
+        ]
         for key, fields, entries in (
             ("lockspace", _LOCKSPACE_FIELDS, self.lockspaces),
             ("lease", _LEASE_FIELDS, self.leases),
@@ -172,7 +187,8 @@ def _record(lines: list[list[str]], has_generations: bool) -> Record:
             raise _malformed(f"{_named(key)} twice")
         else:
             (fields[key],) = words
-    record = Record(**{key: _value(key, kind, fields.pop(key)) for key, (kind, _) in _FIELDS.items()})
+    given = [key for key in _FIELDS if key in fields or key not in _LEFT_OUT]
+    record = Record(**{key: _value(key, _FIELDS[key][0], fields.pop(key)) for key in given})
     # Not a number is equal to nothing, itself included: such a record would seem new at each reading.
     if not 0 <= record.time < _INFINITE:
         raise _malformed(f"time {record.time!r}")
@@ -200,6 +216,8 @@ def check(record: Record) -> None:
     _check_number("run", record.run, -1, _INT)
     _check_number("pid", record.pid, 0, _INT)
     _check_number("pid_start", record.pid_start, 0, _LONG)
+    _check_number("priority", record.priority, *PRIORITIES)
+    _check_number("delay", record.delay, *DELAYS)
     if ":" not in record.uri or not (record.uri.isascii() and record.uri.isprintable()):
         raise RecordError(f"its uri is {record.uri[:60]!r}, which names no libvirtd")
     for key, (kind, _) in _FIELDS.items():

@@ -18,6 +18,7 @@ from ..virt import policy, processes
 from ..virt.connection import failure, is_no_domain
 from ..virt.domain_log import last_end
 from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, state_name
+from ..virt.host_conf import HostConf, read_host_conf
 from ..virt.processes import boot_id
 from ..virt.qemu_sanlock_conf import auto_lockspace
 from . import domain_identity
@@ -50,12 +51,14 @@ class DomainRecovery:
         default_lockspace: Callable[[], Lockspace | None] = auto_lockspace,
         ended: Callable[[str, float], str] = last_end,
         is_persistent: Callable[[str, str], bool] = domain_identity.is_persistent,
+        host_conf: Callable[[], HostConf] = read_host_conf,
     ) -> None:
         """CONNECT opens a URI; BOOT and PROCESS_STARTED read from the host (see notes, processes).
 
         PID_OF gives the QEMU process of a domain's UUID, None when none is proven.  DEFAULT_LOCKSPACE is what
         libvirt's configuration gives; ENDED reads libvirt's log of a domain (see domain_log); IS_PERSISTENT
-        searches for its definition on disk.
+        searches for its definition on disk.  HOST_CONF has the default for those without a policy of their
+        own.
         """
         self._connect = connect
         self._sanlock = sanlock
@@ -63,7 +66,7 @@ class DomainRecovery:
         self._boot = boot
         self._process_started = process_started
         self._is_persistent = is_persistent
-        self._leases = RecordedLeases(sanlock, boot, pid_of or _pid_of, default_lockspace)
+        self._leases = RecordedLeases(sanlock, boot, pid_of or _pid_of, default_lockspace, host_conf)
         self._starts = DomainStart(sanlock, store, self._leases, boot, ended)
         self._resumes = DomainResume(sanlock, store, self._leases)
 

@@ -20,8 +20,17 @@ from ..records.store import RecordStore
 from ..virt import policy
 from ..virt.connection import failure
 from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, state_name
-from .recorded_leases import PROCESS_SECONDS, RecordedLeases, count, own_lockspaces
-from .verdict import NO_PROCESS, UNREGISTERED, DropError, RefusalError, Verdict, VisitResult
+from .recorded_leases import PROCESS_SECONDS, RecordedLeases, count, own_lockspaces, read_policy
+from .verdict import (
+    NO_PROCESS,
+    TO_BE_RESUMED,
+    UNREGISTERED,
+    DropError,
+    RefusalError,
+    Verdict,
+    VisitResult,
+    may_be_decided,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,17 +56,18 @@ class DomainResume:
             return self._found_running(domain, record, state)
         if state != libvirt.VIR_DOMAIN_PAUSED:
             return VisitResult(Verdict.AGAIN, f"it is {state_name(state)}")
-        if record.mark == "refused" and not anyway and not policy.is_malformed(record.why):
+        if record.mark == "refused" and not anyway and not may_be_decided(record.why):
             raise RefusalError(record.why)
         if ends_by_itself(state, reason) and _has_job(domain):
             raise TransientError(
                 "resume the domain", f"it is {describe(state, reason)}, which ends by itself"
             )
-        left = None if anyway else self._leases.why_left(domain, record)
+        found = policy.Policy(True) if anyway else read_policy(domain, record)
+        left = None if anyway else self._leases.why_left(found, record)
         if left:
             return left
         if not ready:
-            return VisitResult(Verdict.WAIT, "to be resumed", own_lockspaces(domain, record))
+            return VisitResult(Verdict.WAIT, TO_BE_RESUMED, own_lockspaces(domain, record))
         self._check_before_resume(domain, record, age, anyway)
         if not self._store.mark(record, "resuming"):
             raise DropError("its record was removed or replaced")
@@ -65,7 +75,7 @@ class DomainResume:
             domain.resume()
         except libvirt.libvirtError as error:
             raise failure("resume the domain", error) from error
-        return self._resumed(domain, record, "resumed", anyway)
+        return self._resumed(domain, record, "resumed", anyway).with_note(found.problem)
 
     def _found_running(self, domain: VirDomain, record: Record, state: int) -> VisitResult:
         if record.mark == "resuming":

@@ -21,8 +21,16 @@ from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, is_adm
 from ..virt.domain_xml import parse_xml
 from ..virt.lookup import as_argument
 from . import domain_identity
-from .recorded_leases import BEGUN, PROCESS_SECONDS, RecordedLeases, count, own_lockspaces
-from .verdict import NO_PROCESS, DropError, UnusableError, Verdict, VisitResult
+from .recorded_leases import BEGUN, PROCESS_SECONDS, RecordedLeases, count, own_lockspaces, read_policy
+from .verdict import (
+    NO_PROCESS,
+    TO_BE_STARTED,
+    DropError,
+    UnusableError,
+    Verdict,
+    VisitResult,
+    may_be_decided,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +75,7 @@ class DomainStart:
         """
         if domain is None and not record.xml:
             raise DropError("it was paused, and libvirt no longer knows it")
-        if record.mark == "refused" and not policy.is_malformed(record.why):
+        if record.mark == "refused" and not may_be_decided(record.why):
             raise DropError("it was left paused, and has ended since")
         if record.boot != self._boot() or record.mark == "starting":
             return
@@ -100,12 +108,14 @@ class DomainStart:
             _check_definition(record)
         else:
             self._drop_another_machine(domain, record)
+        found = policy.Policy(True)
         if record.action != "restart":
-            left = self._leases.why_left(domain, record)
+            found = read_policy(domain, record)
+            left = self._leases.why_left(found, record)
             if left:
                 return left
         if not ready:
-            return VisitResult(Verdict.WAIT, "to be started", own_lockspaces(domain, record))
+            return VisitResult(Verdict.WAIT, TO_BE_STARTED, own_lockspaces(domain, record))
         for lease in record.leases:
             self._check_before_start(lease, domain, record)
         if not self._store.mark(record, "starting"):
@@ -116,7 +126,7 @@ class DomainStart:
                 domain.create()
         except libvirt.libvirtError as error:
             raise failure("start the domain", error) from error
-        return self.started(domain, record, "started", age)
+        return self.started(domain, record, "started", age).with_note(found.problem)
 
     def _drop_another_machine(self, domain: VirDomain, record: Record) -> None:
         try:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Callable
 
@@ -11,6 +12,7 @@ from ..events import RECOVER, Event
 from ..journal import Journal, RepeatFilter, log_traceback
 from ..leases.held import Lockspace
 from ..leases.lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, NOT_THERE, Sanlock, SanlockError
+from ..records.record import Record
 from ..threads import one_at_a_time
 from ..virt.qemu_sanlock_conf import LOCKSPACE
 from .pending_domain import PendingDomain
@@ -183,33 +185,7 @@ class LockspaceWaits:
 
     def needs(self, pending: PendingDomain) -> set[str]:
         """The names of the lockspaces that the domain of PENDING needs."""
-        names = {lease.lockspace for lease in pending.record.leases} | pending.lockspaces
-        if not names:
-            default = self._default_lockspace()
-            names = {default.name} if default else set()
-        return names
-
-    def _definitions(self, name: str) -> list[Lockspace]:
-        """How lockspace NAME may be joined: as libvirt is configured now, else as the newest records have it.
-
-        libvirt's own is never joined elsewhere: an old copy of it would be no protection against other hosts,
-        and an old host_id may be another host's.
-        """
-        default = self._default_lockspace()
-        if default is not None and default.name == name:
-            return [default]
-        if name == LOCKSPACE:
-            return []
-        records = sorted(
-            (pending.record for pending in self._pending.values()), key=lambda record: -record.time
-        )
-        found = {
-            (lockspace.host_id, lockspace.path, lockspace.offset): lockspace
-            for record in records
-            for lockspace in record.lockspaces
-            if lockspace.name == name
-        }
-        return list(found.values())
+        return names_needed(pending.record, pending.lockspaces, self._default_lockspace)
 
     def update(self) -> None:
         """Read what sanlock has, and have joined what is needed and is not."""
@@ -249,14 +225,10 @@ class LockspaceWaits:
             self._join(name, space_wait)
 
     def _join(self, name: str, space_wait: LockspaceWait) -> None:
-        definitions = self._definitions(name)
+        records = [pending.record for pending in self._pending.values()]
+        definitions = definitions_of(name, records, self._default_lockspace())
         if not definitions:
-            why = (
-                NOT_CONFIGURED
-                if name == LOCKSPACE
-                else "neither qemu-sanlock.conf nor a record gives its path"
-            )
-            self._lockspace_failed(name, space_wait, f"{why}; {_by_hand(name)}")
+            self._lockspace_failed(name, space_wait, why_undefined(name))
             return
         # Records that disagree, as after a LUN got another path, are tried one after the other.
         lockspace = definitions[space_wait.tries % len(definitions)]
@@ -305,6 +277,7 @@ class LockspaceWaits:
             if name in self.needs(pending):
                 pending.next_visit = now
                 pending.failed_since = None
+                pending.tried = False
 
     def are_joined(self, pending: PendingDomain) -> bool:
         """Whether all lockspaces that the domain needs are joined."""
@@ -321,6 +294,40 @@ class LockspaceWaits:
     def was_tried(self, name: str) -> bool:
         space_wait = self._waits.get(name)
         return space_wait is not None and not space_wait.is_joined and space_wait.failures > 0
+
+
+def names_needed(record: Record, more: frozenset[str], default: Callable[[], Lockspace | None]) -> set[str]:
+    """The names of the lockspaces that the domain of RECORD needs, MORE among them; else that of DEFAULT."""
+    names = {lease.lockspace for lease in record.leases} | more
+    if not names:
+        space = default()
+        names = {space.name} if space else set()
+    return names
+
+
+def definitions_of(name: str, records: Iterable[Record], default: Lockspace | None) -> list[Lockspace]:
+    """How lockspace NAME may be joined: as libvirt is configured now, else as the newest of RECORDS have it.
+
+    libvirt's own is never joined elsewhere than at DEFAULT: an old copy of it would be no protection against
+    other hosts, and an old host_id may be another host's.
+    """
+    if default is not None and default.name == name:
+        return [default]
+    if name == LOCKSPACE:
+        return []
+    found = {
+        (lockspace.host_id, lockspace.path, lockspace.offset): lockspace
+        for record in sorted(records, key=lambda record: -record.time)
+        for lockspace in record.lockspaces
+        if lockspace.name == name
+    }
+    return list(found.values())
+
+
+def why_undefined(name: str) -> str:
+    """Why lockspace NAME, which has no definition, is not joined, and what to do about it."""
+    unknown = "neither qemu-sanlock.conf nor a record gives its path"
+    return f"{NOT_CONFIGURED if name == LOCKSPACE else unknown}; {_by_hand(name)}"
 
 
 def _moved(lockspace: Lockspace) -> str:

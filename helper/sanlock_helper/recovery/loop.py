@@ -13,17 +13,18 @@ from ..events import RECOVER, Event, outcome_parts
 from ..journal import Journal, RepeatFilter, log_traceback
 from ..leases.held import Lockspace
 from ..leases.lockspaces import Sanlock
+from ..records.hold import RELEASE, moment
 from ..records.record import Record
 from ..records.store import RecordStore
 from ..virt import policy
+from ..virt.host_conf import HostConf
 from ..virt.lookup import as_argument
 from .domain import DomainRecovery
 from .lockspace_waits import FIRST_DELAY, LAST_DELAY, REPEAT_SECONDS, LockspaceWaits, StartThread, delay
+from .order import RecoveryOrder, is_untried
 from .pending_domain import DomainPhase, PendingDomain
 from .verdict import GONE, UNPROTECTED, Verdict, VisitResult
 
-# Starts and resumes side by side.
-SIDE_BY_SIDE = 8
 # While a domain's lockspaces are not joined its state is only read: one domain at a time, and not often,
 # for the helper may still be making others safe over the same libvirtd.  A longer read is not waited for.
 READ_AGAIN = 5.0
@@ -53,6 +54,11 @@ def _remedy(record: Record, why: str) -> str:
     return f"virt-sanlock-helper recover --resume-anyway {domain}, or destroy and start it"
 
 
+def names_in_short(names: list[str]) -> str:
+    """The first twenty of NAMES: an outage may have hundreds."""
+    return f"{', '.join(sorted(names)[:20])}{', …' if len(names) > 20 else ''}"
+
+
 def _event(kind: str, pending: PendingDomain, **parts: object) -> Event:
     """An event of KIND with PARTS, of the domain that is PENDING."""
     record = pending.record
@@ -74,11 +80,15 @@ class Recovery:
         start_thread: StartThread = _thread.start_new_thread,
         answers: Any = None,
         before_join: Callable[[Lockspace], None] = lambda lockspace: None,
+        host_conf: Callable[[], HostConf] = HostConf,
+        held_since: Callable[[], float | None] = lambda: None,
     ) -> None:
         """DEFAULT_LOCKSPACE is what libvirt's configuration gives.  SHOW gets what is waited for, each tick.
 
         CLOCK is monotonic; START_THREAD runs what may block, and its results come through ANSWERS.
-        BEFORE_JOIN does what must be done before a lockspace is joined; it raises HelperError when it cannot.
+        BEFORE_JOIN does what must be done before a lockspace is joined; it raises HelperError when it
+        cannot.  HOST_CONF are the host's settings as they are now, and HELD_SINCE is when an administrator
+        held recovery, in seconds since the epoch, None where it is not held.
         """
         self._store = store
         self._domain_recovery = domain_recovery
@@ -98,6 +108,11 @@ class Recovery:
             self._answers,
             before_join,
         )
+        self._host_conf = host_conf
+        self._held_since = held_since
+        self._order = RecoveryOrder()
+        # The hold that was logged last.
+        self._logged_hold: float | None = None
         # The names of those that stay as they are, by the reason.
         self._left: dict[str, list[str]] = {}
         # By domain, why it is tried again.
@@ -115,17 +130,36 @@ class Recovery:
         start = self._answered_at
         while True:
             self._gather()
-            self._lockspaces.update()
+            is_held = self._is_held()
             self._count_out_hanging()
-            self._visit_due()
+            if not is_held:
+                self._lockspaces.update()
+                self._visit_due()
             self._log_left_alone()
             self._show(self.lines())
-            waiting = [pending for pending in self._pending.values() if pending.record.mark != "refused"]
+            waiting = self._waiting()
             if not waiting and not any(pending in self._visits for pending in self._pending.values()):
                 return not self._pending
-            if not wait and self._tried_all(waiting, start):
+            if not wait and (self._tried_all(waiting, start) or is_held):
                 return False
             self._collect()
+
+    def _waiting(self) -> list[PendingDomain]:
+        """What is not left to the administrator."""
+        return [pending for pending in self._pending.values() if not pending.is_refused]
+
+    def _is_held(self) -> bool:
+        """Whether an administrator has held recovery; logged once, with what waits for the release."""
+        since = self._held_since()
+        waiting = self._waiting()
+        if since is not None and since != self._logged_hold and waiting:
+            self._logged_hold = since
+            count = len(waiting) if len(waiting) > 1 else None
+            names = names_in_short([pending.record.name for pending in waiting])
+            self._journal.report(
+                Event("recovery-waits", RECOVER, count=count, since=moment(since), names=names)
+            )
+        return since is not None
 
     @property
     def visiting(self) -> int:
@@ -134,11 +168,31 @@ class Recovery:
 
     def lines(self) -> list[str]:
         """What is waited for, a line each, for a person."""
-        return self._lockspaces.lines() + [
-            f"{pending.record.name}: {pending.record.todo}: {pending.text}"
-            for pending in self._pending.values()
-            if (pending.is_visited and pending.ready) or pending.failed_since is not None
+        since = self._held_since()
+        if since is not None:
+            return [f"held since {moment(since)}, {len(self._waiting())} to bring back: {RELEASE}"]
+        return (
+            self._lockspaces.lines()
+            + self._order_lines()
+            + [
+                f"{pending.record.name}: {pending.record.todo}: {pending.text}"
+                for pending in self._pending.values()
+                if (pending.is_visited and pending.ready) or pending.failed_since is not None
+            ]
+        )
+
+    def _order_lines(self) -> list[str]:
+        """How many wait for their turn, and the first whose delay is not over."""
+        now = self._clock()
+        ready = [
+            one for one in self._pending.values() if is_untried(one) and not one.is_visited and one.ready
         ]
+        left = {one.record.name: self._order.seconds_left(one, now) for one in ready}
+        delayed = {name: seconds for name, seconds in left.items() if seconds}
+        if not delayed:
+            return []
+        first = min(delayed, key=lambda name: delayed[name])
+        return [f"{len(left)} wait for their turn: {first} in {delayed[first]:.0f} s"]
 
     # Records
 
@@ -163,14 +217,17 @@ class Recovery:
     # Domains
 
     def _visit_due(self) -> None:
-        now = self._clock()
-        for pending in list(self._pending.values()):
-            if self.visiting >= SIDE_BY_SIDE:
+        now, conf = self._clock(), self._host_conf()
+        are_joined = self._lockspaces.are_joined
+        for pending in self._order.begin_pass(self._pending.values(), conf.order, are_joined):
+            if self.visiting >= conf.side_by_side:
                 return
             if not pending.is_visited and now >= pending.next_visit:
-                pending.ready = self._lockspaces.are_joined(pending)
-                if not pending.ready and self._is_reading(now):
+                pending.ready = are_joined(pending)
+                if not (self._order.may_begin(pending, now) if pending.ready else not self._is_reading(now)):
                     continue
+                if pending.ready:
+                    self._order.begun(pending, now)
                 pending.begin_visit(now)
                 self._visits.add(pending)
                 self._start_thread(self._run_visit, (pending, now))
@@ -183,6 +240,7 @@ class Recovery:
                 self._visits.remove(pending)
                 if pending.phase is not DomainPhase.ENDED:
                     pending.enter(DomainPhase.HANGING)
+                    pending.tried = True
                 seconds = f"{now - pending.visit_began:.0f}"
                 pending.text = f"no answer from libvirtd or sanlock for {seconds} s"
                 self._journal.report(_event("recovery-hangs", pending, seconds=seconds))
@@ -212,6 +270,7 @@ class Recovery:
         if pending.phase is DomainPhase.ENDED:
             return  # its record was removed or replaced meanwhile
         pending.end_visit(result)
+        self._order.ended(pending, result.verdict)
         now = self._clock()
         if result.verdict is Verdict.EARLY:
             pending.next_visit = now + FIRST_DELAY
@@ -219,6 +278,8 @@ class Recovery:
             self._again(pending, result, now)
         elif result.verdict is Verdict.REFUSED:
             self._refuse(pending, result, now)
+        elif result.verdict is Verdict.UNDECIDED:
+            self._leave_undecided(pending, result, now)
         elif result.verdict is Verdict.UNUSABLE:
             self._set_aside(pending, result, now)
         else:
@@ -247,6 +308,17 @@ class Recovery:
         record, seconds = pending.record, f"{now - pending.since:.2f}"
         note = f"it stays {_stopped_state(record)}: {result.text} ({_remedy(record, result.text)})"
         self._journal.report(_event("recovery-refused", pending, seconds=seconds, note=note))
+        self._mark_refused(pending, result)
+
+    def _leave_undecided(self, pending: PendingDomain, result: VisitResult, now: float) -> None:
+        """Its record stays, and it is visited again: the default that is missing may be given meanwhile."""
+        pending.next_visit = now + LAST_DELAY
+        if pending.record.mark != "refused" or pending.record.why != result.text:
+            self._left.setdefault(result.text, []).append(pending.record.name)
+            self._mark_refused(pending, result)
+
+    def _mark_refused(self, pending: PendingDomain, result: VisitResult) -> None:
+        record = pending.record
         try:
             self._store.mark(record, "refused", result.text)
         except OSError as error:
@@ -284,10 +356,8 @@ class Recovery:
         if self.visiting:
             return
         for why, names in self._left.items():
-            first = ", ".join(sorted(names)[:20])
-            more = ", …" if len(names) > 20 else ""
             count = len(names) if len(names) > 1 else None
-            event = Event("left-alone", RECOVER, count=count, note=why, names=f"{first}{more}")
+            event = Event("left-alone", RECOVER, count=count, note=why, names=names_in_short(names))
             self._journal.report(event)
         self._left = {}
 
@@ -308,7 +378,9 @@ class Recovery:
     def _tried_all(self, waiting: list[PendingDomain], start: float) -> bool:
         """Whether every domain was tried once, and every lockspace that is needed; or nothing answers."""
         now = self._clock()
-        if self._lockspaces.is_joining():
+        if self._lockspaces.is_joining() or any(
+            is_untried(pending) and pending.ready and not pending.is_visited for pending in waiting
+        ):
             return False
         if now - self._answered_at > PASS_SECONDS:
             return True

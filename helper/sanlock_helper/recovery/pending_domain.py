@@ -6,7 +6,7 @@ from __future__ import annotations
 from enum import Enum
 
 from ..records.record import Record
-from .verdict import Verdict, VisitResult
+from .verdict import Verdict, VisitResult, may_be_decided
 
 
 class DomainPhase(Enum):
@@ -44,8 +44,9 @@ class PendingDomain:
     A visit that returns once the phase is ENDED changes nothing.  Beside the phase, and true in any of them:
     verdict is what the last visit found that has returned (None before it; never one that ends the record,
     unless the record could not be removed); failed_since is when its visits began to fail, and is forgotten
-    when a lockspace that it needs is joined; record.mark is what is on storage and outlives this process:
-    "starting" and "resuming" are written while RECOVERING, "refused" after a verdict REFUSED.
+    when a lockspace that it needs is joined; so is tried, which is true once a visit has found more than that
+    lockspaces are awaited, or hangs: see order.py; record.mark is what is on storage and outlives this
+    process: "starting" and "resuming" are written while RECOVERING, "refused" after a verdict REFUSED.
     """
 
     def __init__(self, record: Record, now: float) -> None:
@@ -58,6 +59,7 @@ class PendingDomain:
         # Whether its lockspaces were joined when its last visit began, or would have.
         self.ready = False
         self.verdict: Verdict | None = None
+        self.tried = False
         # The names of those that its definition asks for, where its leases are not known.
         self.lockspaces: frozenset[str] = frozenset()
         self.text = "not checked yet"
@@ -77,12 +79,19 @@ class PendingDomain:
         """A visit has returned RESULT."""
         self.enter(DomainPhase.IDLE)
         self.verdict, self.text = result.verdict, result.text
+        self.tried = self.tried or result.verdict is not Verdict.WAIT
         self.lockspaces = self.lockspaces | result.lockspaces
 
     @property
     def is_visited(self) -> bool:
         """Whether a visit has not returned."""
         return self.phase in (DomainPhase.READING, DomainPhase.RECOVERING, DomainPhase.HANGING)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it is left to the administrator: not once what kept it from coming back is mended."""
+        is_mended = self.verdict in (Verdict.WAIT, Verdict.AGAIN) and may_be_decided(self.record.why)
+        return self.record.mark == "refused" and not is_mended
 
     @property
     def wants_lockspaces(self) -> bool:

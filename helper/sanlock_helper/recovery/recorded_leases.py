@@ -10,10 +10,20 @@ from ..leases.held import Lease, Lockspace
 from ..leases.lockspaces import NOT_THERE, Sanlock, SanlockError
 from ..records.record import Record
 from ..virt import policy
+from ..virt.host_conf import HostConf
 from ..virt.lookup import as_argument
 from . import lease_places
 from .domain_identity import definition
-from .verdict import GONE, LOST_NOTHING, NO_POLICY, DropError, RefusalError, VisitResult
+from .verdict import (
+    GONE,
+    LOST_NOTHING,
+    NO_POLICY,
+    UNDECIDED,
+    DropError,
+    RefusalError,
+    Verdict,
+    VisitResult,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,12 +45,14 @@ class RecordedLeases:
         boot: Callable[[], str],
         pid_of: Callable[[str], int | None],
         default_lockspace: Callable[[], Lockspace | None],
+        host_conf: Callable[[], HostConf],
     ) -> None:
         """The parameters are those of DomainRecovery."""
         self._sanlock = sanlock
         self._boot = boot
         self._pid_of = pid_of
         self._default_lockspace = default_lockspace
+        self._host_conf = host_conf
 
     def process(self, record: Record) -> int | None:
         """The process id of the domain of RECORD, None when none is proven to be its.
@@ -107,9 +119,14 @@ class RecordedLeases:
                     "check for other holders", f"host_id {host_id} has lease {lease}, and may be alive"
                 )
 
-    def why_left(self, domain: VirDomain | None, record: Record) -> VisitResult | None:
-        """Why the domain is to stay as it is, if it is."""
-        wanted = _policy_of(record) if domain is None else policy.recovers(domain)
+    def why_left(self, found: policy.Policy, record: Record) -> VisitResult | None:
+        """Why the domain is to stay as it is, if it is: FOUND is its policy."""
+        wanted = found.recover
+        if wanted is None:
+            conf = self._host_conf()
+            wanted = conf.default
+            if wanted is None:
+                return VisitResult(Verdict.UNDECIDED, f"{UNDECIDED}{conf.problem}")
         if not wanted:
             return NO_POLICY
         return LOST_NOTHING if self._lost_nothing(record) else None
@@ -130,12 +147,20 @@ class RecordedLeases:
         )
 
 
-def _policy_of(record: Record) -> bool:
-    """Whether the XML of RECORD asks for recovery."""
+def read_policy(domain: VirDomain | None, record: Record) -> policy.Policy:
+    """The policy of DOMAIN, or of the XML of RECORD where libvirt no longer knows it.
+
+    RECORD gets its place in the order of recovery: it may have been changed since the loss.  Raises
+    PolicyError, RefusalError where only the XML has it, or another HelperError when it cannot be read.
+    """
     try:
-        return policy.in_xml(record.xml)
+        found = policy.of_xml(record.xml) if domain is None else policy.of_domain(domain)
     except policy.PolicyError as error:
+        if domain is not None:
+            raise
         raise RefusalError(f"{error.what}: {error.why}{GONE}") from error
+    record.priority, record.delay = found.priority or 0, found.delay or 0
+    return found
 
 
 def own_lockspaces(domain: VirDomain | None, record: Record) -> frozenset[str]:

@@ -59,8 +59,8 @@ class DomainConfig:
     """What a domain's XML has.
 
     `on_lockfailure` is "default" where the XML has none; `recover` is None where the policy in the metadata
-    is malformed, and `recover_error` has the reason; `leases` are explicit ones, (lockspace, key), and
-    `lease_paths` where they are on storage, in the same order.
+    is malformed, and `recover_error` has the reason; `is_default` where it has none: see with_default();
+    `leases` are explicit ones, (lockspace, key), and `lease_paths` where they are on storage, in the same order.
     """
 
     on_lockfailure: str
@@ -69,6 +69,7 @@ class DomainConfig:
     leases: tuple[tuple[str, str], ...]
     recover_error: str = ""
     lease_paths: tuple[str, ...] = ()
+    is_default: bool = False
 
 
 @dataclass(frozen=True)
@@ -229,15 +230,16 @@ def parse_domain(xml: str | bytes) -> DomainConfig:
     domain = parse_xml(xml)
     if domain.tag != "domain":
         raise ValueError("its root is no <domain>")
-    recover, recover_error = _recover(domain)
+    found, recover_error = _policy(domain)
     leases = domain.findall("devices/lease")
     return DomainConfig(
         on_lockfailure=domain.findtext("on_lockfailure", "default"),
-        recover=recover,
+        recover=None if found is None else bool(found.recover),
         disks=tuple(disk for disk in map(_disk, domain.iterfind("devices/disk")) if disk is not None),
         leases=tuple((lease.findtext("lockspace", ""), lease.findtext("key", "")) for lease in leases),
         recover_error=recover_error,
         lease_paths=tuple(_lease_path(lease) for lease in leases),
+        is_default=found is not None and found.recover is None,
     )
 
 
@@ -246,12 +248,23 @@ def _lease_path(lease: ElementTree.Element) -> str:
     return "" if target is None else target.get("path", "")
 
 
-def _recover(domain: ElementTree.Element) -> tuple[bool | None, str]:
+def _policy(domain: ElementTree.Element) -> tuple[policy.Policy | None, str]:
     """The policy in the XML of DOMAIN as recovery reads it, and what is wrong with it."""
     try:
-        return policy.in_element(domain), ""
+        found = policy.of_element(domain)
     except policy.PolicyError as error:
         return None, str(error)
+    return found, found.problem
+
+
+def with_default(domains: list[KnownDomain], default: bool | None) -> list[KnownDomain]:
+    """DOMAINS, as the host's DEFAULT has those without a policy of their own be brought back or not."""
+    return [
+        replace(domain, config=replace(domain.config, recover=default))
+        if domain.config is not None and domain.config.is_default
+        else domain
+        for domain in domains
+    ]
 
 
 def _disk(element: ElementTree.Element) -> Disk | None:

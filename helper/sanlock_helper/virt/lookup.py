@@ -40,6 +40,14 @@ def find_domain(connection: VirConnect, text: str) -> VirDomain:
     raise PermanentError(f"domain {text!r}", "there is no such domain", "see virsh list --all")
 
 
+def all_domains(connection: VirConnect) -> list[VirDomain]:
+    """All domains of CONNECTION, by name.  Raises TransientError or PermanentError without an answer."""
+    try:
+        return sorted(connection.listAllDomains(), key=lambda domain: domain.name())
+    except libvirt.libvirtError as error:
+        raise failure("list the domains", error) from error
+
+
 def as_argument(name: str, uuid: str) -> str:
     """What names the domain in a command that is to be pasted: its NAME, or its UUID.
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from sanlock_helper.leases.held import Lease, Lockspace
 from sanlock_helper.records.directory import RecordDirectory
-from sanlock_helper.records.record import MARKS, Record, RecordError, decode
+from sanlock_helper.records.record import MARKS, Record, RecordError, check, decode
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 
@@ -44,6 +44,8 @@ all_records = st.builds(
     xml=texts,
     mark=st.sampled_from(MARKS),
     why=texts,
+    priority=st.integers(-(2**31), 2**31),
+    delay=numbers,
 )
 
 
@@ -99,6 +101,40 @@ def test_the_bytes_on_disk_are_those_of_version_2() -> None:
     found.leases = (Lease("LS", "disk", 5, "/a b/disk", 1048576, True), Lease("LS", "two", 1))
     assert found.encode() == ON_DISK
     assert fields(decode(ON_DISK)) == fields(found)
+
+
+def test_a_record_without_an_order_is_as_earlier_versions_read_it() -> None:
+    assert b"priority" not in record().encode()
+    assert b"delay" not in record().encode()
+    found = decode(ON_DISK)
+    assert (found.priority, found.delay) == (0, 0)
+    with_order = record(priority=-5, delay=30)
+    lines = with_order.encode().split(b"\n")
+    assert lines[-4:-2] == [b"priority -5", b"delay 30"]
+    assert [line for line in lines if line.split()[:1] not in ([b"priority"], [b"delay"])][:-2] == (
+        record().encode().split(b"\n")[:-2]
+    )
+    assert fields(decode(with_order.encode())) == fields(with_order)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"priority 1e9", "priority is not of its kind"),
+        (b"priority high", "priority is not of its kind"),
+        (b"delay NaN", "delay is not of its kind"),
+        (b"delay ", "delay is not of its kind"),
+        (b"priority 1000001", "its priority is 1000001, which is not from -1000000 to 1000000"),
+        (b"priority -1000001", "its priority is"),
+        (b"delay -1", "its delay is -1, which is not from 0 to 3600"),
+        (b"delay 3601", "its delay is"),
+        (b"priority 1\npriority 2", "'priority' twice"),
+    ],
+)
+def test_an_order_that_no_domain_can_have_is_refused(line: bytes, why: str) -> None:
+    text = record().encode().replace(b"\ncrc32", b"\n" + line + b"\ncrc32")
+    with pytest.raises(RecordError, match=why):
+        check(decode(sealed(text)))
 
 
 def test_a_field_that_no_record_has_is_refused() -> None:

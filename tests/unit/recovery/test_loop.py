@@ -25,7 +25,8 @@ from sanlock_helper.records.store import RecordStore
 from sanlock_helper.recovery import lockspace_waits
 from sanlock_helper.recovery.lockspace_waits import LAST_DELAY, delay
 from sanlock_helper.recovery.loop import Recovery
-from sanlock_helper.recovery.verdict import GONE, UNPROTECTED, Verdict, VisitResult
+from sanlock_helper.recovery.verdict import GONE, UNDECIDED, UNPROTECTED, Verdict, VisitResult
+from sanlock_helper.virt.host_conf import HostConf
 from sanlock_helper.virt.policy import PolicyError
 
 from ..fakes import RecordedJournal
@@ -56,10 +57,14 @@ class Host:
         self.hung: set[str] = set()
         # How long the first visit of a domain takes, by its name.
         self.slow: dict[str, float] = {}
+        # The same of its first visit that may start or resume it.
+        self.slow_once_ready: dict[str, float] = {}
         self.most = self.most_looks = 0
         self.shown: list[list[str]] = []
         self.default: Lockspace | None = None
         self.before_join: Callable[[Lockspace], None] = lambda lockspace: None
+        self.conf = HostConf()
+        self.held: float | None = None
 
     def add(self, name: str, action: str = "poweroff", **changes: Any) -> Record:
         record = Record(name, name, "qemu:///system", action, time=self.now)
@@ -91,8 +96,9 @@ class Host:
         name = getattr(getattr(arguments[0], "record", None), "name", "")
         if name in self.hung:
             return  # a domain whose visit never returns
-        if name in self.slow:
-            self.at.append((self.now + self.slow.pop(name), lambda: run(*arguments)))
+        slow = self.slow_once_ready if getattr(arguments[0], "ready", False) else self.slow
+        if name in slow:
+            self.at.append((self.now + slow.pop(name), lambda: run(*arguments)))
         else:
             run(*arguments)
 
@@ -128,6 +134,8 @@ class Host:
             self.start,
             self,
             self.before_join,
+            lambda: self.conf,
+            lambda: self.held,
         )
         return self.recovery.run(wait)
 
@@ -598,3 +606,152 @@ def test_a_state_directory_that_cannot_be_written(host: Host, tmp_path: Path) ->
     assert host.recover()
     assert "records are not copied to" in host.journal.text()
     assert os.listdir(host.run_dir) == []
+
+
+# Order and hold
+
+
+def begun(host: Host) -> list[str]:
+    return [name for name, _ in begun_at(host)]
+
+
+def begun_at(host: Host) -> list[tuple[str, float]]:
+    """The visits that may start or resume a domain, as they end."""
+    return [(name, now) for now, name, ready in host.visits if ready]
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_higher_priorities_come_first(host: Host, wait: bool) -> None:
+    for number in range(20):
+        host.add(f"vm{number:02}", priority=(0, -5, 10)[number % 3])
+    host.state = None
+    assert host.recover(wait)
+    order = [(0, -5, 10)[int(name[2:]) % 3] for name in begun(host)]
+    assert order == sorted(order, reverse=True)
+    assert host.most == 7
+
+
+def test_a_lower_one_waits_for_what_a_higher_one_needs_to_come_back(host: Host) -> None:
+    host.add("high", priority=1)
+    host.add("low")
+
+    host.slow_once_ready["high"] = 7.0
+    host.state, host.storage_from = None, 20.0
+    assert host.recover()
+    (high, joined), (low, later) = begun_at(host)
+    assert (high, low) == ("high", "low")
+    assert 27 <= joined <= later <= joined + 1
+
+
+def test_one_that_fails_or_hangs_keeps_no_lower_one_back(host: Host) -> None:
+    host.add("fails", priority=3)
+    host.add("hangs", priority=2)
+    host.add("low")
+    host.endings["fails"] = lambda: AGAIN
+    host.hung.add("hangs")
+    assert not host.recover(wait=False)
+    assert host.left() == {"fails", "hangs"}
+    (low,) = [now for now, name, _ in host.visits if name == "low"]
+    assert 30 <= low <= 31
+    (line,) = [line for _, line in host.journal.lines if "low" in line]
+    assert ": done after" in line
+
+
+def test_storage_that_is_away_keeps_no_other_back(host: Host) -> None:
+    away = Lockspace("AWAY", 1, "/away", 0, 1)
+    host.add("high", priority=9, lockspaces=(away,), leases=(Lease("AWAY", "disk", 1),))
+    host.add("low")
+    host.at.append((100.0, lambda: host.store.forget("high")))
+
+    def refuse(lockspace: Lockspace) -> None:
+        if lockspace.name == "AWAY":
+            raise TransientError("join lockspace AWAY", "input or output error")
+
+    host.before_join = refuse
+    assert host.recover()
+    ((low, now),) = begun_at(host)
+    assert (low, now < 2) == ("low", True)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_delays_are_waited_for_and_count_from_the_first(host: Host, wait: bool) -> None:
+    host.add("a", priority=1)
+    host.add("b", priority=1, delay=100)
+    host.add("c", priority=1, delay=40)
+    host.add("d")
+    assert host.recover(wait)
+    assert begun_at(host) == [
+        ("a", 0.0),
+        ("c", 40.0),
+        ("b", 100.0),
+        ("d", 100.0),
+    ]
+    assert ["3 wait for their turn: c in 20 s"] in host.shown
+
+
+def test_the_hosts_order_and_number_side_by_side(host: Host) -> None:
+    host.conf = HostConf(side_by_side=2, order="time")
+    for name, priority in (("a", 0), ("b", 9), ("c", 5)):
+        host.add(name, priority=priority, delay=60)
+        host.now += 1.0
+    assert host.recover()
+    assert (begun(host), host.most) == (["a", "b", "c"], 2)
+
+
+def test_a_held_recovery_touches_nothing_until_its_release(host: Host) -> None:
+    host.add("vm1")
+    host.add("vm2")
+    host.state, host.held = None, 5.0
+    host.at.append((50.0, lambda: setattr(host, "held", None)))
+    assert host.recover()
+    assert host.joins[0] >= 50
+    assert host.visits[0][0] >= 50
+    (line,) = [line for level, line in host.journal.lines if level == "warning"]
+    assert re.fullmatch(
+        r"recover: held since 1970-01-01 [\d:]+: 2 domains wait for virt-sanlock-helper recover "
+        r"--release: vm1, vm2",
+        line,
+    )
+    assert any(line.startswith("held since 1970-01-01 ") for lines in host.shown for line in lines)
+    # What was new is on disk all the same: the host may be reset.
+    assert host.store.unread == set()
+
+
+def test_a_hold_during_a_recovery_ends_what_was_begun_and_begins_nothing(host: Host) -> None:
+    for number in range(3):
+        host.add(f"vm{number}", priority=-number)
+    host.state, host.storage_from = None, 20.0
+    host.slow_once_ready["vm0"] = 10.0
+    host.at.append((25.0, lambda: setattr(host, "held", 7.0)))
+    host.at.append((100.0, lambda: setattr(host, "held", None)))
+    assert host.recover()
+    (first, now), *others = begun_at(host)
+    assert (first, 30 <= now <= 35) == ("vm0", True)
+    assert [name for name, _ in others] == ["vm1", "vm2"]
+    assert all(now >= 100 for _, now in others)
+
+
+def test_a_hold_ends_a_pass(host: Host) -> None:
+    host.add("vm1")
+    host.held = 5.0
+    assert not host.recover(wait=False)
+    assert (host.visits, host.left()) == ([], {"vm1"})
+
+
+def test_what_is_undecided_is_logged_in_one_line_and_brought_back_once_it_is_decided(host: Host) -> None:
+    text = f"{UNDECIDED}/etc/x.conf: line 2: wrong (correct it)"
+    for number in range(3):
+        host.add(f"vm{number}")
+        host.endings[f"vm{number}"] = lambda: VisitResult(Verdict.UNDECIDED, text)
+    # Left to the administrator: recovery does not wait for it.
+    assert not host.recover()
+    assert [line for _, line in host.journal.lines if "vm0" in line] == [
+        f"recover: 3 domains left as they are ({text}): vm0, vm1, vm2"
+    ]
+    records = host.store.records()
+    assert {(record.mark, record.why) for record in records.values()} == {("refused", text)}
+    # Decided, and the lockspace is away at first: the record waits for it as any other.
+    host.endings.clear()
+    host.state = None
+    assert host.recover(wait=False)
+    assert host.left() == set()

@@ -2,7 +2,8 @@
 """Bring back the virtual machines that were made safe when their leases were lost.
 
 Joins their lockspaces again, starts what was powered off and resumes what was paused, as far as each one's
-policy asks for it and its leases can be had.  Without options each is tried once.
+policy asks for it and its leases can be had.  Without options each is tried once, those of a higher priority
+first.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from ...errors import HelperError, PermanentError, UsageError, hint_for
 from ...events import RECOVER, Event, outcome_parts
 from ...journal import Journal
 from ...leases.lockspaces import JOINED, Sanlock
+from ...records.hold import RELEASE, Hold
 from ...records.record import Record
 from ...records.single_instance import only_instance
 from ...records.store import RecordStore
 from ...recovery.domain import DomainRecovery
+from ...recovery.dry_run import DryRun, ReadOnlyStore
+from ...recovery.host_settings import HostSettings
 from ...recovery.lockspace_waits import NOT_CONFIGURED
 from ...recovery.loop import Recovery
 from ...recovery.paused_jobs import PausedJobs
@@ -31,6 +35,7 @@ from ...virt.connection import connect
 from ...virt.lookup import find_domain
 from ..connecting import add_connect, connect_within
 from ..live_lines import LiveLines
+from ..recovery_plan import held_since, held_text, order_text, plan_as_dict, print_plan, read_conf
 from ..remedies import pieces_of
 from ..terminal import moment, plain, print_error, print_json, print_pieces, prompt
 from ..wrapping import Piece
@@ -58,8 +63,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resume a paused machine although another host may have written to its disks; asks first",
     )
     add_connect(parser, "only the machines of this connection; all without it", None)
+    choice.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be done to each, in which order, and why not; change nothing",
+    )
+    choice.add_argument(
+        "--hold",
+        action="store_true",
+        help="bring nothing back until the release, across a reset of the host too",
+    )
+    choice.add_argument("--release", action="store_true", help="let recovery go on")
     parser.add_argument("--yes", action="store_true", help="with --resume-anyway: do not ask")
-    parser.add_argument("--json", action="store_true", help="with --list: print JSON")
+    parser.add_argument("--json", action="store_true", help="with --list or --dry-run: print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,12 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     uri = arguments.connect
     store = RecordStore(journal, uri=uri)
     try:
-        if arguments.list:
-            return _list(store, arguments.json, uri)
-        if arguments.forget is not None:
-            return _forget(store, journal, arguments.forget, uri)
-        if arguments.resume_anyway is not None:
-            return _resume_anyway(store, journal, arguments.resume_anyway, arguments.yes, uri)
+        status = _without_recovery(arguments, store, journal)
+        if status is not None:
+            return status
         try:
             return _recover(store, journal, screen, arguments.wait)
         except HelperError as error:
@@ -90,31 +103,63 @@ def run(arguments: argparse.Namespace) -> int:
         journal.flush()
 
 
+def _without_recovery(arguments: argparse.Namespace, store: RecordStore, journal: Journal) -> int | None:
+    """Do what ARGUMENTS ask for and return the exit status; None where that is recovery itself."""
+    if arguments.list:
+        return _list(store, arguments.json, arguments.connect)
+    if arguments.dry_run:
+        return _dry_run(ReadOnlyStore(journal), arguments.json, arguments.connect)
+    if arguments.hold or arguments.release:
+        return _set_hold(Hold(), journal, arguments.hold)
+    if arguments.forget is not None:
+        return _forget(store, journal, arguments.forget, arguments.connect)
+    if arguments.resume_anyway is not None:
+        return _resume_anyway(store, journal, arguments.resume_anyway, arguments.yes, arguments.connect)
+    return None
+
+
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse options that would be ignored: an administrator who gives one expects more."""
-    if arguments.json and not arguments.list:
-        raise UsageError("--json", "it belongs to --list", "see recover --help")
+    if arguments.json and not (arguments.list or arguments.dry_run):
+        raise UsageError("--json", "it belongs to --list and --dry-run", "see recover --help")
     if arguments.yes and arguments.resume_anyway is None:
         raise UsageError("--yes", "it belongs to --resume-anyway DOMAIN", "see recover --help")
 
 
 def _recover(store: RecordStore, journal: Journal, screen: LiveLines, wait: bool) -> int:
     """One pass; or with WAIT until nothing is left to wait for: a refused domain is no failure."""
+    since = held_since()
+    if since is not None and not wait:
+        raise PermanentError("recover", f"an administrator has held it since {moment(since)}", RELEASE)
     with only_instance():
         sanlock = Sanlock()
+        settings = HostSettings(journal)
         recovery = Recovery(
             store,
-            DomainRecovery(connect, sanlock, store),
+            DomainRecovery(connect, sanlock, store, host_conf=lambda: settings.conf),
             sanlock,
             journal,
             qemu_sanlock_conf.auto_lockspace,
             screen.show,
             before_join=PausedJobs(connect, store, journal).settle,
+            host_conf=settings.refresh,
+            held_since=held_since,
         )
         done = recovery.run(wait)
         screen.show([])
     # Where there may be other records, not all of them are handled.
     return 0 if wait or (done and not store.unread) else 1
+
+
+def _set_hold(hold: Hold, journal: Journal, begins: bool) -> int:
+    if begins and not hold.begin():
+        since = hold.since()
+        print(f"held already{'' if since is None else f' since {moment(since)}'}: {RELEASE}")
+    elif not begins and not hold.end():
+        print("recovery was not held")
+    else:
+        journal.report(Event("recovery-held" if begins else "recovery-released", RECOVER))
+    return 0
 
 
 def _list(store: RecordStore, as_json: bool, uri: str | None = None) -> int:
@@ -124,18 +169,27 @@ def _list(store: RecordStore, as_json: bool, uri: str | None = None) -> int:
     (poweroff, restart, pause), todo (start, resume), time (seconds since the epoch), state (waiting,
     starting, resuming, refused), why (text, for refused), lockspaces (name, host_id, path, offset, io_timeout
     in seconds, 0 for sanlock's default), leases (lockspace, resource, version, path, offset, shared) and
-    unknown (why the leases are not known, else "").  Where something could not be read there is also
-    problems, a list of texts.
+    unknown (why the leases are not known, else ""); priority and delay (seconds) where they are not 0.  Where
+    something could not be read there is also problems, a list of texts; and where recovery is held,
+    held_since (seconds since the epoch).
 
     Returns 1, after it has printed what could be read, when there may be other records.
     """
     found, problems = _records(store, uri)
     records = sorted(found.values(), key=lambda record: record.time)
+    since = held_since()
     if as_json:
         more = {"problems": problems} if problems else {}
-        print_json("recover-list", SCHEMA, {"records": [_as_dict(record) for record in records], **more})
+        held = {} if since is None else {"held_since": since}
+        data = {"records": [_as_dict(record) for record in records], **more, **held}
+        print_json("recover-list", SCHEMA, data)
     else:
-        _print_list(records)
+        _print_list(records, since)
+    return _report(problems)
+
+
+def _report(problems: list[str]) -> int:
+    """Print the PROBLEMS for which there may be other records; returns the exit status."""
     if problems:
         print_error(f"{IDENTIFIER}: {_unread(problems)}")
         return 1
@@ -148,12 +202,13 @@ def _records(store: RecordStore, uri: str | None) -> tuple[dict[str, Record], li
     return {uuid: record for uuid, record in found.items() if uri in (None, record.uri)}, problems
 
 
-def _print_list(records: list[Record]) -> None:
+def _print_list(records: list[Record], held: float | None) -> None:
+    if held is not None:
+        print_pieces([Piece(held_text(held))])
     for record in records:
         since = moment(record.time)
-        print_pieces(
-            [Piece(plain(f"{record.name} {record.uuid} {record.todo} since {since}: {_state(record)}"))]
-        )
+        line = f"{record.name} {record.uuid} {record.todo} since {since}: {_state(record)}"
+        print_pieces([Piece(plain(f"{line}{order_text(record)}"))])
         if record.why:
             print_pieces([Piece("    "), *pieces_of(plain(record.why))])
 
@@ -161,6 +216,20 @@ def _print_list(records: list[Record]) -> None:
 def _unread(problems: list[str]) -> PermanentError:
     """What is wrong when PROBLEMS, each with its remedy, kept records from being read."""
     return PermanentError("recover: not all records could be read", "; ".join(problems))
+
+
+def _dry_run(store: ReadOnlyStore, as_json: bool, uri: str | None = None) -> int:
+    """Print what recovery would do now: see recovery_plan.py.  Returns 1 when there may be other records."""
+    found, problems = _records(store, uri)
+    conf = read_conf()
+    lockspace = qemu_sanlock_conf.auto_lockspace
+    plan = DryRun(connect, Sanlock(), store, lockspace, conf).plan(list(found.values()))
+    since = held_since()
+    if as_json:
+        print_json("recover-dry-run", SCHEMA, {**plan_as_dict(plan, conf, since), "problems": problems})
+    else:
+        print_plan(plan, conf, since)
+    return _report(problems)
 
 
 def _forget(store: RecordStore, journal: Journal, text: str, uri: str | None = None) -> int:
@@ -271,8 +340,10 @@ def _as_dict(record: Record) -> dict[str, Any]:
     names = ("uuid", "name", "uri", "action", "todo", "time", "why", "unknown")
     lockspace_names = ("name", "host_id", "path", "offset", "io_timeout")
     lease_names = ("lockspace", "resource", "version", "path", "offset", "shared")
+    order = {name: getattr(record, name) for name in ("priority", "delay") if getattr(record, name)}
     return {
         **{name: getattr(record, name) for name in names},
+        **order,
         "state": _state(record),
         "lockspaces": [
             {name: getattr(entry, name) for name in lockspace_names} for entry in record.lockspaces

@@ -29,10 +29,11 @@ from ...records.record import Record
 from ...threads import within
 from ...virt.connection import is_local
 from ...virt.domain_state import STATES
-from ...virt.inventory import KnownDomain, find_forgotten, running_domains, take_inventory
+from ...virt.inventory import KnownDomain, find_forgotten, running_domains, take_inventory, with_default
 from ..connecting import add_connect, connect_within
 from ..formats import JSON, OPENMETRICS, TEXT, add_format
 from ..metrics import print_metrics, status_lines
+from ..recovery_plan import held_since, held_text, read_conf
 from ..suggestions import did_you_mean
 from ..tables import table
 from ..terminal import iso, moment, paint, painted, plain, print_json, warn
@@ -166,6 +167,10 @@ def _read(connections: list[Any], arguments: argparse.Namespace) -> View:
 
 
 def _view(domains: list[KnownDomain], problems: list[str], arguments: argparse.Namespace) -> View:
+    conf, since = read_conf(arguments.connect), held_since()
+    domains = with_default(domains, conf.default)
+    problems += [held_text(since)] if since is not None else []
+    problems += [f"settings that do not count: {conf.problem}"] if conf.problem else []
     problems += [f"{domain.name}: {problem}" for domain in domains for problem in domain.problems]
     sanlock: SanlockStatus | None = None
     try:
