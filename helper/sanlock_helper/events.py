@@ -356,7 +356,7 @@ RECOVERY_HOST_KINDS = {
         "3f15aec19f754b2a966890d98f00666d",
         "notice",
         "note",
-        "released by an administrator: what waits is brought back",
+        "released by an administrator: it goes on where it runs, else by virt-sanlock-helper recover",
     ),
     "recovery-waits": Kind(
         "e3c3f192e0d74bf9bb3156e0dec0323d",

@@ -269,6 +269,30 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["recover", "--yes", "--wait"], 2, "--yes: it belongs to --resume-anyway"),
     (["recover", "--forget", ""], 1, "domain '': there is no record of it"),
     (["policy", "-c", "", "test"], 2, "is no URI"),
+    (["policy"], 2, "policy: no domain is named (name domains, or give --all)"),
+    (["policy", "test", "--all"], 2, "policy --all: it is for all domains, and some are named"),
+    *(
+        (["policy", "-c", URI, "test", "--priority", text], 2, "is no whole number from -1000000 to 1000000")
+        for text in ("1e9", "high", "²", "", "1000001", "-1000001", "9" * 5000, "1\x1b", "0x1", "+1", "nan")
+    ),
+    *(
+        (["policy", "-c", URI, "test", "--delay", text], 2, "is no whole number from 0 to 3600")
+        for text in ("NaN", "-1", "3601", "inf", "1.5", "", "9" * 5000)
+    ),
+    (
+        ["policy", "-c", URI, "test", "nosuch", "--recover"],
+        1,
+        "domain 'nosuch': there is no such domain; no domain's policy was changed (see virsh list --all)",
+    ),
+    (
+        ["policy", "-c", URI, "a\x1b", "b", "b"],
+        1,
+        "domain 'a\\x1b', domain 'b', domain 'b': there is no such",
+    ),
+    (["recover", "--hold", "--release"], 2, "not allowed with argument --hold"),
+    (["recover", "--hold", "--json"], 2, "--json: it belongs to --list and --dry-run"),
+    (["recover", "--dry-run", "--wait"], 2, "not allowed with argument"),
+    (["recover", "--dry-run", "--yes"], 2, "--yes: it belongs to --resume-anyway"),
 ]
 
 

@@ -65,6 +65,10 @@ class Hold:
             os.fsync(directory)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            # As of a directory that was made there by hand.
+            error.filename = self.path
+            raise
         finally:
             os.close(directory)
         return True

@@ -22,6 +22,7 @@ from sanlock_helper.records.directory import RecordDirectory  # noqa: E402
 from sanlock_helper.records.store import RecordStore  # noqa: E402
 from sanlock_helper.recovery.domain import DomainRecovery  # noqa: E402
 from sanlock_helper.recovery.verdict import Verdict, VisitResult  # noqa: E402
+from sanlock_helper.virt.host_conf import HostConf, parse_host_conf  # noqa: E402
 
 from ..examples import part_of  # noqa: E402
 from ..fakes import RecordedJournal  # noqa: E402
@@ -37,6 +38,7 @@ class Scene:
         self.world = RecoveryWorld()
         # The lockspace that libvirt is configured for.
         self.default: Lockspace | None = None
+        self.conf = HostConf()
         self.record = self.world.record(action, **changes)
         self.journal = RecordedJournal()
         RecordDirectory(f"{path}/run").write(self.record)
@@ -54,6 +56,7 @@ class Scene:
             pid_of=lambda uuid: world.pid if world.vm != OFF and world.is_process_known else None,
             default_lockspace=lambda: self.default,
             ended=lambda name, since: world.log,
+            host_conf=lambda: self.conf,
         )
 
     def visit(self, ready: bool = True, **options: Any) -> VisitResult:
@@ -287,6 +290,38 @@ def test_without_a_policy_it_is_left(tmp_path: Path, action: str) -> None:
     scene.world.policy = False
     assert scene.visit().verdict is Verdict.LEFT_ALONE
     assert (scene.world.started, scene.world.resumed) == (0, 0)
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+def test_without_a_policy_the_hosts_default_counts(tmp_path: Path, action: str) -> None:
+    scene = Scene(tmp_path, action)
+    scene.world.policy = False
+    scene.conf = HostConf(default=True)
+    assert scene.visit().verdict is Verdict.DONE
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+def test_a_default_that_is_not_known_loses_no_record(tmp_path: Path, action: str) -> None:
+    scene = Scene(tmp_path, action)
+    scene.world.policy = False
+    scene.conf = parse_host_conf("[recover]\ndefault = yse\n")
+    result = scene.visit()
+    assert result.verdict is Verdict.UNDECIDED
+    assert result.text.startswith(
+        "it has no recovery policy, and the host's default is not known: /etc/virt-sanlock-helper.conf: "
+        "line 2: default is 'yse', not yes or no ("
+    )
+    # As the loop marks it; once the file is mended it is brought back, or left as it says.
+    scene.store.mark(scene.store.gather()[UUID], "refused", result.text)
+    scene.conf = HostConf()
+    assert scene.visit().verdict is Verdict.LEFT_ALONE
+    scene.conf = HostConf(default=True)
+    assert scene.visit().verdict is Verdict.DONE
+
+
+def test_a_policy_of_its_own_needs_no_default(paused: Scene) -> None:
+    paused.conf = parse_host_conf("nonsense")
+    assert paused.visit().verdict is Verdict.DONE
 
 
 def test_restart_needs_no_policy(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Callable, NamedTuple
 
 from ... import IDENTIFIER
 from ...errors import HelperError, PermanentError, TransientError, UsageError
+from ...escapes import shown
 from ...numbers import DELAYS, PRIORITIES, number_within
 from ...threads import NoAnswerError, call_with_timeout, within
 from ...virt import policy
@@ -102,7 +103,9 @@ def _number(limits: tuple[int, int]) -> Callable[[str], int]:
     def number(text: str) -> int:
         found = number_within(text, limits)
         if found is None:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {limits[0]} to {limits[1]}")
+            raise argparse.ArgumentTypeError(
+                f"{shown(text)} is no whole number from {limits[0]} to {limits[1]}"
+            )
         return found
 
     return number
