@@ -16,6 +16,8 @@ from ..virt.host_conf import PATH, HostConf, read_host_conf, unread
 AGE_SECONDS = 5.0
 READ_SECONDS = 2.0
 
+_HINT = f"findmnt -T {PATH}"
+
 
 class HostSettings:
     """Reads the file again from time to time, and logs once what is wrong with it."""
@@ -28,7 +30,7 @@ class HostSettings:
     ) -> None:
         """READ takes as long as the disk does; CLOCK is monotonic."""
         self._journal = journal
-        self._read = one_at_a_time(READ_SECONDS, f"read {PATH}", read, f"findmnt -T {PATH}")
+        self._read = one_at_a_time(READ_SECONDS, f"read {PATH}", read, _HINT)
         self._clock = clock
         self._read_at: float | None = None
         self._repeats = RepeatFilter(float("inf"))
@@ -41,8 +43,9 @@ class HostSettings:
         if self._read_at is None or now - self._read_at >= AGE_SECONDS:
             try:
                 self.conf = self._read()
-            except TransientError as error:
-                self.conf = unread(f"{error.what}: {error.why}", error.hint or f"findmnt -T {PATH}")
+            except TransientError:
+                # In the same words each time, so that it is logged once.
+                self.conf = unread(f"read {PATH}: its disk does not answer", _HINT)
             self._read_at = self._clock()
             self._log()
         return self.conf

@@ -285,8 +285,12 @@ class _AttributesReader:
         parser.EndElementHandler = self._stop
 
     def attributes(self) -> dict[str, str]:
+        # In libvirt's XML the metadata come before the devices, which are left out where they can be.
+        end = self._data.find(b">", self._data.find(NAMESPACE.encode())) + 1
         try:
-            self._parser.Parse(self._data, True)
+            self._parser.Parse(self._data[:end], False)
+            if self._found is None:
+                self._parser.Parse(self._data[end:], True)
         except ExpatError:
             return {}
         return self._found or {}
