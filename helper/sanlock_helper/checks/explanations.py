@@ -293,6 +293,17 @@ EXPLANATIONS: dict[str, Explanation] = {
         " and the leases are named after these.",
         "Change the target as the remedy does, and start the pool again with no VM that uses it.",
     ),
+    "recovery settings": _Each(
+        "The host's settings for recovery, /etc/virt-sanlock-helper.conf: whether all of it counts.",
+        "What is wrong in it counts as not given. Where it may have asked for recovery, VMs without a policy"
+        " of their own stay as they are until it is corrected.",
+        "Correct the lines that are named; the keys are in the manual page virt-sanlock-helper(8).",
+    ),
+    "recovery hold": _Each(
+        "Whether an administrator has held recovery for maintenance.",
+        "While it is held, no VM that loses its leases is brought back, after a reset of the host neither.",
+        "After the maintenance: `virt-sanlock-helper recover --release`.",
+    ),
     "multipath": _Each(
         "How long multipath queues I/O when no path is left.",
         "What is queued for longer than the loss of the lease takes may be written when another host has"
@@ -315,16 +326,5 @@ EXPLANATIONS: dict[str, Explanation] = {
         "It removes the leases of disks that are gone; without it the lease directory fills up. One host"
         " of the lockspace is enough.",
         "Schedule it once a week on one of the hosts.",
-    ),
-    "recovery settings": _Each(
-        "The host's settings for recovery, /etc/virt-sanlock-helper.conf: whether all of it counts.",
-        "What is wrong in it counts as not given. Where it may have asked for recovery, VMs without a policy"
-        " of their own stay as they are until it is corrected.",
-        "Correct the lines that are named; the keys are in the manual page virt-sanlock-helper(8).",
-    ),
-    "recovery hold": _Each(
-        "Whether an administrator has held recovery for maintenance.",
-        "While it is held, no VM that loses its leases is brought back, after a reset of the host neither.",
-        "After the maintenance: `virt-sanlock-helper recover --release`.",
     ),
 }

@@ -60,7 +60,8 @@ class DomainConfig:
 
     `on_lockfailure` is "default" where the XML has none; `recover` is None where the policy in the metadata
     is malformed, and `recover_error` has the reason; `is_default` where it has none: see with_default();
-    `leases` are explicit ones, (lockspace, key), and `lease_paths` where they are on storage, in the same order.
+    `leases` are explicit ones, (lockspace, key), and `lease_paths` where they are on storage, in the same
+    order.
     """
 
     on_lockfailure: str
