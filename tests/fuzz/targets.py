@@ -124,8 +124,10 @@ def libvirt_conf(data: bytes) -> None:
     given_again(settings)
     make_lock_conf(in_force(settings))
     # As in virConfGetValue() of libvirt src/util/virconf.c.
-    for name, value in in_force(settings).items():
-        assert value == next(setting.value for setting in settings if setting.name == name), name
+    first: dict[str, object] = {}
+    for setting in settings:
+        first.setdefault(setting.name, setting.value)
+    assert in_force(settings) == first
 
 
 def libvirt_conf_file(data: bytes) -> None:

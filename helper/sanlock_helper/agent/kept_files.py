@@ -65,9 +65,14 @@ _SYSTEM = (
     "/etc/sanlock/sanlock.conf",
     "/etc/passwd",
     "/etc/nsswitch.conf",
+    # A login by SASL has the host's name resolved.
+    "/etc/host.conf",
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/etc/gai.conf",
 )
 # Names are looked up there that need not be there.
-_SYSTEM_FOLDERS = ("/usr/lib/locale",)
+_SYSTEM_FOLDERS = ("/etc", "/etc/libvirt", "/root", "/root/.config", "/usr/lib/locale")
 # No file that such a process reads is larger, and an archive of locales may be.
 _MOST_BYTES = 24 << 20
 

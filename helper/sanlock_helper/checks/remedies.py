@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def give(path: str | Path, settings: Sequence[Setting], values: Iterable[tuple[s
         line = next((setting.line for setting in settings if setting.name == name), None)
         if line is None:
             added.append(text)
-        elif _shares_its_line(settings, line):
+        elif line not in _lines_of_one(settings):
             return ""
         else:
             edits.append(f"-e {shlex.quote(f'{line}c {text}')}")
@@ -46,15 +47,21 @@ def give(path: str | Path, settings: Sequence[Setting], values: Iterable[tuple[s
 def remove(path: str | Path, settings: Sequence[Setting], lines: Iterable[int]) -> str:
     """The command that removes LINES of libvirt's file PATH, which has SETTINGS; "" as for give()."""
     gone = sorted(set(lines))
-    if not gone or any(_shares_its_line(settings, line) for line in gone):
+    if not gone or not _lines_of_one(settings).issuperset(gone):
         return ""
     return f"sed -i {shlex.quote(';'.join(f'{line}d' for line in gone))} {shlex.quote(str(path))}"
 
 
-def _shares_its_line(settings: Sequence[Setting], line: int) -> bool:
-    """Whether LINE has more than one setting, or one that may go on in the next: a list, a tripled quote."""
-    here = [setting for setting in settings if setting.line == line]
-    return len(here) != 1 or not isinstance(here[0].value, (int, str)) or "\n" in str(here[0].value)
+def _lines_of_one(settings: Sequence[Setting]) -> set[int]:
+    """The lines that have one setting, and none that may go on in the next: a list, a tripled quote."""
+    count = Counter(setting.line for setting in settings)
+    return {
+        setting.line
+        for setting in settings
+        if count[setting.line] == 1
+        and isinstance(setting.value, (int, str))
+        and "\n" not in str(setting.value)
+    }
 
 
 def _conf_value(value: Value) -> str:
