@@ -35,8 +35,6 @@ from .recovery import (
 from .stack import Stack
 from .waiting import wait_for
 
-pytestmark = pytest.mark.modular
-
 CONF = "/etc/virt-sanlock-helper.conf"
 HOLD = f"{STATE_RECORDS}/hold"
 
@@ -79,6 +77,7 @@ def snapshot(stack: Stack, domains: list[Domain]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.modular
 def test_twenty_domains_of_three_priorities_come_back_in_their_order(stack: Stack) -> None:
     stack.install_helper(HELPER)
     priorities = [(0, -5, 10)[number % 3] for number in range(20)]
