@@ -23,6 +23,9 @@ from .leases import LOCKSPACE, Lockspace
 from .stack import Stack
 from .waiting import wait_for
 
+# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
+pytestmark = pytest.mark.long
+
 NAME = "virt-sanlock-helper-drill"
 FOLDER = f"/var/lib/libvirt/{NAME}"
 NOTE = "/var/lib/virt-sanlock-helper/drill.json"

@@ -23,6 +23,9 @@ from .testdriver import URI as TEST_URI
 from .testdriver import TestDomains
 from .waiting import wait_for
 
+# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
+pytestmark = pytest.mark.long
+
 # Calls that name a file, but for those that only connect a socket.
 CALLS = "trace=%file"
 IN_MEMORY = ("/proc", "/run", "/dev", "/var/run")

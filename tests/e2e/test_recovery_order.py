@@ -35,6 +35,9 @@ from .recovery import (
 from .stack import Stack
 from .waiting import wait_for
 
+# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
+pytestmark = pytest.mark.long
+
 CONF = "/etc/virt-sanlock-helper.conf"
 HOLD = f"{STATE_RECORDS}/hold"
 

@@ -38,6 +38,9 @@ from .standing import COMMAND, StandingAgent
 from .testdriver import URI, TestDomains
 from .waiting import wait_for
 
+# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
+pytestmark = pytest.mark.long
+
 Maker = Callable[[int], TestDomains]
 
 # What the rule for a silent agent allows (stand_by.SILENT_SECONDS), and what starting another one takes here.

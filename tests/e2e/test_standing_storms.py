@@ -22,6 +22,9 @@ from .standing import StandingAgent
 from .testdriver import URI, TestDomains
 from .waiting import wait_for
 
+# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
+pytestmark = pytest.mark.long
+
 STORMS = int(os.environ.get("SANLOCK_HELPER_STORMS", "6"))
 DOMAINS = 100
 

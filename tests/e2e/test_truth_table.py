@@ -32,6 +32,9 @@ from .truth import (
     without,
 )
 
+# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def host(calm: Stack) -> Iterator[Stack]:

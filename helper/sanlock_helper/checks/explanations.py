@@ -319,7 +319,7 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Whether an agent stands: in memory, with its connections to libvirtd open, before leases are lost.",
         "Without it the first process of an outage becomes the agent, and starts from a disk that may be"
         " gone in that minute. One that is stopped serves nothing, and is replaced after three seconds.",
-        "Enable virt-sanlock-helper-agent.service, as the remedy has it.",
+        "`systemctl enable --now virt-sanlock-helper-agent.service` has one stand; no package does that.",
     ),
     "virt-sanlock-cleanup": _Each(
         "Whether one of the schedules of this host runs virt-sanlock-cleanup.",

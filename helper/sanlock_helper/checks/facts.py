@@ -400,13 +400,19 @@ class Facts:
         """How connecting went."""
         return self._connected[0]
 
-    @once("libvirtd")
-    def domains(self) -> list[KnownDomain]:
-        """All domains."""
+    @property
+    def _opened(self) -> Any:
+        """The connection.  Raises UnreadError without one."""
         attempt, connection = self._connected
         if attempt.error is not None:
             cause = "authentication" if attempt.is_refused else "libvirtd"
             raise UnreadError(attempt.error, cause) from attempt.error
+        return connection
+
+    @once("libvirtd")
+    def domains(self) -> list[KnownDomain]:
+        """All domains."""
+        connection = self._opened
         from ..virt.inventory import take_inventory
         from ..virt.storage_pools import Volumes
 
@@ -415,12 +421,10 @@ class Facts:
         what = "find the volumes of the domains"
         return within(CONNECT_SECONDS, what, lambda: [volumes.resolve(domain) for domain in found])
 
-    @cached_property
+    @once("libvirtd")
     def pools(self) -> list[Pool]:
         """All storage pools; none where virtqemud has no storage daemon beside it."""
-        attempt, connection = self._connected
-        if attempt.error is not None:
-            raise attempt.error
+        connection = self._opened
         if self.host.libvirt == VIRTQEMUD and not (self.host.run / "libvirt/virtstoraged-sock").exists():
             return []
         from ..virt.storage_pools import list_pools

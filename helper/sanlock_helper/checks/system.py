@@ -68,7 +68,7 @@ def check_agent(agent: AgentState | None, states: Mapping[str, str] | None) -> F
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(agent.since))
         return passed(f"stands since {since}: {described_state(agent)}")
     found = "none stands: the first process of an outage becomes the agent, and starts from disk"
-    if states is None or states[AGENT_UNIT] in ("not-found", "masked"):
+    if states is None or states[AGENT_UNIT] in ("not-found", "masked", "disabled"):
         return passed(found)
     return warned(found, f"systemctl enable --now {AGENT_UNIT}")
 
