@@ -4,21 +4,27 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.command import COMMAND
 from tests.e2e.waiting import wait_for
 
 from .machine import Machine
 
 DAEMON = "libvirtd"
 CONF = "/etc/libvirt/libvirtd.conf"
+TOP = Path(__file__).resolve().parents[2]
+# A copy: the machine need not see the directory of the checkout.
+PROGRAM = "/opt/virt-sanlock-helper"
 
 
 def line(machine: Machine, name: str) -> dict[str, str]:
     """What `check` finds by the name NAME."""
-    document = json.loads(machine.run(COMMAND, "check", "--json", check=False).stdout)
+    document = json.loads(
+        machine.run(f"{PROGRAM}/helper/virt-sanlock-helper", "check", "--json", check=False).stdout
+    )
     (found,) = (check for check in document["checks"] if check["name"] == name)
     return dict(found)
 
@@ -28,6 +34,13 @@ def machine(booted: Machine) -> Machine:
     """A machine whose libvirtd needs no sanlock, and no authentication."""
     booted.write("/etc/libvirt/qemu.conf", "")
     booted.write(CONF, 'auth_unix_rw = "none"\n')
+    for name in ("helper", "auth"):
+        shutil.copytree(
+            TOP / name,
+            booted.path(f"{PROGRAM}/{name}"),
+            ignore=shutil.ignore_patterns("__pycache__"),
+            dirs_exist_ok=True,
+        )
     return booted
 
 
