@@ -20,6 +20,9 @@ from .stack import Stack
 from .standing import StandingAgent
 from .waiting import wait_for
 
+# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
+pytestmark = pytest.mark.long
+
 DISK = Path(__file__).with_name("cached_disk.py")
 INTERPRETER = os.path.realpath("/usr/bin/python3")
 STDLIB = sysconfig.get_path("stdlib", vars={"installed_base": "/usr", "base": "/usr"})
@@ -27,9 +30,6 @@ STDLIB = sysconfig.get_path("stdlib", vars={"installed_base": "/usr", "base": "/
 # Has the kernel drop what it need not keep of each file below the arguments: what no process has mapped.
 EVICT = """
 import os, sys
-
-# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
-pytestmark = pytest.mark.long
 for top in sys.argv[1:]:
     names = [top] if os.path.isfile(top) else [f"{a}/{n}" for a, _, b in os.walk(top) for n in b]
     for name in names:
