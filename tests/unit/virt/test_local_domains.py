@@ -20,7 +20,11 @@ from sanlock_helper.virt.local_domains import LocalDomains  # noqa: E402
 from sanlock_helper.virt.processes import Process, Processes, process_start  # noqa: E402
 from sanlock_helper.virt.status_files import StatusFiles  # noqa: E402
 
-from ..fake_host import OTHER, UUID, Start, status_xml  # noqa: E402
+from ..fake_host import Start, status_xml  # noqa: E402
+
+# Of this process: the processes of another worker's tests are found in /proc too.
+UUID = f"6695eb01-f6a4-8304-79aa-{os.getpid():012x}"
+OTHER = f"11111111-2222-3333-4444-{os.getpid():012x}"
 
 
 @pytest.fixture
