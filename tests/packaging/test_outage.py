@@ -310,6 +310,8 @@ BROKEN = {
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_drill_names_the_link_that_broke(host: Machine, running: None, how: str) -> None:
     breaks, mends, name, words = BROKEN[how]
+    if how != "not executable" and not host.sanlock_python():
+        pytest.skip("of the second host one link is broken: how one is named is the same there")
     python = host.run("readlink", "-f", "/usr/bin/python3").stdout.strip()
     pid = host.sanlock_pid()
     host.run(*(python if word == "PYTHON" else word for word in breaks), within=pid)
@@ -321,4 +323,3 @@ def test_a_drill_names_the_link_that_broke(host: Machine, running: None, how: st
     (link,) = (link for link in found["links"] if link["name"] == name)
     assert words in link["found"], found
     assert link["remedy"]
-    assert [link["verdict"] for link in drill(host, "--qemu-less")["links"]].count("fail") == 0
