@@ -12,6 +12,9 @@ NEEDED = (("Max address space", "LimitAS", 512), ("Max data size", "LimitDATA", 
 # Of a thread's stack, where there is a limit.
 STACK_BYTES = 1024 * 1024
 
+# mallopt(3).
+_M_ARENA_MAX = -8
+
 
 def shortage(limits: str) -> tuple[str, str]:
     """Why LIMITS, the text of /proc/PID/limits, leave too little, and the remedy; empty if they do not."""
@@ -38,6 +41,21 @@ def require_memory(path: str = "/proc/self/limits") -> None:
         raise MemoryError(f"{why}: {remedy}")
     if any(_soft(limits, name) is not None for name, _, _ in NEEDED):
         _thread.stack_size(STACK_BYTES)
+        _allocate_from_one_arena()
+
+
+def _allocate_from_one_arena() -> None:
+    """Have all threads allocate from one arena, where the C library is glibc.
+
+    Each thread's own reserves 64 MiB of address space, and 128 for a moment: an allocation of another thread
+    that fails in that moment ends the process (g_malloc()).
+    """
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    except (ImportError, OSError, AttributeError):
+        pass
 
 
 def forbid_core_dumps() -> None:
