@@ -23,9 +23,6 @@ from .testdriver import URI as TEST_URI
 from .testdriver import TestDomains
 from .waiting import wait_for
 
-# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
-pytestmark = pytest.mark.long
-
 # Calls that name a file, but for those that only connect a socket.
 CALLS = "trace=%file"
 IN_MEMORY = ("/proc", "/run", "/dev", "/var/run")
@@ -74,7 +71,6 @@ def is_kept(path: str, there: bool, mapped: set[str], held: set[str]) -> bool:
     return os.path.realpath(parent) in held or parent == "/"
 
 
-@pytest.mark.modular
 @pytest.mark.parametrize("login", [False, True])
 def test_no_file_of_a_disk_is_opened(stack: Stack, login: bool) -> None:
     need_programs("strace")
