@@ -58,3 +58,9 @@ class StandingAgent:
         """End it as systemd does; returns its exit status."""
         self.signal(signal.SIGTERM)
         return self._process.wait(20)
+
+
+def connections(stack: Stack) -> int:
+    """The clients that are connected to libvirtd's read-write socket."""
+    lines = Path(f"/proc/{stack.init_pid}/net/unix").read_text().splitlines()
+    return sum(" 03 " in line and line.endswith("/libvirt/libvirt-sock") for line in lines)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from sanlock_helper.agent.kept_connections import KEPT
 from sanlock_helper.agent.kept_files import MOST_MEBIBYTES
 
 from .calls import messages
 from .lease_loss import AUTH_CONF, HELPER, URI, outcomes
 from .preconditions import need_programs
 from .stack import Stack
-from .standing import COMMAND, StandingAgent
+from .standing import COMMAND, StandingAgent, connections
 from .testdriver import URI as TEST_URI
 from .testdriver import TestDomains
 from .waiting import wait_for
@@ -71,6 +72,7 @@ def is_kept(path: str, there: bool, mapped: set[str], held: set[str]) -> bool:
     return os.path.realpath(parent) in held or parent == "/"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("login", [False, True])
 def test_no_file_of_a_disk_is_opened(stack: Stack, login: bool) -> None:
     need_programs("strace")
@@ -81,6 +83,8 @@ def test_no_file_of_a_disk_is_opened(stack: Stack, login: bool) -> None:
     off = stack.domain("off", on_lockfailure="poweroff").start()
     agent = StandingAgent(stack)
     pid = agent.wait_ready()
+    # The second is opened when the first has logged in, and with that has loaded what a login needs.
+    wait_for(lambda: connections(stack) >= KEPT, 10, "its connections")
     mapped, held = kept_by(stack, pid)
     trace = stack.path("/run/trace-agent")
     outside = outside_pid(stack, pid)

@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -34,7 +33,7 @@ from .lease_loss import (
     wait_for_calls,
 )
 from .stack import CommandError, Stack
-from .standing import COMMAND, StandingAgent
+from .standing import COMMAND, StandingAgent, connections
 from .testdriver import URI, TestDomains
 from .waiting import wait_for
 
@@ -327,12 +326,6 @@ def resident(stack: Stack, pid: int) -> int:
     """In KiB."""
     status = stack.path(f"/proc/{pid}/status").read_text()
     return int(status.partition("\nVmRSS:")[2].split()[0])
-
-
-def connections(stack: Stack) -> int:
-    """The clients that are connected to libvirtd's read-write socket."""
-    lines = Path(f"/proc/{stack.init_pid}/net/unix").read_text().splitlines()
-    return sum(" 03 " in line and line.endswith("/libvirt/libvirt-sock") for line in lines)
 
 
 def test_libvirtd_restarts(stack: Stack, domains: Maker) -> None:
