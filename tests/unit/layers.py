@@ -18,6 +18,7 @@ GROUND = {
     "errors",
     "escapes",
     "events",
+    "inotify",
     "journal",
     "memory_limits",
     "numbers",

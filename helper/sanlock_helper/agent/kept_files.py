@@ -18,10 +18,10 @@ from _queue import SimpleQueue
 from pathlib import Path
 from typing import Any, Callable, Iterable
 
+from .. import inotify
 from ..command import run
 from ..errors import SanlockHelperError
 from ..numbers import whole_number
-from . import inotify
 
 # Resident, the agent itself and all files together; and what the agent may grow by in a storm.
 MOST_MEBIBYTES = 64

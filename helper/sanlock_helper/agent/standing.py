@@ -15,6 +15,7 @@ import signal
 import time
 from typing import Callable, Iterable
 
+from .. import inotify
 from ..errors import PermanentError
 from ..events import Event
 from ..invocation import EXIT_DONE, EXIT_FAILED
@@ -25,7 +26,6 @@ from ..spool import HELD, TAKEN, Spool, SpoolError
 from ..threads import WorkerThreads
 from ..virt import AHEAD, IN_FLIGHT, event_loop
 from ..virt.connection import connect
-from . import inotify
 from .agent import Agent
 from .descriptors import Descriptors
 from .kept_connections import KeptConnections
@@ -129,7 +129,7 @@ class Wakes:
                 self.has_changes = True
             elif self._inotify is not None:
                 is_spool = True
-                masks = {mask for _, mask in self._inotify.read()}
+                masks = {mask for _, mask, _ in self._inotify.read()}
                 self.is_something_gone |= any(not mask & inotify.MOVED_TO for mask in masks)
         return is_spool
 

@@ -13,9 +13,9 @@ import os
 from dataclasses import dataclass
 from typing import Callable
 
+from .. import inotify
 from ..invocation import ACTIONS
 from ..spool import DONE, LOGGING, Spool
-from .file_events import IN_MOVED_TO, IN_OPEN, FileEvents
 
 # The lines of a request's file before what its agent appends (Spool.write()).
 _HEAD = 5
@@ -59,17 +59,17 @@ class HelperRun:
         self._uuid = uuid
         self._logged = logged
         self._spool = Spool.open()
-        self._events = FileEvents()
-        self._requests = self._events.watch(f"/proc/self/fd/{self._spool.directory}", IN_MOVED_TO)
+        self._events = inotify.Inotify()
+        self._requests = self._events.watch(f"/proc/self/fd/{self._spool.directory}", inotify.MOVED_TO)
         self._executable = 0
         with contextlib.suppress(OSError):  # it is not there
-            self._executable = self._events.watch(executable, IN_OPEN)
+            self._executable = self._events.watch(executable, inotify.OPEN)
         self._request = -1
         self.signs = Signs()
 
     def update(self) -> Signs:
         """Take in what has happened since; returns all signs so far, without what was logged."""
-        for number, name in self._events.read():
+        for number, _, name in self._events.read():
             signs = self.signs
             if number == self._executable:
                 self.signs = Signs(True, signs.request, signs.started)

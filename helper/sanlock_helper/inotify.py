@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""inotify(7): what happens in directories, reported by the kernel; the standard library has no binding."""
+"""inotify(7): what happens to files and in directories; the standard library has no binding.
+
+inotify goes by the file itself, whatever its path in another mount namespace.  What has gone a moment later
+is reported all the same: the kernel keeps the events until they are read.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from sys import byteorder as _ORDER
+import struct
 
 # linux/inotify.h
 CLOSE_WRITE = 0x00000008
+OPEN = 0x00000020
 MOVED_FROM = 0x00000040
 MOVED_TO = 0x00000080
 CREATE = 0x00000100
 DELETE = 0x00000200
-DELETE_SELF = 0x00000400
 MOVE_SELF = 0x00000800
-OVERFLOW = 0x00004000
-IGNORED = 0x00008000
 
-# struct inotify_event: watch, mask, cookie, the length of the name behind it.
-_HEAD = 16
-_LENGTH_AT = 12
+# struct inotify_event without its name: wd, mask, cookie, len.
+_EVENT = struct.Struct("iIII")
 _BUFFER = 64 * 1024
 
 
@@ -35,7 +36,7 @@ class Inotify:
         )
 
     def watch(self, path: str, mask: int) -> int:
-        """Report what is in MASK of the directory at PATH; returns the number of the watch.
+        """Report what is in MASK of the file or directory at PATH; returns the number of the watch.
 
         Raises OSError: it is not there, or there are as many as the kernel allows
         (fs.inotify.max_user_watches).
@@ -43,20 +44,20 @@ class Inotify:
         answer = self._libc.inotify_add_watch(self.descriptor, os.fsencode(path), ctypes.c_uint32(mask))
         return self._checked(path, answer)
 
-    def read(self) -> set[tuple[int, int]]:
-        """The events since the last call, each kind once: the number of the watch and the mask."""
-        found: set[tuple[int, int]] = set()
+    def read(self) -> list[tuple[int, int, str]]:
+        """The events since the last call: the number of the watch, the mask, and the name in a directory."""
+        found: list[tuple[int, int, str]] = []
         while True:
             try:
                 data = os.read(self.descriptor, _BUFFER)
             except BlockingIOError:
                 return found
             at = 0
-            while at + _HEAD <= len(data):
-                watch = int.from_bytes(data[at : at + 4], _ORDER, signed=True)
-                mask = int.from_bytes(data[at + 4 : at + 8], _ORDER)
-                found.add((watch, mask))
-                at += _HEAD + int.from_bytes(data[at + _LENGTH_AT : at + _HEAD], _ORDER)
+            while at < len(data):
+                watch, mask, _, length = _EVENT.unpack_from(data, at)
+                at += _EVENT.size
+                found.append((watch, mask, os.fsdecode(data[at : at + length].rstrip(b"\0"))))
+                at += length
 
     def close(self) -> None:
         """Give the descriptor back."""
