@@ -23,7 +23,7 @@ from ..journal import Journal
 from ..leases.grace import Grace
 from ..leases.sanlock_daemon import join_sanlock_group, run_dir
 from ..spool import HELD, TAKEN, Spool, SpoolError
-from ..threads import WorkerThreads
+from ..threads import WORKERS
 from ..virt import AHEAD, IN_FLIGHT, event_loop
 from ..virt.connection import connect
 from .agent import Agent
@@ -150,18 +150,15 @@ class StandingAgent:
         self._journal = journal
         self._wakes = wakes
         self._descriptors = Descriptors()
-        self._start_thread = WorkerThreads().start
         self._connections = Connections(
             self._descriptors.guard(self._connect), IN_FLIGHT + AHEAD, clock, event_loop.close
         )
-        self._kept = KeptConnections(
-            uri, self._connections, clock, self._start_thread, journal.report, wakes.wake
-        )
+        self._kept = KeptConnections(uri, self._connections, clock, WORKERS.start, journal.report, wakes.wake)
         self._requests = Requests(spool, Grace())
         spool.stays = True
         self._memory = Memory()
         self._files = KeptFiles(self._memory, own_folders(), own_executable())
-        self._renewal = Renewal(self._files, clock, self._start_thread, wakes.wake)
+        self._renewal = Renewal(self._files, clock, WORKERS.start, wakes.wake)
 
     def run(self) -> int:
         """Serve whatever comes until SIGTERM or SIGINT; returns the exit status.
@@ -260,7 +257,6 @@ class StandingAgent:
         return Agent(
             self._connect,
             self._journal,
-            start_thread=self._start_thread,
             make_host=lambda: make_host(self._journal, self._descriptors),
             descriptors=self._descriptors,
             connections=self._connections,
