@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..agent_state import AgentState, agent_state, described_state
 from ..command import run
+from ..records.hold import moment
 from .finding import Finding, failed, not_checked, passed, warned
 from .registry import check
 
@@ -65,8 +65,7 @@ def check_agent(agent: AgentState | None, states: Mapping[str, str] | None) -> F
     if agent is not None and agent.is_stopped:
         return warned(described_state(agent), f"kill -CONT {agent.pid}")
     if agent is not None:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(agent.since))
-        return passed(f"stands since {since}: {described_state(agent)}")
+        return passed(f"stands since {moment(agent.since)}: {described_state(agent)}")
     found = "none stands: the first process of an outage becomes the agent, and starts from disk"
     if states is None or states[AGENT_UNIT] in ("not-found", "masked", "disabled"):
         return passed(found)
