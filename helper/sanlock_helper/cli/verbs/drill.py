@@ -11,10 +11,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shutil
 import signal
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,7 +37,10 @@ from ...journal import Journal
 from ...leases.sanlock_status import SanlockStatus, ask_sanlock
 from ...records.single_instance import only_instance
 from ...virt.connection import connect
-from ..terminal import ask, paint, plain, print_json, warn
+from ..remedies import pieces_of
+from ..terminal import ask, painted, plain, print_json, print_pieces, warn
+from ..text_width import columns_of
+from ..wrapping import Piece, wrap
 
 SCHEMA = 1
 
@@ -49,7 +50,6 @@ JOURNAL_SECONDS = 3.0
 
 _WIDTH = max(map(len, NAMES))
 _VERDICT = max(map(len, (HOLDS, BROKEN, SKIPPED, NOT_TRIED)))
-_NARROWEST = 24
 _COLOURS = {HOLDS: "green", BROKEN: "red"}
 # What ends a drill from outside, beside Ctrl-C: what it made is removed before.
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -255,13 +255,16 @@ class _DrillVerb:
     def _print_link(self, link: Link) -> None:
         if self._arguments.json:
             return
-        verdict = f"{link.verdict:<{_VERDICT}}"
-        indent = " " * (_WIDTH + _VERDICT + 6)
-        found, *more = _wrapped(plain(link.found), indent)
+        width, indent = columns_of(), _WIDTH + _VERDICT + 6
+        head = [
+            Piece(f"{link.number} {link.name:<{_WIDTH}}  "),
+            Piece(f"{link.verdict:<{_VERDICT}}", _COLOURS.get(link.verdict, "yellow")),
+        ]
+        lines = wrap([*head, Piece(f"  {plain(link.found)}".rstrip())], width, indent)
         if link.remedy:
-            more += _wrapped(f"remedy: {plain(link.remedy)}", indent)
-        head = f"{link.number} {link.name:<{_WIDTH}}  {paint(verdict, _COLOURS.get(link.verdict, 'yellow'))}"
-        print("\n".join([f"{head}  {found}".rstrip(), *(f"{indent}{line}" for line in more)]), flush=True)
+            remedy = [Piece(f"{' ' * indent}remedy: "), *pieces_of(plain(link.remedy))]
+            lines += wrap(remedy, width, indent)
+        print("\n".join(painted(line).rstrip() for line in lines), flush=True)
 
     def _report(self, scratch: Scratch) -> int:
         broken = first_broken(self._links)
@@ -275,8 +278,7 @@ class _DrillVerb:
             text = "drill FAILED: the chain holds, and what the drill made could not be removed"
         else:
             text = f"drill passed: {self._summary()}"
-        for line in _wrapped(plain(text), ""):
-            print(paint(line, "green" if ok else "red"), flush=True)
+        print_pieces(pieces_of(plain(text), "green" if ok else "red"), indent=0)
         return 0 if ok else 1
 
     def _data(self, scratch: Scratch, broken: Link | None, ok: bool) -> dict[str, Any]:
@@ -308,14 +310,6 @@ class _DrillVerb:
 def _text(link: Link) -> str:
     """A broken LINK in a line."""
     return f"{link.name}: {link.found}" + (f" ({link.remedy})" if link.remedy else "")
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    """TEXT in lines that fit a terminal behind INDENT; where there is none, in one."""
-    if not sys.stdout.isatty():
-        return [text]
-    width = max(shutil.get_terminal_size().columns - len(indent), _NARROWEST)
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
 
 
 def _environ(pid: int) -> dict[str, str]:
