@@ -98,7 +98,6 @@ class Cell:
         self.stderr = -1
         # Closed at the end.
         self.kept: list[socket.socket] = []
-        self.group: Path | None = None
         # Of the helper alone: the folder that is on DISK.
         self.mounts = ""
         self.disk: subprocess.Popen[str] | None = None

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.e2e.lease_loss import RUNTIME_DIR
-from tests.e2e.waiting import wait_for
 
 from . import proxy
+from .control_group import ControlGroup
 from .daemon_faults import ACTIONS as RECOVERS
 from .daemon_faults import DAEMON_FAULTS
 from .disk_faults import DISK_FAULTS
@@ -234,33 +234,17 @@ def no_descriptors(cell: Cell) -> None:
     resource.prlimit(cell.outer_pid, resource.RLIMIT_NOFILE, (opened, hard))
 
 
-PIDS = Path("/sys/fs/cgroup/pids")
-
-
-def no_pids_controller() -> str:
-    return "" if os.access(PIDS, os.W_OK) else "no pids controller of cgroup v1 here"
-
-
-def make_group(cell: Cell) -> None:
-    cell.group = PIDS / f"helper-faults-{os.getpid()}"
-    cell.group.mkdir()
-    cell.prefix = f"echo 0 >{cell.group}/cgroup.procs || exit 1;"
+PIDS = ControlGroup("pids")
 
 
 def no_threads(cell: Cell) -> None:
     """No further thread or process than there are; before it starts: the shell and the helper."""
-    assert cell.group is not None
-    number = int((cell.group / "pids.current").read_text())
-    (cell.group / "pids.max").write_text(str(max(number, 2)))
+    number = int((PIDS.path / "pids.current").read_text())
+    (PIDS.path / "pids.max").write_text(str(max(number, 2)))
 
 
-def drop_group(cell: Cell) -> None:
-    group = cell.group
-    assert group is not None
-    (group / "pids.max").write_text("max")
-    cell.end_helpers()
-    wait_for(lambda: not (group / "cgroup.procs").read_text(), 10, f"{group} to be empty")
-    group.rmdir()
+def drop_pids(cell: Cell) -> None:
+    PIDS.drop(cell, "pids.max", "max")
 
 
 # The log
@@ -399,10 +383,10 @@ FAULTS: Sequence[Fault] = (
     Fault("runtime directory replaced", CALL, replace_runtime, drop_replaced, kinds=_BOTH, is_ours=True),
     Fault("no more descriptors", FOUND, no_descriptors, kinds=_BOTH),
     Fault(
-        *("no more threads", LOGIN, no_threads, drop_group),
-        prepare=make_group,
+        *("no more threads", LOGIN, no_threads, drop_pids),
+        prepare=PIDS.hold_helpers,
         kinds=_BOTH,
-        missing=no_pids_controller,
+        missing=PIDS.missing,
     ),
     Fault("/dev/log full", BEFORE, fill_syslog, empty_syslog, kinds=_BOTH, reads_stderr=True),
     Fault("no /dev/log", CALL, no_syslog, empty_syslog, kinds=_BOTH, reads_stderr=True),

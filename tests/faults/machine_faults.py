@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .control_group import ControlGroup
 from .fault import AWAY, CALL, FOUND, Fault, nothing
 from .victims import QemuVm
 
 if TYPE_CHECKING:
     from .cell import Cell
 
-FREEZER = Path("/sys/fs/cgroup/freezer")
+FREEZER = ControlGroup("freezer")
 # Runs QEMU with SIGTERM blocked: libvirt then has SIGKILL alone.
 DEAF = str(Path(__file__).with_name("deaf_qemu"))
 
@@ -23,31 +23,23 @@ def _vm(cell: Cell) -> QemuVm:
     return cell.victim
 
 
-def no_freezer() -> str:
-    return "" if os.access(FREEZER, os.W_OK) else "no freezer of cgroup v1 here"
-
-
-def _group() -> Path:
-    return FREEZER / f"helper-faults-{os.getpid()}"
-
-
 def freeze_group(cell: Cell) -> None:
     """No signal reaches a process in a frozen group, SIGKILL neither."""
     vm = _vm(cell)
     if vm.is_gone():
         return
-    _group().mkdir()
-    (_group() / "cgroup.procs").write_text(str(vm.outer_pid()))
-    (_group() / "freezer.state").write_text("FROZEN")
+    FREEZER.path.mkdir()
+    (FREEZER.path / "cgroup.procs").write_text(str(vm.outer_pid()))
+    (FREEZER.path / "freezer.state").write_text("FROZEN")
 
 
 def thaw_group(cell: Cell) -> None:
-    if not _group().is_dir():
+    if not FREEZER.path.is_dir():
         return
-    (_group() / "freezer.state").write_text("THAWED")
-    for pid in (_group() / "cgroup.procs").read_text().split():
-        (FREEZER / "cgroup.procs").write_text(pid)
-    _group().rmdir()
+    (FREEZER.path / "freezer.state").write_text("THAWED")
+    for pid in (FREEZER.path / "cgroup.procs").read_text().split():
+        (FREEZER.top / "cgroup.procs").write_text(pid)
+    FREEZER.path.rmdir()
 
 
 def save(cell: Cell) -> None:
@@ -75,7 +67,7 @@ def copy_disk(cell: Cell) -> None:
 MACHINE_FAULTS = (
     Fault(
         *("QEMU in a frozen cgroup for 4 s", CALL, freeze_group, thaw_group, AWAY),
-        missing=no_freezer,
+        missing=FREEZER.missing,
     ),
     Fault("QEMU ignores SIGTERM", CALL, nothing, emulator=DEAF),
     Fault("domain saved", FOUND, save, action="restart"),

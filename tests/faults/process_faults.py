@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.e2e.namespace import CommandError
 from tests.e2e.recovery import COMMAND, recover
 from tests.e2e.waiting import wait_for
 
+from .control_group import ControlGroup
 from .fault import AWAY, CALL, DONE, FOUND, LOGIN, RECORD, RECOVERY, Fault
 
 if TYPE_CHECKING:
@@ -64,37 +63,21 @@ def stop_stand_bys(cell: Cell) -> None:
             cell.stack.signal(pid, signal.SIGSTOP)
 
 
-MEMORY = Path("/sys/fs/cgroup/memory")
-
-
-def no_memory_controller() -> str:
-    return "" if os.access(MEMORY, os.W_OK) else "no memory controller of cgroup v1 here"
-
-
-def make_group(cell: Cell) -> None:
-    cell.group = MEMORY / f"helper-faults-{os.getpid()}"
-    cell.group.mkdir()
-    cell.prefix = f"echo 0 >{cell.group}/cgroup.procs || exit 1;"
+MEMORY = ControlGroup("memory")
 
 
 def no_memory(cell: Cell) -> None:
     """No further page than it has: the kernel kills it for the next one.  Later calls have memory."""
-    assert cell.group is not None
     cell.prefix = ""
     # EBUSY: it has more by now.
     with contextlib.suppress(OSError):
-        used = (cell.group / "memory.usage_in_bytes").read_text()
-        (cell.group / "memory.limit_in_bytes").write_text(used)
+        used = (MEMORY.path / "memory.usage_in_bytes").read_text()
+        (MEMORY.path / "memory.limit_in_bytes").write_text(used)
     cell.call_for_others(OTHERS)
 
 
-def drop_group(cell: Cell) -> None:
-    group = cell.group
-    assert group is not None
-    (group / "memory.limit_in_bytes").write_text("-1")
-    cell.end_helpers()
-    wait_for(lambda: not (group / "cgroup.procs").read_text(), 10, f"{group} to be empty")
-    group.rmdir()
+def drop_memory(cell: Cell) -> None:
+    MEMORY.drop(cell, "memory.limit_in_bytes", "-1")
 
 
 def _signal_recovery(cell: Cell, number: int) -> None:
@@ -133,11 +116,11 @@ PROCESS_FAULTS = (
     Fault("stand-bys killed", CALL, kill_stand_bys, is_ours=True, others=True, stages=_AT_WORK),
     Fault("stand-bys stopped", CALL, stop_stand_bys, is_ours=True, others=True, stages=_AT_WORK),
     Fault(
-        *("agent out of memory", FOUND, no_memory, drop_group),
-        prepare=make_group,
+        *("agent out of memory", FOUND, no_memory, drop_memory),
+        prepare=MEMORY.hold_helpers,
         is_ours=True,
         others=True,
         stages=_AT_WORK,
-        missing=no_memory_controller,
+        missing=MEMORY.missing,
     ),
 )
