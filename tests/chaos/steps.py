@@ -370,7 +370,7 @@ class Steps:
         assert result.returncode == 0, result.stderr
 
     def _suspend(self, step: Step) -> str:
-        """Pause it, and resume it if nobody has held its leases since: libvirt itself does not look."""
+        """Pause it, and resume it if no other host has held its leases since: libvirt does not check."""
         host, name = self._host(step), self._uuid(step)
         with self._world.touching(name):
             pid = self._vm_pid(step)
