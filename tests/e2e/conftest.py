@@ -10,8 +10,10 @@ import pytest
 
 from .preconditions import require_machine
 from .stack import Stack
+from .testdriver import TestDomains
 
 StackFactory = Callable[..., Stack]
+Maker = Callable[[int], TestDomains]
 
 _STACKS = pytest.StashKey[Iterable[Stack]]()
 
@@ -77,3 +79,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.CallI
         for number, stack in enumerate(_stacks_of(item)):
             if stack.is_open():
                 report.sections.append((f"stack {number}", stack.report()))
+
+
+@pytest.fixture
+def domains(monolithic: Stack) -> Iterator[Maker]:
+    """A function that makes so many running domains of libvirtd's test driver."""
+    made: list[TestDomains] = []
+
+    def make(number: int) -> TestDomains:
+        made.append(TestDomains(monolithic, number))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

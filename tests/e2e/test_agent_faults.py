@@ -18,32 +18,17 @@ from typing import Callable
 import pytest
 
 from .calls import SPOOL, call, helpers, messages, storm
+from .conftest import Maker
 from .lease_loss import AUTH_CONF, HELPER, RUNTIME_DIR, outcomes, story
 from .stack import Stack
-from .testdriver import URI, TestDomains
+from .testdriver import URI
 from .waiting import wait_for
-
-Maker = Callable[[int], TestDomains]
 
 
 @pytest.fixture
 def stack(monolithic: Stack) -> Stack:
     """libvirt's test driver is in libvirtd alone."""
     return monolithic
-
-
-@pytest.fixture
-def domains(stack: Stack) -> Iterator[Maker]:
-    """A function that makes so many running domains."""
-    made: list[TestDomains] = []
-
-    def make(number: int) -> TestDomains:
-        made.append(TestDomains(stack, number))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 # A5: an agent that is stopped

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from functools import partial
 from typing import Callable
 
@@ -19,7 +18,7 @@ import pytest
 from sanlock_helper.agent.kept_connections import KEPT
 
 from .calls import SPOOL, call, helpers, messages, storm
-from .conftest import StackFactory
+from .conftest import Maker, StackFactory
 from .lease_loss import (
     AUTH_CONF,
     GRACE,
@@ -34,13 +33,12 @@ from .lease_loss import (
 )
 from .stack import CommandError, Stack
 from .standing import COMMAND, StandingAgent, connections
-from .testdriver import URI, TestDomains
+from .testdriver import URI
 from .waiting import wait_for
 
 # Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
 pytestmark = pytest.mark.long
 
-Maker = Callable[[int], TestDomains]
 
 # What the rule for a silent agent allows (stand_by.SILENT_SECONDS), and what starting another one takes here.
 SILENCE = 3.0
@@ -54,20 +52,6 @@ RESTARTS = int(os.environ.get("SANLOCK_HELPER_RESTARTS", "20"))
 def stack(monolithic: Stack) -> Stack:
     """libvirt's test driver is in libvirtd alone."""
     return monolithic
-
-
-@pytest.fixture
-def domains(stack: Stack) -> Iterator[Maker]:
-    """A function that makes so many running domains."""
-    made: list[TestDomains] = []
-
-    def make(number: int) -> TestDomains:
-        made.append(TestDomains(stack, number))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def assert_all_logged_once(stack: Stack, uuids: list[str]) -> None:
