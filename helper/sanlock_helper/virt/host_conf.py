@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import configparser
 import io
-import os
-import stat
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
 from ..errors import PermanentError, hint_for
 from ..escapes import shown
 from ..numbers import number_within
+from .regular_file import read_regular
 
 PATH = "/etc/virt-sanlock-helper.conf"
 
@@ -184,12 +183,7 @@ def _read(path: str) -> str | None:
     """The text of the file at PATH, None where there is none.  Raises PermanentError for what is no text."""
     what = f"read {path}"
     try:
-        # What is no regular file may have no end, or wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise PermanentError(what, "it is no regular file", f"ls -l {path}")
-            data = file.read(MAX_SIZE + 1)
+        data = read_regular(path, MAX_SIZE)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -9,15 +9,14 @@ first one counts (virConfGetValue()), whatever the type of its value.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
 from ..errors import PermanentError, SanlockHelperError
+from .regular_file import read_regular
 
 Value = Union[int, str, list["Value"]]
 
@@ -85,12 +84,7 @@ def read_settings(path: Path) -> list[Setting]:
     Raises PermanentError, with the line, when libvirt would not read it either.
     """
     try:
-        # What is no regular file may have no end, or wait for a writer; libvirt has the same path.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise PermanentError(f"read {path}", "it is no regular file", f"ls -l {path}")
-            data = file.read(MAX_SIZE + 1)
+        data = read_regular(path, MAX_SIZE)
     except FileNotFoundError:
         return []
     except OSError as error:
