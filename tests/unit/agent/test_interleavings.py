@@ -78,6 +78,8 @@ class Process:
         self.stands = stands
         # Whether it sleeps until something is in the spool.
         self.rests = False
+        # Whether it stands, and polls for the first lock, which another process has.
+        self.awaits_lock = False
         self.descriptors: dict[int, File] = {}
         self.next_descriptor = 3
         self.sleeps_until = 0.0
@@ -115,7 +117,14 @@ class Process:
         return not self.ended and not self.stopped and self.sleeps_until <= self.world.now
 
     def has_come_to_rest(self) -> bool:
-        return self.rests and not self.can_move()
+        return (self.rests and not self.can_move()) or self.awaits_stopped_process()
+
+    def awaits_stopped_process(self) -> bool:
+        """Whether it stands and polls for a lock that it cannot get before a stopped process goes on."""
+        first = self.world.files.get(LOCK)
+        if not self.awaits_lock or first is None or first.holder is None:
+            return False
+        return self.world.processes[first.holder[0]].stopped
 
     def has_both(self) -> bool:
         """Whether it has both locks at the moment."""
@@ -194,8 +203,10 @@ class Process:
             spool = self._spool()
             spool.stays = True
             requests = Requests(spool, 40, None, self._sleep)
+            self.awaits_lock = True
             while spool.take_first() != TAKEN:
                 self._sleep(0.25)
+            self.awaits_lock = False
             while True:
                 self._serve(requests)
                 if not requests.serves():
