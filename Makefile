@@ -94,10 +94,11 @@ chaos: $(VENV)/.done ## random faults and outages over two hosts and ten VMs: SE
 	PYTHONPATH=helper:auth:. $(BIN)/python -m tests.chaos --seconds $(SECONDS) $(SEED:%=--seed %) \
 	    $(SCHEDULE:%=--schedule %) $(SHRINK:%=--shrink)
 
-# One preemption of a process more than `make test` has.
+# One preemption of a process more than `make test` has, and random interleavings that no other run has tried.
 model: export SANLOCK_HELPER_MODEL = full
+model: export SANLOCK_HELPER_EXAMPLES = random
 model: $(VENV)/.done ## the models of spool, store and machines, searched further than by `make test`; no root
-	$(BIN)/pytest -q -n 3 --durations=10 tests/model
+	$(BIN)/pytest -q -n 3 --durations=10 tests/model tests/unit/agent/test_interleavings.py
 
 # A fix whose text is not in the program any more, or more than once, ends the run.
 ROWS :=
