@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,5 +38,20 @@ class ControlGroup:
         """Write UNLIMITED to its file LIMIT, end the helpers of CELL, and remove it."""
         (self.path / limit).write_text(unlimited)
         cell.end_helpers()
-        wait_for(lambda: not (self.path / "cgroup.procs").read_text(), 10, f"{self.path} to be empty")
-        self.path.rmdir()
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove it, and leave the processes that are in there to the group above it."""
+        wait_for(self._is_removed, 10, f"{self.path} to be empty")
+
+    def _is_removed(self) -> bool:
+        try:
+            for pid in (self.path / "cgroup.procs").read_text().split():
+                (self.top / "cgroup.procs").write_text(pid)
+            self.path.rmdir()
+        except OSError as error:
+            # A process in there has just ended, or is about to: until then the group is busy.
+            if error.errno not in (errno.ESRCH, errno.EBUSY):
+                raise
+            return False
+        return True

@@ -37,9 +37,7 @@ def thaw_group(cell: Cell) -> None:
     if not FREEZER.path.is_dir():
         return
     (FREEZER.path / "freezer.state").write_text("THAWED")
-    for pid in (FREEZER.path / "cgroup.procs").read_text().split():
-        (FREEZER.top / "cgroup.procs").write_text(pid)
-    FREEZER.path.rmdir()
+    FREEZER.remove()
 
 
 def save(cell: Cell) -> None:
