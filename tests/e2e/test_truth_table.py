@@ -213,6 +213,27 @@ def test_a_domain_was_started_before_there_were_leases(host: Stack) -> None:
         domain.undefine()
 
 
+def test_a_remedy_is_for_the_domain_whose_name_is_anothers_id(host: Stack) -> None:
+    """virsh takes a number for an id first: the other VM would be powered off."""
+    other = host.domain("other").start()
+    number = host.virsh("domid", "other").strip()
+    text = edit(host, QEMU_CONF, without("lock_manager"))
+    host.libvirtd.restart()
+    domain = host.domain(number).start()
+    host.path(QEMU_CONF).write_text(text)
+    host.libvirtd.restart()
+    pid = host.processes("qemu-system-x86")[0].pid
+    try:
+        assert_mended(host, "leases", "fail", f"{number}: ")
+        assert host.is_alive(pid)
+        assert other.state().name == "running"
+        assert len(domain.leases()) == 1
+    finally:
+        for each in (host.virsh("domuuid", "other").strip(), domain.uuid):
+            host.virsh("destroy", each)
+            host.virsh("undefine", each)
+
+
 @pytest.mark.parametrize("target", ["/dev", "/dev/disks/by-path"])
 @pytest.mark.parametrize("kind", ["iscsi", "scsi"])
 def test_target_of_a_pool(host: Stack, kind: str, target: str) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from ..virt.qemu_sanlock_conf import LockConf
 from .finding import Finding, failed, passed, warned
 from .leases import STOPPED, expected_leases, locked_disks, unknown_volumes
 from .registry import check
-from .remedies import give, redefine, restart, started_again
+from .remedies import called, give, redefine, restart, started_again
 
 if TYPE_CHECKING:
     from ..virt.inventory import KnownDomain
@@ -48,14 +47,15 @@ def check_actions(domains: Iterable[KnownDomain], conf: LockConf) -> Finding:
         number += 1
         action = domain.config.on_lockfailure
         if action == "default":
-            absent.append((domain.name, action))
+            absent.append((domain, action))
         elif action not in ACCEPTED:
-            refused.append((domain.name, action))
-    remedy = " && ".join(_with_action(name, action) for name, action in (*refused, *absent))
+            refused.append((domain, action))
+    remedy = " && ".join(_with_action(domain, action) for domain, action in (*refused, *absent))
     remedy += "  # what runs has the change from its next start on"
-    missing = f"none in {', '.join(name for name, _ in absent)}: sanlock sends SIGTERM, and runs no helper"
+    without = ", ".join(domain.name for domain, _ in absent)
+    missing = f"none in {without}: sanlock sends SIGTERM, and runs no helper"
     if refused:
-        found = f"sanlock refuses {', '.join(f'{action} of {name}' for name, action in refused)}"
+        found = f"sanlock refuses {', '.join(f'{action} of {domain.name}' for domain, action in refused)}"
         found += ": such a domain does not start"
         return failed(f"{found}; {missing}" if absent else found, remedy)
     if absent:
@@ -63,13 +63,13 @@ def check_actions(domains: Iterable[KnownDomain], conf: LockConf) -> Finding:
     return passed(f"{number} domains with a lease")
 
 
-def _with_action(name: str, action: str) -> str:
-    """The command that gives domain NAME an action in the place of ACTION."""
+def _with_action(domain: KnownDomain, action: str) -> str:
+    """The command that gives DOMAIN an action in the place of ACTION."""
     accepted = _INSTEAD.get(action, "pause")
     line = f"<on_lockfailure>{accepted}</on_lockfailure>"
-    command = redefine(name, "/^  <on_lockfailure>/d", f"s|^  <devices>|  {line}\\n&|")
+    command = redefine(called(domain), "/^  <on_lockfailure>/d", f"s|^  <devices>|  {line}\\n&|")
     if action == "restart":
-        command += f" && virt-sanlock-helper policy --recover {shlex.quote(name)}"
+        command += f" && virt-sanlock-helper policy --recover {called(domain)}"
     return command
 
 
@@ -99,11 +99,11 @@ def check_leaseless(
     if conf.auto_disk_leases:
         return passed("each disk has one of its own: auto_disk_leases is on")
     bare = [domain for domain in domains if _writes(domain) and not expected_leases(domain, conf)]
-    running = [domain.name for domain in bare if domain.is_active and domain.state not in STOPPED]
-    off = [domain.name for domain in bare if domain.name not in running]
+    running = [domain for domain in bare if domain.is_active and domain.state not in STOPPED]
+    off = [domain.name for domain in bare if domain not in running]
     if not bare:
         return passed("each domain that writes to a disk has a <lease>")
-    found = [f"without any lease run {', '.join(running)}"] if running else []
+    found = [f"without any lease run {', '.join(domain.name for domain in running)}"] if running else []
     if off:
         would = "do not start" if conf.require_lease_for_disks else "would run unprotected"
         found.append(f"without any lease {would}: {', '.join(off)}")

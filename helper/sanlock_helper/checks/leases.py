@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from ..leases.sanlock_status import SanlockStatus
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf
 from .finding import Finding, failed, not_checked, passed, warned
 from .registry import check
-from .remedies import redefine, started_again
+from .remedies import called, redefine, started_again
 
 if TYPE_CHECKING:
     from ..virt.inventory import Disk, KnownDomain
@@ -85,14 +84,14 @@ def check_leases(
             number += 1
             # A <lease> has its path in the XML; only libvirt's own are named after their files.
             if lockspace == LOCKSPACE and resource in automatic - there:
-                problems.append((domain.name, f"{resource} of {what} is not there"))
+                problems.append((domain, f"{resource} of {what} is not there"))
             elif (lockspace, resource) not in held and domain.state not in STOPPED:
-                problems.append((domain.name, f"{resource} of {what} is not held"))
+                problems.append((domain, f"{resource} of {what} is not held"))
         if conf.auto_disk_leases and domain.state not in STOPPED:
             unknown += [f"{domain.name}: {volume}" for volume in unknown_volumes(domain)]
     if problems:
-        found = "; ".join(f"{name}: {what}" for name, what in problems)
-        return failed(found, started_again(dict.fromkeys(name for name, _ in problems)))
+        found = "; ".join(f"{domain.name}: {what}" for domain, what in problems)
+        return failed(found, started_again(dict.fromkeys(domain for domain, _ in problems)))
     if unknown:
         why = f"libvirt does not give the path of {', '.join(unknown)}"
         return not_checked(why, "virsh pool-list --all; virsh pool-start POOL")
@@ -129,25 +128,32 @@ def check_disk_paths(domains: Iterable[KnownDomain], names: Mapping[str, str] | 
                 continue
             number += 1
             if _MOVING.fullmatch(path):
-                moving.append((domain.name, disk.path))
+                moving.append((domain, disk.path))
             elif _BY_TABLE.fullmatch(path):
-                by_table.append((domain.name, disk.path))
+                by_table.append((domain, disk.path))
     if moving:
-        return failed("; ".join(f"{name}: {path}" for name, path in moving), _renamed(moving, names))
+        return failed(_listed(moving), _renamed(moving, names))
     if by_table:
-        found = "; ".join(f"{name}: {path}" for name, path in by_table)
-        return warned(found, f"{_renamed(by_table, names)}; or the same bindings file on every host")
+        remedy = f"{_renamed(by_table, names)}; or the same bindings file on every host"
+        return warned(_listed(by_table), remedy)
     return passed(f"{number} block devices")
 
 
-def _renamed(disks: Iterable[tuple[str, str]], names: Mapping[str, str]) -> str:
+_DiskOf = tuple["KnownDomain", str]
+
+
+def _listed(disks: Iterable[_DiskOf]) -> str:
+    return "; ".join(f"{domain.name}: {path}" for domain, path in disks)
+
+
+def _renamed(disks: Iterable[_DiskOf], names: Mapping[str, str]) -> str:
     """What gives DISKS, each with its domain, the NAMES that stay."""
     commands, left = [], []
     for domain, path in disks:
         if path in names:
-            commands.append(redefine(domain, f"s|'{path}'|'{names[path]}'|"))
+            commands.append(redefine(called(domain), f"s|'{path}'|'{names[path]}'|"))
         else:
-            left.append(f"virsh edit {shlex.quote(domain)}")
+            left.append(f"virsh edit {called(domain)}")
     if left:
         hint = "name it by /dev/disk/by-path or by-id: ls -l /dev/disk/by-*"
         commands.append(f"{' && '.join(dict.fromkeys(left))}  # {hint}")
@@ -163,7 +169,8 @@ def stable_names(dev: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for pattern in _LINKS:
         for link in sorted(dev.glob(pattern)):
-            if "'" not in str(link) and "|" not in str(link):
+            # sed, in whose command it stands, takes none of these for itself.
+            if not set("'|&\\") & set(str(link)):
                 found.setdefault(os.path.realpath(link), str(link))
     return found
 

@@ -11,8 +11,13 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..virt.domain_argument import quoted_argument
 from ..virt.libvirt_conf import Setting, Value
+
+if TYPE_CHECKING:
+    from ..virt.inventory import KnownDomain
 
 
 def restart(daemon: str) -> str:
@@ -85,23 +90,28 @@ def rem_lockspace(name: str, host_id: int, path: str, offset: int = 0) -> str:
     return f"sanlock client rem_lockspace -s {where}"
 
 
-def redefine(name: str, *edits: str) -> str:
-    """The command that changes the definition of domain NAME by sed's EDITS; what runs is not changed."""
+def called(domain: KnownDomain) -> str:
+    """What names DOMAIN in such a command."""
+    return quoted_argument(domain.name, domain.uuid)
+
+
+def redefine(domain: str, *edits: str) -> str:
+    """The command that changes the definition of DOMAIN, as by called(), by sed's EDITS; not what runs."""
     script = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
-    domain = shlex.quote(name)
     # Without security-info the passwords of graphics would be lost.
     xml = f"virsh dumpxml --inactive --security-info {domain}"
     return f"{xml} | sed {script} | virsh define /dev/stdin"
 
 
-def started_again(names: Iterable[str]) -> str:
-    """The command that ends the domains NAMES and starts them again, now under leases.
+def started_again(domains: Iterable[KnownDomain]) -> str:
+    """The command that ends DOMAINS and starts them again, now under leases.
 
     A transient domain, whose definition ends with it, is left.
     """
     commands = []
-    for name in map(shlex.quote, names):
-        defined = f"virsh list --all --persistent --name | grep -qxF -e {name}"
+    for domain in domains:
+        name = called(domain)
+        defined = f"virsh list --all --persistent --uuid | grep -qxF {domain.uuid}"
         commands.append(f"{defined} && virsh destroy {name} && virsh start {name}")
     remark = "or shut them down from inside, and start them again: they run unprotected"
     return f"{'; '.join(commands)}  # {remark}"

@@ -17,9 +17,9 @@ from ..records.record import Record
 from ..records.store import RecordStore
 from ..virt import policy
 from ..virt.connection import failure
+from ..virt.domain_argument import as_argument
 from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, is_administrators_pause
 from ..virt.domain_xml import parse_xml
-from ..virt.lookup import as_argument
 from . import domain_identity
 from .recorded_leases import BEGUN, PROCESS_SECONDS, RecordedLeases, count, own_lockspaces, read_policy
 from .verdict import (

@@ -17,8 +17,8 @@ from ..records.hold import RELEASE, moment
 from ..records.record import Record
 from ..records.store import RecordStore
 from ..virt import policy
+from ..virt.domain_argument import as_argument
 from ..virt.host_conf import HostConf
-from ..virt.lookup import as_argument
 from .domain import DomainRecovery
 from .lockspace_waits import FIRST_DELAY, LAST_DELAY, REPEAT_SECONDS, LockspaceWaits, StartThread, delay
 from .order import RecoveryOrder, is_untried

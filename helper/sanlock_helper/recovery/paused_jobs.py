@@ -25,8 +25,8 @@ from ..records.store import RecordStore
 from ..threads import within
 from ..virt import processes
 from ..virt.connection import failure, is_no_domain, is_unsupported
+from ..virt.domain_argument import as_argument
 from ..virt.domain_state import describe, ends_by_itself, runs_elsewhere
-from ..virt.lookup import as_argument
 from ..virt.processes import Process, boot_id
 from .domain_identity import leases
 

@@ -10,8 +10,8 @@ from ..leases.held import Lease, Lockspace
 from ..leases.lockspaces import NOT_THERE, Sanlock, SanlockError
 from ..records.record import Record
 from ..virt import policy
+from ..virt.domain_argument import as_argument
 from ..virt.host_conf import HostConf
-from ..virt.lookup import as_argument
 from . import lease_places
 from .domain_identity import definition
 from .verdict import (

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import shlex
-import uuid
-
 import libvirt
 
 from ..errors import PermanentError
 from ..numbers import whole_number
 from .connection import failure, is_no_domain
+from .domain_argument import is_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ def find_domain(connection: VirConnect, text: str) -> VirDomain:
     virshLookupDomainInternal() in libvirt ``tools/virsh-util.c``.
     """
     lookups = [connection.lookupByName]
-    if _is_uuid(text):
+    if is_uuid(text):
         lookups.insert(0, connection.lookupByUUIDString)
     number = whole_number(text)
     if number is not None:
@@ -46,21 +44,3 @@ def all_domains(connection: VirConnect) -> list[VirDomain]:
         return sorted(connection.listAllDomains(), key=lambda domain: domain.name())
     except libvirt.libvirtError as error:
         raise failure("list the domains", error) from error
-
-
-def as_argument(name: str, uuid: str) -> str:
-    """What names the domain in a command that is to be pasted: its NAME, or its UUID.
-
-    The UUID where a shell, virsh or find_domain() would take the name for something else: for more words or
-    an option, for another domain's id or UUID.
-    """
-    is_one_word = shlex.quote(name) == name and not name.startswith("-")
-    return name if is_one_word and not name.isdigit() and not _is_uuid(name) else uuid
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
