@@ -115,6 +115,76 @@ def test_libvirt_is_not_restarted_since_another_driver(host: Stack) -> None:
     assert_mended(host, "lock_manager", "fail", "lockd in the running", "lockspace")
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "line", "words"),
+    [
+        (QEMU_CONF, "lock_manager", "lock_manager = sanlock", "expecting a value"),
+        (QEMU_CONF, "lock_manager", "lock_manager: 'sanlock", "expecting an assignment"),
+        (QEMU_CONF, "lock_manager", "[qemu]\nlock_manager = \u201csanlock\u201d # ours", "expecting a name"),
+        (LOCK_CONF, "host_id", "\ufeffhost_id = 1", "expecting a name"),
+        (LOCK_CONF, "host_id", 'host_id = "1"', "host_id: '1' is no whole number"),
+        (LOCK_CONF, "host_id", "host_id = -1", "host_id: -1 is no whole number"),
+        (LOCK_CONF, "auto_disk_leases", "auto_disk_leases = yes", "expecting a value"),
+        (LOCK_CONF, "auto_disk_leases", 'auto_disk_leases = "1"', "auto_disk_leases: '1' is no"),
+        (LOCK_CONF, "auto_disk_leases", "auto_disk_leases = 2", "auto_disk_leases: 2 is no"),
+        (LOCK_CONF, "user", "user = root\ngroup = 0", "expecting a value"),
+        (LOCK_CONF, "group", "group = 0", "group: 0 is no text in quotes"),
+    ],
+)
+def test_a_setting_that_libvirt_refuses(host: Stack, path: str, name: str, line: str, words: str) -> None:
+    def change(text: str) -> str:
+        rest = without("group" if "group" in line else name)(without(name)(text))
+        return f"{line}\n{rest}" if "\ufeff" in line else f"{rest}\n{line}\n"
+
+    edit(host, path, change)
+    assert_mended(host, "configuration files", "fail", words, "lock_manager", "host_id", "lockspace")
+
+
+@pytest.mark.parametrize(
+    ("line", "found"), [("", "0, or none"), ("host_id = 0\n", "0, or none"), ("host_id = 2001\n", "2001")]
+)
+def test_host_id_is_none_that_a_host_may_have(host: Stack, line: str, found: str) -> None:
+    edit(host, LOCK_CONF, lambda text: without("host_id")(text) + line)
+    assert_mended(host, "host_id", "fail", found, "configuration files", "lockspace")
+    # The one that the lockspace is joined with.
+    assert "\nhost_id = 1\n" in host.path(LOCK_CONF).read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("host_id", 7, "7 in the file, but the lockspace is joined as 1"),
+        ("io_timeout", 2, "2 s in the file, but the lockspace was joined with 1 s"),
+    ],
+)
+def test_a_setting_that_is_not_in_force(host: Stack, name: str, value: int, words: str) -> None:
+    text = edit(host, LOCK_CONF, lambda text: f"{without(name)(text)}{name} = {value}\n")
+    domain = host.domain("vm1").start()
+    try:
+        remedy = assert_line(checks(host), name, "warn", words)
+        # It kills no VM.
+        with pytest.raises(CommandError):
+            follow(host, remedy)
+        assert domain.state().name == "running"
+        domain.destroy()
+        assert_mended(host, name, "warn", words, "lockspace")
+        host.path(LOCK_CONF).write_text(text)
+        assert_mended(host, name, "warn", "in the file, but", "lockspace")
+    finally:
+        domain.undefine()
+
+
+@pytest.mark.parametrize("comment", [True, False])
+def test_automatic_leases_were_never_switched_on(host: Stack, comment: bool) -> None:
+    """A host with no domain yet, whose administrator has set what libvirt's page has: the host_id."""
+    new = "#auto_disk_leases = 1" if comment else ""
+    edit(host, LOCK_CONF, lambda text: text.replace("auto_disk_leases = 1", new))
+    host.libvirtd.stop()
+    leave_lockspaces(host)
+    host.libvirtd.start()
+    assert_mended(host, "lockspace", "fail", "none is joined", "host_id", "lease directory")
+
+
 # Domains
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Callable
 
 from ..errors import HelperError
 from ..leases.sanlock_daemon import DEFAULT_IO_TIMEOUT
 from ..leases.sanlock_status import JoinedLockspace
-from ..virt.libvirt_conf import Setting, Value, given_again
-from ..virt.qemu_sanlock_conf import LockConf
+from ..virt.libvirt_conf import MAX_SIZE, Setting, Value, given_again, read_settings
+from ..virt.qemu_sanlock_conf import DEFAULT_DIRECTORY, LOCKSPACE, LockConf
+from ..virt.regular_file import read_regular
+from . import conf_repair
 from .finding import FAIL, Finding, failed, not_checked, passed, warned
 from .registry import check
-from .remedies import give, remove, restart
-from .sanlock import MAX_HOST_ID
+from .remedies import give, joined_anew, remove, restart
+from .sanlock import MAX_HOST_ID, free_number, read_slots
+
+if TYPE_CHECKING:
+    from .facts import Facts
 
 QEMU_CONF = Path("/etc/libvirt/qemu.conf")
 
@@ -87,36 +93,55 @@ def check_lock_manager(
 @check(
     "host_id",
     f"1 to {MAX_HOST_ID}, another one on each host",
-    reads=lambda facts: (facts.lock_conf, facts.joined),
+    reads=lambda facts: (facts.lock_conf, facts.joined, lambda: _numbered(facts), facts.host.daemon),
     unread=FAIL,
 )
-def check_host_id(conf: LockConf, joined: JoinedLockspace | None) -> Finding:
-    """The host_id of qemu-sanlock.conf; JOINED is the lockspace as it is in use, if it is."""
-    remedy = "set host_id in /etc/libvirt/qemu-sanlock.conf, then restart libvirt's daemon"
+def check_host_id(
+    conf: LockConf,
+    joined: JoinedLockspace | None,
+    numbered: Callable[[], str] = lambda: "set host_id",
+    daemon: str = "libvirtd",
+) -> Finding:
+    """The host_id of qemu-sanlock.conf; JOINED is the lockspace as it is in use, if it is.
+
+    NUMBERED: the command that gives this host one; DAEMON: libvirt's.
+    """
     if not conf.auto_disk_leases:
         return passed("not used: auto_disk_leases is off")
     if not 1 <= conf.host_id <= MAX_HOST_ID:
-        return failed(f"{conf.host_id}", remedy)
+        found = f"{conf.host_id}" if conf.host_id else "0, or none: libvirt's driver for QEMU does not start"
+        return failed(found, f"{numbered()} && {restart(daemon)}  # {_OWN}")
     if joined is not None and joined.host_id != conf.host_id:
         found = f"{conf.host_id} in the file, but the lockspace is joined as {joined.host_id}"
-        return warned(found, "move the VMs away and restart sanlock and libvirt's daemon")
+        return warned(found, f"{joined_anew(joined, daemon)}  # {_NO_LEASE}")
     return passed(f"{conf.host_id}")
+
+
+_OWN = "or another number, which no other host has"
+
+_NO_LEASE = "it does nothing while a VM holds a lease: shut them down, or move them away"
+
+
+def _numbered(facts: Facts) -> str:
+    path, number = facts.host.etc / "libvirt/qemu-sanlock.conf", own_number(facts)
+    given = give(path, facts.lock_settings, [("host_id", number)])
+    return given or f"set host_id = {number} in {path}"
 
 
 @check(
     "io_timeout",
     "the same on every host, and in force",
-    reads=lambda facts: (facts.lock_conf, facts.joined),
+    reads=lambda facts: (facts.lock_conf, facts.joined, facts.host.daemon),
     unread=FAIL,
 )
-def check_io_timeout(conf: LockConf, joined: JoinedLockspace | None) -> Finding:
-    """The io_timeout of qemu-sanlock.conf against that of the joined lockspace."""
+def check_io_timeout(conf: LockConf, joined: JoinedLockspace | None, daemon: str = "libvirtd") -> Finding:
+    """The io_timeout of qemu-sanlock.conf against that of the joined lockspace; DAEMON is libvirt's."""
     configured = conf.io_timeout or DEFAULT_IO_TIMEOUT
     if joined is None:
         return passed(f"{configured} s, when the lockspace is joined")
     if joined.io_timeout != configured:
         found = f"{configured} s in the file, but the lockspace was joined with {joined.io_timeout} s"
-        return warned(found, "move the VMs away and restart sanlock and libvirt's daemon")
+        return warned(found, f"{joined_anew(joined, daemon)}  # {_NO_LEASE}")
     return passed(f"{configured} s")
 
 
@@ -145,17 +170,32 @@ def check_lease_owner(conf: LockConf, plugin: bytes | None) -> Finding:
 @check(
     "configuration files",
     "files that are read, and each setting in them once",
-    reads=lambda facts: (facts.files, facts.sanlock_conf),
+    reads=lambda facts: (
+        facts.files,
+        facts.sanlock_conf,
+        lambda path: _corrected(facts, path),
+        facts.host.daemon,
+    ),
 )
-def check_files(files: Mapping[str, list[Setting] | HelperError], last_counts: str) -> Finding:
-    """Whether libvirt reads each of FILES (path to settings, or why not), and whether a setting comes twice.
+def check_files(
+    files: Mapping[str, list[Setting] | HelperError],
+    last_counts: str,
+    corrected: Callable[[str], str] = lambda _path: "",
+    daemon: str = "libvirtd",
+) -> Finding:
+    """Whether libvirt takes each of FILES (path to settings, or why not), and whether a setting comes twice.
 
-    Of two libvirt takes the first; sanlock the last, in LAST_COUNTS.
+    Of two libvirt takes the first; sanlock the last, in LAST_COUNTS.  CORRECTED: the command that makes a
+    refused file one that libvirt's DAEMON takes, "" where it is not plain what was meant.
     """
-    refused = [error for error in files.values() if isinstance(error, HelperError)]
+    refused = {path: error for path, error in files.items() if isinstance(error, HelperError)}
     if refused:
-        found = "; ".join(f"{error.what}: {error.why}" for error in refused)
-        return failed(found, refused[0].hint or "correct it")
+        found = "; ".join(f"{error.what}: {error.why}" for error in refused.values())
+        commands = [corrected(path) for path in refused]
+        if all(commands):
+            return failed(found, f"{' && '.join(commands)} && {restart(daemon)}")
+        first = next(iter(refused.values()))
+        return failed(found, first.hint or f"correct it in {next(iter(refused))}, and {restart(daemon)}")
     twice, commands, lines = [], [], []
     for path, settings in files.items():
         assert not isinstance(settings, HelperError)
@@ -173,6 +213,32 @@ def check_files(files: Mapping[str, list[Setting] | HelperError], last_counts: s
             "; ".join(twice), f"{' && '.join(commands)}  # {text}" if all(commands) and lines else text
         )
     return passed(f"{', '.join(files) or 'none'}")
+
+
+def _corrected(facts: Facts, path: str) -> str:
+    """The command that corrects libvirt's file PATH, "" where it is not plain what was meant."""
+    try:
+        settings = read_settings(Path(path))
+    except HelperError:
+        try:
+            return conf_repair.corrected(path, read_regular(path, MAX_SIZE))
+        except (HelperError, OSError):
+            return ""
+    return conf_repair.retyped(path, settings, own_number(facts))
+
+
+def own_number(facts: Facts) -> int:
+    """A host_id for this host: its own where it has one, else the lowest that no host has, or 1."""
+    try:
+        if 1 <= facts.host_id <= MAX_HOST_ID:
+            return facts.host_id
+        folder = facts.lock_conf.disk_lease_dir
+    except HelperError:
+        folder = DEFAULT_DIRECTORY
+    try:
+        return free_number(read_slots(f"{folder}/{LOCKSPACE}"))
+    except HelperError:
+        return 1
 
 
 def _is_wanted(counts: Setting, other: Setting) -> bool:

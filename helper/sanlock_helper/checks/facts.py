@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # A libvirtd that takes longer is of no use to a helper with 35 s for all.
 CONNECT_SECONDS = 10.0
 
+_LOCK_CONF = "qemu-sanlock.conf"
+
 # What systemd gives a service; sanlock gives its own environment on.
 SERVICE_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -343,7 +345,7 @@ class Facts:
     @once("configuration files")
     def lock_conf(self) -> LockConf:
         """qemu-sanlock.conf."""
-        return make_lock_conf(in_force(self._settings("libvirt/qemu-sanlock.conf")))
+        return make_lock_conf(in_force(self._settings(f"libvirt/{_LOCK_CONF}")))
 
     def _settings(self, name: str) -> list[Setting]:
         return read_settings(self.host.etc / name)
@@ -356,7 +358,7 @@ class Facts:
     @property
     def lock_settings(self) -> list[Setting]:
         """The settings of qemu-sanlock.conf, each with its line."""
-        return self._settings("libvirt/qemu-sanlock.conf")
+        return self._settings(f"libvirt/{_LOCK_CONF}")
 
     @property
     def lock_driver(self) -> str | None:
@@ -370,13 +372,15 @@ class Facts:
 
     @cached_property
     def files(self) -> dict[str, list[Setting] | HelperError]:
-        """The configuration files that are there: path to settings, or why libvirt would not read it."""
+        """The configuration files that are there: path to settings, or why libvirt would not take it."""
         found: dict[str, list[Setting] | HelperError] = {}
-        for name in ("qemu.conf", f"{self.host.daemon}.conf", "qemu-sanlock.conf"):
+        for name in ("qemu.conf", f"{self.host.daemon}.conf", _LOCK_CONF):
             path = self.host.etc / "libvirt" / name
             try:
                 if path.exists():
-                    found[str(path)] = read_settings(path)
+                    found[str(path)] = settings = read_settings(path)
+                    if name == _LOCK_CONF:
+                        make_lock_conf(in_force(settings))
             except HelperError as error:
                 found[str(path)] = error
         if os.path.exists(self.sanlock_conf):

@@ -4,20 +4,16 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..leases.sanlock_status import JoinedLockspace, SanlockStatus
-from ..numbers import whole_number
-from ..virt.qemu_sanlock_conf import LOCKSPACE
+from ..leases.sanlock_status import SanlockStatus
 from .finding import Finding, failed, passed
 from .registry import check
-from .remedies import add_lockspace, rem_lockspace, restart, sanlock_path
+from .remedies import joined_anew
 
 if TYPE_CHECKING:
     from .facts import Facts
@@ -72,31 +68,10 @@ def check_files(
     found = ", ".join(
         f"{space.path} was {'replaced' if files[space.name].is_there else 'deleted'}" for space in wrong
     )
-    remedy = " && ".join(_joined_anew(space, daemon, files[space.name].is_there) for space in wrong)
+    remedy = " && ".join(joined_anew(space, daemon, files[space.name].is_there) for space in wrong)
     names_of_wrong = {space.name for space in wrong}
     pids = {lease.pid for lease in status.leases if lease.lockspace in names_of_wrong}
     holders = sorted(names.get(pid, f"process {pid}") for pid in pids)
     if holders:
         remedy += f"  # it does nothing while a lease is held: first shut down {', '.join(holders)}"
     return failed(f"{found} while sanlock has it joined: other hosts see another lockspace", remedy)
-
-
-def _joined_anew(space: JoinedLockspace, daemon: str, is_there: bool) -> str:
-    """The command that has sanlock leave SPACE, whose file is another or gone, and join it at its path.
-
-    To leave it kills what holds a lease there, so the command asks first.
-    """
-    pattern = shlex.quote(f"^r {re.escape(space.name)}:")
-    commands = [
-        f"! sanlock client status | grep {pattern}",
-        rem_lockspace(space.name, space.host_id, space.path, space.offset),
-    ]
-    if space.name == LOCKSPACE:
-        # libvirt makes the file where there is none.
-        return " && ".join([*commands, restart(daemon)])
-    if not is_there:
-        where = shlex.quote(f"{space.name}:0:{sanlock_path(space.path)}:{space.offset}")
-        size = space.offset + (whole_number(space.values.get("align_size", "")) or 1 << 20)
-        commands += [f"truncate -s {size} {shlex.quote(space.path)}", f"sanlock direct init -s {where}"]
-    joins = add_lockspace(space.name, space.host_id, space.path, space.offset, space.io_timeout)
-    return " && ".join([*commands, joins])

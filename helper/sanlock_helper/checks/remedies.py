@@ -13,10 +13,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..numbers import whole_number
 from ..virt.domain_argument import quoted_argument
 from ..virt.libvirt_conf import Setting, Value
+from ..virt.qemu_sanlock_conf import LOCKSPACE
 
 if TYPE_CHECKING:
+    from ..leases.sanlock_status import JoinedLockspace
     from ..virt.inventory import KnownDomain
 
 
@@ -88,6 +91,28 @@ def rem_lockspace(name: str, host_id: int, path: str, offset: int = 0) -> str:
     """The command that leaves a lockspace; sanlock kills at once what holds a lease in it."""
     where = shlex.quote(f"{name}:{host_id}:{sanlock_path(path)}:{offset}")
     return f"sanlock client rem_lockspace -s {where}"
+
+
+def joined_anew(space: JoinedLockspace, daemon: str, is_there: bool = True) -> str:
+    """The command that has sanlock leave SPACE and join it at its path; libvirt's own by its DAEMON.
+
+    IS_THERE: whether its file is; it is made where not.  To leave it sanlock kills what holds a lease there,
+    so the command asks first.
+    """
+    pattern = shlex.quote(f"^r {re.escape(space.name)}:")
+    commands = [
+        f"! sanlock client status | grep {pattern}",
+        rem_lockspace(space.name, space.host_id, space.path, space.offset),
+    ]
+    if space.name == LOCKSPACE:
+        # libvirt makes the file where there is none.
+        return " && ".join([*commands, restart(daemon)])
+    if not is_there:
+        where = shlex.quote(f"{space.name}:0:{sanlock_path(space.path)}:{space.offset}")
+        size = space.offset + (whole_number(space.values.get("align_size", "")) or 1 << 20)
+        commands += [f"truncate -s {size} {shlex.quote(space.path)}", f"sanlock direct init -s {where}"]
+    joins = add_lockspace(space.name, space.host_id, space.path, space.offset, space.io_timeout)
+    return " && ".join([*commands, joins])
 
 
 def called(domain: KnownDomain) -> str:

@@ -17,7 +17,7 @@ from ..leases.sanlock_daemon import DEFAULT_IO_TIMEOUT
 from ..leases.sanlock_status import NAME_LEN, SanlockStatus
 from ..leases.timeline import Timeline
 from ..numbers import whole_number
-from ..virt.libvirt_conf import Setting
+from ..virt.libvirt_conf import Setting, Value
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf
 from .facts import sanlock_settings
 from .finding import FAIL, Finding, failed, not_checked, passed, warned, worst
@@ -190,6 +190,8 @@ def _lockspaces(facts: Facts) -> tuple[SanlockStatus, LockConf, str, list[str], 
     for name in absent:
         path = facts.explicit_places.get(name)
         joins[name] = add_lockspace(name, facts.host_id or "HOST_ID", path or "PATH")
+    if not used and not (facts.host.etc / "vdsm").is_dir():
+        joins[LOCKSPACE] = _automatic(facts)
     return status, facts.lock_conf, facts.host.daemon, used, joins
 
 
@@ -203,7 +205,8 @@ def check_lockspace(
 ) -> Finding:
     """Whether the lockspaces that are USED, libvirt's own first, are joined and healthy.
 
-    Where none is, any.  JOINS: the command that joins one; libvirt's own is DAEMON's task.
+    Where none is, any.  JOINS: the command that joins one; libvirt's own is DAEMON's task, and there the one
+    that switches automatic leases on, where none is used.
     """
     used = used if used is not None else [LOCKSPACE] if conf.auto_disk_leases else []
     wanted = f"{', '.join(used)} joined" if used else "a lockspace joined; auto_disk_leases is off"
@@ -231,10 +234,22 @@ def check_lockspace(
     return passed(found, wanted=wanted)
 
 
+def _automatic(facts: Facts) -> str:
+    """The command that switches libvirt's automatic leases on, "" where its file has to be edited by hand."""
+    path = facts.host.etc / "libvirt/qemu-sanlock.conf"
+    values: list[tuple[str, Value]] = [("auto_disk_leases", 1)]
+    values += [] if facts.lock_conf.host_id else [("host_id", facts.host_id or 1)]
+    given = give(path, facts.lock_settings, values)
+    return f"{given} && {restart(facts.host.daemon)}" if given else ""
+
+
 def _joining(absent: Sequence[str], daemon: str, joins: Mapping[str, str]) -> str:
     """What joins the lockspaces that are ABSENT."""
     commands = [restart(daemon) if name == LOCKSPACE else joins.get(name, "") for name in absent]
     commands = [command for command in commands if command]
+    if not commands and joins.get(LOCKSPACE):
+        # None is used, which is so where it was not known that automatic leases have to be switched on.
+        return f"{joins[LOCKSPACE]}  # or give the domains a <lease> in a lockspace of your own"
     if not commands:
         commands = [add_lockspace("LOCKSPACE", "HOST_ID", "PATH")]
     unknown = [word for word in ("LOCKSPACE", "HOST_ID", "PATH") if any(word in one for one in commands)]
@@ -398,7 +413,7 @@ def check_unique(
     found = []
     for claim, slot in taken.items():
         slots = read(claim)
-        remedy = f"{renumbered(claim, _free(slots))}  # or another host_id on {slot.owner}"
+        remedy = f"{renumbered(claim, free_number(slots))}  # or another host_id on {slot.owner}"
         found.append(_judged(claim, slot, slots.get(claim.host_id), (ours, node), remedy))
     return worst(found)
 
@@ -418,7 +433,7 @@ def _judged(claim: Claim, before: Slot, after: Slot | None, names: tuple[str, st
     return passed(f"{claim.host_id} was this host's own before")
 
 
-def _free(slots: Mapping[int, Slot]) -> int:
+def free_number(slots: Mapping[int, Slot]) -> int:
     """The lowest host_id that no host has, and none had: one that is off still counts on its own."""
     return next(number for number in range(1, MAX_HOST_ID + 2) if number not in slots)
 

@@ -18,6 +18,11 @@ PATH = "/etc/libvirt/qemu-sanlock.conf"
 LOCKSPACE = "__LIBVIRT__DISKS__"
 
 
+_REFUSED = "libvirt refuses the file: correct that setting"
+
+DEFAULT_DIRECTORY = "/var/lib/libvirt/sanlock"
+
+
 @dataclass(frozen=True)
 class LockConf:
     """The settings, with libvirt's defaults (libvirt src/locking/lock_driver_sanlock.c).
@@ -48,12 +53,13 @@ def read_lock_conf(path: Path) -> LockConf:
 
 def make_lock_conf(values: Mapping[str, Value]) -> LockConf:
     """A LockConf out of the file's VALUES.  Raises PermanentError for one of a wrong type."""
+    folder = _text(values, "disk_lease_dir")
     automatic = bool(_number(values, "auto_disk_leases", 1))
     return LockConf(
         auto_disk_leases=automatic,
         host_id=_number(values, "host_id", 2**32 - 1),
         io_timeout=_number(values, "io_timeout", 2**32 - 1),
-        disk_lease_dir=_text(values, "disk_lease_dir") or "/var/lib/libvirt/sanlock",
+        disk_lease_dir=DEFAULT_DIRECTORY if folder is None else folder,
         user=_text(values, "user"),
         group=_text(values, "group"),
         check_disk_lease_owner=bool(_number(values, "check_disk_lease_owner", 1)),
@@ -64,16 +70,15 @@ def make_lock_conf(values: Mapping[str, Value]) -> LockConf:
 def _number(values: Mapping[str, Value], name: str, most: int, default: int = 0) -> int:
     value = values.get(name, default)
     if not isinstance(value, int) or not 0 <= value <= most:
-        raise PermanentError(
-            f"qemu-sanlock.conf: {name}", f"{shown(value)} is no whole number from 0 to {most}"
-        )
+        why = f"{shown(value)} is no whole number from 0 to {most}"
+        raise PermanentError(f"qemu-sanlock.conf: {name}", why, _REFUSED)
     return value
 
 
 def _text(values: Mapping[str, Value], name: str) -> str | None:
     value = values.get(name)
     if value is not None and not isinstance(value, str):
-        raise PermanentError(f"qemu-sanlock.conf: {name}", f"{shown(value)} is no text in quotes")
+        raise PermanentError(f"qemu-sanlock.conf: {name}", f"{shown(value)} is no text in quotes", _REFUSED)
     return value
 
 

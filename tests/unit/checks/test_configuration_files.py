@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("libvirt")
 
+from sanlock_helper.checks import conf_repair
 from sanlock_helper.checks.configuration import check_files
 from sanlock_helper.checks.facts import Facts, HostPaths
 from sanlock_helper.checks.finding import Finding
 from sanlock_helper.checks.plan import CHECKS
 from sanlock_helper.errors import PermanentError
+from sanlock_helper.virt.libvirt_conf import ConfSyntaxError, in_force, parse_settings
 from sanlock_helper.virt.qemu_sanlock_conf import make_lock_conf
 
 
@@ -68,7 +71,7 @@ def test_of_sanlocks_settings_the_last_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("\n\n", "only blank lines"), (" ", "only blank lines"), ("oops\n", "line 1: expecting an assignment")],
+    [("oops\n", "line 1: expecting an assignment"), ("a = [\n1\n", "line 3: list is not closed")],
 )
 @pytest.mark.parametrize("name", ["qemu", "libvirtd", "qemu_sanlock"])
 def test_a_file_that_libvirt_refuses(tmp_path: Path, name: str, text: str, words: str) -> None:
@@ -121,3 +124,91 @@ def test_a_lock_manager_that_is_hidden_is_mended_by_its_own_check(tmp_path: Path
 def test_a_line_with_more_than_one_setting_is_left_to_an_editor(tmp_path: Path) -> None:
     finding = check(tmp_path, qemu="a = 1\na = 2; b = 3\n")
     assert finding.remedy == f"remove line 2 of {tmp_path / 'libvirt/qemu.conf'}"
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("a = sanlock\n", {"a": "sanlock"}),
+        ("a = sanlock", {"a": "sanlock"}),
+        ("  a=/a b/c # why\nb = 1\n", {"a": "/a b/c", "b": 1}),
+        ("b = 1\na = 'x\n", {"b": 1, "a": "x"}),
+        ('b = 1\na = x"\n', {"b": 1, "a": "x"}),
+        ("a = \u201cx\u201d;\n", {"a": "x"}),
+        ("a: 1\nb : on\nc = False\nd no\n", {"a": 1, "b": 1, "c": 0, "d": 0}),
+        ("a = '1\n", {"a": "1"}),
+        ("\ufeffa = 1\n", {"a": 1}),
+        ("\ufeff[x]\na = y\n", {"a": "y"}),
+        ("[qemu]\r\na = x\r\n", {"a": "x"}),
+        ("# a = x\na = it's\n", {"a": "it's"}),
+        ("\n\n", {}),
+        (" \t", {}),
+    ],
+)
+def test_what_was_meant(tmp_path: Path, text: str, values: dict[str, object]) -> None:
+    """By a shell, and read again: the rest of the file stays."""
+    path = tmp_path / "a file.conf"
+    path.write_bytes(text.encode())
+    with pytest.raises(ConfSyntaxError):
+        parse_settings(path.read_bytes())
+    subprocess.run(["sh", "-ec", conf_repair.corrected(path, path.read_bytes())], check=True)
+    assert in_force(parse_settings(path.read_bytes())) == values
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "oops\n",
+        "a = \n",
+        "a =\nb = 1\n",
+        "a = [ 1\nb = 2\n",
+        'a = [\n"x"\n"y"\n]\n',
+        "a = b\\c\n",
+        'a = "x" "y"\n',
+        "= 1\n",
+        "1 = 1\n",
+        "\udcff = 1\n",
+        "a = x\n" * 20,
+        "a = [" * 5000,
+        "a = \x1b\n",
+        'a = """x\n',
+    ],
+)
+def test_what_is_not_plain_is_left_to_an_editor(text: str) -> None:
+    assert conf_repair.corrected("/c", text.encode("utf-8", "surrogateescape")) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ('host_id = "7"\n', {"host_id": 7}),
+        ("host_id = -1\n", {"host_id": 42}),
+        ('host_id = "one"\nuser = 107\n', {"host_id": 42, "user": "107"}),
+        ("auto_disk_leases = 2\n", {"auto_disk_leases": 1}),
+        ("auto_disk_leases = 'No'\n", {"auto_disk_leases": 0}),
+        ("io_timeout = '10'\nx = 'y'\n", {"io_timeout": 10, "x": "y"}),
+    ],
+)
+def test_a_value_of_another_type(tmp_path: Path, text: str, values: dict[str, object]) -> None:
+    path = tmp_path / "a file.conf"
+    path.write_text(text)
+    subprocess.run(["sh", "-ec", conf_repair.retyped(path, parse_settings(text), 42)], check=True)
+    found = in_force(parse_settings(path.read_text()))
+    assert found == values
+    make_lock_conf(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["auto_disk_leases = 'maybe'\n", "io_timeout = -1\n", "user = [ 'root' ]\n", "host_id = 'x'; a = 1\n"],
+)
+def test_a_value_that_cannot_be_guessed(text: str) -> None:
+    assert conf_repair.retyped("/c", parse_settings(text), 42) == ""
+
+
+@pytest.mark.parametrize("line", ["host_id = '1'", "user = 107", "auto_disk_leases = 2", "io_timeout = -1"])
+def test_a_setting_that_libvirts_driver_refuses_is_reported(tmp_path: Path, line: str) -> None:
+    finding = check(tmp_path, qemu_sanlock=f"{line}\n")
+    assert finding.verdict == "fail"
+    assert f"qemu-sanlock.conf: {line.split(maxsplit=1)[0]}: " in finding.found
+    assert finding.remedy == "libvirt refuses the file: correct that setting"
