@@ -19,15 +19,23 @@ import libvirt_auth
 from .. import RUNTIME_DIR
 from ..distribution import Distribution
 from ..errors import HelperError, PermanentError
-from ..install.host import Host
+from ..install.host import SERVICE, Host
 from ..leases.grace import DEFAULT_GRACE, read_small
 from ..leases.lockspace_places import find_lockspace
-from ..leases.sanlock_status import UNKNOWN, JoinedLockspace, SanlockStatus, ask_sanlock
+from ..leases.sanlock_status import (
+    START,
+    UNKNOWN,
+    JoinedLockspace,
+    SanlockStatus,
+    SanlockUnknownError,
+    ask_sanlock,
+)
 from ..leases.timeline import Timeline, timeline_of
 from ..threads import within
 from ..virt.libvirt_conf import Setting, Value, in_force, read_settings
 from ..virt.libvirt_daemon import VIRTQEMUD, Daemon, HostFiles, daemon_in_force, stale_socket
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf, make_lock_conf
+from .hindered_units import described, freed, hindered_units
 
 if TYPE_CHECKING:
     from ..virt.api import VirConnect
@@ -189,7 +197,7 @@ class Facts:
     def sanlock_proc(self) -> Path:
         """The running daemon's directory in proc(5)."""
         if self.sanlock_pid is None:
-            error = PermanentError("read sanlock's process", "it does not run", "systemctl start sanlock")
+            error = PermanentError("read sanlock's process", "it does not run", START)
             raise UnreadError(error, "sanlock")
         return self.host.proc / str(self.sanlock_pid)
 
@@ -221,7 +229,14 @@ class Facts:
     @once("sanlock")
     def sanlock(self) -> SanlockStatus:
         """The daemon's settings, lockspaces and leases."""
-        return ask_sanlock()
+        try:
+            return ask_sanlock()
+        except SanlockUnknownError as error:
+            hindered = hindered_units([SERVICE]) if error.hint == START else {}
+            if not hindered:
+                raise
+            why = f"{error.why}; {described(hindered)}"
+            raise SanlockUnknownError(error.what, why, f"{freed(hindered)}{error.hint}") from error
 
     @cached_property
     def joined(self) -> JoinedLockspace | None:

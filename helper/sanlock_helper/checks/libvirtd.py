@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..command import run
 from ..virt import AHEAD, IN_FLIGHT, libvirt_daemon
 from ..virt.libvirt_conf import Value
 from .finding import PASS, WARN, Finding, failed, judged, not_checked, passed, warned
+from .hindered_units import described, freed, hindered_units
 from .registry import check
 
 if TYPE_CHECKING:
     from .facts import ConnectionAttempt
 
 SLOW_SECONDS = 2.0
-
-COMMAND_SECONDS = 10.0
 
 # The slowest call that the helper makes is the destroy of a live QEMU: after SIGTERM libvirtd checks every
 # 0.2 s whether the process is gone (virProcessKillPainfullyDelay() in libvirt src/util/virprocess.c).
@@ -40,7 +38,7 @@ DEFAULTS = {
         facts.host.daemon,
         facts.host.uri,
         libvirt_daemon.remedy(facts.host.files),
-        failed_units(facts.host.libvirt.units) if facts.attempt.error else {},
+        hindered_units(facts.host.libvirt.units) if facts.attempt.error else {},
     ),
 )
 def check_libvirtd(
@@ -48,11 +46,11 @@ def check_libvirtd(
     daemon: str,
     uri: str,
     remedy: str = "",
-    given_up: Mapping[str, str] | None = None,
+    hindered: Mapping[str, str] | None = None,
 ) -> Finding:
     """Whether DAEMON answered on its read-write socket, and how long that took; REMEDY where it did not.
 
-    GIVEN_UP: its units that systemd does not start any more, with the reason.
+    HINDERED: its units that systemd does not start as they are: see hindered_units().
     """
     wanted = f"an answer to {uri} within {SLOW_SECONDS:g} s"
     if attempt.error is not None and not attempt.is_refused:
@@ -60,10 +58,13 @@ def check_libvirtd(
         why = attempt.error.why
         if attempt.stale:
             why = f"{why}; the client takes {attempt.stale}, on which no process listens"
-        if given_up:
-            # systemd refuses to start a unit that has failed too often, until that is reset.
-            why = f"{why}; systemd: {', '.join(f'{unit} {reason}' for unit, reason in given_up.items())}"
-            return failed(why, f"systemctl reset-failed {' '.join(given_up)}; {start}", wanted=wanted)
+        hindered, socket = dict(hindered or {}), f"{daemon}.socket"
+        if hindered.get(socket, "").startswith("masked") and f"{daemon}.service" not in hindered:
+            # As where the daemon is to run without it (libvirtd(8)).
+            start = start.replace(socket, f"{daemon}.service")
+            del hindered[socket]
+        if hindered:
+            return failed(f"{why}; {described(hindered)}", f"{freed(hindered)}{start}", wanted=wanted)
         return failed(why, attempt.error.hint or start, wanted=wanted)
     found = f"{daemon} answers after {attempt.seconds:.3f} s"
     if attempt.activated:
@@ -73,19 +74,6 @@ def check_libvirtd(
         busy = f"see what keeps it busy: virt-admin -c {daemon}:///system server-threadpool-info {daemon}"
         return warned(found, busy, wanted=wanted)
     return passed(found, wanted=wanted)
-
-
-def failed_units(units: Iterable[str], program: str = "systemctl") -> dict[str, str]:
-    """Those of UNITS that systemd has as failed, each with the result, as in start-limit-hit."""
-    properties = "--property=Id,ActiveState,Result"
-    answer = run([program, "show", properties, *units], COMMAND_SECONDS)
-    found = {}
-    for block in answer.stdout.split("\n\n") if answer.status == 0 else ():
-        values = dict(line.partition("=")[::2] for line in block.splitlines())
-        result = values.get("Result", "")
-        if values.get("ActiveState") == "failed" or result.endswith("start-limit-hit"):
-            found[values.get("Id", "")] = result
-    return found
 
 
 @check(

@@ -21,6 +21,7 @@ from ..virt.libvirt_conf import Setting, Value
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf
 from .facts import sanlock_settings
 from .finding import FAIL, Finding, failed, not_checked, passed, warned, worst
+from .hindered_units import described, freed, hindered_units
 from .registry import check
 from .remedies import add_lockspace, give, rem_lockspace, restart, sanlock_path
 
@@ -83,8 +84,9 @@ def version_of(status: SanlockStatus) -> tuple[int, ...]:
     reads=lambda facts: (
         facts.sanlock,
         facts.command_line,
-        (facts.host.run / "wdmd/wdmd.sock").exists(),
+        facts.host.files.is_listening(facts.host.run / "wdmd/wdmd.sock"),
         sanlock_settings(facts.sanlock_conf),
+        lambda: hindered_units(["wdmd.service"]),
     ),
 )
 def check_watchdog(
@@ -92,10 +94,12 @@ def check_watchdog(
     command_line: Sequence[str],
     wdmd_runs: bool,
     conf: Iterable[Setting] = (),
+    hindered: Callable[[], Mapping[str, str]] = dict,
 ) -> Finding:
     """The watchdog daemon, or its deliberate absence: -w 0 on sanlock's COMMAND_LINE, or in its CONF.
 
-    The unit of sanlock 4 and newer gives no options: there the file decides.
+    The unit of sanlock 4 and newer gives no options: there the file decides.  HINDERED: wdmd's unit where
+    systemd does not start it as it is: see hindered_units().
     """
     used = status.number("use_watchdog")
     if used is None:
@@ -103,7 +107,7 @@ def check_watchdog(
     if used:
         if wdmd_runs:
             return passed("sanlock uses it, wdmd runs")
-        return failed("sanlock uses it, and wdmd does not run", "systemctl enable --now wdmd")
+        return _without_daemon(hindered())
     if _is_given(command_line, "-w", "0"):
         return passed("none, deliberately: sanlock was started with -w 0")
     by_file = version_of(status) >= (4,)
@@ -114,6 +118,15 @@ def check_watchdog(
     deliberate = "set use_watchdog = 0 there" if by_file else "start sanlock with -w 0"
     remedy = f"remove use_watchdog from /etc/sanlock/sanlock.conf, or {deliberate}"
     return warned(found, remedy)
+
+
+def _without_daemon(hindered: Mapping[str, str]) -> Finding:
+    found = "sanlock uses it, and wdmd does not run"
+    start = "systemctl enable --now wdmd"
+    if not hindered:
+        return failed(found, start)
+    remedy = f"{freed(hindered)}{start}  # without a watchdog's device: first modprobe softdog"
+    return failed(f"{found}; {described(hindered)}", remedy)
 
 
 def _is_given(words: Sequence[str], option: str, value: str) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import HelperError
 from .finding import Finding, failed, not_checked, passed, warned, worst
+from .hindered_units import freed
 from .registry import check
 from .system import unit_states
 from .unit_files import ENABLED, UnitFiles
@@ -49,9 +50,11 @@ def _services(facts: Facts) -> tuple[list[Service] | None]:
     found = []
     for name in names:
         program = name.removesuffix(".service")
-        starter = (
-            "" if states[name] in ENABLED else files.starter(name) or (socket if program == daemon else "")
-        )
+        starter = ""
+        if states[name] not in ENABLED:
+            starter = files.starter(name) or (socket if program == daemon else "")
+        if states[name] == "static":
+            starter = files.target(name) or starter
         found.append(Service(name, states[name], starter, facts.distribution.install(program)))
     return (found,)
 
@@ -79,7 +82,7 @@ def _judged(service: Service) -> Finding:
         return failed(f"{name} is not installed", service.install)
     if state.startswith("masked"):
         # A mask also keeps other units from starting it.
-        return failed(f"{name} {state}", f"systemctl unmask {name} && systemctl enable {name}")
+        return failed(f"{name} {state}", f"{freed({name: state}, ' && ')}systemctl enable {name}")
     if state == "static":
         enable = f"systemctl add-wants multi-user.target {name}"
     else:

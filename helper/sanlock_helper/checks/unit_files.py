@@ -52,6 +52,11 @@ class UnitFiles:
         """Whether there is a unit NAME."""
         return any((folder / name).exists() for folder in self.folders)
 
+    def target(self, name: str) -> str:
+        """A target that starts the unit NAME by a link, as `systemctl add-wants` makes it; "" for none."""
+        links = (link for folder in self.folders for link in folder.glob(f"*.target.[wr]*s/{name}"))
+        return next((link.parent.name.rpartition(".")[0] for link in links), "")
+
     def starter(self, name: str) -> str:
         """An enabled unit that starts the unit NAME with itself, perhaps by others; "" for none."""
         known, edge = {name}, {name}

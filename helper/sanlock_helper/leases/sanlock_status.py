@@ -28,6 +28,8 @@ SECONDS = 5.0
 
 COMMAND = ("sanlock", "client", "status", "-D")
 
+START = "systemctl start sanlock"
+
 # What sanlock_path_export() in sanlock src/client.c does to a path.
 _ESCAPED = re.compile(r"\\([: ])")
 
@@ -144,7 +146,7 @@ def ask_sanlock(command: tuple[str, ...] = COMMAND, seconds: float = SECONDS) ->
         raise SanlockUnknownError("ask sanlock", f"no answer within {seconds:g} s")
     if answer.status != 0:
         # sanlock prints nothing about a socket that only root and its own group may use.
-        hint = "systemctl start sanlock" if os.geteuid() == 0 else RUN_AS_ROOT
+        hint = START if os.geteuid() == 0 else RUN_AS_ROOT
         raise SanlockUnknownError("ask sanlock", f"it does not answer: {answer.why}", hint)
     return parse_status(answer.stdout)
 

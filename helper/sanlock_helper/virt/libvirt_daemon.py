@@ -61,8 +61,11 @@ class HostFiles:
         return self.run / "libvirt" / daemon.socket
 
     def listens(self, daemon: Daemon) -> bool:
-        """Whether a process, perhaps systemd in its stead, listens on its socket; nothing connects to it."""
-        path = self.socket(daemon)
+        """Whether a process, perhaps systemd in its stead, listens on its socket."""
+        return self.is_listening(self.socket(daemon))
+
+    def is_listening(self, path: Path) -> bool:
+        """Whether a process listens on the socket at PATH; nothing connects to it."""
         if not path.exists():
             return False
         try:

@@ -3,20 +3,27 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("libvirt")
 
-from sanlock_helper.checks.facts import ConnectionAttempt, HostPaths
+from sanlock_helper.checks import services, unit_files
+from sanlock_helper.checks.facts import ConnectionAttempt, Facts, HostPaths
+from sanlock_helper.checks.hindered_units import freed, hindered_units
 from sanlock_helper.checks.lease_dir import Mount
-from sanlock_helper.checks.libvirtd import check_libvirtd, failed_units
+from sanlock_helper.checks.libvirtd import check_libvirtd
 from sanlock_helper.checks.mounts import BootMount, Entry, check_mounts, parse_fstab, unit_name
+from sanlock_helper.checks.plan import CHECKS
 from sanlock_helper.checks.sanlock_options import Options, UnitOptions, check_options, unit_options, written
 from sanlock_helper.checks.services import Service, check_services
 from sanlock_helper.checks.unit_files import UnitFiles
 from sanlock_helper.errors import TransientError
+from sanlock_helper.leases.sanlock_status import SanlockStatus
 
 
 @pytest.mark.parametrize(
@@ -44,7 +51,7 @@ from sanlock_helper.errors import TransientError
             "masked-runtime",
             "",
             "fail",
-            "systemctl unmask sanlock.service && systemctl enable sanlock.service",
+            "systemctl unmask --runtime sanlock.service && systemctl enable sanlock.service",
         ),
         ("not-found", "", "fail", "apt install sanlock"),
     ],
@@ -234,7 +241,7 @@ def test_units_that_systemd_has_given_up(
     program = tmp_path / "systemctl"
     program.write_text(SHOWN.format(socket=socket, result=result, service=service))
     program.chmod(0o755)
-    given_up = failed_units(["libvirtd.socket", "libvirtd.service"], str(program))
+    given_up = hindered_units(["libvirtd.socket", "libvirtd.service"], str(program))
     assert list(given_up) == expected
     refused = ConnectionAttempt(0.1, TransientError("connect", "refused", "a hint"))
     start = "systemctl start libvirtd.socket; journalctl -u libvirtd -n 20"
@@ -242,4 +249,79 @@ def test_units_that_systemd_has_given_up(
     assert found.remedy == f"systemctl reset-failed {' '.join(expected)}; {start}"
     assert "libvirtd.service start-limit-hit" in found.found
     assert check_libvirtd(refused, "libvirtd", "qemu:///system", start, {}).remedy == "a hint"
-    assert failed_units(["x.service"], f"{tmp_path}/none") == {}
+    assert hindered_units(["x.service"], f"{tmp_path}/none") == {}
+
+
+MASKED = """#!/bin/sh
+printf 'Id=a.socket\nLoadState=masked\nUnitFileState=masked\nActiveState=inactive\nResult=success\n\n'
+printf 'Id=a.service\nLoadState=masked\nUnitFileState=masked-runtime\nActiveState=failed\nResult=timeout\n\n'
+printf 'Id=b.service\nLoadState=loaded\nActiveState=failed\nResult=exit-code\n\n'
+printf 'Id=c.service\nLoadState=not-found\nActiveState=inactive\nResult=success\n'
+"""
+
+
+def test_units_that_are_masked(tmp_path: Path) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text(MASKED)
+    program.chmod(0o755)
+    hindered = hindered_units(["a.socket", "a.service", "b.service", "c.service"], str(program))
+    assert hindered == {"a.socket": "masked", "a.service": "masked-runtime", "b.service": "exit-code"}
+    assert freed(hindered) == (
+        "systemctl unmask a.socket; systemctl unmask --runtime a.service; systemctl reset-failed b.service; "
+    )
+    assert freed({}) == ""
+
+
+def test_a_socket_that_is_masked_on_purpose() -> None:
+    """As libvirtd(8) has it for a daemon that runs from boot on: its service is started."""
+    refused = ConnectionAttempt(0.1, TransientError("connect", "refused"))
+    start = "systemctl start libvirtd.socket; journalctl -u libvirtd -n 20"
+    by_service = "systemctl start libvirtd.service; journalctl -u libvirtd -n 20"
+
+    def remedy(**reasons: str) -> str:
+        hindered = {f"libvirtd.{kind}": reason for kind, reason in reasons.items()}
+        return check_libvirtd(refused, "libvirtd", "qemu:///system", start, hindered).remedy
+
+    assert remedy(socket="masked") == by_service
+    both = "systemctl unmask libvirtd.socket libvirtd.service; "
+    assert remedy(socket="masked", service="masked") == f"{both}{start}"
+    assert remedy(service="masked") == f"systemctl unmask libvirtd.service; {start}"
+    assert remedy(socket="start-limit-hit") == f"systemctl reset-failed libvirtd.socket; {start}"
+
+
+def test_a_socket_that_wdmd_left_when_it_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "wdmd").mkdir()
+    facts = Facts(HostPaths(etc=tmp_path, run=tmp_path), uid=0)
+    facts.sanlock_pid = os.getpid()
+    facts.__dict__["sanlock"] = SanlockStatus({"use_watchdog": "1"}, (), ())
+    watchdog = next(check for check in CHECKS if check.name == "watchdog")
+    assert watchdog.run(facts).verdict == "fail"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/wdmd/wdmd.sock")
+        listener.listen()
+        assert watchdog.run(facts).verdict == "pass"
+    found = watchdog.run(facts)
+    assert (found.verdict, found.found[:38]) == ("fail", "sanlock uses it, and wdmd does not run")
+
+
+def test_a_unit_without_install_section_that_a_target_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the remedy for a static unit makes it; is-enabled still prints static then."""
+    folder = tmp_path / "etc/systemd/system"
+    folder.mkdir(parents=True)
+    facts = Facts(HostPaths(etc=tmp_path / "etc", run=tmp_path, lib=tmp_path), uid=0)
+    monkeypatch.setattr(services, "unit_states", lambda names: dict.fromkeys(names, "static"))
+    monkeypatch.setattr(unit_files, "unit_states", lambda names: {})
+    check = next(check for check in CHECKS if check.name == "services")
+    remedy = check.run(facts).remedy
+    assert "systemctl add-wants multi-user.target sanlock.service" in remedy
+    wants = folder / "multi-user.target.wants"
+    wants.mkdir()
+    for name in re.findall(r"\S+\.service", remedy):
+        (wants / name).symlink_to(f"/lib/systemd/system/{name}")
+    found = check.run(facts)
+    assert (found.verdict, "sanlock.service static, started by multi-user.target" in found.found) == (
+        "pass",
+        True,
+    )

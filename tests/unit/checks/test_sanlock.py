@@ -109,6 +109,16 @@ def test_watchdog(used: str, words: list[str], wdmd: bool, verdict: str) -> None
     assert check_watchdog(status(use_watchdog=used), words, wdmd).verdict == verdict
 
 
+def test_a_watchdogs_daemon_that_systemd_does_not_start() -> None:
+    used = status(use_watchdog="1")
+    masked = check_watchdog(used, [], False, [], lambda: {"wdmd.service": "masked"})
+    assert masked.remedy.startswith("systemctl unmask wdmd.service; systemctl enable --now wdmd  # ")
+    assert "systemd: wdmd.service masked" in masked.found
+    failed = check_watchdog(used, [], False, [], lambda: {"wdmd.service": "exit-code"})
+    assert failed.remedy.startswith("systemctl reset-failed wdmd.service; systemctl enable --now wdmd  # ")
+    assert check_watchdog(used, [], True, [], lambda: {"wdmd.service": "x"}).verdict == "pass"
+
+
 @pytest.mark.parametrize(("fire", "verdict"), [("60", "pass"), ("", "pass"), ("30", "warn"), ("29", "fail")])
 def test_fire_timeout(fire: str, verdict: str) -> None:
     assert check_fire_timeout(status(watchdog_fire_timeout=fire)).verdict == verdict
