@@ -174,6 +174,46 @@ def test_a_setting_that_is_not_in_force(host: Stack, name: str, value: int, word
         domain.undefine()
 
 
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_lease_directory_that_is_not_absolute(host: Stack, joined: bool) -> None:
+    folder = host.storage.leases
+    edit(host, LOCK_CONF, lambda text: text.replace(f'"{folder}"', f'"{folder[1:]}"'))
+    host.libvirtd.stop()
+    leave_lockspace(host)
+    if joined:
+        host.libvirtd.start()
+        assert host.lockspaces()[0].path == host.storage.lockspace_path[1:]
+    words = f"{folder[1:]!r} is not absolute"
+    assert_mended(host, "lease path", "fail", words, "lockspace", "lease directory", "lease owner")
+    assert host.lockspaces()[0].path == host.storage.lockspace_path
+
+
+def test_a_lease_directory_that_is_not_there(host: Stack) -> None:
+    text = edit(
+        host, LOCK_CONF, lambda text: re.sub("disk_lease_dir = .*", 'disk_lease_dir = "/srv/l/l"', text)
+    )
+    host.libvirtd.stop()
+    leave_lockspace(host)
+    remedy = assert_line(checks(host), "lease directory", "fail", "images/l/l is not there")
+    follow(host, remedy)
+    host.libvirtd.start()
+    found = checks(host)
+    assert_passes(found, "lockspace", "lease owner", "lease room", "lease path")
+    assert found["lease directory"]["verdict"] == "warn"
+    host.path(LOCK_CONF).write_text(text)
+    host.libvirtd.stop()
+    leave_lockspace(host)
+    host.libvirtd.start()
+    host.run("rm", "-r", "/var/lib/libvirt/images/l")
+
+
+@pytest.mark.parametrize("lines", ['user = "nosuch"\n', 'user = "root"\ngroup = "no such"\n', 'user = ""\n'])
+def test_an_account_that_is_not_there(host: Stack, lines: str) -> None:
+    edit(host, LOCK_CONF, lambda text: without("user")(without("group")(text)) + lines)
+    host.libvirtd.stop()
+    assert_mended(host, "lease owner", "fail", "there is no such account", "lockspace", "configuration files")
+
+
 @pytest.mark.parametrize("comment", [True, False])
 def test_automatic_leases_were_never_switched_on(host: Stack, comment: bool) -> None:
     """A host with no domain yet, whose administrator has set what libvirt's page has: the host_id."""

@@ -235,9 +235,9 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Mount a filesystem that all hosts share there: NFS, GFS2, OCFS2, CephFS.",
     ),
     "lease path": _Each(
-        "Whether the path of the lease directory has a blank.",
-        "libvirt cannot release a lease in such a directory: a paused VM keeps its leases, and sanlock"
-        " kills it.",
+        "Whether the path of the lease directory is absolute, and has no blank.",
+        "libvirt cannot release a lease in a directory with a blank: a paused VM keeps its leases, and"
+        " sanlock kills it. One that is not absolute is another directory for each process.",
         "Use another directory: `disk_lease_dir` in /etc/libvirt/qemu-sanlock.conf.",
     ),
     "lease room": _Each(

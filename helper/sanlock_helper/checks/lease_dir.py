@@ -11,14 +11,17 @@ import shlex
 import stat
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable
 
+from ..errors import PermanentError
 from ..numbers import whole_number
-from ..virt.qemu_sanlock_conf import LockConf
+from ..virt.qemu_sanlock_conf import DEFAULT_DIRECTORY, LockConf
+from .facts import UnreadError
 from .finding import PASS, Finding, failed, not_checked, passed, warned, worst
 from .leases import missing_leases, present
 from .registry import check
-from .remedies import give, restart
+from .remedies import give, joined_anew, restart
 
 if TYPE_CHECKING:
     from .facts import Facts
@@ -116,12 +119,17 @@ def unescape(text: str) -> str:
 
 @dataclass(frozen=True)
 class LeasePlace:
-    """A directory of leases, or the file of a lockspace, and the mount that it is on; or a block device."""
+    """A directory of leases, or the file of a lockspace, and the mount that it is on; or a block device.
+
+    instead: what is at the path of a directory that is not there, as in "a file".
+    """
 
     path: str
     exists: bool
     mount: Mount
     is_device: bool = False
+    is_file: bool = False
+    instead: str = ""
 
 
 def lease_places(facts: Facts) -> list[LeasePlace]:
@@ -129,12 +137,27 @@ def lease_places(facts: Facts) -> list[LeasePlace]:
     found = []
     if facts.lock_conf.auto_disk_leases:
         path = facts.lock_conf.disk_lease_dir
-        found.append(LeasePlace(path, os.path.isdir(path), lease_mount(facts)))
+        found.append(LeasePlace(path, os.path.isdir(path), lease_mount(facts), instead=_instead(path)))
     for file in filter(None, facts.explicit_places.values()):
         mount = mount_of(os.path.realpath(file), facts.mountinfo)
         is_device = os.path.exists(file) and stat.S_ISBLK(os.stat(file).st_mode)
-        found.append(LeasePlace(file, os.path.exists(file), mount, is_device))
+        found.append(LeasePlace(file, os.path.exists(file), mount, is_device, is_file=True))
     return found
+
+
+def _instead(path: str) -> str:
+    """What is at PATH that is no directory, "" where nothing is, or a directory."""
+    if os.path.isdir(path) or not os.path.lexists(path):
+        return ""
+    return "a file" if os.path.exists(path) else f"a symbolic link to {os.path.realpath(path)}"
+
+
+def _directory(facts: Facts) -> str:
+    """The lease directory.  Raises UnreadError where it is not there, which another check reports."""
+    path = facts.lock_conf.disk_lease_dir
+    if not os.path.isdir(path):
+        raise UnreadError(PermanentError(f"read {path}", "there is no such directory"), "lease directory")
+    return path
 
 
 @check("lease directory", reads=lambda facts: (lease_places(facts),))
@@ -153,7 +176,7 @@ def _shared(place: LeasePlace) -> Finding:
     path, mount = place.path, place.mount
     wanted = f"{path} on a filesystem shared by all hosts"
     if not place.exists:
-        return failed(f"{path} is not there", f"mkdir -m 0700 {path}, and mount it", wanted=wanted)
+        return replace(_missing(place), wanted=wanted)
     if place.is_device:
         return passed(f"{path} is a block device", wanted=f"{path} on a disk shared by all hosts")
     found = f"{path} is on {mount.fstype} ({mount.source})"
@@ -166,19 +189,53 @@ def _shared(place: LeasePlace) -> Finding:
     return warned(found, remedy, wanted=wanted)
 
 
+def _missing(place: LeasePlace) -> Finding:
+    path = place.path
+    if place.is_file:
+        return failed(f"{path} is not there", "see lockspace file")
+    make = f"mkdir -p -m 0700 {shlex.quote(os.path.realpath(path))}"
+    mount = "# and mount the shared filesystem there"
+    if place.instead == "a file":
+        quoted = shlex.quote(path)
+        return failed(f"{path} is a file", f"mv -n {quoted} {quoted}.away && {make}  {mount}")
+    if place.instead:
+        return failed(f"{path} is {place.instead}, which is not there", f"{make}  {mount}")
+    return failed(f"{path} is not there", f"{make}  {mount}")
+
+
+def _absolute(facts: Facts) -> str:
+    """The command that gives libvirt the lease directory by an absolute path."""
+    conf, path = facts.host.etc / "libvirt/qemu-sanlock.conf", facts.lock_conf.disk_lease_dir
+    # libvirt's daemon and sanlock run in the root directory.
+    folder = os.path.join("/", path) if path else DEFAULT_DIRECTORY
+    given = give(conf, facts.lock_settings, [("disk_lease_dir", folder)])
+    given = given or f'set disk_lease_dir = "{folder}" in {conf}'
+    daemon = facts.host.daemon
+    begin = joined_anew(facts.joined, daemon) if facts.joined else restart(daemon)
+    return f"mkdir -p -m 0700 {shlex.quote(folder)} && {given} && {begin}"
+
+
 @check(
     "lease path",
-    "no blank in it",
-    reads=lambda facts: (facts.lock_conf.disk_lease_dir if facts.lock_conf.auto_disk_leases else "",),
+    "an absolute one, and no blank in it",
+    reads=lambda facts: (
+        facts.lock_conf.disk_lease_dir if facts.lock_conf.auto_disk_leases else None,
+        lambda: _absolute(facts),
+    ),
 )
-def check_path(path: str) -> Finding:
-    """Whether libvirt can release a lease in the directory PATH, which is "" where it is not used.
+def check_path(path: str | None, absolute: Callable[[], str] = lambda: "") -> Finding:
+    """Whether libvirt can release a lease in the directory PATH, which is None where it is not used.
 
-    It asks sanlock for a process's leases first, and sanlock makes no text of a path with a blank: -ELIBSCN,
-    cmd_inquire() in sanlock src/cmd.c.
+    ABSOLUTE: the command that makes it absolute.  libvirt asks sanlock for a process's leases first, and
+    sanlock makes no text of a path with a blank: -ELIBSCN, cmd_inquire() in sanlock src/cmd.c.
     """
+    if path is None:
+        return passed("not used: auto_disk_leases is off")
+    if not os.path.isabs(path):
+        found = f"{path!r} is not absolute: it is another directory for each process, by where it runs"
+        return failed(found, absolute())
     if " " not in path:
-        return passed(path or "not used: auto_disk_leases is off")
+        return passed(path)
     found = f"{path!r}: libvirt cannot release a lease there, and sanlock kills each VM that is paused by it"
     remedy = (
         "power all VMs off, then set disk_lease_dir in /etc/libvirt/qemu-sanlock.conf and restart libvirt"
@@ -191,7 +248,7 @@ def _room(facts: Facts) -> tuple[str, int, int, int]:
     align = (facts.joined and whole_number(facts.joined.values.get("align_size", ""))) or MIB
     if not facts.lock_conf.auto_disk_leases:
         return "", 0, 0, align
-    found = os.statvfs(path)
+    found = os.statvfs(_directory(facts))
     return path, found.f_bavail * found.f_frsize, len(missing_leases(facts.domains, present(facts))), align
 
 
@@ -268,12 +325,15 @@ def identity_of(status: str) -> Identity:
 
 def _owners(facts: Facts) -> tuple[object, ...]:
     conf, path = facts.lock_conf, facts.host.etc / "libvirt/qemu-sanlock.conf"
-    folder = Owner.of(conf.disk_lease_dir) if conf.auto_disk_leases else None
+    folder = Owner.of(_directory(facts)) if conf.auto_disk_leases else None
     daemon = identity_of((facts.sanlock_proc / "status").read_text())
+    above = os.path.realpath(conf.disk_lease_dir)
+    parents = [Owner.of(str(parent)) for parent in reversed(Path(above).parents)] if folder else []
+    barred = next((parent for parent in parents if not daemon.may(parent, 1)), None)
     user, group = _account(daemon)
     given = give(path, facts.lock_settings, [("user", user), ("group", group)])
     given = given or f'set user = "{user}" and group = "{group}" in {path}'
-    return conf, folder, owner_of(str(facts.lockspace_path)), daemon, given, facts.host.daemon
+    return conf, folder, owner_of(str(facts.lockspace_path)), daemon, given, facts.host.daemon, barred
 
 
 @check("lease owner", reads=_owners)
@@ -284,16 +344,20 @@ def check_owner(
     daemon: Identity,
     given: str = "",
     name: str = "libvirtd",
+    barred: Owner | None = None,
 ) -> Finding:
     """Whether the sanlock DAEMON can use the lease FOLDER and the files in it, which libvirt makes.
 
     LOCKSPACE is one that is there.  GIVEN: the command that sets user and group in qemu-sanlock.conf to those
-    of the daemon.  NAME: libvirt's daemon.
+    of the daemon.  NAME: libvirt's daemon.  BARRED: a directory above FOLDER that the daemon may not search.
     """
     wanted = (
         f"usable by sanlock, which runs as uid {daemon.uid}; user {conf.user}, group {conf.group} configured"
     )
-    return replace(_check_owner(conf, folder, lockspace, daemon, given, name), wanted=wanted)
+    found = _check_owner(conf, folder, lockspace, daemon, given, name)
+    if barred is not None and found.verdict == PASS:
+        found = failed(f"{barred}: sanlock may not search it", f"chmod a+x {shlex.quote(barred.path)}")
+    return replace(found, wanted=wanted)
 
 
 def _check_owner(
@@ -304,8 +368,8 @@ def _check_owner(
     try:
         uid, gid = _uid(conf.user), _gid(conf.group)
     except KeyError as error:
-        remedy = "correct user or group in /etc/libvirt/qemu-sanlock.conf"
-        return failed(f"{error.args[0]}: there is no such account", remedy)
+        why = f"{error.args[0]}: there is no such account, and libvirt's driver for QEMU does not start"
+        return failed(why, f"{given} && {restart(name)}")
     found = "; ".join(map(str, filter(None, (folder, lockspace))))
     mend = f"{_chown(folder, daemon)} && {restart(name)}"
     # As virLockManagerSanlockCreateLease() in libvirt src/locking/lock_driver_sanlock.c makes it.

@@ -179,5 +179,5 @@ def present(facts: Facts) -> list[str]:
     """The names in the lease directory, none without one."""
     try:
         return os.listdir(facts.lock_conf.disk_lease_dir)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []

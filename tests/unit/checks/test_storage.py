@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.checks import system
+from sanlock_helper.checks.facts import Facts, HostPaths
 from sanlock_helper.checks.finding import Finding
 from sanlock_helper.checks.lease_dir import (
     MIB,
@@ -19,6 +22,7 @@ from sanlock_helper.checks.lease_dir import (
     Mount,
     Owner,
     check_owner,
+    check_path,
     check_room,
     check_root_squash,
     check_shared,
@@ -32,6 +36,7 @@ from sanlock_helper.checks.leases import (
     missing_leases,
     stable_names,
 )
+from sanlock_helper.checks.plan import CHECKS
 from sanlock_helper.checks.runtime import check_runtime_dir
 from sanlock_helper.leases.sanlock_status import HeldLease, SanlockStatus
 from sanlock_helper.virt.inventory import Disk, DomainConfig, KnownDomain
@@ -134,6 +139,76 @@ def test_an_account_that_is_not_there() -> None:
     for other in (Owner("f", 5, 179, 0o660), Owner("f", 179, 5, 0o660)):
         assert check_owner(numeric, folder, other, ROOT).verdict == "warn"
     assert check_owner(numeric, folder, Owner("f", 179, 179, 0o660), ROOT).verdict == "pass"
+
+
+def test_an_account_that_is_not_there_is_replaced_by_the_daemons() -> None:
+    conf = replace(CONF, user="no such user")
+    found = check_owner(conf, Owner(DIR, 0, 0, 0o700), None, ROOT, "set them", "virtqemud")
+    assert found.remedy == "set them && systemctl restart virtqemud"
+
+
+def test_a_directory_above_that_sanlock_may_not_search() -> None:
+    conf = replace(CONF, user="+179", group="+179")
+    folder = Owner(DIR, 179, 179, 0o700)
+    above = Owner("/my srv", 0, 0, 0o700)
+    assert check_owner(conf, folder, None, SANLOCK).verdict == "pass"
+    found = check_owner(conf, folder, None, SANLOCK, "set them", "libvirtd", above)
+    assert (found.verdict, found.remedy) == ("fail", "chmod a+x '/my srv'")
+    assert "/my srv 0:0 0700: sanlock may not search it" in found.found
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("nothing", "my leases is not there"),
+        ("no parent", "my leases is not there"),
+        ("file", "my leases is a file"),
+        ("link", "my leases is a symbolic link to {}/gone, which is not there"),
+    ],
+)
+def test_what_is_in_the_place_of_the_directory(tmp_path: Path, what: str, words: str) -> None:
+    """One line for one cause; its remedy is run, and makes the directory."""
+    folder = tmp_path / ("srv/my leases" if what == "no parent" else "my leases")
+    if what == "file":
+        folder.write_text("kept")
+    elif what == "link":
+        folder.symlink_to("gone")
+    (tmp_path / "libvirt").mkdir()
+    conf = f'auto_disk_leases = 1\nhost_id = 1\ndisk_lease_dir = "{folder}"\n'
+    (tmp_path / "libvirt/qemu-sanlock.conf").write_text(conf)
+
+    def found() -> dict[str, Finding]:
+        facts = Facts(HostPaths(etc=tmp_path, run=tmp_path), uid=0)
+        facts.sanlock_pid = os.getpid()
+        facts.__dict__["domains"] = []
+        facts.mountinfo = MOUNTINFO
+        names = ("lease directory", "lease room", "lease owner", "lease mount")
+        return {check.name: check.run(facts) for check in CHECKS if check.name in names}
+
+    before = found()
+    assert before["lease directory"].found.endswith(words.format(tmp_path))
+    follow = {name for name, finding in before.items() if finding.cause == "lease directory"}
+    assert follow == {"lease room", "lease owner"}
+    subprocess.run(["sh", "-ec", before["lease directory"].remedy], check=True)
+    assert folder.is_dir()
+    after = found()
+    assert after["lease directory"].verdict == "warn"  # it is local
+    assert {after[name].verdict for name in ("lease room", "lease owner")} == {"pass"}
+    if what == "file":
+        assert folder.with_name("my leases.away").read_text() == "kept"
+
+
+def test_a_lockspace_whose_file_is_gone_is_no_directory_to_make() -> None:
+    found = check_shared([LeasePlace("/ids", False, EXT4, is_file=True)])
+    assert (found.verdict, found.remedy) == ("fail", "see lockspace file")
+
+
+@pytest.mark.parametrize("path", ["", "leases", "./leases", "var/lib/libvirt/sanlock"])
+def test_a_path_that_is_not_absolute(path: str) -> None:
+    found = check_path(path, lambda: "make it so")
+    assert (found.verdict, found.remedy) == ("fail", "make it so")
+    assert check_path("/leases").verdict == check_path(None).verdict == "pass"
+    assert check_path("/my leases").verdict == "fail"
 
 
 def test_the_user_and_group_of_the_daemon() -> None:
