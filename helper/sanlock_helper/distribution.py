@@ -23,6 +23,8 @@ _FAMILIES = {
 }
 
 _INSTALLERS = {DEBIAN: "apt install", FEDORA: "dnf install"}
+# What puts the files of a package back.
+_REINSTALLERS = {DEBIAN: "apt install --reinstall", FEDORA: "dnf reinstall"}
 
 # What is installed, by the name that it has in this program: the package in each family.
 PACKAGES = {
@@ -104,9 +106,16 @@ class Distribution:
 
     def install(self, *what: str) -> str:
         """The command that installs WHAT, each one of PACKAGES; of both families where none is known."""
+        return self._command(_INSTALLERS, what)
+
+    def reinstall(self, *what: str) -> str:
+        """The command that puts the files of WHAT back, likewise."""
+        return self._command(_REINSTALLERS, what)
+
+    def _command(self, commands: dict[str, str], what: tuple[str, ...]) -> str:
         families = [self.family] if self.family else [DEBIAN, FEDORA]
         return ", or ".join(
-            f"{_INSTALLERS[family]} {' '.join(self.package(each, family) for each in what)}"
+            f"{commands[family]} {' '.join(self.package(each, family) for each in what)}"
             for family in families
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
+from ..distribution import UNKNOWN, Distribution
 from ..errors import HelperError
 from ..leases.sanlock_daemon import DEFAULT_IO_TIMEOUT
 from ..leases.sanlock_status import JoinedLockspace
@@ -33,17 +34,30 @@ _UNPROTECTED = "set it with no VM running: one that runs has no lease until it i
     reads=lambda facts: (
         facts.plugin_path,
         facts.lock_driver,
-        facts.distribution.install("libvirt's sanlock driver"),
+        facts.distribution,
+        [path for path, serves in facts.plugins.items() if not serves],
     ),
 )
-def check_lock_driver(path: Path | None, loaded: str | None, remedy: str) -> Finding:
-    """Whether libvirt's plugin is there: in PATH, or LOADED by the running daemon from elsewhere."""
+def check_lock_driver(
+    path: Path | None,
+    loaded: str | None,
+    distribution: Distribution = UNKNOWN,
+    others: Sequence[str] = (),
+) -> Finding:
+    """Whether libvirt's plugin is there: in PATH, or LOADED by the running daemon from elsewhere.
+
+    The remedy is for DISTRIBUTION.  OTHERS are files in its place that this machine cannot load.
+    """
     if path is not None:
         return passed(f"{path}")
     if loaded == "sanlock":
         return passed("the running daemon has loaded it")
-    found = "lock-driver/sanlock.so is not there: with lock_manager = sanlock libvirt's daemon does not start"
-    return failed(found, remedy)
+    without = "with lock_manager = sanlock libvirt's daemon does not start"
+    driver = "libvirt's sanlock driver"
+    if others:
+        found = f"{', '.join(others)}: no library for this machine, and there is no other one: {without}"
+        return failed(found, distribution.reinstall(driver))
+    return failed(f"lock-driver/sanlock.so is not there: {without}", distribution.install(driver))
 
 
 @check(

@@ -119,6 +119,16 @@ def sanlock_settings(path: str) -> list[Setting]:
     return found
 
 
+def _machine(path: str) -> bytes:
+    """Class, byte order and machine of the ELF file at PATH (elf(5)); b"" of what is none."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(20)
+    except OSError:
+        return b""
+    return head[4:6] + head[18:20] if head.startswith(b"\x7fELF") and len(head) == 20 else b""
+
+
 def open_uri(uri: str) -> Any:
     """A connection to URI.  Raises HelperError, also where libvirt-python is missing."""
     try:
@@ -333,13 +343,23 @@ class Facts:
         """The file of libvirt's lockspace."""
         return Path(self.lock_conf.disk_lease_dir) / LOCKSPACE
 
-    @property
-    def plugin_path(self) -> Path | None:
-        """libvirt's sanlock driver: below /usr/lib/TRIPLET on Debian, below /usr/lib64 on Fedora and RHEL."""
+    @cached_property
+    def plugins(self) -> dict[str, bool]:
+        """libvirt's sanlock drivers by path, and whether each is a library for this machine.
+
+        Below /usr/lib/TRIPLET on Debian, where another machine's may be beside it; below /usr/lib64 on Fedora
+        and RHEL.
+        """
         lib = self.host.lib
         folders = [lib.with_name("lib64"), lib, *sorted(lib.glob("*-linux-*"))]
         paths = (folder / "libvirt/lock-driver/sanlock.so" for folder in folders)
-        return next((path for path in paths if path.exists()), None)
+        ours = _machine("/proc/self/exe")
+        return {str(path): _machine(str(path)) == ours for path in paths if path.exists()}
+
+    @property
+    def plugin_path(self) -> Path | None:
+        """The one of them that serves here."""
+        return next((Path(path) for path, serves in self.plugins.items() if serves), None)
 
     @property
     def sanlock_plugin(self) -> bytes | None:

@@ -22,7 +22,7 @@ _OURS = f"/virt-sanlock-helper/{NAME}"
 
 def is_active(host: Host) -> bool:
     """Whether the administrator has asked for it: libvirt's helper was put aside."""
-    return _aside(host).exists()
+    return os.path.lexists(_aside(host))
 
 
 def activate(host: Host) -> str:
@@ -55,13 +55,18 @@ def _put_aside(host: Host, stock: str, beside: Path) -> None:
     Raises HelperError and OSError.
     """
     path, aside = host.path(stock), _aside(host)
+    if path.is_dir():
+        raise HelperError(
+            f"activate {stock}", "it is a directory", f"rmdir {stock}; then reinstall libvirt's package"
+        )
     # An activation that was killed has given it that name.
-    if not (aside.exists() and aside.samefile(path)):
-        if aside.exists() and _is_diverted(host, stock):
+    if not _is_one_entry(path, aside):
+        if os.path.lexists(aside) and _is_diverted(host, stock):
             why = f"{stock}{ASIDE} is there already: it was diverted by another"
             raise HelperError(f"activate {stock}", why, f"see dpkg-divert --list '{stock}'")
-        # rename(2) of a hard link to its own file does nothing, so the new name comes by way of a third.
-        os.link(path, beside)
+        # rename(2) of a hard link to its own file does nothing, so the new name comes by way of a third.  A
+        # symbolic link, which may lead to another filesystem or nowhere, is kept as it is.
+        os.link(path, beside, follow_symlinks=False)
         beside.rename(aside)
     if _is_dpkgs(host, stock):
         try:
@@ -83,12 +88,12 @@ def undo(host: Host) -> str:
             # Before the file: what a failure leaves can be undone again.
             if _is_dpkgs(host, stock) or _is_diverted(host, stock):
                 _divert(host, "--remove", stock, "--no-rename")
-            if aside.exists():
+            if os.path.lexists(aside):
                 aside.rename(path)
             else:
                 # libvirt's package is gone, and its helper with it.
                 path.unlink()
-        elif aside.exists() and not path.is_symlink() and not _is_diverted(host, stock):
+        elif os.path.lexists(aside) and not path.is_symlink() and not _is_diverted(host, stock):
             # An update of the owner's RPM has put a newer one there.
             aside.unlink()
         else:
@@ -125,6 +130,11 @@ def _refused(what: str, path: Path, error: OSError) -> HelperError:
 def _aside(host: Host) -> Path:
     path = host.path(host.stock())
     return path.with_name(path.name + ASIDE)
+
+
+def _is_one_entry(path: Path, other: Path) -> bool:
+    """Whether both are names of the same file, or of the same symbolic link."""
+    return os.path.lexists(other) and os.path.samestat(path.lstat(), other.lstat())
 
 
 def _is_dpkgs(host: Host, stock: str) -> bool:

@@ -81,6 +81,41 @@ def test_a_file_that_libvirt_refuses(tmp_path: Path, name: str, text: str, words
     assert finding.remedy == "libvirt refuses the file: correct that line"
 
 
+# The head of a library for this machine.
+HERE = Path("/proc/self/exe").read_bytes()[:20]
+
+
+@pytest.mark.parametrize(
+    ("content", "verdict", "words"),
+    [
+        (HERE, "pass", ""),
+        (b"", "fail", "no library for this machine"),
+        (HERE[:10], "fail", "no library for this machine"),
+        (b"#!/bin/sh\n" * 9, "fail", "no library for this machine"),
+        (HERE[:18] + b"\x03\x00", "fail", "no library for this machine"),
+        (HERE[:4] + bytes([3 - HERE[4]]) + HERE[5:], "fail", "no library for this machine"),
+        (None, "fail", "sanlock.so is not there"),
+    ],
+)
+def test_the_driver_for_this_machine(tmp_path: Path, content: bytes | None, verdict: str, words: str) -> None:
+    """Another machine's, as Debian's multiarch has it, may be beside it."""
+    for name in ("i386-linux-gnu", "x86_64-linux-gnu", "zzz-linux-gnu"):
+        driver = tmp_path / "lib" / name / "libvirt/lock-driver/sanlock.so"
+        driver.parent.mkdir(parents=True)
+        if name != "zzz-linux-gnu" and content is not None:
+            driver.write_bytes(content if name == "x86_64-linux-gnu" else b"\x7fELF" + bytes(16))
+        if content is None:
+            driver.parent.rmdir()
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/os-release").write_text("ID=debian\nVERSION_ID=12\n")
+    facts = Facts(HostPaths(etc=tmp_path / "etc", lib=tmp_path / "lib", proc=tmp_path), uid=0)
+    found = next(check for check in CHECKS if check.name == "lock driver").run(facts)
+    assert (found.verdict, words in found.found) == (verdict, True)
+    if words:
+        again = " --reinstall" if content is not None else ""
+        assert found.remedy == f"apt install{again} libvirt-sanlock"
+
+
 @pytest.mark.parametrize(
     ("value", "plugin", "verdict"),
     [
@@ -98,7 +133,7 @@ def test_the_owner_of_a_lease(
     if plugin is not None:
         driver = tmp_path / folder / "libvirt/lock-driver/sanlock.so"
         driver.parent.mkdir(parents=True)
-        driver.write_bytes(plugin)
+        driver.write_bytes(HERE + plugin)
     facts = Facts(HostPaths(etc=tmp_path, lib=tmp_path / "lib"))
     (tmp_path / "libvirt").mkdir()
     (tmp_path / "libvirt/qemu-sanlock.conf").write_text(f"check_disk_lease_owner = {value}\n")

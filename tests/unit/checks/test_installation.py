@@ -321,7 +321,7 @@ def test_ours_must_be_an_executable(here: Host) -> None:
 
 
 def test_what_the_system_refuses_is_one_line(here: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: bool) -> None:
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(os, "link", refuse)
@@ -427,6 +427,33 @@ def test_another_link_is_left_alone(here: Host) -> None:
     path.symlink_to("/opt/wrapper")
     assert "nothing to undo" in activation.undo(here)
     assert (os.readlink(path), aside.read_text()) == ("/opt/wrapper", "stock")
+
+
+@pytest.mark.parametrize("target", ["elsewhere/helper", "/proc/self/exe", "gone"])
+def test_a_link_in_the_place_of_libvirts_helper_comes_back(here: Host, run: FakeRun, target: str) -> None:
+    """Relative, to another filesystem, or to nowhere."""
+    path = here.path(STOCK)
+    (path.parent / "elsewhere").mkdir()
+    path.rename(path.parent / "elsewhere/helper")
+    path.symlink_to(target)
+    for _ in range(2):
+        activation.activate(here)
+        assert os.readlink(path) == str(here.ours)
+        assert os.readlink(f"{path}.distrib") == target
+        assert activation.is_active(here)
+    for _ in range(2):
+        activation.undo(here)
+        assert os.readlink(path) == target
+        assert not os.path.lexists(f"{path}.distrib")
+    assert (path.parent / "elsewhere/helper").read_text() == "stock"
+
+
+def test_a_directory_in_the_place_of_libvirts_helper(here: Host) -> None:
+    here.path(STOCK).unlink()
+    here.path(STOCK).mkdir()
+    with pytest.raises(HelperError, match=r"it is a directory \(rmdir"):
+        activation.activate(here)
+    assert list(here.path(STOCK).parent.iterdir()) == [here.path(STOCK)]
 
 
 def test_without_libvirts_package_no_link_is_left(here: Host, run: FakeRun) -> None:
