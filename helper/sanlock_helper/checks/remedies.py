@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ..virt.inventory import KnownDomain
 
 
+# What has sanlock read its files again.
+RESTART = "systemctl restart sanlock  # with no VM running: while a lockspace is joined it goes on as it is"
+
+
 def restart(daemon: str) -> str:
     """The command that has libvirt's DAEMON read its files again, and join its lockspace."""
     return f"systemctl restart {daemon}"
@@ -49,6 +53,18 @@ def give(path: str | Path, settings: Sequence[Setting], values: Iterable[tuple[s
         # The file's last line may have no end.
         lines = " ".join(map(shlex.quote, ("", *added)))
         commands.append(f"printf '%s\\n' {lines} >> {shlex.quote(str(path))}")
+    return " && ".join(commands)
+
+
+def give_sanlock(path: str, name: str, value: int | None) -> str:
+    """The command that gives VALUE to the setting NAME of sanlock.conf, PATH; None takes the setting away."""
+    file, folder = shlex.quote(path), shlex.quote(path.rpartition("/")[0])
+    # read_config_file() in sanlock src/main.c takes no setting from an indented line.
+    gone = shlex.quote(rf"/^{name}[ \t=]/d")
+    commands = [f"mkdir -p {folder} && touch {file} && sed -i {gone} {file}"]
+    if value is not None:
+        # The file's last line may have no end.
+        commands.append(f"printf '%s\\n' '' {shlex.quote(f'{name} = {value}')} >> {file}")
     return " && ".join(commands)
 
 

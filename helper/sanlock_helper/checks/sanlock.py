@@ -23,7 +23,8 @@ from .facts import sanlock_settings
 from .finding import FAIL, Finding, failed, not_checked, passed, warned, worst
 from .hindered_units import described, freed, hindered_units
 from .registry import check
-from .remedies import add_lockspace, give, rem_lockspace, restart, sanlock_path
+from .remedies import RESTART, add_lockspace, give, give_sanlock, rem_lockspace, restart, sanlock_path
+from .sanlock_options import with_option
 
 if TYPE_CHECKING:
     from .facts import Facts
@@ -35,6 +36,9 @@ MAX_HOST_ID = 2000
 
 # Of every sanlock before 5.
 OLD_FORMAT = 3
+
+# The first version that reads kill_grace_seconds in sanlock.conf.
+_GRACE_IN_FILE = (3, 9)
 
 # Less than this leaves no second try after a restart of libvirtd.
 SHORT_GRACE = 20
@@ -50,12 +54,12 @@ def check_running(status: SanlockStatus) -> Finding:
 @check(
     "kill_grace_seconds",
     f"{DEFAULT_GRACE}; 0 means that the helper never runs",
-    reads=lambda facts: (facts.sanlock,),
+    reads=lambda facts: (facts.sanlock, lambda: _graceful(facts)),
 )
-def check_grace(status: SanlockStatus) -> Finding:
-    """kill_grace_seconds as the running daemon has it."""
-    option = "" if version_of(status) >= (3, 9) else " (sanlock 3.8: -g)"
-    remedy = f"kill_grace_seconds in sanlock.conf{option}; then restart sanlock with no VM running"
+def check_grace(status: SanlockStatus, graceful: Callable[[], str] = lambda: "set it") -> Finding:
+    """kill_grace_seconds as the running daemon has it.  GRACEFUL: the command that gives it the default."""
+    option = "" if status.version >= _GRACE_IN_FILE else " (sanlock 3.8: -g)"
+    remedy = f"{graceful()} && {RESTART}; it is kill_grace_seconds in sanlock.conf{option}"
     grace, fire = status.number("kill_grace_seconds"), status.number("watchdog_fire_timeout")
     if grace is None:
         return not_checked("this version of sanlock does not report it")
@@ -71,11 +75,10 @@ def check_grace(status: SanlockStatus) -> Finding:
     return passed(f"{grace} s")
 
 
-def version_of(status: SanlockStatus) -> tuple[int, ...]:
-    """The version of the running daemon, () when it does not report it."""
-    numbers = [whole_number(word) for word in status.daemon.get("version_str", "").split(".")]
-    found = tuple(number for number in numbers if number is not None)
-    return found if len(found) == len(numbers) else ()
+def _graceful(facts: Facts) -> str:
+    if facts.sanlock.version >= _GRACE_IN_FILE:
+        return give_sanlock(facts.sanlock_conf, "kill_grace_seconds", DEFAULT_GRACE)
+    return with_option(facts, "-g", str(DEFAULT_GRACE))
 
 
 @check(
@@ -87,6 +90,7 @@ def version_of(status: SanlockStatus) -> tuple[int, ...]:
         facts.host.files.is_listening(facts.host.run / "wdmd/wdmd.sock"),
         sanlock_settings(facts.sanlock_conf),
         lambda: hindered_units(["wdmd.service"]),
+        facts.sanlock_conf,
     ),
 )
 def check_watchdog(
@@ -95,8 +99,9 @@ def check_watchdog(
     wdmd_runs: bool,
     conf: Iterable[Setting] = (),
     hindered: Callable[[], Mapping[str, str]] = dict,
+    path: str = "/etc/sanlock/sanlock.conf",
 ) -> Finding:
-    """The watchdog daemon, or its deliberate absence: -w 0 on sanlock's COMMAND_LINE, or in its CONF.
+    """The watchdog daemon, or its deliberate absence: -w 0 on sanlock's COMMAND_LINE, or in its CONF, PATH.
 
     The unit of sanlock 4 and newer gives no options: there the file decides.  HINDERED: wdmd's unit where
     systemd does not start it as it is: see hindered_units().
@@ -110,14 +115,13 @@ def check_watchdog(
         return _without_daemon(hindered())
     if _is_given(command_line, "-w", "0"):
         return passed("none, deliberately: sanlock was started with -w 0")
-    by_file = version_of(status) >= (4,)
+    by_file = status.version >= (4,)
     values = [setting.value for setting in conf if setting.name == "use_watchdog"]
     if by_file and values[-1:] == ["0"]:
         return passed("none, deliberately: use_watchdog = 0 in sanlock.conf")
     found = "none: use_watchdog = 0, and not from -w 0; a VM that cannot be killed keeps writing"
     deliberate = "set use_watchdog = 0 there" if by_file else "start sanlock with -w 0"
-    remedy = f"remove use_watchdog from /etc/sanlock/sanlock.conf, or {deliberate}"
-    return warned(found, remedy)
+    return warned(found, f"{give_sanlock(path, 'use_watchdog', None)} && {RESTART}; or {deliberate}")
 
 
 def _without_daemon(hindered: Mapping[str, str]) -> Finding:
@@ -136,14 +140,15 @@ def _is_given(words: Sequence[str], option: str, value: str) -> bool:
 @check(
     "watchdog_fire_timeout",
     f"{DEFAULT_FIRE_TIMEOUT} s, the same on every host",
-    reads=lambda facts: (facts.sanlock,),
+    reads=lambda facts: (facts.sanlock, facts.sanlock_conf),
 )
-def check_fire_timeout(status: SanlockStatus) -> Finding:
-    """watchdog_fire_timeout; sanlock 3.8 has 60 s built in."""
+def check_fire_timeout(status: SanlockStatus, path: str = "/etc/sanlock/sanlock.conf") -> Finding:
+    """watchdog_fire_timeout, which is set in PATH; sanlock 3.8 has 60 s built in."""
     fire = status.number("watchdog_fire_timeout")
     if fire is None:
         return passed(f"{DEFAULT_FIRE_TIMEOUT} s, built into this sanlock")
-    remedy = "set watchdog_fire_timeout in /etc/sanlock/sanlock.conf, on every host"
+    given = give_sanlock(path, "watchdog_fire_timeout", DEFAULT_FIRE_TIMEOUT)
+    remedy = f"{given} && {RESTART}; set watchdog_fire_timeout in {path}, on every host"
     if fire < 30:
         return failed(f"{fire} s: below 30 sanlock's grace becomes 0", remedy)
     if fire < DEFAULT_FIRE_TIMEOUT:

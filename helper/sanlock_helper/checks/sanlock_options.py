@@ -18,7 +18,7 @@ from ..errors import HelperError
 from ..leases.grace import read_small
 from .finding import Finding, not_checked, passed, warned
 from .registry import check
-from .sanlock import version_of
+from .remedies import RESTART
 from .unit_files import UnitFiles
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _options(facts: Facts) -> tuple[list[Options], UnitOptions, list[str] | None
     except (HelperError, OSError):
         return list(written(facts.host.etc)), unit_options(UnitFiles(facts.host)), None, False, False
     unused = status.number("use_watchdog") == 0
-    by_file = version_of(status) >= _BY_FILE
+    by_file = status.version >= _BY_FILE
     return list(written(facts.host.etc)), unit_options(UnitFiles(facts.host)), line, unused, by_file
 
 
@@ -131,15 +131,18 @@ def check_options(
     if unread:
         found = ", ".join(f"{one.name} = {_text(pairs)} in {one.path}" for one, pairs in unread)
         missing = list(dict.fromkeys(pair for _, pairs in unread for pair in pairs))
-        remedy = f"{_moved(missing, given, unit, by_file)} && {_RESTART}"
+        remedy = f"{_moved(missing, given, unit, by_file)} && {RESTART}"
         return warned(f"{found}: sanlock.service does not read it, and it is not in force", remedy)
     if late:
         found = ", ".join(f"{_text(pairs)} in {one.path}" for one, pairs in late)
-        return warned(f"{found}: not in force until sanlock is started again", _RESTART)
+        return warned(f"{found}: not in force until sanlock is started again", RESTART)
     return passed(", ".join(f"{_text(one.pairs)} in {one.path}" for one in given if one.pairs) or "none")
 
 
-_RESTART = "systemctl restart sanlock  # with no VM running: while a lockspace is joined it goes on as it is"
+def with_option(facts: Facts, option: str, value: str) -> str:
+    """The command that has sanlock.service give OPTION with VALUE to sanlock, beside the options of now."""
+    given, unit = list(written(facts.host.etc)), unit_options(UnitFiles(facts.host))
+    return _moved([(option, value)], given, unit, False)
 
 
 def _in_force(pair: tuple[str, str], command_line: Sequence[str], no_watchdog: bool) -> bool:

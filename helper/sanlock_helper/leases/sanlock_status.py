@@ -128,6 +128,13 @@ class SanlockStatus:
         found = whole_number(value.removeprefix("-"))
         return -found if found is not None and value.startswith("-") else found
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The version of the running daemon, () when it does not report it."""
+        numbers = [whole_number(word) for word in self.daemon.get("version_str", "").split(".")]
+        found = tuple(number for number in numbers if number is not None)
+        return found if len(found) == len(numbers) else ()
+
     def lockspace(self, name: str) -> JoinedLockspace | None:
         """The lockspace NAME, joined or not."""
         return next((space for space in self.lockspaces if space.name == name), None)

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("libvirt")
 
 from sanlock_helper.checks.configuration import check_host_id, check_io_timeout, check_lock_manager
+from sanlock_helper.checks.facts import Facts, HostPaths, sanlock_settings
+from sanlock_helper.checks.plan import CHECKS
 from sanlock_helper.checks.sanlock import (
     Claim,
     Slot,
@@ -107,6 +112,48 @@ def test_a_grace_that_the_watchdog_shortens() -> None:
 )
 def test_watchdog(used: str, words: list[str], wdmd: bool, verdict: str) -> None:
     assert check_watchdog(status(use_watchdog=used), words, wdmd).verdict == verdict
+
+
+def test_settings_of_sanlock_are_given_by_a_shell(tmp_path: Path) -> None:
+    path = tmp_path / "my sanlock/sanlock.conf"
+    for remedy in (
+        check_watchdog(status(use_watchdog="0"), [], False, path=str(path)).remedy,
+        check_fire_timeout(status(watchdog_fire_timeout="20"), str(path)).remedy,
+    ):
+        command, _, rest = remedy.partition(" && systemctl restart sanlock  # ")
+        assert rest
+        for text in (None, "", "use_watchdog = 0\nx = 1\nwatchdog_fire_timeout=20\n# end", "use_watchdog=1"):
+            if text is None:
+                shutil.rmtree(path.parent, ignore_errors=True)
+            else:
+                path.write_text(text)
+            subprocess.run(["sh", "-ec", command], check=True)
+            values = [(setting.name, setting.value) for setting in sanlock_settings(str(path))]
+            if "watchdog_fire_timeout = 60" in command:
+                assert [value for name, value in values if name == "watchdog_fire_timeout"] == ["60"]
+            else:
+                assert "use_watchdog" not in dict(values)
+            assert ("x", "1") in values or "x = 1" not in (text or "")
+
+
+def test_the_grace_is_given_where_the_daemon_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "lib/systemd/system").mkdir(parents=True)
+    (tmp_path / "default").mkdir()
+    unit = f"EnvironmentFile=-{tmp_path}/default/sanlock\nExecStart=/usr/sbin/sanlock daemon $sanlock_opts\n"
+    (tmp_path / "lib/systemd/system/sanlock.service").write_text(f"[Service]\n{unit}")
+    (tmp_path / "default/sanlock").write_text('sanlock_opts="-w 0 -g 0"\n')
+    grace = next(check for check in CHECKS if check.name == "kill_grace_seconds")
+
+    def follow(version: str) -> None:
+        facts = Facts(HostPaths(etc=tmp_path, lib=tmp_path / "lib", run=tmp_path), uid=0)
+        facts.__dict__["sanlock"] = status(kill_grace_seconds="0", version_str=version)
+        command = grace.run(facts).remedy.partition(" && systemctl restart")[0]
+        subprocess.run(["sh", "-ec", command], check=True)
+
+    follow("3.9.5")
+    assert sanlock_settings(str(tmp_path / "sanlock/sanlock.conf"))[-1].value == "40"
+    follow("3.8.5")
+    assert (tmp_path / "default/sanlock").read_text().splitlines()[-1] == 'sanlock_opts="-w 0 -g 40"'
 
 
 def test_a_watchdogs_daemon_that_systemd_does_not_start() -> None:
@@ -320,7 +367,8 @@ def test_a_unit_without_options_has_the_watchdog_in_its_file(version: str, value
     ("version", "option"), [("3.8.5", True), ("", True), ("3.9.5", False), ("5.1.1", False)]
 )
 def test_the_option_is_named_where_it_is_one(version: str, option: bool) -> None:
-    found = check_grace(status(kill_grace_seconds="0", version_str=version))
+    found = check_grace(status(kill_grace_seconds="0", version_str=version), lambda: "set it")
+    assert found.remedy.startswith("set it && systemctl restart sanlock  # with no VM running")
     assert ("-g" in found.remedy) == option
     assert "kill_grace_seconds in sanlock.conf" in found.remedy
 
