@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .finding import Finding, passed, warned
+from .hindered_units import freed
 from .lease_dir import SHARED, Mount, lease_places, mount_of, unescape
 from .registry import check
-from .unit_files import UnitFiles
+from .system import unit_states
+from .unit_files import ENABLED, UnitFiles
 
 if TYPE_CHECKING:
     from .facts import Facts
@@ -60,11 +62,17 @@ def _escaped(letter: str) -> str:
 
 @dataclass(frozen=True)
 class BootMount:
-    """A mount, and what mounts it at boot: "" where nothing is known that does."""
+    """A mount, and what mounts it at boot: "" where nothing is known that does.
+
+    noauto: the line of fstab that has it, and does not mount it.  unit, state: its unit that is not started
+    at boot, and what `systemctl is-enabled` prints of that.
+    """
 
     mount: Mount
     by: str
     noauto: int = 0
+    unit: str = ""
+    state: str = ""
 
 
 def _mounts(facts: Facts) -> tuple[list[BootMount]]:
@@ -88,14 +96,30 @@ def _found(mount: Mount, entries: Iterable[Entry], files: UnitFiles, cib: str, m
     if entry is not None:
         waits = "noauto" in entry.options and "x-systemd.automount" not in entry.options
         return BootMount(mount, "" if waits else "fstab", entry.line if waits else 0)
-    if files.has(unit_name(mount.point)):
-        return BootMount(mount, unit_name(mount.point))
+    by_unit = _unit(mount, files)
+    if by_unit is not None and by_unit.by:
+        return by_unit
     if mount.point.startswith(_VDSM):
         return BootMount(mount, "vdsm")
     if f'"{mount.point}"' in cib:
         return BootMount(mount, "pacemaker")
     automount = mount_of(mount.point, mountinfo, ("autofs",))
-    return BootMount(mount, "autofs" if automount.point not in ("", "/") else "")
+    if automount.point not in ("", "/"):
+        return BootMount(mount, "autofs")
+    return by_unit or BootMount(mount, "")
+
+
+def _unit(mount: Mount, files: UnitFiles) -> BootMount | None:
+    """MOUNT, and whether its unit is started at boot; None where it has none of an administrator's."""
+    unit = unit_name(mount.point)
+    # What is made of a line of fstab stays until systemd is reloaded, also when that line has gone.
+    if not files.has(unit) or "/etc/fstab" in files.values(unit, "SourcePath"):
+        return None
+    states = unit_states([unit, f"{unit.removesuffix('.mount')}.automount"])
+    starts = states is None or any(state in ENABLED for state in states.values())
+    if starts or files.target(unit) or files.starter(unit) or files.starter_of_mount(mount.point):
+        return BootMount(mount, unit)
+    return BootMount(mount, "", unit=unit, state=(states or {})[unit])
 
 
 @check("lease mount", "mounted at boot, by fstab, a mount unit, autofs or a cluster", reads=_mounts)
@@ -106,7 +130,11 @@ def check_mounts(mounts: Iterable[BootMount]) -> Finding:
     if not bad:
         return passed(", ".join(f"{one.mount.point} by {one.by}" for one in mounts) or "no shared filesystem")
     found = ", ".join(
-        f"{one.mount.point} is noauto in fstab" if one.noauto else f"{one.mount.point} was mounted by hand"
+        f"{one.mount.point} is noauto in fstab"
+        if one.noauto
+        else f"{one.unit} is {one.state}"
+        if one.unit
+        else f"{one.mount.point} was mounted by hand"
         for one in bad
     )
     remedy = " && ".join(map(_entered, bad))
@@ -114,9 +142,15 @@ def check_mounts(mounts: Iterable[BootMount]) -> Finding:
 
 
 def _entered(one: BootMount) -> str:
-    """The command that has fstab mount it."""
+    """The command that has it mounted at boot: by its unit, or by fstab."""
     if one.noauto:
         return rf"sed -i '{one.noauto}s/\bnoauto\b/auto/' /etc/fstab"
+    if one.unit:
+        unit = shlex.quote(one.unit)
+        if one.state == "static":
+            return f"systemctl add-wants remote-fs.target {unit}"
+        freeing = freed({unit: one.state}, " && ") if one.state.startswith("masked") else ""
+        return f"{freeing}systemctl enable {unit}"
     mount = one.mount
     # mount(8) finds a program for glusterfs, and reads fuse.ceph as it is.
     fstype = "glusterfs" if mount.fstype == "fuse.glusterfs" else mount.fstype

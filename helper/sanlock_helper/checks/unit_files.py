@@ -21,6 +21,8 @@ _DEPTH = 4
 
 _PULLS = re.compile(r"^(?:Wants|Requires|BindsTo)=(.*)$", re.MULTILINE)
 
+_MOUNTS_FOR = re.compile(r"^(?:Requires|Wants)MountsFor=(.*)$", re.MULTILINE)
+
 
 class UnitFiles:
     """The unit files of a host."""
@@ -75,10 +77,27 @@ class UnitFiles:
                 unit, _, kind = place.parent.name.rpartition(".")
                 if kind in ("wants", "requires") and not unit.endswith(".target"):
                     yield unit
-            for path in folder.glob("*.service"):
-                words = " ".join(_PULLS.findall(_read(path))).split()
+            for unit, text in _services(folder):
+                words = " ".join(_PULLS.findall(text)).split()
                 if name in words or name.removesuffix(".service") in words:
-                    yield path.name
+                    yield unit
+
+    def starter_of_mount(self, point: str) -> str:
+        """A service that waits for what is mounted at POINT, and so starts its unit; "" for none."""
+        for folder in self.folders:
+            for unit, text in _services(folder):
+                paths = " ".join(_MOUNTS_FOR.findall(text)).split()
+                if any(path == point or path.startswith(f"{point}/") for path in paths):
+                    return unit
+        return ""
+
+
+def _services(folder: Path) -> Iterator[tuple[str, str]]:
+    """The text of each service in FOLDER, and of each drop-in for one, with the service's name."""
+    for path in folder.glob("*.service"):
+        yield path.name, _read(path)
+    for path in folder.glob("*.service.d/*.conf"):
+        yield path.parent.name.removesuffix(".d"), _read(path)
 
 
 def _read(path: Path) -> str:

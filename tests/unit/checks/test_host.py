@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("libvirt")
 
-from sanlock_helper.checks import services, unit_files
+from sanlock_helper.checks import mounts, services, unit_files
 from sanlock_helper.checks.facts import ConnectionAttempt, Facts, HostPaths
 from sanlock_helper.checks.hindered_units import freed, hindered_units
-from sanlock_helper.checks.lease_dir import Mount
+from sanlock_helper.checks.lease_dir import LeasePlace, Mount, lease_mount
 from sanlock_helper.checks.libvirtd import check_libvirtd
 from sanlock_helper.checks.mounts import BootMount, Entry, check_mounts, parse_fstab, unit_name
 from sanlock_helper.checks.plan import CHECKS
@@ -24,6 +24,7 @@ from sanlock_helper.checks.services import Service, check_services
 from sanlock_helper.checks.unit_files import UnitFiles
 from sanlock_helper.errors import TransientError
 from sanlock_helper.leases.sanlock_status import SanlockStatus
+from sanlock_helper.virt.qemu_sanlock_conf import LockConf
 
 
 @pytest.mark.parametrize(
@@ -220,6 +221,54 @@ def test_mounts() -> None:
     line = r"'server:/my\040export /leases nfs4 defaults,_netdev 0 0'"
     assert found.remedy == rf"printf '%s\n' {line} >> /etc/fstab"
     assert check_mounts([BootMount(nfs, "", 7)]).remedy == r"sed -i '7s/\bnoauto\b/auto/' /etc/fstab"
+
+
+UNIT = r"srv-my\x2dleases.mount"
+
+
+@pytest.mark.parametrize(
+    ("files", "states", "by", "remedy"),
+    [
+        ({UNIT: ""}, {UNIT: "enabled"}, UNIT, ""),
+        ({UNIT: ""}, None, UNIT, ""),
+        ({UNIT: ""}, {UNIT: "disabled"}, "", f"systemctl enable '{UNIT}'"),
+        ({UNIT: ""}, {UNIT: "masked"}, "", f"systemctl unmask '{UNIT}' && systemctl enable '{UNIT}'"),
+        ({UNIT: ""}, {UNIT: "static"}, "", f"systemctl add-wants remote-fs.target '{UNIT}'"),
+        ({UNIT: "", f"remote-fs.target.wants/{UNIT}": ""}, {UNIT: "static"}, UNIT, ""),
+        ({UNIT: ""}, {UNIT: "disabled", UNIT.replace(".mount", ".automount"): "enabled"}, UNIT, ""),
+        ({UNIT: "", "x.service": "RequiresMountsFor=/srv/my-leases/a\n"}, {UNIT: "static"}, UNIT, ""),
+        ({UNIT: "", "x.service.d/y.conf": "WantsMountsFor=/a /srv/my-leases\n"}, {UNIT: "static"}, UNIT, ""),
+        ({UNIT: "", "x.service": "RequiresMountsFor=/srv/my-leases2\n"}, {UNIT: "disabled"}, "", "enable"),
+        # Of a line of fstab that has been taken away since.
+        ({UNIT: "SourcePath=/etc/fstab\n"}, {UNIT: "generated"}, "", ">> /etc/fstab"),
+        ({}, {}, "", ">> /etc/fstab"),
+    ],
+)
+def test_a_mount_unit(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, str],
+    states: dict[str, str] | None,
+    by: str,
+    remedy: str,
+) -> None:
+    """One that is there is not yet one that is started at boot."""
+    for name, text in files.items():
+        path = tmp_path / "etc/systemd/system" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for module in (mounts, unit_files):
+        monkeypatch.setattr(module, "unit_states", lambda names: states)
+    facts = Facts(HostPaths(etc=tmp_path / "etc", run=tmp_path, lib=tmp_path, var=tmp_path), uid=0)
+    facts.mountinfo = (
+        "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n24 22 0:44 / /srv/my-leases rw - nfs4 server:/x rw\n"
+    )
+    facts.__dict__["lock_conf"] = LockConf(True, 1, 0, "/srv/my-leases", None, None)
+    monkeypatch.setattr(mounts, "lease_places", lambda facts: [LeasePlace("/x", True, lease_mount(facts))])
+    found = next(check for check in CHECKS if check.name == "lease mount").run(facts)
+    assert (found.verdict, by in found.found) == ("pass" if by else "warn", True)
+    assert remedy in found.remedy
+    assert ("was mounted by hand" in found.found) == (">> /etc/fstab" in remedy)
 
 
 SHOWN = """#!/bin/sh
