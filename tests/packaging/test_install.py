@@ -77,6 +77,44 @@ def test_make_uninstall_takes_away_what_make_install_put_there(tmp_path: Path, p
     assert list(folder.rglob("*virt-sanlock-helper*")) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("PREFIX=usr",), "PREFIX='usr': no absolute path"),
+        (("PREFIX=../x",), "PREFIX='../x': no absolute path"),
+        (("PREFIX=/opt/../x",), "neither . nor .. alone"),
+        (("PREFIX=/opt/a&b",), "only letters, digits"),
+        (("PREFIX=/opt/a|b",), "only letters, digits"),
+        (("PREFIX=/opt/a:b",), "only letters, digits"),
+        (("PREFIX=/opt/50%",), "only letters, digits"),
+        (('PREFIX=/opt/"a"',), "only letters, digits"),
+    ],
+)
+@pytest.mark.parametrize("what", ["install", "uninstall"])
+def test_a_prefix_that_no_unit_or_script_can_have(
+    tmp_path: Path, words: tuple[str, ...], reason: str, what: str
+) -> None:
+    """It came out broken, half installed, or beside DESTDIR."""
+    folder = tmp_path / "image"
+    folder.mkdir()
+    result = make(what, f"DESTDIR={folder}", *words)
+    assert result.returncode != 0
+    assert reason in result.stderr
+    assert "nothing was changed" in result.stderr
+    assert list(tmp_path.rglob("*")) == [folder]
+
+
+@pytest.mark.parametrize("prefix", ["/usr/local/", "//usr//local"])
+def test_a_prefix_with_more_slashes_than_it_needs(tmp_path: Path, prefix: str) -> None:
+    """The path in the drop-in is compared with that of the program, which has none of them."""
+    make_install(tmp_path, prefix)
+    drop_in = tmp_path / "usr/local/lib/systemd/system/sanlock.service.d/50-virt-sanlock-helper.conf"
+    assert drop_in.read_text().splitlines()[-1] == f"BindReadOnlyPaths=-{EXECUTABLE}:{STOCK}"
+    assert 'INSTALLED = "/usr/local/share/' in (tmp_path / "usr/local/bin/virt-sanlock-helper").read_text()
+    assert make("uninstall", f"DESTDIR={tmp_path}", "PREFIX=/usr/local").returncode == 0
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
+
+
 def test_make_uninstall_where_nothing_is_installed(tmp_path: Path) -> None:
     result = make("uninstall", f"DESTDIR={tmp_path}", "PREFIX=/opt")
     assert result.returncode != 0
