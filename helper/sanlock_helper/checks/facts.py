@@ -386,6 +386,11 @@ class Facts:
         return read_settings(self.host.etc / name)
 
     @property
+    def daemon_settings(self) -> list[Setting]:
+        """The settings of libvirtd.conf, or virtqemud.conf, each with its line."""
+        return self._settings(f"libvirt/{self.host.daemon}.conf")
+
+    @property
     def qemu_settings(self) -> list[Setting]:
         """The settings of qemu.conf, each with its line."""
         return self._settings("libvirt/qemu.conf")

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from ..virt import AHEAD, IN_FLIGHT, libvirt_daemon
 from ..virt.libvirt_conf import Value
 from .finding import PASS, WARN, Finding, failed, judged, not_checked, passed, warned
 from .hindered_units import described, freed, hindered_units
 from .registry import check
+from .remedies import give, restart
 
 if TYPE_CHECKING:
     from .facts import ConnectionAttempt
@@ -95,10 +96,25 @@ def check_authentication(attempt: ConnectionAttempt, scheme: Value | None, daemo
 
 @check(
     "libvirtd limits",
-    reads=lambda facts: (facts.daemon_conf, len(facts.running), facts.grace, facts.host.daemon),
+    reads=lambda facts: (
+        facts.daemon_conf,
+        len(facts.running),
+        facts.grace,
+        facts.host.daemon,
+        lambda low: give(facts.host.etc / f"libvirt/{facts.host.daemon}.conf", facts.daemon_settings, low),
+    ),
 )
-def check_limits(conf: Mapping[str, Value], running: int, grace: int, daemon: str = "") -> Finding:
-    """The limits of DAEMON against the number of RUNNING domains, which may be lost in the same second."""
+def check_limits(
+    conf: Mapping[str, Value],
+    running: int,
+    grace: int,
+    daemon: str = "",
+    given: Callable[[list[tuple[str, Value]]], str] = lambda _low: "",
+) -> Finding:
+    """The limits of DAEMON against the number of RUNNING domains, which may be lost in the same second.
+
+    GIVEN: the command that gives settings of its file other values.
+    """
     where = f"/etc/libvirt/{daemon or 'libvirtd'}.conf"
     limits = {key: conf.get(key, default) for key, default in DEFAULTS.items()}
     numbers = {key: value for key, value in limits.items() if isinstance(value, int)}
@@ -114,6 +130,8 @@ def check_limits(conf: Mapping[str, Value], running: int, grace: int, daemon: st
     remedy = "raise " + ", ".join(f"{key} to {least}" for key, least in low.items()) if low else ""
     if low and daemon:
         remedy += f" in {where}, then restart {daemon}"
+        command = given(list(low.items()))
+        remedy = f"{command} && {restart(daemon)}  # {remedy}" if command else remedy
     if seconds > grace:
         remedy = remedy or "fewer domains on this host, or a larger max_workers"
         return failed(f"{found}, there are {grace}", remedy, wanted=text)

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..agent_state import AgentState, agent_state, described_state
 from ..command import run
+from ..distribution import DEBIAN
 from ..records.hold import moment
 from .finding import Finding, failed, not_checked, passed, warned
+from .hindered_units import freed
 from .registry import check
 
 # Started by a record that appears, and at boot.
@@ -27,6 +30,9 @@ COMMAND_SECONDS = 10.0
 _QUESTION = re.compile(r"(?:\[+|\btest)\s+!?\s*-\w\s+\S+")
 _ENDS = re.compile(r"(?:exit|return)(?:\s+\d+)?\s*(?:;.*|#.*)?$")
 
+# What run-parts(8) of debianutils takes without --regex, and cron(8) there in cron.d.
+_DEBIANS = re.compile(r"[A-Za-z0-9_-]+")
+
 
 @check("recovery units", f"{', '.join(RECOVERY_UNITS)} enabled", reads=lambda facts: (unit_states(),))
 def check_recovery_units(states: Mapping[str, str] | None) -> Finding:
@@ -35,8 +41,11 @@ def check_recovery_units(states: Mapping[str, str] | None) -> Finding:
         return not_checked("systemctl does not answer")
     found = ", ".join(f"{unit} {state}" for unit, state in states.items())
     remedy = f"systemctl enable --now {RECOVERY_UNITS[0]}; systemctl enable {RECOVERY_UNITS[1]}"
-    if any(state in ("not-found", "masked") for state in states.values()):
-        return failed(found, f"install virt-sanlock-helper's units; {remedy}")
+    if "not-found" in states.values():
+        return failed(found, "reinstall virt-sanlock-helper, which brings them")
+    masked = {unit: state for unit, state in states.items() if state.startswith("masked")}
+    if masked:
+        return failed(found, f"{freed(masked)}{remedy}")
     if not all(state.startswith("enabled") or state == "static" for state in states.values()):
         return warned(f"{found}: the VMs do not come back by themselves", remedy)
     return passed(found)
@@ -75,7 +84,9 @@ def check_agent(agent: AgentState | None, states: Mapping[str, str] | None) -> F
 @check(
     CLEANUP,
     "run once a week on one of the hosts",
-    reads=lambda facts: (schedules(facts.host.etc, facts.host.var, facts.host.lib),),
+    reads=lambda facts: (
+        schedules(facts.host.etc, facts.host.var, facts.host.lib, facts.distribution.family == DEBIAN),
+    ),
 )
 def check_cleanup(places: Mapping[str, str]) -> Finding:
     """Whether a file of PLACES (path to text) runs virt-sanlock-cleanup."""
@@ -85,9 +96,10 @@ def check_cleanup(places: Mapping[str, str]) -> Finding:
         return passed(f"scheduled: {', '.join(found)}")
     if named:
         # As Debian ships it.
-        remedy = f"remove that line from {named[0]} on one of the hosts, if none does it"
+        ends = r"sed -i -E '0,/^(exit|return)\b.*/s//# &/'"
+        remedy = f"{ends} {shlex.quote(named[0])}  # on one of the hosts, if none does it"
         return warned(f"{named[0]} is there, and ends before it runs it", remedy)
-    remedy = f"ln -s /usr/sbin/{CLEANUP} /etc/cron.weekly/ on one of the hosts, if none does it"
+    remedy = f"ln -s /usr/sbin/{CLEANUP} /etc/cron.weekly/  # on one of the hosts, if none does it"
     return warned("not scheduled on this host", remedy)
 
 
@@ -103,14 +115,20 @@ def _reached(text: str) -> str:
     return text
 
 
-def schedules(etc: Path, var: Path, lib: Path) -> dict[str, str]:
-    """What cron and systemd's timers would run: path to text; for a symbolic link, what it points to."""
+def schedules(etc: Path, var: Path, lib: Path, is_debian: bool = False) -> dict[str, str]:
+    """What cron and systemd's timers would run: path to text; for a symbolic link, what it points to.
+
+    Debian's cron and run-parts(8) leave out each file whose name has a dot or the like.
+    """
     files: dict[str, str] = {}
     for when in ("hourly", "daily", "weekly", "monthly"):
         # run-parts runs what may be run, and leaves out what an editor or a package manager has put beside.
         parts = _texts(etc / f"cron.{when}").items()
         files.update({path: text for path, text in parts if _is_part(path)})
-    for folder in (etc / "cron.d", var / "spool/cron", var / "spool/cron/crontabs", etc / "systemd/system"):
+    files.update(_texts(etc / "cron.d"))
+    if is_debian:
+        files = {path: text for path, text in files.items() if _DEBIANS.fullmatch(os.path.basename(path))}
+    for folder in (var / "spool/cron", var / "spool/cron/crontabs", etc / "systemd/system"):
         files.update(_texts(folder))
     # A timer that a package brings counts when it is enabled: then a link in etc names it.
     for timer in list((etc / "systemd/system").glob("*.wants/*.timer")):

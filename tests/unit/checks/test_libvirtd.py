@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ pytest.importorskip("libvirt")
 import libvirt_auth
 from sanlock_helper.checks.auth_conf import check_auth_file, check_auth_groups, check_auth_mode
 from sanlock_helper.checks.facts import ConnectionAttempt, Facts, HostPaths
+from sanlock_helper.checks.finding import Finding
 from sanlock_helper.checks.libvirtd import check_authentication, check_libvirtd, check_limits
+from sanlock_helper.checks.remedies import give
 from sanlock_helper.cli.verbs.auth import group_steps
 from sanlock_helper.errors import PermanentError, TransientError
+from sanlock_helper.virt.libvirt_conf import in_force, parse_settings
 
 URI = "qemu:///system"
 
@@ -92,6 +96,20 @@ def test_the_daemons_own_file_counts(tmp_path: Path, daemon: str, other: str) ->
     assert finding.remedy == (
         f"raise max_clients to 120 in /etc/libvirt/{daemon}.conf, then restart {daemon}"
     )
+
+
+def test_limits_are_raised_by_a_shell(tmp_path: Path) -> None:
+    path = tmp_path / "libvirtd.conf"
+    path.write_text("max_clients = 5 # few\nmax_workers = 7")
+
+    def found() -> Finding:
+        settings = parse_settings(path.read_text())
+        return check_limits(in_force(settings), 100, 40, "libvirtd", lambda low: give(path, settings, low))
+
+    command, _, rest = found().remedy.partition(" && systemctl restart libvirtd  # ")
+    assert rest.startswith("raise max_clients to 120, max_workers to 20 in /etc/libvirt/libvirtd.conf")
+    subprocess.run(["sh", "-ec", command], check=True)
+    assert found().verdict == "pass"
 
 
 @pytest.fixture

@@ -397,6 +397,14 @@ def test_recovery_units(states: dict[str, str] | None, verdict: str) -> None:
     assert system.check_recovery_units(states).verdict == verdict
 
 
+def test_recovery_units_that_are_masked() -> None:
+    found = system.check_recovery_units({"a.path": "masked", "a.service": "enabled"})
+    assert found.verdict == "fail"
+    assert found.remedy.startswith("systemctl unmask a.path; systemctl enable --now ")
+    # What cannot be pasted has no quotation mark that a shell would wait for.
+    assert "'" not in system.check_recovery_units({"a.path": "not-found"}).remedy
+
+
 def test_cleanup(tmp_path: Path) -> None:
     def check_now() -> str:
         return system.check_cleanup(system.schedules(tmp_path, tmp_path, tmp_path)).verdict
@@ -413,6 +421,38 @@ def test_cleanup(tmp_path: Path) -> None:
     wants.mkdir(parents=True)
     (tmp_path / "systemd/system/clean.service").write_text("[Service]\nExecStart=virt-sanlock-cleanup\n")
     assert check_now() == "pass"
+
+
+@pytest.mark.parametrize("name", ["cleanup.sh", "clean up", "cleanup.", "virt-sanlock-cleanup", "clean_up2"])
+def test_what_debians_cron_leaves_out(tmp_path: Path, name: str) -> None:
+    is_run = name in ("virt-sanlock-cleanup", "clean_up2")
+    for folder in ("cron.weekly", "cron.d"):
+        root = tmp_path / folder
+        script = root / folder / name
+        script.parent.mkdir(parents=True)
+        script.write_text("@weekly root virt-sanlock-cleanup\n")
+        script.chmod(0o755)
+        assert system.check_cleanup(system.schedules(root, root, root, True)).verdict == (
+            "pass" if is_run else "warn"
+        )
+        assert system.check_cleanup(system.schedules(root, root, root)).verdict == "pass"
+
+
+def test_the_remedy_for_debians_own_file_is_run(tmp_path: Path) -> None:
+    (tmp_path / "cron.weekly").mkdir()
+    script = tmp_path / "cron.weekly/my cleanup"
+    script.write_text(
+        "#!/bin/sh\n\n# Disabled by default\nexit 0\n\n/usr/sbin/virt-sanlock-cleanup -q\nexit 0\n"
+    )
+    script.chmod(0o755)
+
+    def found() -> Finding:
+        return system.check_cleanup(system.schedules(tmp_path, tmp_path, tmp_path))
+
+    assert found().verdict == "warn"
+    subprocess.run(["sh", "-ec", found().remedy], check=True)
+    assert found().verdict == "pass"
+    assert script.read_text().endswith("\n# exit 0\n\n/usr/sbin/virt-sanlock-cleanup -q\nexit 0\n")
 
 
 RUNS = "/usr/sbin/virt-sanlock-cleanup -q\n"
