@@ -15,7 +15,7 @@ from .binding import hidden, libraries, sanlock_python
 from .command import checks, install_ours, run
 from .conftest import StackFactory
 from .preconditions import need_fire_timeout, need_programs
-from .recovery import leave_lockspace
+from .recovery import TOP, leave_lockspace
 from .stack import Stack
 
 SANLOCK_CONF = "/etc/libvirt/qemu-sanlock.conf"
@@ -36,6 +36,16 @@ def assert_found(found: dict[str, dict[str, str]], expected: dict[str, tuple[str
         assert seen[name][0] == verdict, seen[name]
         assert words in seen[name][1], seen[name]
         assert remedy in seen[name][2], seen[name]
+
+
+def hide_roots_home(stack: Stack) -> None:
+    """Give root an empty home, with this checkout where it is, if that is in there."""
+    hide = "mount -t tmpfs tmpfs /root"
+    if Path("/root") in TOP.parents:
+        kept = "/run/stack/checkout"
+        keep, put_back = f"mount --bind {TOP} {kept}", f"mkdir -p {TOP} && mount --bind {kept} {TOP}"
+        hide = f"mkdir {kept} && {keep} && {hide} && {put_back}"
+    stack.run("sh", "-c", hide)
 
 
 def assert_passed(found: dict[str, dict[str, str]], *names: str) -> None:
@@ -392,7 +402,7 @@ def test_a_file_that_hides_another(stack: Stack) -> None:
     names = ("authentication", "auth.conf file", "auth.conf groups", "auth.conf mode")
     assert_passed(checks(stack), *names)
     # Root's own, not the machine's; an old one, forgotten there.
-    stack.run("mount", "-t", "tmpfs", "tmpfs", "/root")
+    hide_roots_home(stack)
     user_file = "/root/.config/libvirt/auth.conf"
     stack.write(user_file, AUTH_CONF.format("an older one"), 0o600)
     hides = f"{user_file} is in force and hides /etc/libvirt/auth.conf"

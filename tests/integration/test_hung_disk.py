@@ -116,6 +116,8 @@ def test_nothing_but_a_line_is_done_for_ignore(kind: str) -> None:
 def test_a_disk_that_nothing_needs(folder: str) -> None:
     if not Path(folder).is_dir():
         pytest.skip(f"no {folder}")
+    if Path(folder) in HELPER.parents:
+        pytest.skip(f"{HELPER} lies there")
     result = run(hung(folder), URI, UUID, "poweroff", HOME="/root")
     assert result.returncode == 0, result.stderr
     assert seconds_of(result) < 5
