@@ -118,6 +118,7 @@ def test_escapes(kind: str) -> None:
     assert kind == "here" or tuple(version) >= (2, 79, 0)
 
 
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("kind", ["here", "newer"])
 def test_files(kind: str) -> None:
     files: list[bytes] = []

@@ -68,6 +68,7 @@ def compare(counts: dict[str, int], data: bytes) -> None:
     assert ours(data) == expected, data
 
 
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("derandomize", [True, False], ids=["same", "random"])
 def test_files(derandomize: bool) -> None:
     counts = dict.fromkeys(

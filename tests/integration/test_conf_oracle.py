@@ -210,10 +210,17 @@ FILES = st.one_of(st.lists(SETTING, max_size=6), st.lists(st.one_of(PIECES, SETT
 )
 
 
+@pytest.mark.usefixtures("untraced")
 def test_files(tmp_path: Path) -> None:
     counts = {"accepted": 0, "refused": 0, "twice": 0}
 
-    @settings(max_examples=6000, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=6000,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(FILES)
     def run(data: bytes) -> None:
         found = compare(tmp_path / "conf", data)

@@ -81,6 +81,7 @@ def test_numbers_that_are_none(name: str, here: dict[str, str]) -> None:
             try_one(target, data)
 
 
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize(("name", "shape"), SHAPES)
 def test_inputs_that_grow(name: str, shape: str, here: dict[str, str]) -> None:
     target, make = take(name, here), OWN[name][shape]

@@ -28,7 +28,7 @@ from sanlock_helper.spool import DONE, LATE_SECONDS, LOGGING, TAKEN, Spool, Spoo
 
 from ..examples import pairs, part_of
 
-pytestmark = pytest.mark.pure
+pytestmark = [pytest.mark.pure, pytest.mark.usefixtures("untraced")]
 
 LOCK = "../agent.lock"
 MOST_PROCESSES = 7

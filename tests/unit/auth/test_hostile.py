@@ -94,6 +94,7 @@ def cost(path: Path, data: bytes) -> tuple[float, float, str]:
     return float(words[0]), float(words[1]), " ".join(words[2:])
 
 
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_mebibyte(tmp_path: Path, shape: str) -> None:
     make = SHAPES[shape]
