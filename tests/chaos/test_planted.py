@@ -7,6 +7,8 @@ import contextlib
 import uuid
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.lease_loss import IDENTIFIER
 from tests.e2e.leases import LOCKSPACE
 from tests.e2e.namespace import CommandError
@@ -82,6 +84,7 @@ def outcome(action: str, name: str) -> str:
     )
 
 
+@pytest.mark.long
 def test_faults_of_the_helper(tmp_path: Path) -> None:
     require_machine()
     idle, liar, twice, right = made = machines("pause", "pause", "poweroff", "pause")
@@ -100,6 +103,7 @@ def test_faults_of_the_helper(tmp_path: Path) -> None:
         scene.close()
 
 
+@pytest.mark.long
 def test_faults_of_recovery(tmp_path: Path) -> None:
     """It loses a record; it does not compare versions; it lets a guest run past libvirt, without leases."""
     require_machine()

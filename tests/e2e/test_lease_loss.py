@@ -109,6 +109,7 @@ def test_outage_while_libvirtd_is_away(stacks: StackFactory, leave: Absence, com
         assert {line.level for line in story(stack)} == {"warning", "notice"}
 
 
+@pytest.mark.long
 def test_libvirts_helper_loses_both_while_libvirtd_is_away(stacks: StackFactory) -> None:
     """The comparison: one try, and 40 s later (here 20) sanlock kills what should have been paused."""
     stack = stacks(grace=GRACE)

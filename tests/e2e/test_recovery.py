@@ -101,6 +101,7 @@ def test_domains_return_with_the_storage(stack: Stack) -> None:
     assert took < least + 6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("action", ["poweroff", "pause"])
 def test_as_soon_safe_as_without_recovery(stack: Stack, action: str) -> None:
     """tests/bench/recovery.py does the same with more of them, and with outages."""
@@ -371,6 +372,7 @@ class Sampler:
         return [line for line in lines if line != "."]
 
 
+@pytest.mark.long
 def test_storage_that_flaps(stack: Stack) -> None:
     stack.install_helper(HELPER)
     off = stack.domain("off", "poweroff", metadata=POLICY)

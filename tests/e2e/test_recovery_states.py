@@ -106,6 +106,7 @@ def test_a_dump_under_way_at_the_loss_does_not_let_its_domain_run_on(stack: Stac
     assert records(stack) == set()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("job", "after"), [("save", "shut off"), ("dump", "paused")])
 def test_a_job_that_takes_no_abort_is_waited_for(stack: Stack, job: str, after: str) -> None:
     """QEMU has written all of it when the abort comes, so that it ends as it was meant to."""
@@ -124,6 +125,7 @@ def test_a_job_that_takes_no_abort_is_waited_for(stack: Stack, job: str, after: 
     assert records(stack) == ({busy.uuid} if job == "dump" else set())
 
 
+@pytest.mark.long
 def test_a_job_that_does_not_end_keeps_the_lockspace_out(stack: Stack) -> None:
     """Its target hangs, and so does the abort; the others come back when the administrator has decided."""
     busy = stack.domain("busy", "pause", metadata=POLICY)
@@ -280,6 +282,7 @@ def test_a_domain_that_is_undefined_as_soon_as_libvirtd_is_back(stack: Stack) ->
     assert (result.returncode, records(stack)) == (0, set())
 
 
+@pytest.mark.long
 def test_a_libvirtd_that_hangs_is_not_waited_for_without_end(stack: Stack) -> None:
     held = stack.domain("held", "pause", metadata=POLICY).start()
     make_safe(stack, held)

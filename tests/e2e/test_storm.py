@@ -40,6 +40,7 @@ def storm(stack: Stack, domains: list[Domain], action: str) -> None:
 # Death
 
 
+@pytest.mark.long
 def test_agents_that_are_killed_lose_no_request(monolithic: Stack) -> None:
     stack = monolithic
     command = ("/usr/bin/python3", str(KILLER), str(HELPER), str(HELPER.parent), *map(str, range(SEEDS)))
@@ -126,6 +127,7 @@ def test_a_run_directory_that_is_missing_is_made(calm: Stack) -> None:
 # libvirtd and QEMU misbehave
 
 
+@pytest.mark.long
 def test_libvirtd_restarted_in_the_middle_of_a_storm(stack: Stack) -> None:
     domains = start_many(stack, 12)
     pids = [domain.qemu_pid() for domain in domains]
@@ -223,6 +225,7 @@ def test_a_process_that_waits_gets_the_outcome_from_another_one(stack: Stack) ->
 # The whole way
 
 
+@pytest.mark.long
 def test_outage_of_twenty(stacks: StackFactory) -> None:
     stack = stacks(grace=20)
     stack.install_helper(HELPER)
