@@ -78,6 +78,8 @@ _MOST_BYTES = 24 << 20
 
 # An update of a package has come to its end so long after its last change.
 _SETTLE_SECONDS = 5.0
+# A renewal that failed is tried again after so long: what is needed may have been out of reach for a moment.
+_RETRY_SECONDS = 60.0
 
 _CHANGES = inotify.CREATE | inotify.MOVED_TO | inotify.CLOSE_WRITE | inotify.DELETE | inotify.MOVED_FROM
 
@@ -171,7 +173,8 @@ class KeptFiles:
     def renew(self) -> None:
         """Keep what a killpath process needs now; what is kept already and has not changed stays as it is.
 
-        Reads disks, and may wait for them.
+        Reads disks, and may wait for them.  Raises MemoryLockError where what is needed cannot be learned,
+        as in the middle of an update, or while a disk hangs: then all that is kept stays so.
         """
         if self._inotify is None:
             try:
@@ -192,9 +195,15 @@ class KeptFiles:
         self._hold(folders | (self._lookups - set(self._mappings)))
 
     def _wanted(self) -> list[str]:
-        """The real paths of the files that a killpath process opens; `_lookups` has what it looks up."""
+        """The real paths of the files that a killpath process opens; `_lookups` has what it looks up.
+
+        Raises MemoryLockError.
+        """
         command = [_interpreter(self._executable), "-ISB", "-c", _LISTING, *self._folders]
-        lines = [line.partition(" ")[::2] for line in run(command, _LISTING_SECONDS).stdout.splitlines()]
+        answer = run(command, _LISTING_SECONDS)
+        if answer.status != 0:
+            raise MemoryLockError(f"list the files of the killpath: {answer.why}")
+        lines = [line.partition(" ")[::2] for line in answer.stdout.splitlines()]
         opened = [self._executable, *(path for word, path in lines if word == "open"), *_SYSTEM]
         found = {os.path.realpath(path): None for path in opened}
         self._lookups = {
@@ -233,19 +242,24 @@ class KeptFiles:
     def _hold(self, paths: set[str]) -> None:
         """Hold what is at PATHS open, and watch the directories among them."""
         before, self._held = self._held, {}
-        for path in paths:
+        try:
+            for path in paths:
+                self._hold_one(path)
+        finally:
+            for descriptor in before.values():
+                os.close(descriptor)
+
+    def _hold_one(self, path: str) -> None:
+        try:
+            self._held[path] = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return
+        if self._inotify is not None and os.path.isdir(path):
             try:
-                self._held[path] = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError:
-                continue
-            if self._inotify is not None and os.path.isdir(path):
-                try:
-                    self._inotify.watch(path, _CHANGES)
-                except OSError as error:
-                    if error.errno not in (errno.ENOSPC, errno.ENOENT):
-                        raise
-        for descriptor in before.values():
-            os.close(descriptor)
+                self._inotify.watch(path, _CHANGES)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.ENOENT):
+                    raise
 
 
 class Renewal:
@@ -281,6 +295,10 @@ class Renewal:
         self.waits = False
         self._due = self._clock() + _SETTLE_SECONDS
 
+    def failed(self) -> None:
+        """The files could not be renewed, and are as they were."""
+        self._due = self._clock() + _RETRY_SECONDS
+
     def update(self) -> float | None:
         """Have the files renewed if that is due; else after how many seconds it is, None where it is not."""
         left = self._due - self._clock()
@@ -294,8 +312,10 @@ class Renewal:
             self._work.get()
             try:
                 self._files.renew()
-            except OSError:
-                pass  # no descriptor is free: as they were, until the next change
+            except Exception:
+                # No descriptor is free, an update has not come to its end, a disk hangs; or a defect of ours,
+                # which must not end this thread.
+                self.failed()
             self.waits = True
             self._wake()
 

@@ -186,9 +186,14 @@ class StandingAgent:
         """Lock this process's memory, and what a killpath process reads; where that is refused, log it."""
         try:
             self._memory.lock_all()
+        except (MemoryLockError, OSError) as error:
+            self._journal.report(Event("memory-not-locked", note=error))
+            return
+        try:
             self._files.renew()
         except (MemoryLockError, OSError) as error:
             self._journal.report(Event("memory-not-locked", note=error))
+            self._renewal.failed()
             return
         if self._files.left_out:
             what = f"{self._files.left_out} files do not fit, or cannot be locked"
