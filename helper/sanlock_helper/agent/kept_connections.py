@@ -6,7 +6,7 @@ from __future__ import annotations
 from _queue import SimpleQueue
 from typing import Any, Callable
 
-from ..errors import AuthenticationError, HelperError
+from ..errors import AuthenticationError, HelperError, TransientError, described
 from ..events import Event
 from .pool import Connections
 
@@ -79,13 +79,17 @@ class KeptConnections:
         while True:
             may_open = self._work.get()
             error: HelperError | None = None
-            is_left = self._connections.trim({self._uri: KEPT}, KEPT_TO_OTHERS)
+            is_left = False
             try:
+                is_left = self._connections.trim({self._uri: KEPT}, KEPT_TO_OTHERS)
                 if may_open:
                     self._connections.open_more(self._uri, KEPT)
             except HelperError as raised:
                 error = raised
-            if may_open:
+            except Exception as raised:
+                # A defect of ours, or of libvirt-python: without this thread no connection is kept any more.
+                error = TransientError("internal error", described(raised))
+            if may_open or error is not None:
                 self._note(error)
             if is_left:
                 self._next_try = min(self._next_try, self._clock() + CLOSE_RETRY)

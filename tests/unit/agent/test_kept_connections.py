@@ -162,3 +162,36 @@ def test_one_that_is_in_use_is_closed_later(world: World) -> None:
     world.now += wait
     world.update()
     assert all(handle.closed for handle in world.opened[:KEPT])
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), MemoryError(), OSError(24, "Too many open files")])
+def test_an_error_of_any_kind_does_not_end_the_thread(world: World, error: Exception) -> None:
+    world.error = error
+    waits = [world.update()]
+    for _ in range(5):
+        world.now += waits[-1] or 0.0
+        waits.append(world.update())
+    assert waits[0] == FIRST_RETRY
+    (event,) = world.events
+    assert f"internal error: {type(error).__name__}" in event.render()
+    world.error = None
+    world.now += waits[-1] or 0.0
+    assert world.update() is None
+    assert world.alive() == KEPT
+
+
+def test_a_connection_that_cannot_be_asked_does_not_end_the_thread(world: World) -> None:
+    world.update()
+
+    def unsupported() -> int:
+        raise RuntimeError("virConnectIsAlive() failed")
+
+    for handle in world.opened:
+        handle.isAlive = unsupported  # type: ignore[method-assign]
+    world.kept.settle()
+    assert world.update() == FIRST_RETRY
+    for handle in world.opened:
+        del handle.isAlive
+    world.now += FIRST_RETRY
+    assert world.update() is None
+    assert world.alive() == KEPT
