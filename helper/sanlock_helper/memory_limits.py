@@ -16,18 +16,23 @@ STACK_BYTES = 1024 * 1024
 _M_ARENA_MAX = -8
 
 
-def shortage(limits: str) -> tuple[str, str]:
-    """Why LIMITS, the text of /proc/PID/limits, leave too little, and the remedy; empty if they do not."""
+def shortage(limits: str, unit: str = "sanlock.service") -> tuple[str, str]:
+    """Why LIMITS, the text of /proc/PID/limits, leave too little, and the remedy; empty if they do not.
+
+    UNIT is the service that sets them.
+    """
     for name, setting, needed in NEEDED:
         limit = _soft(limits, name)
         if limit is not None and limit < needed << 20:
             why = f"{name.lower()[4:]} is limited to {limit >> 20} MiB, and {needed} MiB are needed"
-            return why, f"set {setting}= of sanlock.service to more"
+            return why, f"set {setting}= of {unit} to more"
     return "", ""
 
 
-def require_memory(path: str = "/proc/self/limits") -> None:
+def require_memory(path: str = "/proc/self/limits", unit: str = "sanlock.service") -> None:
     """Raise MemoryError, with what is needed, where there is too little; before the first thread starts.
+
+    UNIT is the service that this process is of.
 
     The thread that reads sanlock's grace may run already: its memory is part of what is needed.
     """
@@ -36,7 +41,7 @@ def require_memory(path: str = "/proc/self/limits") -> None:
             limits = str(file.read(), "utf-8", "replace")
     except OSError:
         return
-    why, remedy = shortage(limits)
+    why, remedy = shortage(limits, unit)
     if why:
         raise MemoryError(f"{why}: {remedy}")
     if any(_soft(limits, name) is not None for name, _, _ in NEEDED):

@@ -73,6 +73,9 @@ _SYSTEM = (
 )
 # Names are looked up there that need not be there.
 _SYSTEM_FOLDERS = ("/etc", "/etc/libvirt", "/root", "/root/.config", "/usr/lib/locale")
+# Of the descriptors that this process may have, so many are left to connections, and to what serves requests:
+# GLib ends a process in which a connection finds none (see descriptors.py).
+_DESCRIPTORS_OF_OTHERS = 128
 # No file that such a process reads is larger, and an archive of locales may be.
 _MOST_BYTES = 24 << 20
 
@@ -242,8 +245,11 @@ class KeptFiles:
     def _hold(self, paths: set[str]) -> None:
         """Hold what is at PATHS open, and watch the directories among them."""
         before, self._held = self._held, {}
+        # A renewal has those of before and its own for a moment.
+        room = (os.sysconf("SC_OPEN_MAX") - _DESCRIPTORS_OF_OTHERS) // 2
+        self.left_out += max(0, len(paths) - max(0, room))
         try:
-            for path in paths:
+            for path in sorted(paths)[: max(0, room)]:
                 self._hold_one(path)
         finally:
             for descriptor in before.values():

@@ -181,12 +181,12 @@ def make_agent(journal: Journal, uri: str) -> Agent:
     return agent
 
 
-def prepare_process(journal: Journal) -> None:
-    """Set this process up as an agent's, with libvirt-python found.
+def prepare_process(journal: Journal, unit: str = "sanlock.service") -> None:
+    """Set this process, of the service UNIT, up as an agent's, with libvirt-python found.
 
     Raises MemoryError where its limits leave too little, ImportError without libvirt-python.
     """
-    require_memory()
+    require_memory(unit=unit)
     forbid_core_dumps()
     journal.prepare()
     raise_priority()

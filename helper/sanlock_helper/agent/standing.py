@@ -22,7 +22,7 @@ from ..invocation import EXIT_DONE, EXIT_FAILED
 from ..journal import Journal
 from ..leases.grace import Grace
 from ..leases.sanlock_daemon import join_sanlock_group, run_dir
-from ..spool import HELD, TAKEN, Spool, SpoolError
+from ..spool import HELD, RUNTIME_DIR, TAKEN, Spool, SpoolError
 from ..threads import WORKERS
 from ..virt import AHEAD, IN_FLIGHT, event_loop
 from ..virt.connection import connect
@@ -50,15 +50,30 @@ _SPOOL_EVENTS = inotify.MOVED_TO | inotify.MOVE_SELF
 _FOLDER_EVENTS = inotify.DELETE | inotify.MOVED_FROM | inotify.MOVE_SELF
 
 
+# The service that runs this.
+UNIT = "virt-sanlock-helper-agent.service"
+
+# Open files that an agent has at the least, before its first connection.
+_LEAST_DESCRIPTORS = 64
+
+
 def stand(uri: str) -> int:
     """Stand, with connections to URI, until SIGTERM or SIGINT; returns the exit status.
 
-    Raises PermanentError where it cannot: the spool cannot be used, or another agent stands.
+    Raises PermanentError where it cannot: the spool cannot be used, another agent stands, or the limits of
+    this process leave too little.
     """
+    limit = posix.sysconf("SC_OPEN_MAX")
+    if limit < _LEAST_DESCRIPTORS:
+        why = f"open files are limited to {limit}, and {_LEAST_DESCRIPTORS} are needed"
+        raise PermanentError("stand", why, f"set LimitNOFILE= of {UNIT} to more")
     wakes = Wakes()
     journal = Journal()
     join_sanlock_group(run_dir())
-    prepare_process(journal)
+    try:
+        prepare_process(journal, UNIT)
+    except MemoryError as error:
+        raise PermanentError("stand", str(error)) from error
     preload()
     try:
         spool = Spool.open()
@@ -69,8 +84,19 @@ def stand(uri: str) -> int:
         raise PermanentError("stand", f"the spool cannot be watched: {error}") from error
     try:
         return StandingAgent(uri, spool, journal, wakes).run()
+    except OSError as error:
+        raise _unusable(error) from error
     finally:
         journal.flush()
+
+
+def _unusable(error: OSError) -> PermanentError:
+    """ERROR, met with a lock beside the spool or with the spool itself, and how to find its cause."""
+    # As the spool's directory is given to the call: see Spool.
+    name = error.filename if isinstance(error.filename, str) else ""
+    path = f"{RUNTIME_DIR}/{name.removeprefix('../')}" if name.startswith("../") else RUNTIME_DIR
+    why = f"{path} cannot be used: {error.strerror or error}"
+    return PermanentError("stand", why, f"ls -ld {path}; findmnt -T {RUNTIME_DIR}")
 
 
 class Wakes:

@@ -139,16 +139,23 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
+        if error.filename is not None:
+            return _defect(error)
         # Only the output is left to fail: what a verb reads, it reports as a HelperError.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"{PROGRAM}: write the output: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
     except Exception as error:
-        _print_traceback(error)
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{os.path.basename(place.filename)}, line {place.lineno}"
-        print_error(f"{PROGRAM}: internal error: {described(error)} in {where} (a defect: please report it)")
-        return EXIT_FAILED
+        return _defect(error)
+
+
+def _defect(error: Exception) -> int:
+    """Print ERROR, which no verb has foreseen; returns the exit status."""
+    _print_traceback(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(place.filename)}, line {place.lineno}"
+    print_error(f"{PROGRAM}: internal error: {described(error)} in {where} (a defect: please report it)")
+    return EXIT_FAILED
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`virt-sanlock-helper agent` where it cannot stand: one error, which names the cause and the remedy."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+COMMAND = Path(__file__).parents[2] / "helper" / "virt-sanlock-helper"
+
+NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+# With a /run of its own, in which nothing is but this program's directory.
+SCRIPT = """
+mount -t tmpfs run /run
+mkdir -m 700 /run/virt-sanlock-helper
+cd /run/virt-sanlock-helper
+{prepare}
+{limit}
+exec timeout {seconds} {command} agent -c test:///default
+"""
+
+# What timeout(1) gives for a program that it had to end.
+STOOD = 124
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+
+
+def stand(prepare: str = ":", limit: str = ":", seconds: float = 10) -> tuple[int, str]:
+    """The exit status and stderr, after PREPARE and under LIMIT."""
+    command = shlex.quote(str(COMMAND))
+    script = SCRIPT.format(prepare=prepare, limit=limit, seconds=seconds, command=command)
+    words = [*NAMESPACES, "bash", "-c", script]
+    environment = {"PATH": os.environ["PATH"]}
+    result = subprocess.run(
+        words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    return result.returncode, result.stderr
+
+
+READ_ONLY = "mkdir -m 700 requests; mount --bind . . && mount -o remount,bind,ro . && cd /"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "path", "why"),
+    [
+        ("mkdir agent.lock", "/agent.lock", "Is a directory"),
+        ("ln -s /run/other agent.lock", "/agent.lock", "Too many levels of symbolic links"),
+        ("mkdir agent-beside.lock", "/agent-beside.lock", "Is a directory"),
+        ("ln -s /dev/zero agent-beside.lock", "/agent-beside.lock", "Too many levels of symbolic links"),
+        (READ_ONLY, "/agent.lock", "Read-only file system"),
+        (f": > agent.lock; : > agent.pid; {READ_ONLY}", "/agent.lock", "Read-only file system"),
+    ],
+)
+def test_a_lock_that_cannot_be_used_is_named(prepare: str, path: str, why: str) -> None:
+    path = f"/run/virt-sanlock-helper{path}"
+    status, text = stand(prepare)
+    remedy = f"ls -ld {path}; findmnt -T /run/virt-sanlock-helper"
+    assert text == f"virt-sanlock-helper: stand: {path} cannot be used: {why} ({remedy})\n"
+    assert status == 1
+
+
+def test_what_it_can_do_without_keeps_it_from_nothing() -> None:
+    status, text = stand("mkfifo agent.lock; mkdir agent.pid agent.in-hand", seconds=2)
+    assert "this process stands ready as the agent" in text
+    assert status == STOOD, text
+
+
+@pytest.mark.parametrize("files", [5, 12, 20, 63])
+def test_too_few_open_files_are_named(files: int) -> None:
+    status, text = stand(limit=f"ulimit -n {files}")
+    assert text == (
+        f"virt-sanlock-helper: stand: open files are limited to {files}, and 64 are needed "
+        "(set LimitNOFILE= of virt-sanlock-helper-agent.service to more)\n"
+    )
+    assert status == 1
+
+
+@pytest.mark.parametrize("files", [64, 150])
+def test_with_few_open_files_it_stands_and_leaves_some_to_others(files: int) -> None:
+    status, text = stand(limit=f"ulimit -n {files}", seconds=3)
+    assert "this process stands ready as the agent" in text
+    assert "files do not fit, or cannot be locked" in text
+    assert "GLib" not in text
+    assert "no connection" not in text
+    assert status == STOOD, text
+
+
+def test_too_little_memory_is_named() -> None:
+    status, text = stand(limit="ulimit -v 163840")
+    assert text == (
+        "virt-sanlock-helper: stand: address space is limited to 160 MiB, and 512 MiB are needed: "
+        "set LimitAS= of virt-sanlock-helper-agent.service to more\n"
+    )
+    assert status == 1
