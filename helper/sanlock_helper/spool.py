@@ -303,6 +303,10 @@ class Spool:
         nanoseconds: int = self.kernel.fstat(self._file(FIRST)).st_atime_ns
         return nanoseconds == STANDS
 
+    def is_empty(self) -> bool:
+        """Whether no request is there, whatever its step."""
+        return not self._starts()
+
     def _starts(self) -> "list[float]":
         """When the requests in the spool came, whatever their step; only those whose names have it."""
         starts = []

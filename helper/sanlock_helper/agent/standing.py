@@ -22,7 +22,7 @@ from ..invocation import EXIT_DONE, EXIT_FAILED
 from ..journal import Journal
 from ..leases.grace import Grace
 from ..leases.sanlock_daemon import join_sanlock_group, run_dir
-from ..spool import HELD, RUNTIME_DIR, TAKEN, Spool, SpoolError
+from ..spool import HELD, LIFE_SECONDS, RUNTIME_DIR, TAKEN, Spool, SpoolError
 from ..threads import WORKERS
 from ..virt import AHEAD, IN_FLIGHT, event_loop
 from ..virt.connection import connect
@@ -277,6 +277,12 @@ class StandingAgent:
         while not wakes.ends and not self._is_obstructed():
             wakes.watch_changes(renewal.descriptor if renewal.waits else -1)
             left = [seconds for seconds in (self._kept.update(), renewal.update()) if seconds is not None]
+            if not self._spool.is_empty():
+                # Outcomes that no log has taken yet, or what can be moved by no process: the silence of an
+                # agent counts from the oldest on.
+                if not self._requests.show_life():
+                    return
+                left.append(LIFE_SECONDS)
             if wakes.wait(min(left, default=None)):
                 return
             if wakes.has_changes:

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The agent that stands, at rest: what it does while its spool has something that is not to be served."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from sanlock_helper.agent.standing import StandingAgent
+from sanlock_helper.spool import DONE, LATE_SECONDS, LIFE_SECONDS, LOGGING, TAKEN, Spool
+
+from ..fakes import RecordedJournal
+
+UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+NAME = f"{UUID}.pause.{1:016d}-7"
+
+
+class Waits:
+    """What an agent is woken by: nothing, and after so many waits the signal that ends it."""
+
+    has_changes = is_something_gone = ends = False
+
+    def __init__(self, most: int, at_each: float) -> None:
+        self.seconds: list[float | None] = []
+        self._most, self._at_each = most, at_each
+
+    def watch_changes(self, _descriptor: int) -> None:
+        pass
+
+    def wake(self) -> None:
+        pass
+
+    def wait(self, seconds: float | None) -> bool:
+        self.seconds.append(seconds)
+        time.sleep(self._at_each)
+        self.ends = len(self.seconds) >= self._most
+        return False
+
+
+class Rested:
+    """No connection is kept, and no file: no thread of theirs is started."""
+
+    descriptor, waits = -1, False
+
+    def update(self) -> None:
+        return None
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def rest(runtime: Path, waits: Waits) -> Spool:
+    """Have an agent rest over the spool in RUNTIME until WAITS ends it; its spool."""
+    spool = Spool.open(str(runtime), os.geteuid())
+    agent = StandingAgent("test:///default", spool, RecordedJournal(), waits)  # type: ignore[arg-type]
+    agent._kept = agent._renewal = Rested()  # type: ignore[assignment]
+    assert spool.take_first() == TAKEN
+    agent._wait()
+    return spool
+
+
+def test_with_an_empty_spool_nothing_wakes_it(runtime: Path) -> None:
+    waits = Waits(3, 0.0)
+    rest(runtime, waits)
+    assert waits.seconds == [None] * 3
+
+
+@pytest.mark.parametrize("step", ["", DONE, LOGGING])
+def test_it_shows_life_while_something_is_in_its_spool(runtime: Path, step: str) -> None:
+    os.close(Spool.open(str(runtime), os.geteuid()).directory)
+    (runtime / "requests" / f"{NAME}{step}").mkdir()
+    waits = Waits(5, LIFE_SECONDS)
+    rest(runtime, waits)
+    assert waits.seconds == [LIFE_SECONDS] * 5
+    # Longer than an agent may be silent that has something to do: no other process takes it for one that
+    # hangs.
+    assert len(waits.seconds) * LIFE_SECONDS > LATE_SECONDS
+    other = Spool.open(str(runtime), os.geteuid())
+    assert not other.is_late(0)
