@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import configparser
 import io
+import os
+import re
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
@@ -92,6 +94,15 @@ KEYS: dict[str, tuple[Callable[[str], object], str]] = {
 }
 
 
+# What configparser cuts off before it reads a line, with inline_comment_prefixes.
+_COMMENT = re.compile(r"(?:^|\s)[#;].*", re.DOTALL)
+
+
+class _Parser(configparser.ConfigParser):
+    # Its own pattern takes a section's head for one whatever follows it in the line, and drops that.
+    SECTCRE = re.compile(r"\[(?P<header>.+)\]\Z")
+
+
 def read_host_conf(path: str = PATH) -> HostConf:
     """The settings in the file at PATH.  Raises nothing; takes as long as its disk does."""
     try:
@@ -108,7 +119,7 @@ def unread(why: str, remedy: str) -> HostConf:
 
 def parse_host_conf(text: str, path: str = PATH) -> HostConf:
     """The settings in the TEXT of the file at PATH."""
-    parser = configparser.ConfigParser(
+    parser = _Parser(
         interpolation=None,
         delimiters=("=",),
         inline_comment_prefixes=("#", ";"),
@@ -158,10 +169,11 @@ def _line_of(text: str, section: str, key: str = "") -> int:
     """The line of TEXT that has the head of SECTION, or KEY in it; each is there once."""
     here = ""
     for number, line in enumerate(io.StringIO(text), 1):
-        head = configparser.ConfigParser.SECTCRE.match(line.strip())
+        bare = _COMMENT.sub("", line).strip()
+        head = _Parser.SECTCRE.match(bare)
         if head:
             here = head["header"]
-        if here == section and (line.partition("=")[0].strip() == key if key else head):
+        if here == section and (bare.partition("=")[0].strip() == key if key else head):
             return number
     return 0
 
@@ -172,7 +184,7 @@ def _described(error: configparser.Error) -> tuple[int, str]:
         return error.lineno or 0, f"section {shown(error.section)} is there twice"
     if isinstance(error, configparser.DuplicateOptionError):
         return error.lineno or 0, f"{shown(error.option)} is there twice"
-    if isinstance(error, configparser.MissingSectionHeaderError):
+    if isinstance(error, configparser.MissingSectionHeaderError) and not error.line.lstrip().startswith("["):
         return error.lineno, f"a setting before the first section, [{SECTION}]"
     errors = getattr(error, "errors", None)
     line = errors[0][0] if errors else getattr(error, "lineno", 0)
@@ -185,6 +197,10 @@ def _read(path: str) -> str | None:
     try:
         data = read_regular(path, MAX_SIZE)
     except FileNotFoundError:
+        if os.path.islink(path):
+            raise PermanentError(
+                what, "it is a symbolic link to a file that is not there", f"ls -l {path}"
+            ) from None
         return None
     except OSError as error:
         raise PermanentError(

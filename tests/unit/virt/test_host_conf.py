@@ -63,6 +63,15 @@ WRONG: list[tuple[str, tuple[object, int, str], list[tuple[int, str]]]] = [
     ("[recover]\norder = time\ndefault\n", (None, 8, "priority"), [(3, "neither [recover] nor KEY = VALUE")]),
     ("[recover]\ndefault: yes\n", (None, 8, "priority"), [(2, "neither [recover] nor KEY = VALUE")]),
     ("\0", (None, 8, "priority"), [(1, "a setting before the first section")]),
+    # A section's head stands alone: configparser itself drops what follows it.
+    ("[recover] default = yes\n", (None, 8, "priority"), [(1, "neither [recover] nor KEY = VALUE")]),
+    ("[recover]x\ndefault = yes\n", (None, 8, "priority"), [(1, "neither [recover] nor")]),
+    ("[recover\ndefault = yes\n", (None, 8, "priority"), [(1, "neither [recover] nor")]),
+    ("[recover]\norder = time\n[recover] default = yes\n", (None, 8, "time"), [(3, "unknown key '[reco")]),
+    ("[recover]\n[x] y\n", (None, 8, "priority"), [(2, "neither [recover] nor")]),
+    # Its own comments may have anything.
+    ("[recover] ; [x]\nfoo = 1\n", (None, 8, "priority"), [(2, "unknown key 'foo'")]),
+    ("[recover]\nfoo = 1 ; foo = 2\n  # foo = 3\n", (None, 8, "priority"), [(2, "unknown key 'foo'")]),
     # A value of two lines.
     ("[recover]\ndefault = yes\n  order = time\n", (None, 8, "priority"), [(2, r"'yes\norder = time'")]),
     ("[recover]\ndefault = %(order)s\n", (None, 8, "priority"), [(2, "default is '%(order)s'")]),
@@ -92,12 +101,14 @@ def test_what_is_no_file_of_text(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "link").symlink_to("fifo")
+    (tmp_path / "lost").symlink_to("not mounted/conf")
     (tmp_path / "large").write_bytes(b"#" * 10_000_000)
     (tmp_path / "latin").write_bytes(b"[recover]\n# \xfc\n")
     (tmp_path / "utf-16").write_bytes("[recover]\ndefault = yes\n".encode("utf-16"))
     for name, words in {
         "fifo": "it is no regular file",
         "link": "it is no regular file",
+        "lost": "it is a symbolic link to a file that is not there",
         "directory": "Is a directory",
         "loop": "Too many levels of symbolic links",
         "large": "it is larger than 64 KiB",
@@ -112,6 +123,14 @@ def test_what_is_no_file_of_text(tmp_path: Path) -> None:
         assert check_settings(found).verdict == "fail"
     found = read_host_conf("/dev/zero")
     assert found.problems == ("read /dev/zero: it is no regular file",)
+
+
+def test_carriage_returns_alone_end_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "conf"
+    path.write_bytes(b"[recover]\rdefault = yes\r")
+    found = read_host_conf(str(path))
+    assert found.default is None
+    assert found.problems == (f"{path}: line 1: neither [recover] nor KEY = VALUE",)
 
 
 lines = st.sampled_from(
