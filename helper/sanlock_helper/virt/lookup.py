@@ -8,7 +8,6 @@ import libvirt
 from ..errors import PermanentError
 from ..numbers import whole_number
 from .connection import failure, is_no_domain
-from .domain_argument import is_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def find_domain(connection: VirConnect, text: str) -> VirDomain:
     virshLookupDomainInternal() in libvirt ``tools/virsh-util.c``.
     """
     lookups = [connection.lookupByName]
-    if is_uuid(text):
+    if _is_uuid(text):
         lookups.insert(0, connection.lookupByUUIDString)
     number = whole_number(text)
     if number is not None:
@@ -44,3 +43,14 @@ def all_domains(connection: VirConnect) -> list[VirDomain]:
         return sorted(connection.listAllDomains(), key=lambda domain: domain.name())
     except libvirt.libvirtError as error:
         raise failure("list the domains", error) from error
+
+
+def _is_uuid(text: str) -> bool:
+    """Whether TEXT is a UUID with its hyphens in their places, or with none.
+
+    A name may have what uuid.UUID() takes for one, as braces, and what libvirt does, as hyphens elsewhere.
+    """
+    digits = text.replace("-", "")
+    places = [place for place, char in enumerate(text) if char == "-"]
+    is_hexadecimal = len(digits) == 32 and not digits.strip("0123456789abcdefABCDEF")
+    return is_hexadecimal and places in ([], [8, 13, 18, 23])
