@@ -8,10 +8,14 @@ element, so a domain costs what its devices cost.
 
 from __future__ import annotations
 
-from pyexpat import ExpatError, ParserCreate
+from pyexpat import ExpatError, ParserCreate, errors
 from xml.etree.ElementTree import Element, TreeBuilder
 
 MAX_DEPTH = 256
+
+# Why what has an attribute twice is none.
+TWICE = "no XML: an attribute is there twice"
+_TWICE_CODE = errors.codes[errors.XML_ERROR_DUPLICATE_ATTRIBUTE]
 
 _METADATA = "metadata"
 # The depth of <metadata> below <domain>, and of an element in it.
@@ -29,6 +33,8 @@ def parse_xml(xml: str | bytes) -> Element:
         data = xml.encode("utf-8", "surrogatepass") if isinstance(xml, str) else xml
         return _Reader().read(data)
     except ExpatError as error:
+        if error.code == _TWICE_CODE:
+            raise XMLError(TWICE) from None
         # Not its own text: that may quote.
         raise XMLError(f"no XML: error {error.code} of expat in line {error.lineno}") from None
 

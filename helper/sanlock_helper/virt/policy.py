@@ -23,14 +23,16 @@ from ..escapes import shown
 from ..numbers import DELAYS, PRIORITIES, number_within
 from . import NAMESPACE
 from .connection import failure
-from .domain_xml import XMLError, parse_xml
+from .domain_xml import TWICE, XMLError, parse_xml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .api import VirDomain
 
 PREFIX = "lockfailure"
-_TAG = f"{{{NAMESPACE}}}lockfailure"
+# Before a name of that namespace, as xml.etree has it.
+_SPACE = f"{{{NAMESPACE}}}"
+_TAG = f"{_SPACE}{PREFIX}"
 
 _WHAT = "the recovery policy in its metadata"
 
@@ -91,7 +93,7 @@ def of_element(domain: ElementTree.Element) -> Policy:
     for element in domain.iterfind("metadata/*"):
         # As libvirt finds it: by the namespace alone, the first one (virXMLFindChildNodeByNs() in libvirt
         # src/util/virxml.c).
-        if element.tag.startswith(f"{{{NAMESPACE}}}"):
+        if element.tag.startswith(_SPACE):
             return _policy(element, lambda: domain.findtext("uuid", "DOMAIN"))
     return Policy()
 
@@ -160,23 +162,28 @@ def _read(domain: VirDomain, flags: int) -> Policy:
 
 
 def _policy(element: ElementTree.Element, uuid: Callable[[], str]) -> Policy:
-    # What libvirt gives out of the metadata may be without the namespace that it was found by.
+    # What libvirt gives out of the metadata may be without the namespace that it was found by, and so may the
+    # attributes: virXMLExtractNamespaceXML() in libvirt src/util/virxml.c.
     if element.tag not in (_TAG, PREFIX):
         name = element.tag.rpartition("}")[2]
         raise PolicyError(f"<{name[:60]}> is not <{PREFIX}>", uuid())
-    value = element.get("recover")
+    attributes = {name.removeprefix(_SPACE): value for name, value in element.attrib.items()}
+    if len(attributes) < len(element.attrib):
+        # With the namespace and without: libvirt gives it twice without.
+        raise PolicyError(TWICE, uuid())
+    value = attributes.get("recover")
     if value not in ("yes", "no", None):
         raise PolicyError(f"recover is {shown(value)}, neither yes nor no", uuid())
-    numbers = {name: number_within(element.get(name, ""), limits) for name, limits in _NUMBERS.items()}
-    bad = [name for name, number in numbers.items() if number is None and name in element.attrib]
+    numbers = {name: number_within(attributes.get(name, ""), limits) for name, limits in _NUMBERS.items()}
+    bad = [name for name, number in numbers.items() if number is None and name in attributes]
     recover = None if value is None else value == "yes"
-    return Policy(recover, **numbers, problem=_problem(element, bad, uuid) if bad else "")
+    return Policy(recover, **numbers, problem=_problem(attributes, bad, uuid) if bad else "")
 
 
-def _problem(element: ElementTree.Element, bad: list[str], uuid: Callable[[], str]) -> str:
-    """What is wrong with the attributes BAD, which are no numbers, and what to do about it."""
+def _problem(attributes: dict[str, str], bad: list[str], uuid: Callable[[], str]) -> str:
+    """What is wrong with the ATTRIBUTES BAD, which are no numbers, and what to do about it."""
     found = [
-        f"{name} is {shown(element.get(name))}, no whole number from {least} to {most}"
+        f"{name} is {shown(attributes[name])}, no whole number from {least} to {most}"
         for name, (least, most) in _NUMBERS.items()
         if name in bad
     ]

@@ -300,7 +300,10 @@ class _AttributesReader:
         path.append(name)
         if len(path) == 3 and path[1] == "metadata" and name.startswith(f"{NAMESPACE}}}"):
             # The first one counts, whatever it is.
-            self._found = attributes if name == f"{NAMESPACE}}}lockfailure" else {}
+            # Its attributes may have the namespace, or not: as policy.py has it.
+            space = f"{NAMESPACE}}}"
+            own = {key.removeprefix(space): value for key, value in attributes.items()}
+            self._found = own if name == f"{space}lockfailure" else {}
             self._parser.StartElementHandler = self._parser.EndElementHandler = None
 
     def _stop(self, name: str) -> None:

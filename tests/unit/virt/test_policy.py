@@ -50,6 +50,10 @@ def domain(connection: Any, metadata: str) -> Any:
         (f"<lockfailure {SPACE}/>", False),
         (f"<lockfailure {SPACE} recover='yes' priority='1'/>", True),
         ("<x:lockfailure xmlns:x='urn:virt-sanlock-helper:1' recover='yes'/>", True),
+        ("<x:lockfailure xmlns:x='urn:virt-sanlock-helper:1' x:recover='yes'/>", True),
+        ("<x:lockfailure xmlns:x='urn:virt-sanlock-helper:1' x:recover='no'/>", False),
+        ("<x:lockfailure xmlns:x='urn:virt-sanlock-helper:1' x:recover='yes' recover='yes'/>", None),
+        ("<lockfailure xmlns='urn:virt-sanlock-helper:1' xmlns:y='urn:y' y:recover='yes'/>", False),
         ("<lockfailure xmlns='urn:virt-sanlock-helper:2' recover='true'/>", False),
         (f"<a xmlns='urn:a'><lockfailure {SPACE} recover='yes'/></a>", False),
         *((f"<lockfailure {SPACE} recover='{value}'/>", None) for value in ("true", "", "Yes", " yes", "1")),
@@ -95,6 +99,8 @@ def test_each_reader_of_the_policy_reads_the_same(
         ("priority='-5'", (None, -5, None)),
         ("recover='no' priority='1000000' delay='3600'", (False, 1000000, 3600)),
         ("priority='007' delay='0'", (None, 7, 0)),
+        ("xmlns:x='urn:virt-sanlock-helper:1' x:priority='8' x:delay='9'", (None, 8, 9)),
+        ("xmlns:y='urn:y' y:priority='8' delay='9'", (None, None, 9)),
         *(
             (f"priority='{value}'", None)
             for value in ("high", "1e9", "²", "", "+1", " 1", "1_0", "--1", "1000001")
