@@ -30,6 +30,9 @@ _NAME_BYTES, _PATH_BYTES = 48, 1024
 _INFINITE = float("inf")
 _INT, _UINT, _LONG, _ULONG = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
 
+# What stands behind a backslash in a word, beside another one.
+_ESCAPES = {b"n", b"r", b"t", b"x", b"u", b"U"}
+
 # What recovery was about to do when it wrote the record last, or that it will not do it.
 MARKS = ("", "starting", "resuming", "refused")
 
@@ -218,7 +221,8 @@ def check(record: Record) -> None:
     _check_number("pid_start", record.pid_start, 0, _LONG)
     _check_number("priority", record.priority, *PRIORITIES)
     _check_number("delay", record.delay, *DELAYS)
-    if ":" not in record.uri or not (record.uri.isascii() and record.uri.isprintable()):
+    # As strict as with sanlock's own arguments: see invocation.py.
+    if ":" not in record.uri or not record.uri.isprintable():
         raise RecordError(f"its uri is {record.uri[:60]!r}, which names no libvirtd")
     for key, (kind, _) in _FIELDS.items():
         if kind is str and not _is_bytes(getattr(record, key)):
@@ -271,4 +275,11 @@ def _line(*words: object) -> str:
 
 
 def _words(line: bytes) -> list[str]:
+    """The words of a LINE.  Raises RecordError for an escape that _line() does not write.
+
+    Python would take it for the characters as they stand, and warn, or load the database of their names.
+    """
+    letters = {part[:1] for part in line.replace(rb"\\", b"").split(b"\\")[1:]}
+    if not letters <= _ESCAPES:
+        raise _malformed("an escape that is none")
     return [unicode_escape_decode(word)[0] for word in line.split(b" ")]

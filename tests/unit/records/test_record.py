@@ -6,6 +6,7 @@ from __future__ import annotations
 import binascii
 import os
 import stat
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ pytest.importorskip("libvirt")
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.held import Lease, Lockspace
 from sanlock_helper.records.directory import RecordDirectory
 from sanlock_helper.records.record import MARKS, Record, RecordError, check, decode
@@ -135,6 +137,38 @@ def test_an_order_that_no_domain_can_have_is_refused(line: bytes, why: str) -> N
     text = record().encode().replace(b"\ncrc32", b"\n" + line + b"\ncrc32")
     with pytest.raises(RecordError, match=why):
         check(decode(sealed(text)))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        rb"a\q",
+        rb"\'",
+        rb"\"a",
+        rb"\141",
+        rb"\400",
+        rb"\N{BULLET}",
+        rb"a\a",
+        rb"\v",
+        b"a\\",
+        rb"\\\ ",
+        rb"\xg",
+    ],
+)
+def test_an_escape_that_no_record_has_is_refused(word: bytes) -> None:
+    text = record(why="reason").encode().replace(b"why reason", b"why " + word)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RecordError, match="malformed: an escape that is none"):
+            decode(sealed(text))
+
+
+@pytest.mark.parametrize("uri", ["qemu+unix:///system?socket=/run/b\u00fcro/sock", "qemu://\u4e2d/system"])
+def test_a_uri_that_the_killpath_takes_can_be_read_again(uri: str) -> None:
+    assert Invocation.parse([uri, UUID, "pause"]).uri == uri
+    found = decode(record(uri=uri).encode())
+    check(found)
+    assert found.uri == uri
 
 
 def test_a_field_that_no_record_has_is_refused() -> None:
