@@ -12,6 +12,7 @@ pytest.importorskip("libvirt")
 from sanlock_helper.cli.terminal import moment
 from sanlock_helper.cli.text_width import cut
 from sanlock_helper.cli.verbs import status
+from sanlock_helper.errors import PermanentError
 from sanlock_helper.history.forecast import AtLoss, Row
 from sanlock_helper.history.outages import OutageEvent
 from sanlock_helper.records.record import MARKS, Record
@@ -51,6 +52,44 @@ def test_each_state_can_be_asked_for(word: str) -> None:
     assert status._is_wanted(row, argparse.Namespace(state=[word], name=None))
     other = next(each for each in STATES if each != word)
     assert not status._is_wanted(row, argparse.Namespace(state=[other], name=None))
+
+
+OTHER = "11111111-2222-3333-4444-555555555555"
+
+
+def row(name: str, uuid: str, number: int | None) -> Row:
+    return Row(KnownDomain(name, uuid, number, "running", None), {}, (), AtLoss(""), None)
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("3", "named 4"),
+        ("4", "4"),
+        (UUID.upper(), "named 4"),
+        (UUID.replace("-", ""), "named 4"),
+        (OTHER, "off"),
+        ("off", "off"),
+        ("a b", "a b"),
+        ("{}", "{}"),
+    ],
+)
+def test_a_domain_is_named_as_virsh_takes_it(typed: str, found: str) -> None:
+    rows = [
+        row("named 4", UUID, 3),
+        row("4", "22222222-2222-3333-4444-555555555555", None),
+        row("3", "33333333-2222-3333-4444-555555555555", 7),
+        row("off", OTHER, None),
+        row("a b", "44444444-2222-3333-4444-555555555555", None),
+        row("{}", "55555555-2222-3333-4444-555555555555", 8),
+    ]
+    assert [one.domain.name for one in status._named(rows, [typed])] == [found]
+
+
+@pytest.mark.parametrize("typed", ["None", "", "-1", "03", " 3", "OFF", f"{{{UUID}}}"])
+def test_what_names_no_domain(typed: str) -> None:
+    with pytest.raises(PermanentError, match="there is no such domain"):
+        status._named([row("off", OTHER, None), row("vm1", UUID, 3)], [typed])
 
 
 @pytest.mark.parametrize("typed", ["", "runing", "off", "\x1b[2J", "x" * 500])

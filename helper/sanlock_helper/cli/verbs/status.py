@@ -188,14 +188,19 @@ def _view(domains: list[KnownDomain], problems: list[str], arguments: argparse.N
 
 
 def _named(rows: list[Row], names: list[str]) -> list[Row]:
-    """Those of ROWS that NAMES name, all without one.  Raises PermanentError for one that names none."""
+    """Those of ROWS that NAMES name, all without one.  Raises PermanentError for one that names none.
+
+    A name is an id, a UUID or a name, in that order as lookup.find_domain() has it.
+    """
     if not names:
         return rows
     found = []
     for name in names:
-        matches = [row for row in rows if name in (row.domain.name, row.domain.uuid, str(row.domain.id))]
-        # As virsh takes a UUID.
-        matches = matches or [row for row in rows if name.lower() == row.domain.uuid]
+        matches = (
+            [row for row in rows if row.domain.is_active and name == str(row.domain.id)]
+            or [row for row in rows if name.lower() in (row.domain.uuid, row.domain.uuid.replace("-", ""))]
+            or [row for row in rows if name == row.domain.name]
+        )
         if not matches:
             raise PermanentError(f"domain {name!r}", "there is no such domain", "see virsh list --all")
         found += [row for row in matches if row not in found]
