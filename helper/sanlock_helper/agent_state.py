@@ -38,7 +38,7 @@ def agent_state(runtime_dir: Path, proc: Path = Path("/proc")) -> AgentState | N
     """The agent that stands; None where none does.  Raises OSError where that cannot be read."""
     try:
         is_marked = (runtime_dir / "agent.lock").stat().st_atime_ns == _STANDS
-        words = (runtime_dir / "agent.pid").read_text(errors="replace").split()
+        words = _words(runtime_dir / "agent.pid")
     except FileNotFoundError:
         return None
     pid = whole_number(words[0]) if words else None
@@ -61,6 +61,15 @@ def described_state(agent: AgentState) -> str:
     stopped = "; it is STOPPED" * agent.is_stopped
     locked = f", {agent.locked} of address space locked" if agent.locked else ""
     return f"process {agent.pid}, {agent.resident} MiB in memory{locked}{stopped}"
+
+
+def _words(path: Path) -> list[str]:
+    """What is in the file at PATH; of what is no regular file nothing is waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096).decode("utf-8", "replace").split()
+    finally:
+        os.close(descriptor)
 
 
 def _mebibytes(status: str, name: str) -> int:

@@ -19,15 +19,20 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.agent.requests import Requests
-from sanlock_helper.errors import SanlockHelperError
+from sanlock_helper.agent_state import agent_state
+from sanlock_helper.errors import PermanentError, SanlockHelperError
 from sanlock_helper.leases.grace import learn_grace
 from sanlock_helper.records.directory import RecordDirectory
+from sanlock_helper.records.single_instance import only_instance
 from sanlock_helper.records.snapshot import take_snapshot
 from sanlock_helper.records.store import RecordStore
 from sanlock_helper.recovery.domain_identity import is_persistent
 from sanlock_helper.spool import Spool, SpoolError
 from sanlock_helper.virt.domain_log import last_end
+from sanlock_helper.virt.domain_names import names_by_uuid
+from sanlock_helper.virt.inventory import _Files
 from sanlock_helper.virt.libvirt_conf import read_conf
+from sanlock_helper.virt.processes import Processes
 from sanlock_helper.virt.status_files import StatusFiles
 from tests.fuzz.limits import no_hang
 from tests.fuzz.seeds import UUID
@@ -89,12 +94,28 @@ def _spool(folder: Path) -> Requests:
     return Requests(Spool(os.open(folder, os.O_RDONLY), 1, owner=os.geteuid()), 40)
 
 
+def _agent(folder: Path) -> object:
+    """The agent that a standing one's lock shows."""
+    (folder / "agent.lock").touch()
+    os.utime(folder / "agent.lock", (0, 0))
+    return agent_state(folder)
+
+
+def _defined(folder: Path) -> str | None:
+    return _Files(Processes(NO_FILES), str(folder)).defined("f", UUID)
+
+
+NO_FILES = StatusFiles("/nonexistent")
+
 # Where the file stands in a folder, and what reads it there.
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "sanlock.conf": ("f", lambda folder: learn_grace(str(folder / "f"), str(folder), 0.1)),
     "a configuration file of libvirt's": ("f", lambda folder: read_conf(folder / "f")),
     "a status file": ("f.xml", lambda folder: StatusFiles(str(folder)).matching(UUID)),
     "a domain's definition": ("f.xml", lambda folder: is_persistent("f", UUID, str(folder))),
+    "a domain's definition, for a list": ("f.xml", _defined),
+    "the definitions, for their names": ("f.xml", lambda folder: names_by_uuid(NO_FILES, str(folder))),
+    "the agent's process id": ("agent.pid", _agent),
     "a domain's log": ("f.log", lambda folder: last_end("f", 0.0, str(folder))),
     "a record": (f"{UUID}.record", lambda folder: RecordDirectory(str(folder)).read(UUID)),
     "a request": (REQUEST, lambda folder: _spool(folder).read(REQUEST)),
@@ -114,6 +135,14 @@ def test_a_file_that_is_none(tmp_path: Path, reader: str, kind: str) -> None:
         except ALLOWED:
             return
     assert found in (None, False, "", 40) or not found
+
+
+def test_a_lock_of_one_instance_that_is_a_fifo(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    os.mkfifo(path)
+    refused = pytest.raises(PermanentError, match="another recovery is at work, process unknown")
+    with _no_wait(), no_hang(), only_instance(path), refused:
+        only_instance(path).__enter__()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("directory",)])

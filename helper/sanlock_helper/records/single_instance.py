@@ -28,11 +28,19 @@ def only_instance(
         except BlockingIOError:
             why = f"another {what} is at work, process {_holder(path)}"
             raise PermanentError(verb, why, hint) from None
-        os.truncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        # The process id is for the error of another one: what has no place for it is a lock all the same.
+        with contextlib.suppress(OSError):
+            os.truncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         yield
 
 
 def _holder(path: str) -> str:
-    with open(path, encoding="ascii", errors="replace") as file:
-        return file.read(16).strip() or "unknown"
+    # No FIFO is waited for, and no symbolic link is followed: as when it is locked.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 16).decode("ascii", "replace").strip() or "unknown"
+    except BlockingIOError:
+        return "unknown"
+    finally:
+        os.close(descriptor)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import re
 
+from ..errors import PermanentError
+from .regular_file import read_regular
 from .status_files import StatusFiles
 
 # The XML of persistent domains: configDir of libvirt src/qemu/qemu_conf.c.
@@ -38,8 +40,7 @@ def names_by_uuid(files: StatusFiles | None = None, config_dir: str = CONFIG_DIR
 
 def _uuid_in(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            match = _UUID.search(file.read(_MOST_BYTES))
-    except OSError:
+        match = _UUID.search(read_regular(path, _MOST_BYTES))
+    except (OSError, PermanentError):
         return ""
     return match[1].decode("ascii").lower() if match else ""

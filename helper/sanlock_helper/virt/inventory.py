@@ -16,13 +16,15 @@ from typing import Callable
 
 import libvirt
 
+from ..errors import PermanentError
 from . import policy
 from .connection import failure
 from .domain_names import CONFIG_DIR, names_by_uuid
 from .domain_state import state_name
 from .domain_xml import parse_xml
 from .processes import Processes, command_line, uuid_in
-from .status_files import STATE_WORDS, Status
+from .regular_file import read_regular
+from .status_files import MAX_BYTES, STATE_WORDS, Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -187,10 +189,9 @@ class _Files:
     def defined(self, name: str, uuid: str) -> str | None:
         """The XML of a persistent domain, None where its file cannot be read or is another domain's."""
         try:
-            with open(os.path.join(self._config_dir, f"{name}.xml"), encoding="utf-8") as file:
-                text = file.read()
+            text = read_regular(os.path.join(self._config_dir, f"{name}.xml"), MAX_BYTES).decode()
             return text if parse_xml(text).findtext("uuid") == uuid else None
-        except (OSError, ValueError):
+        except (OSError, ValueError, PermanentError):
             return None
 
 
