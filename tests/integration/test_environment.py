@@ -124,3 +124,22 @@ def test_an_installation_gives_none_either(tmp_path: Path) -> None:
     for path in files:
         assert path.stat().st_mode & 0o7022 == 0, path
         assert "security.capability" not in os.listxattr(path)
+
+
+# What an agent does first, then a child that fails; the arguments are the folders of the packages.
+CHILD = """
+import posix, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+sys.path[:0] = sys.argv[1:]
+from sanlock_helper.agent.service import prepare_process
+from sanlock_helper.journal import Journal
+prepare_process(Journal())
+pid = posix.posix_spawn("/bin/false", ["false"], {})
+print(posix.waitstatus_to_exitcode(posix.waitpid(pid, 0)[1]))
+"""
+
+
+def test_an_agent_learns_how_its_children_end_whatever_its_caller_ignores() -> None:
+    command = ["/usr/bin/python3", "-ISB", "-c", CHILD, str(HELPER), str(HELPER.parent / "auth")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("1\n", "")

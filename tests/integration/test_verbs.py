@@ -157,6 +157,25 @@ def test_a_full_disk_is_a_failure_that_is_reported() -> None:
     )
 
 
+@pytest.mark.parametrize("disposition", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_child_that_fails_has_failed_whatever_the_caller_ignores(
+    tmp_path: Path, disposition: signal.Handlers
+) -> None:
+    """An init, or a daemon, may ignore SIGCHLD, and what it starts inherits that."""
+    (tmp_path / "sanlock").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "sanlock").chmod(0o755)
+    result = subprocess.run(
+        [COMMAND, "status", "--json", "-c", URI],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        preexec_fn=lambda: signal.signal(signal.SIGCHLD, disposition),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert any("it does not answer: status 3" in text for text in json.loads(result.stdout)["problems"])
+
+
 def test_no_stdout_at_all() -> None:
     result = subprocess.run(
         ["sh", "-c", f"exec {COMMAND} auth check {URI} >&-"], stderr=subprocess.PIPE, text=True, check=False

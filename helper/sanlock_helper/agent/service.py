@@ -188,6 +188,11 @@ def prepare_process(journal: Journal, unit: str = "sanlock.service") -> None:
     """
     require_memory(unit=unit)
     forbid_core_dumps()
+    # The C module: its children's exit statuses are needed (see apart.py), which the kernel forgets where the
+    # process that started this one ignores their end.
+    import _signal  # type: ignore[import-not-found]
+
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     journal.prepare()
     raise_priority()
     # The GIL's switch interval is 5 ms by default: a thread that returns from a call of 0.5 ms would wait ten

@@ -125,6 +125,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run with the ARGUMENTS behind the program's name; returns the exit status, with all output written."""
     _open_streams()
     forbid_core_dumps()
+    # Where a caller ignores it, the kernel forgets how this program's children end, and Python takes each for
+    # one that succeeded.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         # As the executable left it, lest a Ctrl-C while Python is still loading shows a traceback.
         signal.signal(signal.SIGINT, signal.default_int_handler)
