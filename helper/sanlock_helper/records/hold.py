@@ -50,6 +50,9 @@ class Hold:
             os.fsync(directory)
         except FileExistsError:
             return False
+        except OSError as error:
+            error.filename = self.path
+            raise
         finally:
             os.close(directory)
         return True
@@ -61,12 +64,15 @@ class Hold:
         except FileNotFoundError:
             return False
         try:
-            os.unlink(_NAME, dir_fd=directory)
+            try:
+                os.unlink(_NAME, dir_fd=directory)
+            except IsADirectoryError:
+                # It was made there by hand.
+                os.rmdir(_NAME, dir_fd=directory)
             os.fsync(directory)
         except FileNotFoundError:
             return False
         except OSError as error:
-            # As of a directory that was made there by hand.
             error.filename = self.path
             raise
         finally:

@@ -20,6 +20,7 @@ pytest.importorskip("libvirt")
 
 
 from sanlock_helper.cli.live_lines import LiveLines
+from sanlock_helper.cli.main import main
 from sanlock_helper.cli.verbs import policy, recover
 from sanlock_helper.errors import PermanentError, TransientError
 from sanlock_helper.leases import error_texts as sanlock_errors
@@ -48,6 +49,26 @@ def store(tmp_path: Path) -> RecordStore:
 def test_list(store: RecordStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert recover._list(store, as_json=False) == 0
     assert re.fullmatch(rf"vm1 {UUID} resume since 2001-09-\d\d [\d:]+: waiting\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("option", ["--hold", "--release"])
+def test_the_whole_host_is_held_or_nothing(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recover", option, "-c", "qemu:///session"]) == 2
+    assert "--connect: --hold and --release are for the whole host" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "why", "hint"),
+    [
+        (OSError(30, "Read-only file system", "/var/lib/x"), "/var/lib/x: Read-only file system", ""),
+        (OSError(39, "Directory not empty", "/a/hold"), "/a/hold: Directory not empty", "rm -r /a/hold"),
+        (OSError(13, "Permission denied", "/run/x"), "/run/x: Permission denied", "run this as root"),
+        (OSError(28, "No space left on device"), "No space left on device", ""),
+        (OSError("a reason"), "a reason", ""),
+    ],
+)
+def test_an_error_of_the_system_names_its_file(error: OSError, why: str, hint: str) -> None:
+    assert recover._why(error) == (why, hint)
 
 
 def test_no_name_and_no_reason_moves_the_cursor(

@@ -45,6 +45,18 @@ def test_whatever_is_there_holds(tmp_path: Path, kind: str) -> None:
     hold = Hold(f"{tmp_path}/state")
     assert hold.since() is not None
     assert not hold.begin()
+    assert (hold.end(), hold.since(), hold.end()) == (True, None, False)
+
+
+def test_a_directory_with_something_in_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(0o700)
+    (tmp_path / "state/hold").mkdir()
+    (tmp_path / "state/hold/something").touch()
+    hold = Hold(f"{tmp_path}/state")
+    with pytest.raises(OSError, match="Directory not empty") as raised:
+        hold.end()
+    assert raised.value.filename == hold.path
+    assert hold.since() is not None
 
 
 def test_a_directory_that_others_may_write_to_holds_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from errno import ENOTEMPTY
 from typing import Any
 
 from ... import IDENTIFIER
@@ -98,9 +99,16 @@ def run(arguments: argparse.Namespace) -> int:
             journal.report(Event("recovery-failed", RECOVER, note=str(error).removeprefix(f"{RECOVER}: ")))
             return 1
     except OSError as error:
-        raise PermanentError("recover", str(error), hint_for(error)) from error
+        raise PermanentError("recover", *_why(error)) from error
     finally:
         journal.flush()
+
+
+def _why(error: OSError) -> tuple[str, str]:
+    """What ERROR is about and its reason, and a remedy."""
+    where = f"{error.filename}: " if error.filename else ""
+    hint = f"rm -r {error.filename}" if error.errno == ENOTEMPTY else hint_for(error)
+    return f"{where}{error.strerror or error}", hint
 
 
 def _without_recovery(arguments: argparse.Namespace, store: RecordStore, journal: Journal) -> int | None:
@@ -124,6 +132,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--json", "it belongs to --list and --dry-run", "see recover --help")
     if arguments.yes and arguments.resume_anyway is None:
         raise UsageError("--yes", "it belongs to --resume-anyway DOMAIN", "see recover --help")
+    if arguments.connect is not None and (arguments.hold or arguments.release):
+        raise UsageError("--connect", "--hold and --release are for the whole host", "see recover --help")
 
 
 def _recover(store: RecordStore, journal: Journal, screen: LiveLines, wait: bool) -> int:
