@@ -123,7 +123,8 @@ def _split_budget(arguments: "Sequence[str]") -> "tuple[list[str], float | None]
 
 def _seconds(value: str) -> float:
     try:
-        seconds = float(value)
+        # float() takes more than a number: digits of any script, with "_" between them.
+        seconds = float(value) if value.isascii() and "_" not in value else -1.0
     except ValueError:
         seconds = -1.0
     if not 0 < seconds <= _BUDGET_MAX:  # also false for nan

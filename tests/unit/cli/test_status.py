@@ -92,6 +92,13 @@ def test_what_names_no_domain(typed: str) -> None:
         status._named([row("off", OTHER, None), row("vm1", UUID, 3)], [typed])
 
 
+@pytest.mark.parametrize("typed", ["", "1_0", "\u0663", "nan", "inf", "0", "0.09", "86401", "1e9", "2 s"])
+def test_what_is_no_time_between_two_watches(typed: str) -> None:
+    assert status._seconds("2.5") == 2.5
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is not 0\.1 to 86400 seconds"):
+        status._seconds(typed)
+
+
 @pytest.mark.parametrize("typed", ["", "runing", "off", "\x1b[2J", "x" * 500])
 def test_what_is_no_state(typed: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"is no state of a domain; (?:did|one)"):

@@ -117,7 +117,7 @@ def _state(text: str) -> str:
 
 def _seconds(text: str) -> float:
     try:
-        seconds = float(text)
+        seconds = float(text) if text.isascii() and "_" not in text else 0.0
     except ValueError:
         seconds = 0.0
     if not 0.1 <= seconds <= 86400:
