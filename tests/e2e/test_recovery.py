@@ -21,6 +21,7 @@ from .namespace import PYTHON
 from .recovery import (
     COMMAND,
     HELPER,
+    IDENTIFIER,
     POLICY,
     RUN_RECORDS,
     STATE_RECORDS,
@@ -417,6 +418,31 @@ def test_the_sampler_finds_a_domain_without_a_lease(stack: Stack) -> None:
     # Not even for the administrator.
     result = command(stack, "recover", "--resume-anyway", "held", "--yes")
     assert (result.returncode, held.state().name) == (1, "paused")
+
+
+def test_a_start_for_which_libvirt_takes_no_lease(stack: Stack) -> None:
+    domain = stack.domain("off", "poweroff", metadata=POLICY).start()
+    lose_by_hand(stack, [domain])
+    conf = stack.path("/etc/libvirt/qemu.conf")
+    text = conf.read_text()
+    conf.write_text(text.replace('lock_manager = "sanlock"', 'lock_manager = "nop"'))
+    stack.libvirtd.restart()
+    # Once, and not again by a recovery to come.
+    for _ in range(2):
+        result = command(stack, "recover")
+        assert result.returncode == 1
+        assert (domain.state().name, starts(stack, domain)) == ("shut off", 2)
+    (line,) = [
+        line.message for line in stack.journal(IDENTIFIER) if "powered off again at once" in line.message
+    ]
+    assert "it stays off: it was started without a lease" in line
+    assert "virt-sanlock-helper check, then virsh start off" in line
+    conf.write_text(text)
+    stack.libvirtd.restart()
+    stack.virsh("start", "off")
+    assert command(stack, "recover").returncode == 0
+    assert records(stack) == set()
+    assert len(domain.leases()) == 1
 
 
 def test_recovery_killed_at_any_moment(stack: Stack) -> None:

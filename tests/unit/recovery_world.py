@@ -289,6 +289,10 @@ class Domain:
         self._world.resume()
         self._world._called("resumed")
 
+    def destroy(self) -> None:
+        self._world._called("destroy")
+        self._world.destroy()
+
     def suspend(self) -> None:
         self._world._called("suspend")
         self._world.pause()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The start of a domain that was powered off: the checks before it, the start, and what became of it.
 
-libvirt takes the leases when a domain starts, so a start is always safe.
+libvirt takes the leases when a domain starts.  Where it does not, as with another lock_manager or a sanlock
+that was restarted meanwhile, the domain is powered off again at once: another host may start it, too.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from . import domain_identity
 from .recorded_leases import BEGUN, PROCESS_SECONDS, RecordedLeases, count, own_lockspaces, read_policy
 from .verdict import (
     NO_PROCESS,
+    RAN_UNPROTECTED,
     TO_BE_STARTED,
     DropError,
+    RefusalError,
     UnusableError,
     Verdict,
     VisitResult,
@@ -60,6 +63,8 @@ class DomainStart:
         self._leases = leases
         self._boot = boot
         self._ended = ended
+        # The runs that this process has started, by UUID and libvirt's id.
+        self._begun: set[tuple[str, int]] = set()
 
     def drop_if_migrated(self, domain: VirDomain | None, record: Record) -> None:
         """Go on only if no other host has taken the run over, whatever was to be done with it here."""
@@ -75,7 +80,8 @@ class DomainStart:
         """
         if domain is None and not record.xml:
             raise DropError("it was paused, and libvirt no longer knows it")
-        if record.mark == "refused" and not may_be_decided(record.why):
+        is_left = record.mark == "refused" and not record.why.startswith(RAN_UNPROTECTED)
+        if is_left and not may_be_decided(record.why):
             raise DropError("it was left paused, and has ended since")
         if record.boot != self._boot() or record.mark == "starting":
             return
@@ -100,6 +106,8 @@ class DomainStart:
 
         Raises what DomainRecovery.visit() makes verdicts of.
         """
+        if record.mark == "refused" and record.why.startswith(RAN_UNPROTECTED):
+            raise RefusalError(record.why)
         if domain is None and not record.xml:
             raise DropError(
                 "libvirt no longer knows it: undefined, or transient and its XML could not be had"
@@ -120,13 +128,22 @@ class DomainStart:
             self._check_before_start(lease, domain, record)
         if not self._store.mark(record, "starting"):
             raise DropError("its record was removed or replaced")
+        domain = self._begin(connection, domain, record)
+        return self.started(domain, record, "started", age).with_note(found.problem)
+
+    def _begin(self, connection: VirConnect, domain: VirDomain | None, record: Record) -> VirDomain:
+        """Start the domain of RECORD: DOMAIN, where libvirt knows it, which may run by now."""
         try:
-            domain = connection.createXML(record.xml, 0) if domain is None else domain
-            if not domain.isActive():
+            is_ours = domain is None or not domain.isActive()
+            if domain is None:
+                domain = connection.createXML(record.xml, 0)
+            elif is_ours:
                 domain.create()
+            if is_ours:
+                self._begun.add((record.uuid, domain.ID()))
         except libvirt.libvirtError as error:
             raise failure("start the domain", error) from error
-        return self.started(domain, record, "started", age).with_note(found.problem)
+        return domain
 
     def _drop_another_machine(self, domain: VirDomain, record: Record) -> None:
         try:
@@ -167,8 +184,24 @@ class DomainStart:
             return self._started_unseen(did, age)
         held = self._sanlock.held_by(pid)
         if record.leases and not held:
-            raise TransientError("start the domain", "it runs without a lease: see lock_manager in qemu.conf")
+            self._end_unprotected(domain, record)
         return VisitResult(Verdict.DONE, f"found off, {did}, verified running, {count(held)} held")
+
+    def _end_unprotected(self, domain: VirDomain, record: Record) -> None:
+        """Power DOMAIN off, which runs without the leases that it had, if this process has started that run.
+
+        Raises RefusalError then: a further start would not take them either.  An administrator's own run is
+        left alone: TransientError.
+        """
+        what, why = "start the domain", "it runs without a lease: see lock_manager in qemu.conf"
+        try:
+            is_ours = (record.uuid, domain.ID()) in self._begun
+            if not (is_ours and domain_identity.leases(domain.XMLDesc(0))):
+                raise TransientError(what, why)
+            domain.destroy()
+        except libvirt.libvirtError as error:
+            raise TransientError(what, f"{why}; {failure('power it off again', error)}") from error
+        raise RefusalError(f"{RAN_UNPROTECTED}: see lock_manager in qemu.conf")
 
     def _started_unseen(self, did: str, age: float) -> VisitResult:
         """A domain runs, and its process is not to be found: that is no failure of the start."""

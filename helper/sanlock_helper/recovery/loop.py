@@ -23,7 +23,7 @@ from .domain import DomainRecovery
 from .lockspace_waits import FIRST_DELAY, LAST_DELAY, REPEAT_SECONDS, LockspaceWaits, StartThread, delay
 from .order import RecoveryOrder, is_untried
 from .pending_domain import DomainPhase, PendingDomain
-from .verdict import GONE, UNPROTECTED, Verdict, VisitResult
+from .verdict import GONE, RAN_UNPROTECTED, UNPROTECTED, Verdict, VisitResult
 
 # While a domain's lockspaces are not joined its state is only read: one domain at a time, and not often,
 # for the helper may still be making others safe over the same libvirtd.  A longer read is not waited for.
@@ -38,8 +38,9 @@ PASS_SECONDS = 30.0
 HANG_SECONDS = 30.0
 
 
-def _stopped_state(record: Record) -> str:
-    return "paused" if record.todo == "resume" else "off"
+def _stopped_state(record: Record, why: str) -> str:
+    is_paused = record.todo == "resume" and not why.startswith(RAN_UNPROTECTED)
+    return "paused" if is_paused else "off"
 
 
 def _remedy(record: Record, why: str) -> str:
@@ -49,6 +50,8 @@ def _remedy(record: Record, why: str) -> str:
         return f"virt-sanlock-helper recover --forget {domain}, then virsh create with its XML"
     if policy.is_malformed(why):
         return "then virt-sanlock-helper recover"
+    if why.startswith(RAN_UNPROTECTED):
+        return f"virt-sanlock-helper check, then virsh start {domain}"
     if why.startswith(UNPROTECTED):
         return f"virsh destroy {domain}, then virsh start {domain}"
     return f"virt-sanlock-helper recover --resume-anyway {domain}, or destroy and start it"
@@ -306,7 +309,9 @@ class Recovery:
         if pending.record.mark == "refused" and pending.record.why == result.text:
             return
         record, seconds = pending.record, f"{now - pending.since:.2f}"
-        note = f"it stays {_stopped_state(record)}: {result.text} ({_remedy(record, result.text)})"
+        note = (
+            f"it stays {_stopped_state(record, result.text)}: {result.text} ({_remedy(record, result.text)})"
+        )
         self._journal.report(_event("recovery-refused", pending, seconds=seconds, note=note))
         self._mark_refused(pending, result)
 

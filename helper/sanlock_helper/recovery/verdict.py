@@ -44,6 +44,8 @@ class VisitResult(NamedTuple):
 NO_PROCESS = "its process could not be found in /run/libvirt/qemu"
 UNREGISTERED = "sanlock was restarted since and does not know its process"
 UNPROTECTED = (NO_PROCESS, UNREGISTERED)
+# How the refusal of a domain begins that was started, and for which libvirt took no lease.
+RAN_UNPROTECTED = "it was started without a lease, and powered off again at once"
 # How the refusal for a malformed policy ends where libvirt has forgotten the domain and its metadata.
 GONE = ", and libvirt no longer knows the domain"
 

@@ -426,13 +426,78 @@ def test_killed_right_after_the_start(off: Scene) -> None:
     assert off.world.started == 1
 
 
-def test_a_run_that_has_no_lease_is_not_done(off: Scene) -> None:
+def without_lease(scene: Scene) -> None:
+    """Have libvirt take no lease at a start, as with another lock_manager."""
+    scene.world.xml = (
+        "<domain><devices><lease><lockspace>LS</lockspace><key>disk</key></lease></devices></domain>"
+    )
+
     def lose(name: str) -> None:
         if name == "created":
-            off.world.held = None
+            scene.world.held = None
 
-    off.world.before_call = lose
-    assert "runs without a lease" in off.visit().text
+    scene.world.before_call = lose
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("action", ["poweroff", "restart"])
+def test_a_run_that_has_no_lease_is_ended_at_once(tmp_path: Path, action: str, persistent: bool) -> None:
+    scene = Scene(tmp_path, action)
+    if not persistent:
+        scene.world.persistent = scene.world.known = False
+        scene.record.xml = f"<domain><uuid>{UUID}</uuid>{RECOVER}</domain>"
+        RecordDirectory(f"{tmp_path}/state").write(scene.record)
+    without_lease(scene)
+    found = scene.visit()
+    assert found.verdict is Verdict.REFUSED
+    assert "started without a lease, and powered off again at once" in found.text
+    assert (scene.world.vm, scene.world.started) == (OFF, 1)
+    # Not once more by itself, and not after it was noted.
+    scene.record.mark, scene.record.why = "refused", found.text
+    RecordDirectory(f"{tmp_path}/state").write(scene.record)
+    assert scene.visit() == found
+    assert scene.world.started == 1
+    # By the administrator: that run is not recovery's.
+    scene.world.known = True
+    scene.world.start()
+    assert scene.visit().verdict is Verdict.DONE
+    assert scene.world.vm == RUNNING
+
+
+def test_a_run_of_another_recovery_that_has_no_lease_is_left_alone(off: Scene) -> None:
+    """It may be an administrator's, started after a recovery that had noted its start was killed."""
+    without_lease(off)
+
+    def kill(name: str) -> None:
+        if name == "created":
+            raise Killed
+
+    off.world.before_call = kill
+    with pytest.raises(Killed):
+        off.visit()
+    off.world.before_call = lambda name: None
+    off.world.held = None
+    found = off.visit()
+    assert found.verdict is Verdict.AGAIN
+    assert "runs without a lease" in found.text
+    assert off.world.vm == RUNNING
+
+
+def test_a_run_whose_definition_asks_for_no_lease_any_more_is_left_alone(off: Scene) -> None:
+    without_lease(off)
+    off.world.xml = "<domain><devices/></domain>"
+    found = off.visit()
+    assert found.verdict is Verdict.AGAIN
+    assert "runs without a lease" in found.text
+    assert off.world.vm == RUNNING
+
+
+def test_a_run_without_a_lease_that_cannot_be_ended(off: Scene) -> None:
+    without_lease(off)
+    off.world.refuses["destroy"] = libvirt_error(libvirt.VIR_ERR_OPERATION_FAILED, message="no")
+    found = off.visit()
+    assert found.verdict is Verdict.AGAIN
+    assert "power it off again" in found.text
 
 
 def test_it_is_still_being_powered_off(tmp_path: Path) -> None:
