@@ -22,6 +22,7 @@ from sanlock_helper.agent.requests import Requests
 from sanlock_helper.agent_state import agent_state
 from sanlock_helper.errors import PermanentError, SanlockHelperError
 from sanlock_helper.leases.grace import learn_grace
+from sanlock_helper.leases.sanlock_daemon import daemon_pid
 from sanlock_helper.records.directory import RecordDirectory
 from sanlock_helper.records.single_instance import only_instance
 from sanlock_helper.records.snapshot import take_snapshot
@@ -110,6 +111,7 @@ NO_FILES = StatusFiles("/nonexistent")
 # Where the file stands in a folder, and what reads it there.
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "sanlock.conf": ("f", lambda folder: learn_grace(str(folder / "f"), str(folder), 0.1)),
+    "sanlock.pid": ("sanlock.pid", lambda folder: daemon_pid(str(folder))),
     "a configuration file of libvirt's": ("f", lambda folder: read_conf(folder / "f")),
     "a status file": ("f.xml", lambda folder: StatusFiles(str(folder)).matching(UUID)),
     "a domain's definition": ("f.xml", lambda folder: is_persistent("f", UUID, str(folder))),

@@ -38,12 +38,19 @@ def daemon_pid(directory: str, proc: str = "/proc") -> int:
     is killed, and the kernel may give its number to another process: the name in PROC decides.
     """
     try:
-        with open(f"{directory}/{PID_FILE}", "rb") as pid_file:
-            pid = int(pid_file.read(16))
-        with open(f"{proc}/{pid}/comm", "rb") as comm:
-            return pid if comm.read(16).rstrip(b"\n") == b"sanlock" else 0
+        pid = int(_beginning(f"{directory}/{PID_FILE}"))
+        return pid if _beginning(f"{proc}/{pid}/comm").rstrip(b"\n") == b"sanlock" else 0
     except (OSError, ValueError):
         return 0
+
+
+def _beginning(path: str) -> bytes:
+    """The first bytes of the file at PATH.  The directory may be user sanlock's: no FIFO is waited for."""
+    descriptor = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
+    try:
+        return posix.read(descriptor, 16)
+    finally:
+        posix.close(descriptor)
 
 
 def join_sanlock_group(directory: str) -> None:
