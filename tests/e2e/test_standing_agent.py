@@ -301,6 +301,59 @@ def test_a_spool_that_cannot_be_changed_for_a_while(stack: Stack, domains: Maker
     assert [len(lines) for lines in acted] == [1] * len(vms.uuids), acted
 
 
+@pytest.mark.modular
+def test_what_cannot_be_moved_out_of_the_spool_does_not_end_it(stack: Stack, domains: Maker) -> None:
+    vms = domains(4)
+    agent = StandingAgent(stack, URI)
+    pid = agent.wait_ready()
+    odd = f"{SPOOL}/{vms.uuids[3]}.pause.{1:016d}-7"
+    stack.run("sh", "-c", f"mkdir {odd} && mount -t tmpfs none {odd}")
+    time.sleep(1.5)
+    for uuid in vms.uuids[:3]:
+        call(stack, uuid)
+        time.sleep(SILENCE / 2)
+    wait_for(lambda: vms.safe(3), 10, "the VMs to be safe")
+    time.sleep(SILENCE)
+    assert agent.pid == pid, messages(stack)
+    stack.run("sh", "-c", f"umount {odd} && rmdir {odd}")
+    assert_all_logged_once(stack, vms.uuids[:3])
+    assert "showed no sign of life" not in messages(stack)
+
+
+# A log in the place of syslog's that no process reads; the argument: what is made then.
+HUNG_LOG = """
+import os, socket, sys, time
+os.rename("/dev/log", "/dev/log.away")
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+log.bind("/dev/log")
+open(sys.argv[1], "w").close()
+time.sleep(600)
+"""
+
+
+def test_a_log_that_hangs_does_not_end_it(stack: Stack, domains: Maker) -> None:
+    vms = domains(12)
+    if stack.run("sh", "-c", "echo 1 > /proc/sys/net/unix/max_dgram_qlen", check=False).returncode:
+        pytest.skip("the length of a socket's queue cannot be set here")
+    hung = stack.popen("/usr/bin/python3", "-ISc", HUNG_LOG, "/run/hung")
+    wait_for(lambda: stack.path("/run/hung").exists(), 10, "the log that hangs")
+    agent = StandingAgent(stack, URI)
+    pid = agent.wait_ready()
+    storm(stack, vms.uuids)
+    wait_for(vms.safe, 10, "all VMs to be safe")
+    assert list(stack.path(SPOOL).iterdir()), "the log has taken all"
+    time.sleep(2 * SILENCE)
+    assert agent.pid == pid
+    stack.run("mv", "-f", "/dev/log.away", "/dev/log")
+    hung.kill()
+    hung.wait()
+    wait_for(lambda: not list(stack.path(SPOOL).iterdir()), 10, "the outcomes to be logged")
+    wait_for(lambda: not helpers(stack), 10, "all helpers to end")
+    assert agent.pid == pid
+    # But for what was in the queue of the log that hung.
+    assert len(outcomes(stack)) >= len(vms.uuids) - 2
+
+
 def threads_and_descriptors(stack: Stack, pid: int) -> tuple[int, int]:
     process = stack.path(f"/proc/{pid}")
     return len(list((process / "task").iterdir())), len(list((process / "fd").iterdir()))
