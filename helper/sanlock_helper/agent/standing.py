@@ -86,6 +86,11 @@ def stand(uri: str) -> int:
         return StandingAgent(uri, spool, journal, wakes).run()
     except OSError as error:
         raise _unusable(error) from error
+    except RuntimeError as error:
+        # RLIMIT_NPROC, or pids.max of the control group; any other one is a defect.
+        if "thread" not in str(error):
+            raise
+        raise PermanentError("stand", str(error), f"set TasksMax= of {UNIT} to more") from error
     finally:
         journal.flush()
 

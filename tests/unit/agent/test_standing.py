@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sanlock_helper.agent.standing import StandingAgent
+from sanlock_helper.agent import standing
+from sanlock_helper.agent.standing import StandingAgent, stand
+from sanlock_helper.errors import PermanentError
 from sanlock_helper.spool import DONE, LATE_SECONDS, LIFE_SECONDS, LOGGING, TAKEN, Spool
+from sanlock_helper.threads import WORKERS
 
 from ..fakes import RecordedJournal
 
@@ -26,6 +29,9 @@ class Waits:
     def __init__(self, most: int, at_each: float) -> None:
         self.seconds: list[float | None] = []
         self._most, self._at_each = most, at_each
+
+    def watch(self, _directory: int) -> None:
+        pass
 
     def watch_changes(self, _descriptor: int) -> None:
         pass
@@ -82,3 +88,19 @@ def test_it_shows_life_while_something_is_in_its_spool(runtime: Path, step: str)
     assert len(waits.seconds) * LIFE_SECONDS > LATE_SECONDS
     other = Spool.open(str(runtime), os.geteuid())
     assert not other.is_late(0)
+
+
+def test_without_a_thread_it_does_not_stand(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    spool = Spool.open(str(runtime), os.geteuid())
+    monkeypatch.setattr(Spool, "open", lambda: spool)
+    monkeypatch.setattr(standing, "Journal", RecordedJournal)
+    monkeypatch.setattr(standing, "Wakes", lambda: Waits(1, 0.0))
+    for name in ("prepare_process", "preload", "join_sanlock_group"):
+        monkeypatch.setattr(standing, name, lambda *_: None)
+    monkeypatch.setattr(WORKERS, "start", none)
+    remedy = r"\(set TasksMax= of virt-sanlock-helper-agent\.service to more\)"
+    with pytest.raises(PermanentError, match=f"stand: can't start new thread {remedy}"):
+        stand("test:///default")
