@@ -152,10 +152,14 @@ class RecoveryRecorder:
             record.unknown = "sanlock: it did not answer for others"
             return
         try:
-            record.lockspaces, record.leases = call_with_timeout(
+            record.lockspaces, found = call_with_timeout(
                 lambda: self._with_descriptors(lambda: self._ask_sanlock(pid)), SANLOCK_SECONDS
             )
             self._silences = 0
+            record.leases = tuple(lease for lease in found if lease.lockspace != leases.UNKNOWN)
+            if len(record.leases) < len(found):
+                # There is no lockspace of that name to be waited for.
+                record.unknown = "sanlock: the name of a lease could not be read"
         except NoAnswerError as error:
             self._silences += 1
             record.unknown = f"sanlock: {error}"

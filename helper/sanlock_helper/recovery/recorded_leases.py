@@ -140,6 +140,7 @@ class RecordedLeases:
         named = {lockspace.name for lockspace in record.lockspaces}
         return (
             bool(record.leases)
+            and not record.unknown
             and record.mark not in BEGUN
             and named >= {lease.lockspace for lease in record.leases}
             and record.boot == self._boot()

@@ -392,6 +392,23 @@ def test_a_sanlock_that_refuses_is_noted(recording: Recording) -> None:
     assert record.unknown == "sanlock is down"
 
 
+@pytest.mark.parametrize("known", [(), (Lease("LS", "disk", 3, "/p", 0),)])
+def test_a_lease_whose_name_is_not_known_is_no_lockspace_to_wait_for(
+    recording: Recording, known: tuple[Lease, ...]
+) -> None:
+    def answer(_pid: int) -> Any:
+        return (), (*known, Lease(leases.UNKNOWN, leases.UNKNOWN, 0))
+
+    recording.recorder = RecoveryRecorder(recording.records, recording.journal, ask_sanlock=answer)  # type: ignore[arg-type]
+    assert recording.act("pause").reached
+    record = recording.records.read(UUID)
+    assert record is not None
+    assert list(map(str, record.leases)) == list(map(str, known))
+    # So a pause is not undone without its administrator.
+    assert record.unknown == "sanlock: the name of a lease could not be read"
+    assert all(lease.lockspace != leases.UNKNOWN for lease in record.leases)
+
+
 def test_xml_that_does_not_come_makes_the_others_wait_less(recording: Recording) -> None:
     recording.host.persistent = False
     recording.recorder.xml_seconds = 0.05

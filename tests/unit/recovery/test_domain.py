@@ -968,6 +968,7 @@ def test_a_lockspace_that_is_still_being_lost(asked: Scene) -> None:
         {"lockspaces": (SPACE,)},
         {"lockspaces": ()},
         {"lockspaces": (RecoveryWorld().healthy(), Lockspace("other", 1, "/other", 0, 1, 0))},
+        {"action": "poweroff", "unknown": "sanlock: the name of a lease could not be read"},
         {"boot": "an earlier one"},
         {"action": "poweroff", "lockspaces": ()},
         {"action": "poweroff", "leases": ()},
