@@ -61,7 +61,8 @@ def main(arguments: "Sequence[str]", interactive: "bool | None" = None) -> int:
                 posix.closerange(3, _MOST_DESCRIPTORS)
                 spool, name, needed = _hand_over(invocation, start, waits)
             if not needed:
-                return EXIT_DONE
+                # Another process serves it; a stand-by has waited for that.
+                return EXIT_FAILED if spool.was_dismissed and spool.has_failed() else EXIT_DONE
         except SpoolError as error:
             problem = str(error)
     return _perform(invocation, start, spool, name, problem)

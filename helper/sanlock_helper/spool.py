@@ -116,6 +116,8 @@ class Spool:
         self._identify = identify or identity
         # The file of this process's own request, open while it waits for the outcome; else -1.
         self.own_request_fd = -1
+        # The same file, whether it waits or not: see has_failed().
+        self._request_fd = -1
         self._pid = pid
         self._owner = owner
         # The files of the two locks, -1 while they are not open, and which of them this process has.
@@ -123,6 +125,8 @@ class Spool:
         self._held = -1
         self._pid_file = -1
         self._place = -1
+        # Whether this process stood by until an agent that stands had served all there was.
+        self.was_dismissed = False
         # Whether another process serves in this one's place, which was silent for long.
         self._replaced = False
         # When this process showed life last, as the agent.
@@ -148,15 +152,16 @@ class Spool:
 
     def descriptors(self) -> "tuple[int, ...]":
         """What this process holds open here."""
-        return self.directory, self.own_request_fd, *self._locks, self._pid_file, self._place
+        return self.directory, self._request_fd, *self._locks, self._pid_file, self._place
 
     # Requests
 
     def write(self, invocation: "Invocation", start: float, keep: bool = False) -> str:
         """Put the request of an INVOCATION that came at START into the spool; returns the file's name.
 
-        START is in seconds of CLOCK_MONOTONIC.  With KEEP the file stays open, so that its outcome can be
-        read.  Raises SpoolError when it cannot be written; then nothing is left there.
+        START is in seconds of CLOCK_MONOTONIC.  The file stays open, so that its outcome can be read; with
+        KEEP this process waits for it.  Raises SpoolError when it cannot be written; then nothing is left
+        there.
         """
         name = f"{invocation.uuid}.{invocation.action}.{int(start * 1e6):016d}-{self._pid}"
         draft = f".{name}"
@@ -171,15 +176,28 @@ class Spool:
 
                     raise OSError(errno.ENOSPC, "No space left on device")
                 self.rename(draft, name)
-            finally:
-                if not keep:
-                    self.kernel.close(descriptor)
+            except OSError:
+                self.kernel.close(descriptor)
+                raise
         except OSError as error:
             self.remove(draft)
             raise _unusable(f"{RUNTIME_DIR}/{_SPOOL}", error) from error
+        self._request_fd = descriptor
         if keep:
             self.own_request_fd = descriptor
         return name
+
+    def has_failed(self) -> bool:
+        """Whether this process's own request is over and logged, and its goal was not reached.
+
+        False while it is not over: then another process serves it.  A stand-by has its exit status from here.
+        """
+        descriptor = self._request_fd
+        if self.kernel.fstat(descriptor).st_nlink:
+            return False
+        data: bytes = self.kernel.pread(descriptor, _MAX_SIZE, 0)
+        # The last line has the outcome and its level: see Requests.finish().
+        return not data.rstrip(b"\n").rpartition(b"\n")[2].startswith(b"notice\t")
 
     def names(self, known: "Container[str]" = ()) -> "list[str]":
         """The files of all requests, whatever their step, oldest first; but for those that are KNOWN."""
@@ -294,6 +312,7 @@ class Spool:
         self.leave_place()
         # A process that found no place has exited.  It wrote its request before, so it is there now.
         if not self._starts():
+            self.was_dismissed = True
             return True
         self.take_place()
         return False

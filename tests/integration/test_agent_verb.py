@@ -97,3 +97,34 @@ def test_too_little_memory_is_named() -> None:
         "set LimitAS= of virt-sanlock-helper-agent.service to more\n"
     )
     assert status == 1
+
+
+# Each call's exit status, with an agent that stands: the embedded driver of the agent has one domain, and
+# no other.
+CALLS = """
+mount -t tmpfs run /run
+{command} agent -c test:///default 2>/dev/null &
+for i in $(seq 100); do grep -q . /run/virt-sanlock-helper/agent.pid 2>/dev/null && break; sleep 0.1; done
+sleep 0.5
+for uuid in {uuids}; do
+    {helper} --budget 5 test:///default $uuid pause </dev/null 2>/dev/null
+    echo $?
+done
+kill -TERM %1
+wait
+"""
+
+
+def test_a_call_that_an_agent_serves_has_its_exit_status() -> None:
+    helper = COMMAND.with_name("libvirt_sanlock_helper")
+    uuids = "6695eb01-f6a4-8304-79aa-97f2502e193f 00000000-0000-0000-0000-000000000001"
+    script = CALLS.format(command=shlex.quote(str(COMMAND)), helper=shlex.quote(str(helper)), uuids=uuids)
+    result = subprocess.run(
+        [*NAMESPACES, "bash", "-mc", script],
+        env={"PATH": os.environ["PATH"]},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout.split() == ["0", "1"], result.stderr

@@ -90,7 +90,7 @@ def _serve_spool(request: Request, spool: Spool, grace: Grace, journal: Journal)
         # Neither this process nor another can serve the spool: each serves its own request, unless an agent
         # has done so.
         if not requests.remove(request.name) and spool.own_request_fd < 0:
-            return EXIT_DONE
+            return EXIT_FAILED if spool.has_failed() else EXIT_DONE
         journal.report(request.event("served-alone", note=error))
         return serve_alone(request, lambda: make_agent(journal, request.uri))
 
@@ -127,6 +127,8 @@ class _Service:
         """Serve while this process is needed, or until the own request is over; returns the exit status."""
         if self._spool.own_request_fd < 0:
             self._requests.attend(self._serve)
+            if self._reached is None and self._spool.has_failed():
+                self._reached = False
         else:
             self._requests.attend_until(self._is_over, self._serve, lambda: time.sleep(WAIT_SECONDS))
             if self._reached is None:

@@ -144,6 +144,35 @@ def test_a_process_that_waits_reads_the_outcome_once_it_was_logged(spool: Spool,
 
 
 @pytest.mark.parametrize(
+    ("level", "line", "failed"),
+    [
+        ("notice", "pause vm1: done", False),
+        ("error", "restart vm1: not done", True),
+        ("crit", "pause vm1: FAILED\nnotice\tdone", True),
+        ("warning", "notice\t", True),
+    ],
+)
+def test_a_process_that_did_not_serve_its_request_knows_whether_that_failed(
+    spool: Spool, requests: Requests, level: str, line: str, failed: bool
+) -> None:
+    name = spool.write(wanted(), 1000.0)
+    assert not spool.has_failed()
+    requests.save_run(name, 7)
+    done = requests.finish(name, level, line)
+    assert done is not None
+    assert not spool.has_failed()
+    receipt = Receipt(requests, done)
+    receipt.logging()
+    receipt.logged()
+    assert spool.has_failed() is failed
+
+
+def test_a_request_that_was_removed_by_hand_has_failed(spool: Spool, requests: Requests) -> None:
+    requests.remove(spool.write(wanted(), 1000.0))
+    assert spool.has_failed()
+
+
+@pytest.mark.parametrize(
     "content",
     [b"", b"2\n", TEXT.replace("2", "1", 1).encode(), TEXT.replace("1000", "x").encode(), b"\xff\0"],
 )
