@@ -13,6 +13,7 @@ import posix
 import select
 import signal
 import time
+from errno import EMFILE, ENOSPC
 from typing import Callable, Iterable
 
 from .. import inotify
@@ -81,7 +82,10 @@ def stand(uri: str) -> int:
     except SpoolError as error:
         raise PermanentError("stand", str(error)) from error
     except OSError as error:
-        raise PermanentError("stand", f"the spool cannot be watched: {error}") from error
+        setting = {EMFILE: "fs.inotify.max_user_instances", ENOSPC: "fs.inotify.max_user_watches"}
+        name = setting.get(error.errno or 0)
+        hint = f"see sysctl {name}, and set it to more" if name else ""
+        raise PermanentError("stand", f"the spool cannot be watched: {error.strerror}", hint) from error
     try:
         return StandingAgent(uri, spool, journal, wakes).run()
     except OSError as error:

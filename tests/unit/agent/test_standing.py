@@ -25,13 +25,15 @@ class Waits:
     """What an agent is woken by: nothing, and after so many waits the signal that ends it."""
 
     has_changes = is_something_gone = ends = False
+    error: OSError | None = None
 
     def __init__(self, most: int, at_each: float) -> None:
         self.seconds: list[float | None] = []
         self._most, self._at_each = most, at_each
 
     def watch(self, _directory: int) -> None:
-        pass
+        if self.error is not None:
+            raise self.error
 
     def watch_changes(self, _descriptor: int) -> None:
         pass
@@ -90,17 +92,39 @@ def test_it_shows_life_while_something_is_in_its_spool(runtime: Path, step: str)
     assert not other.is_late(0)
 
 
-def test_without_a_thread_it_does_not_stand(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def surroundings(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Waits:
+    """What stand() finds around it: a spool, nothing that wakes it, and no process to be set up."""
+    spool, waits = Spool.open(str(runtime), os.geteuid()), Waits(1, 0.0)
+    monkeypatch.setattr(Spool, "open", lambda: spool)
+    monkeypatch.setattr(standing, "Journal", RecordedJournal)
+    monkeypatch.setattr(standing, "Wakes", lambda: waits)
+    for name in ("prepare_process", "preload", "join_sanlock_group"):
+        monkeypatch.setattr(standing, name, lambda *_: None)
+    return waits
+
+
+@pytest.mark.usefixtures("surroundings")
+def test_without_a_thread_it_does_not_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    spool = Spool.open(str(runtime), os.geteuid())
-    monkeypatch.setattr(Spool, "open", lambda: spool)
-    monkeypatch.setattr(standing, "Journal", RecordedJournal)
-    monkeypatch.setattr(standing, "Wakes", lambda: Waits(1, 0.0))
-    for name in ("prepare_process", "preload", "join_sanlock_group"):
-        monkeypatch.setattr(standing, name, lambda *_: None)
     monkeypatch.setattr(WORKERS, "start", none)
     remedy = r"\(set TasksMax= of virt-sanlock-helper-agent\.service to more\)"
     with pytest.raises(PermanentError, match=f"stand: can't start new thread {remedy}"):
         stand("test:///default")
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (24, "Too many open files (see sysctl fs.inotify.max_user_instances, and set it to more)"),
+        (28, "No space left on device (see sysctl fs.inotify.max_user_watches, and set it to more)"),
+        (2, "No such file or directory"),
+    ],
+)
+def test_without_a_watch_it_does_not_stand(surroundings: Waits, number: int, words: str) -> None:
+    surroundings.error = OSError(number, os.strerror(number), "inotify_init1")
+    with pytest.raises(PermanentError) as raised:
+        stand("test:///default")
+    assert str(raised.value) == f"stand: the spool cannot be watched: {words}"
