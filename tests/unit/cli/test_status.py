@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import threading
+import time
 
 import pytest
 
@@ -15,6 +17,7 @@ from sanlock_helper.cli.verbs import status
 from sanlock_helper.errors import PermanentError
 from sanlock_helper.history.forecast import AtLoss, Row
 from sanlock_helper.history.outages import OutageEvent
+from sanlock_helper.leases.sanlock_status import HeldLease, SanlockStatus
 from sanlock_helper.records.record import MARKS, Record
 from sanlock_helper.virt.domain_state import STATES
 from sanlock_helper.virt.inventory import KnownDomain
@@ -111,3 +114,23 @@ def test_what_is_no_state(typed: str) -> None:
 )
 def test_a_line_is_cut_at_the_terminals_width(text: str, width: int, rest: str) -> None:
     assert cut(text, width) == rest
+
+
+def test_a_process_whose_memory_hangs_keeps_no_status_from_being_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    domains = [KnownDomain("vm1", UUID, 3, "running", None)]
+    hangs = threading.Event()
+
+    def hang(*_: object) -> None:
+        hangs.wait(10)
+
+    monkeypatch.setattr(status, "find_forgotten", hang)
+    monkeypatch.setattr(status, "LIBVIRT_SECONDS", 0.1)
+    lease = HeldLease("LS", "disk", "/p", 0, 4711)
+    start = time.monotonic()
+    found, problems = status._with_forgotten(domains, SanlockStatus({}, (), (lease,)))
+    hangs.set()
+    assert time.monotonic() - start < 5
+    assert found == domains
+    assert problems == ["read the processes that hold leases: no answer within 0.1 s"]

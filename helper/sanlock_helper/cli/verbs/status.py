@@ -178,13 +178,27 @@ def _view(domains: list[KnownDomain], problems: list[str], arguments: argparse.N
     except SanlockUnknownError as error:
         problems.append(str(error))
     if sanlock is not None and is_local(arguments.connect):
-        holders = {lease.pid for lease in sanlock.leases if sanlock.held_by(lease.pid)}
-        domains, unknown = find_forgotten(domains, holders)
+        domains, unknown = _with_forgotten(domains, sanlock)
         problems += unknown
     logged = gather(time.time() - JOURNAL_AGE, arguments.journal, JOURNAL_SECONDS)
     rows = make_rows(domains, sanlock, last_events(logged.events), logged.records or logged.waiting)
     wanted = [row for row in _named(rows, arguments.domain) if _is_wanted(row, arguments)]
     return View(wanted, logged, [*problems, *logged.problems])
+
+
+def _with_forgotten(
+    domains: list[KnownDomain], sanlock: SanlockStatus
+) -> tuple[list[KnownDomain], list[str]]:
+    """DOMAINS with what libvirtd has forgotten, and the problems of that: see find_forgotten().
+
+    The memory of a process may hang, and block every process that reads it.
+    """
+    holders = {lease.pid for lease in sanlock.leases if sanlock.held_by(lease.pid)}
+    what = "read the processes that hold leases"
+    try:
+        return within(LIBVIRT_SECONDS, what, lambda: find_forgotten(domains, holders))
+    except TransientError as error:
+        return domains, [str(error)]
 
 
 def _named(rows: list[Row], names: list[str]) -> list[Row]:
