@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import HelperError
+from ..errors import HelperError, TransientError
 from ..records import snapshot
 from ..records.record import Record
+from ..threads import within
 from ..virt.domain_names import names_by_uuid
 from .drill_entries import without_drills
 from .journal_entries import SECONDS, read_file, read_journal
@@ -46,9 +48,27 @@ def gather(since: float, journal: str | None = None, seconds: float = SECONDS) -
     problems = [str(error)] if error else []
     if journal is not None:
         return History(name_domains(name_kills(events, ()), ()), {}, problems, error)
-    current = snapshot.take_snapshot()
+    current = _records(seconds)
     records = [record for record in current.records if record.time >= since]
     waiting = {uuid: record for uuid, record in current.newest.items() if record.time >= since}
-    events = name_domains(add_records(name_kills(events, records), records), current.records, names_by_uuid)
+    events = name_domains(
+        add_records(name_kills(events, records), records), current.records, lambda: _names(seconds)
+    )
     known = None if current.unread else current.newest
     return History(events, waiting, [*problems, *current.problems], error, known)
+
+
+def _records(seconds: float) -> snapshot.RecordSnapshot:
+    """The recovery records; none, and why, where their disk does not give them within SECONDS."""
+    try:
+        return within(seconds, "read the recovery records", snapshot.take_snapshot)
+    except TransientError as error:
+        return snapshot.RecordSnapshot([], [str(error)])
+
+
+def _names(seconds: float) -> Mapping[str, str]:
+    """What libvirt's files have as names by UUID, as far as their disk gives that within SECONDS."""
+    try:
+        return within(seconds, "read libvirt's definitions", names_by_uuid)
+    except TransientError:
+        return {}

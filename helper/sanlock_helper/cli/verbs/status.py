@@ -167,9 +167,9 @@ def _read(connections: list[Any], arguments: argparse.Namespace) -> View:
 
 
 def _view(domains: list[KnownDomain], problems: list[str], arguments: argparse.Namespace) -> View:
-    conf, since = read_conf(arguments.connect), held_since()
+    conf = read_conf(arguments.connect)
     domains = with_default(domains, conf.default)
-    problems += [held_text(since)] if since is not None else []
+    problems += _hold()
     problems += [f"settings that do not count: {conf.problem}"] if conf.problem else []
     problems += [f"{domain.name}: {problem}" for domain in domains for problem in domain.problems]
     sanlock: SanlockStatus | None = None
@@ -184,6 +184,15 @@ def _view(domains: list[KnownDomain], problems: list[str], arguments: argparse.N
     rows = make_rows(domains, sanlock, last_events(logged.events), logged.records or logged.waiting)
     wanted = [row for row in _named(rows, arguments.domain) if _is_wanted(row, arguments)]
     return View(wanted, logged, [*problems, *logged.problems])
+
+
+def _hold() -> list[str]:
+    """That recovery is held, if it is, or that its disk does not give that."""
+    try:
+        since = within(JOURNAL_SECONDS, "read whether recovery is held", held_since)
+    except TransientError as error:
+        return [str(error)]
+    return [held_text(since)] if since is not None else []
 
 
 def _with_forgotten(
