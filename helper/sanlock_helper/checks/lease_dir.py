@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
 import re
 import shlex
 import stat
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
@@ -329,11 +330,21 @@ def _owners(facts: Facts) -> tuple[object, ...]:
     daemon = identity_of((facts.sanlock_proc / "status").read_text())
     above = os.path.realpath(conf.disk_lease_dir)
     parents = [Owner.of(str(parent)) for parent in reversed(Path(above).parents)] if folder else []
+    closed = [lease for lease in _leases(above) if not daemon.may(lease, 6)] if folder else []
     barred = next((parent for parent in parents if not daemon.may(parent, 1)), None)
     user, group = _account(daemon)
     given = give(path, facts.lock_settings, [("user", user), ("group", group)])
     given = given or f'set user = "{user}" and group = "{group}" in {path}'
-    return conf, folder, owner_of(str(facts.lockspace_path)), daemon, given, facts.host.daemon, barred
+    return conf, folder, owner_of(str(facts.lockspace_path)), daemon, given, facts.host.daemon, barred, closed
+
+
+def _leases(folder: str) -> Iterator[Owner]:
+    """The owners of the files in FOLDER."""
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):  # it has been removed
+            owner = Owner.of_entry(entry.path)
+            if owner.kind == stat.S_IFREG:
+                yield owner
 
 
 @check("lease owner", reads=_owners)
@@ -345,11 +356,13 @@ def check_owner(
     given: str = "",
     name: str = "libvirtd",
     barred: Owner | None = None,
+    closed: Sequence[Owner] = (),
 ) -> Finding:
     """Whether the sanlock DAEMON can use the lease FOLDER and the files in it, which libvirt makes.
 
     LOCKSPACE is one that is there.  GIVEN: the command that sets user and group in qemu-sanlock.conf to those
     of the daemon.  NAME: libvirt's daemon.  BARRED: a directory above FOLDER that the daemon may not search.
+    CLOSED: files in FOLDER that it may not open.
     """
     wanted = (
         f"usable by sanlock, which runs as uid {daemon.uid}; user {conf.user}, group {conf.group} configured"
@@ -357,6 +370,10 @@ def check_owner(
     found = _check_owner(conf, folder, lockspace, daemon, given, name)
     if barred is not None and found.verdict == PASS:
         found = failed(f"{barred}: sanlock may not search it", f"chmod a+x {shlex.quote(barred.path)}")
+    if closed and folder is not None and found.verdict == PASS:
+        # As of leases that were copied by root: a VM whose lease that is does not start.
+        why = f"{len(closed)} files that sanlock may not open, the first is {closed[0]}"
+        found = failed(f"{found.found}; {why}", _chown(folder, daemon))
     return replace(found, wanted=wanted)
 
 
