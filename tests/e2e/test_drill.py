@@ -400,6 +400,41 @@ def test_a_directory_without_direct_io_is_refused_with_a_remedy(calm: Stack, oth
         assert answer.stderr.startswith("virt-sanlock-helper"), words
 
 
+def test_a_directory_that_a_link_leads_to(calm: Stack, other: Domain) -> None:
+    """As where /var/lib/libvirt is on another filesystem."""
+    calm.run("mkdir", "/var/lib/libvirt/images/else where")
+    calm.run("ln", "-s", "else where", "/var/lib/libvirt/images/link")
+    try:
+        with untouched(calm, other):
+            found = drill(calm, "--directory", "/var/lib/libvirt/images/link")
+    finally:
+        calm.run("rm", "/var/lib/libvirt/images/link")
+        calm.run("rmdir", "/var/lib/libvirt/images/else where")
+    assert found["directory"] == f"/var/lib/libvirt/images/else where/{NAME}"
+
+
+def test_a_directory_that_is_refused_keeps_no_later_drill_from_its_work(calm: Stack, other: Domain) -> None:
+    images = "/var/lib/libvirt/images"
+    calm.run("mkdir", f"{images}/open", f"{images}/link", f"{images}/file")
+    calm.run("chmod", "0777", f"{images}/open")
+    calm.run("ln", "-s", "/run/stack", f"{images}/link/{NAME}")
+    calm.run("touch", f"{images}/file/{NAME}")
+    try:
+        with untouched(calm, other):
+            for name, words in (
+                ("open", "others may write"),
+                ("link", "no directory"),
+                ("file", "no directory"),
+            ):
+                found = drill(calm, "--directory", f"{images}/{name}", status=1)
+                assert found["broken"] == "lockspace joined"
+                assert words in link(found, "lockspace joined")["found"]
+                assert found["problems"] == []
+                assert not calm.path(NOTE).exists()
+    finally:
+        calm.run("rm", "-r", f"{images}/open", f"{images}/link", f"{images}/file")
+
+
 def test_a_host_without_a_lock_manager_holds_no_lease(stack: Stack) -> None:
     install_ours(stack)
     conf = stack.path("/etc/libvirt/qemu.conf")

@@ -112,12 +112,17 @@ def remove(scratch: Scratch) -> None:
     """
     if os.path.basename(scratch.folder) != NAME:
         return
+    paths = (scratch.lockspace_path, scratch.lease_path)
     try:
         directory = open_directory(scratch.folder)
     except FileNotFoundError:
         return
+    except OSError:
+        if any(map(os.path.lexists, paths)):
+            raise
+        return  # such a directory was refused before anything was made there
     try:
-        for path in (scratch.lockspace_path, scratch.lease_path):
+        for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.basename(path), dir_fd=directory)
     finally:

@@ -110,7 +110,8 @@ class Note:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise PermanentError(f"read {self.path}", str(error), hint_for(error)) from error
+            hint = hint_for(error) or f"mv {self.path} {self.path}.away"
+            raise PermanentError(f"read {self.path}", error.strerror or str(error), hint) from error
         found = _parse(data)
         if found is None:
             raise PermanentError(f"read {self.path}", "it is no note of a drill", f"rm {self.path}")

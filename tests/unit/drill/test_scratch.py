@@ -95,3 +95,34 @@ def test_only_a_drills_own_files_are_removed(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError):
         lease_files.remove(scratch)
     assert (tmp_path / "lease").exists()
+
+
+@pytest.mark.parametrize("what", ["file", "link", "link above", "open", "open above"])
+def test_nothing_was_made_in_what_is_refused(tmp_path: Path, what: str) -> None:
+    """A drill that ended there leaves nothing that the next one would have to remove first."""
+    above = tmp_path / "above"
+    scratch = Scratch.new(str(above))
+    folder = Path(scratch.folder)
+    if what == "link above":
+        (tmp_path / "else").mkdir()
+        above.symlink_to("else")
+    else:
+        above.mkdir()
+    if what == "file":
+        folder.touch()
+    elif what == "link":
+        folder.symlink_to(tmp_path)
+    elif what == "open":
+        folder.mkdir()
+        folder.chmod(0o777)
+    elif what == "open above":
+        above.chmod(0o777)
+    before = sorted(tmp_path.rglob("*"))
+    lease_files.remove(scratch)
+    assert sorted(tmp_path.rglob("*")) == before
+    if what.startswith("open"):
+        # What is there was made before it was opened to others, and is not forgotten.
+        folder.mkdir(exist_ok=True)
+        Path(scratch.lease_path).touch()
+        with pytest.raises(PermissionError):
+            lease_files.remove(scratch)

@@ -114,6 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "--directory", f"{arguments.directory!r} is no directory", "mkdir it, or give another one"
         )
+    # What the note has is found again also where a link leads elsewhere by then; see open_directory().
+    arguments.directory = os.path.realpath(arguments.directory)
     if os.geteuid() != 0:
         raise needs_root("drill", "sanlock, libvirtd and the spool are root's")
     status = ask_sanlock()
@@ -132,6 +134,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with only_instance(LOCK, "drill", "drill", hint):
             return _DrillVerb(arguments, status).run()
+    except BrokenPipeError:
+        raise  # the reader of the output has ended
     except OSError as error:
         raise PermanentError("drill", str(error)) from error
 
@@ -179,7 +183,9 @@ class _DrillVerb:
             return
         problems = Removal(left, self._note, connect, self._journal).run()
         if problems:
-            raise PermanentError(f"remove what the drill of process {left.pid} left", "; ".join(problems))
+            what = f"remove what the drill of process {left.pid} left"
+            hint = f"once nothing of it is left: rm {self._note.path}"
+            raise PermanentError(what, "; ".join(problems), hint)
         self._print(f"removed what the drill of process {left.pid} left, which was killed")
 
     def _perform(self, scratch: Scratch) -> None:
