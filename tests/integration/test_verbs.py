@@ -176,6 +176,18 @@ def test_a_child_that_fails_has_failed_whatever_the_caller_ignores(
     assert any("it does not answer: status 3" in text for text in json.loads(result.stdout)["problems"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status"), [("check", 1), ("--help", 1), ("nonsense", 2), ("history --journal /no/such", 1)]
+)
+@pytest.mark.parametrize("redirection", [">/dev/full 2>/dev/full", "2>/dev/full", ">&- 2>/dev/full"])
+def test_a_full_disk_for_errors_too(arguments: str, status: int, redirection: str) -> None:
+    """The exit status is one of this program's, not Python's own."""
+    command = f'"{COMMAND}" {arguments} {redirection}'
+    result = subprocess.run(["sh", "-c", command], check=False, stdout=subprocess.DEVNULL, timeout=60)
+    is_written = arguments == "--help" and not redirection.startswith(">/dev/full")
+    assert result.returncode == (0 if is_written else status)
+
+
 def test_no_stdout_at_all() -> None:
     result = subprocess.run(
         ["sh", "-c", f"exec {COMMAND} auth check {URI} >&-"], stderr=subprocess.PIPE, text=True, check=False

@@ -146,7 +146,7 @@ def main(arguments: Sequence[str]) -> int:
             return _defect(error)
         # Only the output is left to fail: what a verb reads, it reports as a HelperError.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"{PROGRAM}: write the output: {error.strerror}", file=sys.stderr)
+        print_error(f"{PROGRAM}: write the output: {error.strerror}")
         return EXIT_FAILED
     except Exception as error:
         return _defect(error)

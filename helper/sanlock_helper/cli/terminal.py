@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -61,8 +62,16 @@ def print_pieces(
 
 
 def print_error(text: str) -> None:
-    """Print TEXT, the one line about what went wrong, on stderr; at a terminal as lines that fit."""
-    print_pieces(pieces_of(plain(text)), stream=sys.stderr)
+    """Print TEXT, the one line about what went wrong, on stderr; at a terminal as lines that fit.
+
+    Where that cannot be written, the exit status alone has it; Python would end with one of its own when it
+    writes the rest at exit.
+    """
+    try:
+        print_pieces(pieces_of(plain(text)), stream=sys.stderr)
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def prompt(question: str, stream: TextIO) -> None:
