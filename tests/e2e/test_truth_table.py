@@ -184,7 +184,7 @@ def test_a_lease_directory_that_is_not_absolute(host: Stack, joined: bool) -> No
         host.libvirtd.start()
         assert host.lockspaces()[0].path == host.storage.lockspace_path[1:]
     words = f"{folder[1:]!r} is not absolute"
-    assert_mended(host, "lease path", "fail", words, "lockspace", "lease directory", "lease owner")
+    assert_mended(host, "lease path", "fail", words, "lockspace", "lease owner")
     assert host.lockspaces()[0].path == host.storage.lockspace_path
 
 
@@ -222,7 +222,7 @@ def test_automatic_leases_were_never_switched_on(host: Stack, comment: bool) -> 
     host.libvirtd.stop()
     leave_lockspaces(host)
     host.libvirtd.start()
-    assert_mended(host, "lockspace", "fail", "none is joined", "host_id", "lease directory")
+    assert_mended(host, "lockspace", "fail", "none is joined", "host_id", "lease owner")
 
 
 # Domains

@@ -31,13 +31,13 @@ _TRUTHS = ("auto_disk_leases", "require_lease_for_disks", "check_disk_lease_owne
 _TEXTS = ("disk_lease_dir", "user", "group")
 
 
-def corrected(path: str | Path, data: bytes) -> str:
+def corrected(path: str | Path, data: bytes) -> tuple[str, bytes]:
     """The command that makes libvirt's file PATH, which has DATA and is refused, one that libvirt reads.
 
-    "" where it is not plain what was meant.
+    And what it has then; "" where it is not plain what was meant.
     """
     if not data.strip():
-        return f"truncate -s 0 {shlex.quote(str(path))}"
+        return f"truncate -s 0 {shlex.quote(str(path))}", b""
     edits = []
     if data.startswith(_BOM):
         edits.append(r"1s/^\xef\xbb\xbf//")
@@ -45,19 +45,21 @@ def corrected(path: str | Path, data: bytes) -> str:
     lines = data.split(b"\n")
     at = 0
     for _ in range(_MOST):
-        error = _error_in(b"\n".join(lines))
+        text = b"\n".join(lines)
+        error = _error_in(text)
         if error is None:
-            return f"sed -i {' '.join(f'-e {shlex.quote(edit)}' for edit in edits)} {shlex.quote(str(path))}"
+            script = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
+            return f"sed -i {script} {shlex.quote(str(path))}", text
         # An error that does not move was not mended, or is not where it is noticed.
         if error.line <= at or error.line > len(lines):
-            return ""
+            break
         at = error.line
-        text = _meant(lines[at - 1].decode("utf-8", "surrogateescape"))
-        if not text:
-            return ""
-        edits.append(f"{at}c {text}")
-        lines[at - 1] = text.encode("utf-8", "surrogateescape")
-    return ""
+        line = _meant(lines[at - 1].decode("utf-8", "surrogateescape"))
+        if not line:
+            break
+        edits.append(f"{at}c {line}")
+        lines[at - 1] = line.encode("utf-8", "surrogateescape")
+    return "", data
 
 
 def _error_in(data: bytes) -> ConfSyntaxError | None:

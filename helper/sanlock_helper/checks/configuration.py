@@ -11,8 +11,8 @@ from ..distribution import UNKNOWN, Distribution
 from ..errors import HelperError
 from ..leases.sanlock_daemon import DEFAULT_IO_TIMEOUT
 from ..leases.sanlock_status import JoinedLockspace
-from ..virt.libvirt_conf import MAX_SIZE, Setting, Value, given_again, read_settings
-from ..virt.qemu_sanlock_conf import DEFAULT_DIRECTORY, LOCKSPACE, LockConf
+from ..virt.libvirt_conf import MAX_SIZE, Setting, Value, given_again, in_force, parse_settings, read_settings
+from ..virt.qemu_sanlock_conf import DEFAULT_DIRECTORY, LOCKSPACE, LockConf, make_lock_conf
 from ..virt.regular_file import read_regular
 from . import conf_repair
 from .finding import FAIL, Finding, failed, not_checked, passed, warned
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .facts import Facts
 
 QEMU_CONF = Path("/etc/libvirt/qemu.conf")
+LOCK_CONF = Path("/etc/libvirt/qemu-sanlock.conf")
 
 _UNPROTECTED = "set it with no VM running: one that runs has no lease until it is started again"
 
@@ -107,7 +108,13 @@ def check_lock_manager(
 @check(
     "host_id",
     f"1 to {MAX_HOST_ID}, another one on each host",
-    reads=lambda facts: (facts.lock_conf, facts.joined, lambda: _numbered(facts), facts.host.daemon),
+    reads=lambda facts: (
+        facts.lock_conf,
+        facts.joined,
+        lambda: _numbered(facts),
+        facts.host.daemon,
+        facts.host.etc / "libvirt/qemu-sanlock.conf",
+    ),
     unread=FAIL,
 )
 def check_host_id(
@@ -115,8 +122,9 @@ def check_host_id(
     joined: JoinedLockspace | None,
     numbered: Callable[[], str] = lambda: "set host_id",
     daemon: str = "libvirtd",
+    path: Path = LOCK_CONF,
 ) -> Finding:
-    """The host_id of qemu-sanlock.conf; JOINED is the lockspace as it is in use, if it is.
+    """The host_id of qemu-sanlock.conf, which is PATH; JOINED is the lockspace as it is in use, if it is.
 
     NUMBERED: the command that gives this host one; DAEMON: libvirt's.
     """
@@ -124,14 +132,14 @@ def check_host_id(
         return passed("not used: auto_disk_leases is off")
     if not 1 <= conf.host_id <= MAX_HOST_ID:
         found = f"{conf.host_id}" if conf.host_id else "0, or none: libvirt's driver for QEMU does not start"
-        return failed(found, f"{numbered()} && {restart(daemon)}  # {_OWN}")
+        return failed(found, f"{numbered()} && {restart(daemon)}  # {_OWN.format(path)}")
     if joined is not None and joined.host_id != conf.host_id:
         found = f"{conf.host_id} in the file, but the lockspace is joined as {joined.host_id}"
         return warned(found, f"{joined_anew(joined, daemon)}  # {_NO_LEASE}")
     return passed(f"{conf.host_id}")
 
 
-_OWN = "or another number, which no other host has"
+_OWN = "set host_id in {} to a number that no other host has"
 
 _NO_LEASE = "it does nothing while a VM holds a lease: shut them down, or move them away"
 
@@ -231,21 +239,38 @@ def check_files(
 
 def _corrected(facts: Facts, path: str) -> str:
     """The command that corrects libvirt's file PATH, "" where it is not plain what was meant."""
+    commands = []
     try:
         settings = read_settings(Path(path))
     except HelperError:
         try:
-            return conf_repair.corrected(path, read_regular(path, MAX_SIZE))
+            command, text = conf_repair.corrected(path, read_regular(path, MAX_SIZE))
         except (HelperError, OSError):
             return ""
-    return conf_repair.retyped(path, settings, own_number(facts))
+        if not command:
+            return ""
+        commands, settings = [command], parse_settings(text)
+    if Path(path).name == LOCK_CONF.name:
+        # What has become readable may have the wrong type.
+        try:
+            make_lock_conf(in_force(settings))
+        except HelperError:
+            command = conf_repair.retyped(path, settings, own_number(facts))
+            commands = [*commands, command] if command else []
+    return " && ".join(commands)
 
 
 def own_number(facts: Facts) -> int:
     """A host_id for this host: its own where it has one, else the lowest that no host has, or 1."""
     try:
-        if 1 <= facts.host_id <= MAX_HOST_ID:
-            return facts.host_id
+        joined = [space.host_id for space in facts.sanlock.lockspaces if space.joined]
+    except HelperError:
+        joined = []
+    if joined:
+        return joined[0]
+    try:
+        if 1 <= facts.lock_conf.host_id <= MAX_HOST_ID:
+            return facts.lock_conf.host_id
         folder = facts.lock_conf.disk_lease_dir
     except HelperError:
         folder = DEFAULT_DIRECTORY

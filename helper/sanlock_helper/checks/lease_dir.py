@@ -194,7 +194,9 @@ def _missing(place: LeasePlace) -> Finding:
     path = place.path
     if place.is_file:
         return failed(f"{path} is not there", "see lockspace file")
-    make = f"mkdir -p -m 0700 {shlex.quote(os.path.realpath(path))}"
+    folder = os.path.realpath(path)
+    parents = "" if os.path.isdir(os.path.dirname(folder)) else "-p "
+    make = f"mkdir {parents}-m 0700 {shlex.quote(folder)}"
     mount = "# and mount the shared filesystem there"
     if place.instead == "a file":
         quoted = shlex.quote(path)
