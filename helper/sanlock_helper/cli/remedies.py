@@ -13,7 +13,7 @@ from .wrapping import Piece
 
 # What a remedy of this program may begin a command with.  "mount" and "sanlock" are words of prose, too.
 _COMMAND = re.compile(
-    r"(?:(?:apt|apt-get|dnf|zypper) (?:install|reinstall|remove|update)\b"
+    r"(?:! )?(?:(?:apt|apt-get|dnf|zypper) (?:install|reinstall|remove|update)\b"
     r"|(?:systemctl|udevadm|virsh|virt-sanlock-helper) [a-z]|sanlock (?:client|direct) "
     r"|(?:dpkg-divert|exportfs|findmnt|install|iscsiadm|journalctl|lsattr|restorecon|rpm|semodule) -"
     r"|(?:setsebool|sysctl|systemd-tmpfiles|usermod|virt-admin|wdmd) -|(?:u?mount) [/-]"
