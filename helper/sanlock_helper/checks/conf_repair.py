@@ -18,8 +18,9 @@ from .remedies import give
 
 _BOM = b"\xef\xbb\xbf"
 
-# So many lines are corrected; a file with more is no file of settings.
+# So many lines are corrected, in files of so many bytes; what is larger or has more is no file of settings.
 _MOST = 16
+_MOST_BYTES = 1 << 20
 
 _LINE = re.compile(r"\s*(?P<name>[A-Za-z]\w*)\s*(?:[=:]|\s)\s*(?P<value>[^\s#=:][^#]*?)[\s;]*(?P<rest>#.*)?")
 _HEADING = re.compile(r"\s*\[[\w ./-]*\]\s*")
@@ -38,6 +39,8 @@ def corrected(path: str | Path, data: bytes) -> tuple[str, bytes]:
     """
     if not data.strip():
         return f"truncate -s 0 {shlex.quote(str(path))}", b""
+    if len(data) > _MOST_BYTES:
+        return "", data
     edits = []
     if data.startswith(_BOM):
         edits.append(r"1s/^\xef\xbb\xbf//")

@@ -130,7 +130,7 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Make it readable for root alone, and set another password where other users could read it.",
     ),
     "lock driver": _Each(
-        "Whether libvirt's sanlock driver, lock-driver/sanlock.so, is installed.",
+        "Whether libvirt's sanlock driver, lock-driver/sanlock.so, is installed, and for this machine.",
         'With `lock_manager = "sanlock"` libvirt\'s daemon does not start without it.',
         "Install the package that the remedy names.",
     ),
@@ -160,8 +160,8 @@ EXPLANATIONS: dict[str, Explanation] = {
     "configuration files": _Each(
         "Whether libvirt can read qemu.conf, the daemon's file and qemu-sanlock.conf, and whether a"
         " setting comes twice in one of them or in sanlock.conf.",
-        "A file with an error in one line is not read at all. Of two settings libvirt takes the first,"
-        " sanlock the last.",
+        "A file with an error in one line, or a value of a wrong type, is not taken at all. Of two settings"
+        " libvirt takes the first, sanlock the last.",
         "Correct the line that is named, or remove the one that does not count.",
     ),
     "sanlock": _Each(
