@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Mapping
 
@@ -91,7 +92,8 @@ def check_auth_mode(path: str | None) -> Finding:
         return passed("no file")
     found = os.stat(path)
     text = f"{path} is {stat.S_IMODE(found.st_mode):04o}, uid {found.st_uid}"
-    remedy = f"chown root {path}; chmod 0600 {path}; and another password, if others could read it"
+    quoted = shlex.quote(path)
+    remedy = f"chown root {quoted}; chmod 0600 {quoted}  # and another password, if others could read it"
     if found.st_mode & 0o006 or found.st_uid not in (0, os.geteuid()):
         return failed(text, remedy)
     if found.st_mode & 0o060:

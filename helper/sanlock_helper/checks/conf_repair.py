@@ -21,6 +21,8 @@ _BOM = b"\xef\xbb\xbf"
 # So many lines are corrected, in files of so many bytes; what is larger or has more is no file of settings.
 _MOST = 16
 _MOST_BYTES = 1 << 20
+# The expressions below take the square of a line's length at worst.
+_MOST_LINE = 512
 
 _LINE = re.compile(r"\s*(?P<name>[A-Za-z]\w*)\s*(?:[=:]|\s)\s*(?P<value>[^\s#=:][^#]*?)[\s;]*(?P<rest>#.*)?")
 _HEADING = re.compile(r"\s*\[[\w ./-]*\]\s*")
@@ -75,6 +77,8 @@ def _error_in(data: bytes) -> ConfSyntaxError | None:
 
 def _meant(line: str) -> str:
     """What LINE was meant to be, "" where that is not plain; a heading becomes a comment."""
+    if len(line) > _MOST_LINE:
+        return ""
     if _HEADING.fullmatch(line):
         return f"# {line.strip()}"
     match = _LINE.fullmatch(line)

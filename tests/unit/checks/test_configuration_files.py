@@ -209,7 +209,11 @@ def test_what_was_meant(tmp_path: Path, text: str, values: dict[str, object]) ->
         "a = [" * 5000,
         "a = \x1b\n",
         'a = """x\n',
+        "a" + " " * 100_000 + "\n",
+        "a = x" + "; " * 100_000 + "y\n",
+        "a = x\n" + " " * (1 << 20),
     ],
+    ids=range(17),
 )
 def test_what_is_not_plain_is_left_to_an_editor(text: str) -> None:
     assert conf_repair.corrected("/c", text.encode("utf-8", "surrogateescape"))[0] == ""
