@@ -415,24 +415,28 @@ def test_a_directory_that_a_link_leads_to(calm: Stack, other: Domain) -> None:
 
 def test_a_directory_that_is_refused_keeps_no_later_drill_from_its_work(calm: Stack, other: Domain) -> None:
     images = "/var/lib/libvirt/images"
-    calm.run("mkdir", f"{images}/open", f"{images}/link", f"{images}/file")
+    calm.run("mkdir", *(f"{images}/{name}" for name in ("open", "link", "file", "full")))
     calm.run("chmod", "0777", f"{images}/open")
     calm.run("ln", "-s", "/run/stack", f"{images}/link/{NAME}")
     calm.run("touch", f"{images}/file/{NAME}")
+    calm.run("mount", "-t", "tmpfs", "-o", "size=1536k", "tmpfs", f"{images}/full")
     try:
         with untouched(calm, other):
-            for name, words in (
-                ("open", "others may write"),
-                ("link", "no directory"),
-                ("file", "no directory"),
+            for name, words, remedy in (
+                ("open", "others may write", "drill --directory DIR, which only root may write to"),
+                ("link", "no directory", f"mv {images}/link/{NAME} "),
+                ("file", "no directory", f"mv {images}/file/{NAME} "),
+                ("full", "No space left", "drill --directory DIR, where 2 MiB are free"),
             ):
                 found = drill(calm, "--directory", f"{images}/{name}", status=1)
                 assert found["broken"] == "lockspace joined"
                 assert words in link(found, "lockspace joined")["found"]
+                assert link(found, "lockspace joined")["remedy"].startswith(remedy)
                 assert found["problems"] == []
                 assert not calm.path(NOTE).exists()
     finally:
-        calm.run("rm", "-r", f"{images}/open", f"{images}/link", f"{images}/file")
+        calm.run("umount", f"{images}/full")
+        calm.run("rm", "-r", *(f"{images}/{name}" for name in ("open", "link", "file", "full")))
 
 
 def test_a_host_without_a_lock_manager_holds_no_lease(stack: Stack) -> None:

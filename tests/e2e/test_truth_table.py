@@ -190,7 +190,9 @@ def test_a_lease_directory_that_is_not_absolute(host: Stack, joined: bool) -> No
 
 def test_a_lease_directory_that_is_not_there(host: Stack) -> None:
     text = edit(
-        host, LOCK_CONF, lambda text: re.sub("disk_lease_dir = .*", 'disk_lease_dir = "/srv/l/l"', text)
+        host,
+        LOCK_CONF,
+        lambda text: re.sub("disk_lease_dir = .*", 'disk_lease_dir = "/var/lib/libvirt/images/l/l"', text),
     )
     host.libvirtd.stop()
     leave_lockspace(host)

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import mmap
 import os
+import shlex
 
 from ..errors import HelperError, PermanentError, hint_for
 from ..leases import held as leases
@@ -49,8 +50,8 @@ class LeaseFiles:
             finally:
                 os.close(directory)
         except OSError as error:
-            # What is there already is not this drill's: it is neither used nor removed.
-            raise PermanentError(f"make {scratch.folder}", str(error), hint_for(error)) from error
+            # What is there already is not this drill's, and is not used.
+            raise PermanentError(f"make {scratch.folder}", str(error), _hint(scratch, error)) from error
         sector = self._sector()
         leases.join_sanlock_group()
         binding = leases.load()
@@ -103,6 +104,19 @@ class LeaseFiles:
         if self._lockspace >= 0:
             os.close(self._lockspace)
             self._lockspace = -1
+
+
+def _hint(scratch: Scratch, error: OSError) -> str:
+    """What makes room for the files of SCRATCH after ERROR."""
+    folder = shlex.quote(scratch.folder)
+    return {
+        errno.ENOSPC: f"drill --directory DIR, where {2 * SIZE >> 20} MiB are free",
+        errno.EDQUOT: f"drill --directory DIR, where {2 * SIZE >> 20} MiB are free",
+        errno.EROFS: "drill --directory DIR, where root may write",
+        errno.ENOTDIR: f"mv {folder} {folder}.away, or drill --directory DIR",
+        errno.EEXIST: f"rm -r {folder}, once it is not needed, or drill --directory DIR",
+        errno.EPERM: "drill --directory DIR, which only root may write to",
+    }.get(error.errno or 0, hint_for(error) or _REMEDY)
 
 
 def remove(scratch: Scratch) -> None:
