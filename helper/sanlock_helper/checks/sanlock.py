@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
 from ..command import run
 from ..errors import PermanentError
-from ..leases.grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE
+from ..leases.grace import DEFAULT_FIRE_TIMEOUT, DEFAULT_GRACE, read_small
 from ..leases.sanlock_daemon import DEFAULT_IO_TIMEOUT
 from ..leases.sanlock_status import NAME_LEN, SanlockStatus
 from ..leases.timeline import Timeline
@@ -25,6 +27,7 @@ from .hindered_units import described, freed, hindered_units
 from .registry import check
 from .remedies import RESTART, add_lockspace, give, give_sanlock, rem_lockspace, restart, sanlock_path
 from .sanlock_options import with_option
+from .unit_files import UnitFiles
 
 if TYPE_CHECKING:
     from .facts import Facts
@@ -91,6 +94,7 @@ def _graceful(facts: Facts) -> str:
         sanlock_settings(facts.sanlock_conf),
         lambda: hindered_units(["wdmd.service"]),
         facts.sanlock_conf,
+        refusing_file(facts.host.etc, UnitFiles(facts.host)),
     ),
 )
 def check_watchdog(
@@ -100,11 +104,12 @@ def check_watchdog(
     conf: Iterable[Setting] = (),
     hindered: Callable[[], Mapping[str, str]] = dict,
     path: str = "/etc/sanlock/sanlock.conf",
+    refusing: str = "",
 ) -> Finding:
     """The watchdog daemon, or its deliberate absence: -w 0 on sanlock's COMMAND_LINE, or in its CONF, PATH.
 
     The unit of sanlock 4 and newer gives no options: there the file decides.  HINDERED: wdmd's unit where
-    systemd does not start it as it is: see hindered_units().
+    systemd does not start it as it is: see hindered_units().  REFUSING: see refusing_file().
     """
     used = status.number("use_watchdog")
     if used is None:
@@ -112,7 +117,7 @@ def check_watchdog(
     if used:
         if wdmd_runs:
             return passed("sanlock uses it, wdmd runs")
-        return _without_daemon(hindered())
+        return _without_daemon(hindered(), refusing)
     if _is_given(command_line, "-w", "0"):
         return passed("none, deliberately: sanlock was started with -w 0")
     by_file = status.version >= (4,)
@@ -124,13 +129,29 @@ def check_watchdog(
     return warned(found, f"{give_sanlock(path, 'use_watchdog', None)} && {RESTART}; or {deliberate}")
 
 
-def _without_daemon(hindered: Mapping[str, str]) -> Finding:
+def _without_daemon(hindered: Mapping[str, str], refusing: str) -> Finding:
     found = "sanlock uses it, and wdmd does not run"
     start = "systemctl enable --now wdmd"
+    if refusing:
+        file = shlex.quote(refusing)
+        found = f"{found}: with enabled=1 in {refusing} its unit fails"
+        return failed(found, f"sed -i 's/^enabled=.*/enabled=0/' {file} && {start}")
     if not hindered:
         return failed(found, start)
     remedy = f"{freed(hindered)}{start}  # without a watchdog's device: first modprobe softdog"
     return failed(f"{found}; {described(hindered)}", remedy)
+
+
+def refusing_file(etc: Path, files: UnitFiles) -> str:
+    """The file in ETC with which the unit of Debian's wdmd fails, "" where there is none.
+
+    Its ExecStartPre is an init script that is asked for what it does not know; it ends well, before that, as
+    long as the file does not enable it.
+    """
+    path = etc / "default/wdmd"
+    is_script = any("systemd-wdmd" in value for value in files.values("wdmd.service", "ExecStartPre"))
+    enabled = re.findall(rb"^enabled=(\S*)", read_small(str(path)), re.MULTILINE)
+    return str(path) if is_script and enabled[-1:] in ([b"1"], [b'"1"']) else ""
 
 
 def _is_given(words: Sequence[str], option: str, value: str) -> bool:

@@ -28,7 +28,9 @@ from sanlock_helper.checks.sanlock import (
     is_this_host,
     lockspaces_without_clock,
     parse_dump,
+    refusing_file,
 )
+from sanlock_helper.checks.unit_files import UnitFiles
 from sanlock_helper.errors import PermanentError
 from sanlock_helper.leases.sanlock_status import JoinedLockspace, SanlockStatus, parse_status
 from sanlock_helper.leases.timeline import Timeline, timeline_of
@@ -112,6 +114,42 @@ def test_a_grace_that_the_watchdog_shortens() -> None:
 )
 def test_watchdog(used: str, words: list[str], wdmd: bool, verdict: str) -> None:
     assert check_watchdog(status(use_watchdog=used), words, wdmd).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "fails"),
+    [
+        ("enabled=1\n", True),
+        ('# Set to 1 to start.\nenabled="1"\n', True),
+        ("enabled=0\n", False),
+        ("enabled=1\nenabled=0\n", False),
+        ("#enabled=1\n", False),
+        (None, False),
+    ],
+)
+def test_debians_unit_of_wdmd_fails_with_what_its_file_asks_for(
+    tmp_path: Path, text: str | None, fails: bool
+) -> None:
+    """By Debian's own script, where it is here."""
+    (tmp_path / "lib/systemd/system").mkdir(parents=True)
+    unit = "[Service]\nExecStartPre=/lib/systemd/systemd-wdmd watchdog-check\nExecStart=/usr/sbin/wdmd\n"
+    (tmp_path / "lib/systemd/system/wdmd.service").write_text(unit)
+    path = tmp_path / "default/wdmd"
+    path.parent.mkdir()
+    if text is not None:
+        path.write_text(text)
+    files = UnitFiles(HostPaths(etc=tmp_path, run=tmp_path, lib=tmp_path / "lib"))
+    assert refusing_file(tmp_path, files) == (str(path) if fails else "")
+    debians = Path("/lib/systemd/systemd-wdmd")
+    if debians.exists() and Path("/usr/sbin/wdmd").exists():
+        script = tmp_path / "script"
+        script.write_text(debians.read_text().replace("/etc/default/$NAME", str(path)))
+        assert (subprocess.run(["sh", str(script), "watchdog-check"], check=False).returncode != 0) == fails
+    if fails:
+        found = check_watchdog(status(use_watchdog="1"), [], False, refusing=str(path))
+        command = found.remedy.partition(" && systemctl enable --now wdmd")[0]
+        subprocess.run(["sh", "-ec", command], check=True)
+        assert refusing_file(tmp_path, files) == ""
 
 
 def test_settings_of_sanlock_are_given_by_a_shell(tmp_path: Path) -> None:
