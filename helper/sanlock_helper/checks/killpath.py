@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -153,6 +154,10 @@ def check_killpath(
 
 def _cause_and_step(facts: Facts) -> tuple[str, str]:
     host, pid = facts.installation, facts.sanlock_pid
+    if pid and host.sanlock_runs_ours(pid):
+        closed = [path for path in (host.ours, host.path(host.stock())) if not os.access(path, os.X_OK)]
+        step = f"chmod 755 {' '.join(shlex.quote(str(path)) for path in closed)}" if closed else _REINSTALL
+        return "it is this program's file", step
     if pid and host.has_own_mounts(pid):
         # It was started with the drop-in, so the mount was there: an update of the owner took it away.
         return "the bind was lost", " ".join(host.bind_command())

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 from ..command import NOT_RUN, run
+from ..escapes import printable
 
 SECONDS = 10.0
 
@@ -36,7 +38,7 @@ def why_not_ours(
         why = answer.problem or (answer.stderr.splitlines() or [f"status {answer.status}"])[-1]
         interpreter = _interpreter(path)
         if answer.status == NOT_RUN and interpreter and not os.path.exists(interpreter):
-            why += f" (its interpreter {interpreter} is not there)"
+            why += f" (its interpreter {printable(interpreter)} is not there)"
         return f"does not run: {why}"
     first = answer.stdout.partition("\n")[0]
     return "" if "(virt-sanlock-helper)" in first else f"is another program: {first}"
@@ -46,8 +48,9 @@ def _interpreter(path: str) -> str:
     """The interpreter that the first line of a script names, "" where PATH is none."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         first = os.fsdecode(file.readline(256))
-        words = first[2:].split() if first.startswith("#!") else []
-        return words[0] if words and os.path.isabs(words[0]) else ""
+        # As the kernel takes it: also with the carriage return of another system's editor.
+        words = re.split("[ \t]+", first[2:].strip(" \t\n"), maxsplit=1) if first.startswith("#!") else [""]
+        return words[0] if os.path.isabs(words[0]) else ""
     return ""
 
 

@@ -152,6 +152,29 @@ def test_sanlock_runs_another_helper(here: Host, run: FakeRun, own_mounts: bool,
     assert finding.remedy.startswith(step)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the modes are root's to change")
+@pytest.mark.parametrize("how", ["bound", "link", "copy"])
+def test_ours_that_is_not_executable_is_made_so(here: Host, run: FakeRun, how: str) -> None:
+    """Another helper would be named as the cause, and none is there."""
+    start_sanlock(here, run, OURS, how == "bound")
+    path, seen = here.path(STOCK), Path(here.seen_by(PID))
+    for file in (path, seen):
+        file.unlink()
+        if how == "copy":
+            file.write_text(OURS)
+        else:
+            file.symlink_to(here.ours)
+    assert find(here, "now").verdict == "pass" or how == "copy"
+    for file in (here.ours, path, seen):
+        file.chmod(0o644)
+    found = find(here, "now")
+    assert "is not executable; it is this program's file" in found.found
+    subprocess.run(["sh", "-ec", found.remedy], check=True)
+    # What stands for sanlock's view of a copy is no file of the host's here.
+    seen.chmod(path.stat().st_mode)
+    assert find(here, "now").verdict == "pass"
+
+
 def test_sanlock_outside_systemd_is_found_by_its_pid_file(here: Host, run: FakeRun) -> None:
     start_sanlock(here, run, "stock", own_mounts=False)
     run.properties["MainPID"] = "0"

@@ -22,7 +22,7 @@ CAUSE = ("it was started before", "activate")
 
 
 def script(path: Path, text: str, mode: int = 0o755) -> str:
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     path.chmod(mode)
     return str(path)
 
@@ -51,6 +51,7 @@ def test_ours_passes_and_gets_sanlocks_environment_only(
             "ImportError: no",
         ),
         ("#!/nowhere/python\n", 0o755, "No such file"),
+        ("#!/bin/sh\r\necho x\r\n", 0o755, r"(its interpreter /bin/sh\r is not there)"),
         ("#!/bin/sh\n", 0o755, "another program"),
         ("#!/bin/sh\n", 0o644, "not executable"),
     ],
