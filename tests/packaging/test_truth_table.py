@@ -90,3 +90,27 @@ def test_a_masked_service(machine: Machine) -> None:
     assert (found["verdict"], "sanlock.service masked" in found["found"]) == ("fail", True)
     machine.run("sh", "-ec", found["remedy"])
     assert line(machine, "services")["verdict"] == "pass"
+
+
+@pytest.mark.parametrize("runtime", [(), ("--runtime",)])
+@pytest.mark.parametrize("kinds", [("service",), ("socket", "service")])
+def test_libvirts_daemon_is_masked(
+    machine: Machine, kinds: tuple[str, ...], runtime: tuple[str, ...]
+) -> None:
+    units = [f"{DAEMON}.{kind}" for kind in kinds]
+    machine.run("systemctl", "stop", f"{DAEMON}.socket", f"{DAEMON}.service", check=False)
+    machine.run("systemctl", "mask", *runtime, *units)
+    found = line(machine, "libvirtd")
+    assert found["verdict"] == "fail"
+    assert all(f"{unit} masked" in found["found"] for unit in units)
+    machine.run("sh", "-c", found["remedy"])
+    assert line(machine, "libvirtd")["verdict"] == "pass"
+
+
+def test_sanlock_is_masked(machine: Machine) -> None:
+    machine.run("systemctl", "stop", "sanlock.service", check=False)
+    machine.run("systemctl", "mask", "sanlock.service")
+    found = line(machine, "sanlock")
+    assert (found["verdict"], "sanlock.service masked" in found["found"]) == ("fail", True)
+    machine.run("sh", "-c", found["remedy"])
+    assert line(machine, "sanlock")["verdict"] == "pass"

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,32 +159,40 @@ def test_a_directory_above_that_sanlock_may_not_search() -> None:
     assert "/my srv 0:0 0700: sanlock may not search it" in found.found
 
 
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A directory below which each user may search."""
+    with tempfile.TemporaryDirectory() as path:
+        os.chmod(path, 0o755)
+        yield Path(path)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_lease_that_sanlock_may_not_open(tmp_path: Path) -> None:
+def test_a_lease_that_sanlock_may_not_open(open_path: Path) -> None:
     """As of a directory that was filled from a backup; the lockspace is in order."""
-    leases = tmp_path / "my leases"
+    leases = open_path / "my leases"
     leases.mkdir()
-    for name in ("__LIBVIRT__DISKS__", "a", "b", "link", "folder"):
-        if name == "link":
-            (leases / name).symlink_to("gone")
-        elif name == "folder":
-            (leases / name).mkdir()
-        else:
-            (leases / name).touch(0o600)
-            os.chown(leases / name, 179, 179)
+    for name in ("__LIBVIRT__DISKS__", "a", "b"):
+        (leases / name).touch(0o600)
+        os.chown(leases / name, 179, 179)
+    (leases / "link").symlink_to("gone")
+    (leases / "folder").mkdir()
     os.chown(leases, 179, 179)
     os.chown(leases / "b", 0, 0)
-    for path in (leases, *leases.resolve().parents):
-        os.chmod(path, 0o755) if path.is_relative_to(tmp_path.parents[1]) else None
-    facts = Facts(HostPaths(etc=tmp_path, run=tmp_path, proc=tmp_path), uid=0)
+    facts = Facts(HostPaths(etc=open_path, run=open_path, proc=open_path), uid=0)
     facts.sanlock_pid = 7
-    (tmp_path / "7").mkdir()
-    (tmp_path / "7/status").write_text("Uid:\t179\t179\nGid:\t179\t179\nGroups:\t179 \n")
+    (open_path / "7").mkdir()
+    (open_path / "7/status").write_text("Uid:\t179\t179\nGid:\t179\t179\nGroups:\t179 \n")
     facts.__dict__["lock_conf"] = replace(CONF, disk_lease_dir=str(leases), user="+179", group="+179")
     check = next(check for check in CHECKS if check.name == "lease owner")
     found = check.run(facts)
     assert found.verdict == "fail"
     assert f"1 files that sanlock may not open, the first is {leases}/b 0:0 0600" in found.found
+    subprocess.run(["sh", "-ec", found.remedy], check=True)
+    assert check.run(facts).verdict == "pass"
+    open_path.chmod(0o700)
+    found = check.run(facts)
+    assert (found.verdict, found.remedy) == ("fail", f"chmod a+x {open_path}")
     subprocess.run(["sh", "-ec", found.remedy], check=True)
     assert check.run(facts).verdict == "pass"
 
