@@ -237,7 +237,13 @@ class Deadline:
 
     def sigkill(self, now: float, wall: float) -> str:
         """What sanlock does next, for the journal; WALL is the time of day at NOW."""
-        # The time zone is the one that the interpreter read when it started: strftime(3) may read it again.
-        at = time.localtime(wall + self.kill_at - now)
-        clock = f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}"
-        return f"sanlock sends SIGKILL at {clock} if the leases are lost"
+        return f"sanlock sends SIGKILL at {time_of_day(wall + self.kill_at - now)} if the leases are lost"
+
+
+def time_of_day(at: float) -> str:
+    """The time AT, in seconds since the epoch, as a clock on the wall has it.
+
+    In the time zone that the interpreter read when it started: strftime(3) may read it again.
+    """
+    local = time.localtime(at)
+    return f"{local.tm_hour:02}:{local.tm_min:02}:{local.tm_sec:02}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import posix
+import sys
 
 RUN_DIR = "/run/sanlock"
 SOCKET = "sanlock.sock"
@@ -14,15 +15,15 @@ DEFAULT_IO_TIMEOUT = 10
 
 # struct sm_header: eight numbers of 32 bits in the machine's own order (sanlock src/sanlock_sock.h).
 _NUMBER = 4
-_HEADER = 8 * _NUMBER
+HEADER_BYTES = 8 * _NUMBER
 _MAGIC = 0x04282010
 _PROTO = 1
 _CMD_STATUS = 5
-_STATE_DAEMON = 1
+STATE_DAEMON, STATE_CLIENT, STATE_LOCKSPACE, STATE_RESOURCE = 1, 2, 3, 4
 
 # struct sanlk_state there: type, flags, data32, padding, data64 of 8 bytes, name of 48, str_len, padding.
-_STATE = 80
-_LENGTH_AT = 72
+STATE_BYTES = 80
+STATE_LENGTH_AT = 72
 _LONGEST = 4096
 
 
@@ -76,25 +77,37 @@ def daemon_settings(directory: str, seconds: float) -> dict[bytes, bytes]:
     """
     if not posix.access(f"{directory}/{SOCKET}", posix.F_OK):
         return {}
-    import sys
-
     # A C module, like all that is loaded here; only a process that serves, beside a sanlock, needs it.
     from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
-    numbers = (_MAGIC, _PROTO, _CMD_STATUS, 0, _HEADER, 0, _STATE_DAEMON, 0)
-    request = b"".join(number.to_bytes(_NUMBER, sys.byteorder) for number in numbers)
     connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     try:
         connection.settimeout(seconds)
         connection.connect(f"{directory}/{SOCKET}")
-        connection.send(request)
-        head = _receive(connection, _HEADER + _STATE)
-        length = head[_HEADER + _LENGTH_AT :][:_NUMBER]
-        text = _receive(connection, min(int.from_bytes(length, sys.byteorder), _LONGEST))
+        connection.send(status_request(STATE_DAEMON))
+        head = _receive(connection, HEADER_BYTES + STATE_BYTES)
+        length = number(head, HEADER_BYTES + STATE_LENGTH_AT)
+        text = _receive(connection, min(length, _LONGEST))
     except OSError:
         return {}
     finally:
         connection.close()
+    return settings_of(text)
+
+
+def status_request(kind: int) -> bytes:
+    """The question for the daemon's states up to those of KIND, 0 for all (sanlock src/sanlock_sock.h)."""
+    numbers = (_MAGIC, _PROTO, _CMD_STATUS, 0, HEADER_BYTES, 0, kind, 0)
+    return b"".join(each.to_bytes(_NUMBER, sys.byteorder) for each in numbers)
+
+
+def number(data: bytes, at: int, size: int = _NUMBER) -> int:
+    """The number of SIZE bytes AT its place in DATA, 0 behind its end."""
+    return int.from_bytes(data[at : at + size], sys.byteorder)
+
+
+def settings_of(text: bytes) -> dict[bytes, bytes]:
+    """The names and values in the TEXT of a state."""
     words = (word.partition(b"=") for word in text.rstrip(b"\0").split(b" "))
     return {name: value for name, _, value in words}
 
