@@ -53,6 +53,10 @@ class Kind:
 _AFTER = "[ after {seconds} s][ at try {tries}]: "
 _RESULT = "found {found}, {did}, verified {verified}[; {note}]"
 _SHARED = "[ ({requests} requests)]"
+_NOT_RENEWED = (
+    "no renewal for {seconds} s, its VMs are safe; without one it is lost at {lost}, in {left} s: {fates}; "
+    "then {next}; find out why its storage does not answer: journalctl -u sanlock"
+)
 _BY_STOCK = (
     "after {seconds} s by libvirt's own helper, which reports success; this program did not verify it, since "
     "its own processes died over this request"
@@ -241,6 +245,34 @@ HOST_KINDS = {
         "warning",
         "note",
         "the agent that stands cannot keep all in memory: {note}; it stands all the same",
+    ),
+    # Of the lockspaces, by the agent that stands: "; next: " is where the names of machines end.
+    "renewals-failing": Kind(
+        "be23464b92634d4e82d5a20c02bf9366",
+        "warning",
+        "note",
+        f"lockspace {{lockspace}}: {_NOT_RENEWED}",
+        "lockspace {lockspace}: no renewal for {seconds} s; sanlock does not give it up (no_timeout), and "
+        "these go on: {names}",
+    ),
+    "loss-near": Kind(
+        "0d434500ab0a491dae2549b1d3482272",
+        "warning",
+        "note",
+        f"about to lose lockspace {{lockspace}}: {_NOT_RENEWED}",
+    ),
+    "renewals-back": Kind(
+        "f892a3b32e044595baddedb4e22875c7",
+        "notice",
+        "note",
+        "lockspace {lockspace}: renewed again, after {seconds} s without a renewal; nothing is lost",
+    ),
+    "failing-lockspace-left": Kind(
+        "907f091f509d4be38e11a1116a97d0a1",
+        "notice",
+        "note",
+        "sanlock has left lockspace {lockspace}, {seconds} s after its last renewal: nothing of it can be "
+        "lost",
     ),
     "update-failed": Kind(
         "f52aa43a64bf4483b8e76227d2d5a4ec",

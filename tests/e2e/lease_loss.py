@@ -37,13 +37,13 @@ def story(stack: Stack) -> list[JournalLine]:
     return stack.journal(IDENTIFIER)
 
 
-def logged(stack: Stack, text: str) -> JournalLine:
-    """The line of the journal with TEXT in it; the recorder reads the log's socket a moment later."""
+def logged(stack: Stack, text: str, seconds: float = 5) -> JournalLine:
+    """The line of the journal with TEXT in it, waited for: the recorder reads the log's socket later."""
 
     def find() -> list[JournalLine]:
         return [line for line in story(stack) if text in line.message]
 
-    return wait_for(find, 5, f"a line with {text}")[-1]
+    return wait_for(find, seconds, f"a line with {text}")[-1]
 
 
 def wait_for_calls(stack: Stack, number: int, timeout: float) -> dict[str, HelperCall]:

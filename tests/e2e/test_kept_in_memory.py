@@ -16,7 +16,7 @@ from sanlock_helper.agent.kept_connections import KEPT
 from sanlock_helper.agent.kept_files import MOST_MEBIBYTES
 
 from .calls import messages
-from .lease_loss import AUTH_CONF, HELPER, URI, outcomes
+from .lease_loss import AUTH_CONF, HELPER, URI, logged, outcomes, two_domains
 from .preconditions import need_programs
 from .stack import Stack
 from .standing import COMMAND, StandingAgent, connections
@@ -112,6 +112,30 @@ def test_no_file_of_a_disk_is_opened(stack: Stack, login: bool) -> None:
         assert text, name
         late = sorted(path for path, there in named(text) if not is_kept(path, there, mapped, held))
         assert late == [], f"{name}: {late}"
+
+
+def test_a_warning_reads_no_disk(stack: Stack) -> None:
+    """Renewals fail, and nothing is served: what the watch of them reads is in memory."""
+    need_programs("strace")
+    two_domains(stack)
+    pid = StandingAgent(stack).wait_ready()
+    wait_for(lambda: connections(stack) >= KEPT, 10, "its connections")
+    mapped, held = kept_by(stack, pid)
+    trace = stack.path("/run/trace-watch")
+    outside = outside_pid(stack, pid)
+    words = ["strace", "-f", "-qq", "-e", CALLS, "-o", str(trace), "-p", str(outside)]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as strace:
+        try:
+            status = Path(f"/proc/{outside}/status")
+            wait_for(lambda: f"TracerPid:\t{strace.pid}\n" in status.read_text(), 5, "strace")
+            stack.storage.fail()
+            logged(stack, "about to lose lockspace", 15)
+        finally:
+            strace.send_signal(signal.SIGINT)
+    text = trace.read_text()
+    assert "/run/libvirt/qemu/held.xml" in text
+    late = sorted(path for path, there in named(text) if not is_kept(path, there, mapped, held))
+    assert late == []
 
 
 def sizes(stack: Stack, pid: int) -> dict[str, int]:

@@ -32,6 +32,7 @@ from .descriptors import Descriptors
 from .kept_connections import KeptConnections
 from .kept_files import KeptFiles, Memory, MemoryLockError, Renewal, own_executable, own_folders
 from .pool import Connections
+from .renewal_watch import watch_host
 from .requests import Requests
 from .service import make_host, preload, prepare_process
 
@@ -190,6 +191,7 @@ class StandingAgent:
         )
         self._kept = KeptConnections(uri, self._connections, clock, WORKERS.start, journal.report, wakes.wake)
         self._requests = Requests(spool, Grace())
+        self._watch = watch_host(journal.report)
         spool.stays = True
         self._memory = Memory()
         self._files = KeptFiles(self._memory, own_folders(), own_executable())
@@ -203,6 +205,7 @@ class StandingAgent:
         """
         event_loop.start()
         self._keep_in_memory()
+        WORKERS.start(self._watch.run, ())
         # Garbage is collected between two storms; what is there now stays, and need not be passed over then.
         gc.disable()
         gc.freeze()
