@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable
 
 from .. import IDENTIFIER
-from ..events import STILL_HOLDS, as_number, parse_head
+from ..events import STILL_HOLDS, Event, as_number, parse_head
 from ..invocation import ACTIONS
 from ..records.record import Record
 from .journal_entries import SANLOCK, Entry
@@ -33,6 +33,16 @@ RECORD_EARLY = 1.0
 # The kind of an event that is known from a record alone.
 ON_RECORD = "on record"
 
+# The kinds of what the agent that stands logs of a lockspace: its renewals fail, succeed again, or are over
+# since it is not joined any more.
+WARNED, RENEWED, LEFT = "warned", "renewed", "left"
+_RENEWAL_KINDS = {
+    "renewals-failing": WARNED,
+    "loss-near": WARNED,
+    "renewals-back": RENEWED,
+    "failing-lockspace-left": LEFT,
+}
+
 # The kinds for the end of an action.
 _ENDS = ("done", "not done", "failed")
 
@@ -48,7 +58,8 @@ _SANLOCKS = (
     r"s[0-9]{1,10}(?::r[0-9]{1,10})? "
 )
 # src/lockspace.c, check_our_lease(): 5.x appends why it failed.
-_LOST = re.compile(_SANLOCKS + r"check_our_lease (?:failed|corrupt) -?[0-9]{1,10}\b")
+# One with no_timeout logs the same every second, and is not lost: 5.1.1, measured.
+_LOST = re.compile(_SANLOCKS + r"check_our_lease (?:failed|corrupt) -?[0-9]{1,10}\b(?! \(no_timeout\))")
 # src/main.c, kill_pids() and send_helper_kill(): once a second for each process that has a lease.  The signal
 # is 15 within kill_grace_seconds for a process without a killpath, and for ever for one that has asked for no
 # SIGKILL; 9 otherwise; 100 runs the killpath.  The count goes on when the signal changes.
@@ -64,7 +75,8 @@ class OutageEvent:
     """Something that was logged: see events.Event for what this program logs.
 
     `kind` is done, not done, failed, try, ignored, note or on record for a domain; lost, sigterm or sigkill
-    for what sanlock did: the domain of a process that it killed is known only after name_kills().
+    for what sanlock did: the domain of a process that it killed is known only after name_kills(); warned,
+    renewed or left for `lockspace`, whose renewals failed.
     `text` is the line without the domain; what does not apply is "" or None.  `seconds` is how long it took,
     `tries` sanlock's count for a process that it kills.
     """
@@ -82,6 +94,7 @@ class OutageEvent:
     seconds: float | None = None
     tries: int | None = None
     pid: int | None = None
+    lockspace: str = ""
 
 
 @dataclass
@@ -130,6 +143,7 @@ class Outage:
     """Events that belong together; `lost` are the times (seconds since the epoch) of lockspaces lost.
 
     `sigkills` and `sigterms` have the first such signal for each process: sanlock repeats them each second.
+    `renewals` are the events of lockspaces whose renewals failed.
     """
 
     began: float
@@ -138,6 +152,13 @@ class Outage:
     sigkills: list[OutageEvent] = field(default_factory=list)
     sigterms: list[OutageEvent] = field(default_factory=list)
     domains: dict[str, DomainOutage] = field(default_factory=dict)
+    renewals: list[OutageEvent] = field(default_factory=list)
+
+    @property
+    def is_loss_ahead(self) -> bool:
+        """Whether the renewals of a lockspace failed, and nothing is known of their end."""
+        kinds = {event.lockspace: event.kind for event in self.renewals}
+        return WARNED in kinds.values()
 
 
 def events_of(entries: Iterable[Entry]) -> list[OutageEvent]:
@@ -147,8 +168,10 @@ def events_of(entries: Iterable[Entry]) -> list[OutageEvent]:
 
 
 def parse_line(entry: Entry) -> OutageEvent | None:
-    """Read an entry of our own journal that is about a domain: see events.py for what is logged."""
+    """Read an entry of our own journal that is about a domain or a lockspace's renewals: see events.py."""
     logged = read_event(entry.message, entry.fields) if entry.identifier == IDENTIFIER else None
+    if logged is not None and logged.kind in _RENEWAL_KINDS:
+        return _of_renewals(entry, logged)
     if logged is None or not logged.uuid:
         return None
     kind = "ignored" if logged.action == "ignore" else logged.outcome
@@ -171,6 +194,20 @@ def parse_line(entry: Entry) -> OutageEvent | None:
         tries=_number(parts.get("tries")) if kind in (*_ENDS, "try") else None,
         pid=_number(holder and holder["pid"]),
     )
+
+
+def _of_renewals(entry: Entry, logged: Event) -> OutageEvent:
+    parts = logged.parts
+    lockspace, seconds = parts.get("lockspace", ""), as_number(parts.get("seconds"))
+    kind = _RENEWAL_KINDS[logged.kind]
+    text = {
+        WARNED: f"no renewal for {parts.get('seconds', '?')} s",
+        RENEWED: f"renewed again, after {parts.get('seconds', '?')} s without a renewal; nothing is lost",
+        LEFT: "not joined any more",
+    }[kind]
+    if kind == WARNED and "lost" in parts:
+        text = f"{text}, lost at {parts['lost']} without one"
+    return OutageEvent(entry.time, kind, text=text, seconds=seconds, lockspace=lockspace)
 
 
 def _number(text: str | None) -> int | None:
@@ -308,6 +345,8 @@ def _add(event: OutageEvent, outage: Outage) -> None:
         outage.sigkills.append(event)
     elif event.kind == "sigterm":
         outage.sigterms.append(event)
+    elif event.kind in _RENEWAL_KINDS.values():
+        outage.renewals.append(event)
     else:
         outage.domains.setdefault(event.uuid, DomainOutage(event.uuid)).events.append(event)
 
@@ -325,7 +364,10 @@ def _outage_of(event: OutageEvent, outages: list[Outage], quiet: float) -> Outag
         return None
     outage = open_ones[0]
     # What was done before a loss, by hand, is no part of it; nor what was asked for when it was over.
-    if event.kind == "lost" and not outage.lost:
+    is_of_storage = event.kind == "lost" or event.kind in _RENEWAL_KINDS.values()
+    if is_of_storage and not (outage.lost or outage.renewals):
+        return None
+    if event.action and outage.renewals and not (outage.lost or outage.is_loss_ahead):
         return None
     return None if _is_later(event, outage) else outage
 

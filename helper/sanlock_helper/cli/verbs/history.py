@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from ...history.journal_entries import parse_since
-from ...history.outages import ON_RECORD, DomainOutage, Outage, OutageEvent, make_outages
+from ...history.outages import ON_RECORD, WARNED, DomainOutage, Outage, OutageEvent, make_outages
 from ...history.sources import gather
 from ...records.record import Record
 from ...threads import within
@@ -103,20 +103,27 @@ def _of_domain(events: list[OutageEvent], text: str, uri: str) -> list[OutageEve
 def _print(outage: Outage, apart: bool) -> None:
     if apart:
         print()
-    lost = (
-        f"lease lost at {moment(outage.lost[0])}"
-        if outage.lost
-        else f"{moment(outage.began)}, no loss on record, as when it is done by hand"
-    )
     count = len(outage.domains)
     kills = [("SIGTERM", outage.sigterms), ("SIGKILL", outage.sigkills)]
     sent = "".join(f", {len(events)} {signal} by sanlock" for signal, events in kills if events)
-    print_pieces([Piece(f"{lost}: {count} domain{'' if count == 1 else 's'}{sent}", "bold")])
+    print_pieces([Piece(f"{_head(outage)}: {count} domain{'' if count == 1 else 's'}{sent}", "bold")])
+    for event in outage.renewals:
+        colour = "yellow" if event.kind == WARNED else ""
+        _print_line(event.time, f"lockspace {event.lockspace}: ", Piece(event.text, colour))
     for domain in outage.domains.values():
         _print_domain(domain)
     for signal, events in kills:
         for event in events:
             _print_kill(signal, event)
+
+
+def _head(outage: Outage) -> str:
+    if outage.lost:
+        return f"lease lost at {moment(outage.lost[0])}"
+    if outage.renewals:
+        end = "how that ended is not in the journal" if outage.is_loss_ahead else "nothing was lost"
+        return f"renewals failed at {moment(outage.began)}, {end}"
+    return f"{moment(outage.began)}, no loss on record, as when it is done by hand"
 
 
 def _print_kill(signal: str, event: OutageEvent) -> None:
@@ -168,6 +175,17 @@ def _json(outage: Outage) -> dict[str, Any]:
         "sigkills": [_kill_json(event) for event in outage.sigkills],
         "sigterms": [_kill_json(event) for event in outage.sigterms],
         "domains": [_domain_json(domain) for domain in outage.domains.values()],
+        "renewals": [_renewals_json(event) for event in outage.renewals],
+    }
+
+
+def _renewals_json(event: OutageEvent) -> dict[str, Any]:
+    return {
+        "time": iso(event.time),
+        "lockspace": event.lockspace,
+        "kind": event.kind,
+        "seconds": event.seconds,
+        "text": event.text,
     }
 
 
