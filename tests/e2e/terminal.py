@@ -21,7 +21,7 @@ _WORDS = re.compile(r"\x1b\[(\d*)([A-Z])|\r|\n|[^\x1b\r\n]+")
 def screen(output: str) -> list[str]:
     """The lines that are there after OUTPUT, none wider than the terminal.
 
-    It knows what recover writes: the cursor up, erase to the end, and text.
+    It knows what recover and status write: the cursor up or to the top, erase to the end or all, and text.
     """
     lines = [""]
     row = 0
@@ -29,10 +29,12 @@ def screen(output: str) -> list[str]:
         text, number, letter = word[0], word[1], word[2]
         if letter == "A":
             row = max(0, row - int(number or 1))
+        elif letter == "H":
+            row = 0
         elif letter == "J":
-            lines[row:] = [""]
+            lines[0 if number == "2" else row :] = [""]
         elif letter:
-            raise ValueError(f"an escape sequence that recover does not write: {text!r}")
+            raise ValueError(f"an escape sequence that is not written: {text!r}")
         elif text == "\n":
             row += 1
             lines += [""] * (row + 1 - len(lines))

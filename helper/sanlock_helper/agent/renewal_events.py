@@ -45,13 +45,12 @@ def warning(renewals: Renewals, dependents: Dependents | None, now: float, wall:
         what = _listing(_names(dependents)) if dependents else _NOT_KNOWN
         return Event("renewals-failing", lockspace=renewals.lockspace, seconds=seconds, names=what)
     timeline = renewals.timeline
-    left = renewals.left(timeline.lost, now)
     return Event(
         "loss-near" if renewals.stage(now) == NEAR else "renewals-failing",
         lockspace=renewals.lockspace,
         seconds=seconds,
-        lost=time_of_day(wall + left),
-        left=left,
+        lost=time_of_day(wall + renewals.until(timeline.lost, now)),
+        left=renewals.left(timeline.lost, now),
         fates=_fates(dependents, timeline.grace),
         next=_next(renewals, now, wall),
     )
@@ -99,8 +98,7 @@ def _next(renewals: Renewals, now: float, wall: float) -> str:
     """What follows where a lease is held still."""
 
     def at(after: int) -> str:
-        left = renewals.left(after, now)
-        return f"{time_of_day(wall + left)}, in {left} s"
+        return f"{time_of_day(wall + renewals.until(after, now))}, in {renewals.left(after, now)} s"
 
     timeline = renewals.timeline
     sigkill = f"SIGKILL at {at(timeline.sigkill)}, to what still holds a lease"

@@ -10,8 +10,10 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 
 from ..checks.finding import FAIL, PASS, WARN, Finding
+from ..history.current_outage import LockspaceRow
 from ..history.forecast import AT_LOSS, Row
 from ..history.outages import OutageEvent
+from ..leases.renewals import LOST
 
 PREFIX = "virt_sanlock_helper"
 
@@ -74,6 +76,29 @@ def check_lines(findings: list[Finding], is_ready: bool) -> list[str]:
             "check_warned",
             "1 if this check warns or could not be made, else 0.",
             [(labels, finding.verdict == WARN) for labels, finding in pairs],
+        ),
+    ]
+
+
+def lockspace_metrics(rows: Iterable[LockspaceRow], now: float) -> list[str]:
+    """What `status` shows of the lockspaces in ROWS at NOW, seconds of CLOCK_MONOTONIC."""
+    joined = [(row.name, row.renewals) for row in rows if row.renewals is not None]
+    named = [({"lockspace": name}, renewals) for name, renewals in joined]
+    return [
+        *family(
+            "lockspace_renewal_age_seconds",
+            "Seconds since this host's lease of the lockspace was renewed.",
+            [(labels, renewals.age(now)) for labels, renewals in named],
+        ),
+        *family(
+            "lockspace_loss_age_seconds",
+            "The age of the last renewal at which the lockspace is lost; none where that is never.",
+            [(labels, renewals.timeline.lost) for labels, renewals in named if renewals.has_timeout],
+        ),
+        *family(
+            "lockspace_lost",
+            "1 if the lockspace is lost and not left yet, else 0.",
+            [(labels, renewals.stage(now) == LOST) for labels, renewals in named],
         ),
     ]
 

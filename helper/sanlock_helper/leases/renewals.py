@@ -41,23 +41,28 @@ class Renewals(NamedTuple):
     has_watchdog: bool = True
 
     def age(self, now: float) -> int:
-        """Seconds since the last success, as sanlock counts them at NOW of CLOCK_MONOTONIC."""
-        return max(0, int(now) - self.last_success)
+        """Seconds since the last success at NOW of CLOCK_MONOTONIC, rounded."""
+        return round(max(0.0, now - self.last_success))
 
     def stage(self, now: float) -> str:
         """One of STAGES at NOW."""
         if self.given_up:
             return self.given_up
-        age, timeline = self.age(now), self.timeline
+        # As sanlock's whole seconds have it, too: a threshold is passed when the second is.
+        age, timeline = now - self.last_success, self.timeline
         if age >= timeline.lost and self.has_timeout:
             return LOST
         if age >= timeline.warning:
             return NEAR
         return FAILING if age >= timeline.failing else RENEWED
 
-    def left(self, after: int, now: float) -> int:
+    def until(self, after: int, now: float) -> float:
         """Seconds from NOW to what happens AFTER so many seconds without a renewal, never negative."""
-        return max(0, after - self.age(now))
+        return max(0.0, self.last_success + after - now)
+
+    def left(self, after: int, now: float) -> int:
+        """The same for people, rounded: with age() it makes AFTER."""
+        return round(self.until(after, now))
 
     def next_stage(self, now: float) -> float | None:
         """Seconds from NOW until the stage can be another one; None where that is up to sanlock."""

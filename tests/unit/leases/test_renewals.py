@@ -80,9 +80,12 @@ def test_the_stage_changes_when_it_is_said_to() -> None:
         assert stages == [RENEWED, FAILING, NEAR, LOST]
 
 
-def test_what_is_left_is_whole_seconds_of_sanlocks_clock() -> None:
+def test_what_is_left() -> None:
     found = renewals()
-    assert [found.left(80, 1000 + age) for age in (0.0, 0.9, 1.0, 79.9, 80.0, 500.0)] == [80, 80, 79, 1, 0, 0]
+    assert [found.left(80, 1000 + age) for age in (0.0, 0.4, 0.9, 79.4, 80.0, 500.0)] == [80, 80, 79, 1, 0, 0]
+    assert found.until(80, 1000.25) == 79.75
+    for quarter in range(4 * 80):
+        assert found.age(1000 + quarter / 4) + found.left(80, 1000 + quarter / 4) == 80
     # A renewal of this second may be read a moment before its own time.
     assert found.age(999.9) == 0
 

@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,19 @@ from typing import Any
 from ... import RUNTIME_DIR
 from ...agent_state import AgentState, agent_state, described_state
 from ...errors import PermanentError, TransientError, UsageError
+from ...history.current_outage import (
+    LockspaceRow,
+    Outage,
+    current_outage,
+    is_at_rest,
+    lockspace_rows,
+    read_again,
+)
 from ...history.forecast import Row, make_rows
 from ...history.outages import OutageEvent, last_events
 from ...history.sources import History, gather
+from ...leases.daemon_states import daemon_states
+from ...leases.sanlock_daemon import join_sanlock_group, run_dir
 from ...leases.sanlock_status import SanlockStatus, SanlockUnknownError, ask_sanlock
 from ...records.record import Record
 from ...threads import within
@@ -32,12 +42,14 @@ from ...virt.domain_state import STATES
 from ...virt.inventory import KnownDomain, find_forgotten, running_domains, take_inventory, with_default
 from ..connecting import add_connect, connect_within
 from ..formats import JSON, OPENMETRICS, TEXT, add_format
-from ..metrics import print_metrics, status_lines
+from ..metrics import lockspace_metrics, print_metrics, status_lines
+from ..outage_lines import lockspace_json, lockspace_lines, outage_json, outage_line
 from ..recovery_plan import held_since, held_text, read_conf
 from ..suggestions import did_you_mean
 from ..tables import table
-from ..terminal import iso, moment, paint, painted, plain, print_json, warn
+from ..terminal import iso, moment, paint, painted, plain, print_json, print_pieces, warn
 from ..text_width import columns_of
+from ..watching import Watch
 
 SCHEMA = 1
 
@@ -46,6 +58,8 @@ LIBVIRT_SECONDS = 10.0
 JOURNAL_AGE = 7 * 86400.0
 # A table is not worth waiting longer for a slow journal.
 JOURNAL_SECONDS = 2.0
+# A countdown goes on without an answer.
+SANLOCK_SECONDS = 0.2
 WATCH_SECONDS = 2.0
 
 HEAD = ("NAME", "STATE", "ON_LOCKFAILURE", "RECOVER", "LEASES", "AT A LOSS", "LAST")
@@ -65,11 +79,17 @@ _unanswered: list[Any] = []
 
 @dataclass(frozen=True)
 class View:
-    """What is shown: the rows that are wanted, all that is known of the past, and what could not be read."""
+    """What is shown: the rows that are wanted, all that is known of the past, and what could not be read.
+
+    `lockspaces` are those of this host, `outage` one that is not over, and `now` is CLOCK_MONOTONIC.
+    """
 
     rows: list[Row]
     history: History
     problems: list[str]
+    lockspaces: list[LockspaceRow]
+    outage: Outage | None
+    now: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,17 +153,35 @@ def run(arguments: argparse.Namespace) -> int:
         )
     show = {TEXT: _print, JSON: _print_json, OPENMETRICS: _print_metrics}[arguments.format]
     connections: list[Any] = []
-    while True:
-        try:
-            show(_read(connections, arguments), arguments)
-        except TransientError as error:
-            if arguments.watch is None:
-                raise
-            # An outage is what a watch is for: libvirtd may answer the next time.
-            warn(str(error))
-        if arguments.watch is None:
-            return 0
-        time.sleep(arguments.watch)
+    if arguments.watch is None:
+        show(_read(connections, arguments), arguments)
+        return 0
+
+    def show_again(view: View | None, error: str) -> None:
+        if view is not None:
+            show(view, arguments)
+        if error:
+            warn(error)
+
+    is_live = arguments.format == TEXT and sys.stdout.isatty()
+    count_down = _count_down if is_live else None
+    Watch(lambda: _read(connections, arguments), show_again, count_down).run(arguments.watch)
+    return 0
+
+
+def _count_down(view: View) -> View:
+    """VIEW with its lockspaces as they are now, itself where there is nothing new to be shown."""
+    if is_at_rest(view.lockspaces, time.monotonic()):
+        return view
+    join_sanlock_group(run_dir())
+    states = daemon_states(run_dir(), SANLOCK_SECONDS)
+    lockspaces = (
+        read_again(view.lockspaces, states.lockspaces, states.settings) if states else view.lockspaces
+    )
+    now = time.monotonic()
+    if lockspace_lines(lockspaces, now) == lockspace_lines(view.lockspaces, view.now):
+        return view
+    return replace(view, lockspaces=lockspaces, now=now)
 
 
 def _read(connections: list[Any], arguments: argparse.Namespace) -> View:
@@ -181,9 +219,15 @@ def _view(domains: list[KnownDomain], problems: list[str], arguments: argparse.N
         domains, unknown = _with_forgotten(domains, sanlock)
         problems += unknown
     logged = gather(time.time() - JOURNAL_AGE, arguments.journal, JOURNAL_SECONDS)
-    rows = make_rows(domains, sanlock, last_events(logged.events), logged.records or logged.waiting)
+    waiting = logged.records or logged.waiting
+    rows = make_rows(domains, sanlock, last_events(logged.events), waiting)
     wanted = [row for row in _named(rows, arguments.domain) if _is_wanted(row, arguments)]
-    return View(wanted, logged, [*problems, *logged.problems])
+    lockspaces: list[LockspaceRow] = []
+    if sanlock is not None and is_local(arguments.connect):
+        lockspaces = lockspace_rows(sanlock, rows, waiting.values())
+    now = time.monotonic()
+    outage = current_outage(lockspaces, logged.events, waiting, now)
+    return View(wanted, logged, [*problems, *logged.problems], lockspaces, outage, now)
 
 
 def _hold() -> list[str]:
@@ -249,12 +293,22 @@ def _print(view: View, arguments: argparse.Namespace) -> None:
     for row, lines in zip(view.rows, rows):
         for line in lines:
             print(paint(painted(line), "red" if row.lost else ""))
+    _print_outage(view)
     agent = _agent()
     if agent is not None:
         print(f"\nthe agent stands since {moment(agent.since)}: {described_state(agent)}")
     for problem in view.problems:
         warn(problem)
     sys.stdout.flush()
+
+
+def _print_outage(view: View) -> None:
+    lines = lockspace_lines(view.lockspaces, view.now)
+    lines += [outage_line(view.outage)] if view.outage else []
+    if lines:
+        print()
+    for line in lines:
+        print_pieces([line])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -282,7 +336,10 @@ def _last(last: OutageEvent | None, waiting: Record | None) -> str:
 def _print_metrics(view: View, arguments: argparse.Namespace) -> None:
     records = view.history.records
     events = None if view.history.journal_error else view.history.events
-    lines = status_lines(view.rows, None if records is None else len(records), events, len(view.problems))
+    lines = [
+        *lockspace_metrics(view.lockspaces, view.now),
+        *status_lines(view.rows, None if records is None else len(records), events, len(view.problems)),
+    ]
     print_metrics(lines)
     for problem in view.problems:
         warn(problem)
@@ -292,6 +349,8 @@ def _print_json(view: View, arguments: argparse.Namespace) -> None:
     data = {
         "uri": arguments.connect,
         "domains": [_json(row) for row in view.rows],
+        "lockspaces": [lockspace_json(row, view.now) for row in view.lockspaces],
+        "outage": outage_json(view.outage),
         "problems": view.problems,
     }
     # One line each when watched, for a reader that takes them one by one.
