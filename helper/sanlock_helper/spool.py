@@ -190,14 +190,15 @@ class Spool:
     def has_failed(self) -> bool:
         """Whether this process's own request is over and logged, and its goal was not reached.
 
-        False while it is not over: then another process serves it.  A stand-by has its exit status from here.
+        False where that is not known: while it is not over, and where libvirt's helper, which notes no
+        outcome, has taken it over.  A stand-by has its exit status from here.
         """
         descriptor = self._request_fd
         if self.kernel.fstat(descriptor).st_nlink:
             return False
         data: bytes = self.kernel.pread(descriptor, _MAX_SIZE, 0)
         # The last line has the outcome and its level: see Requests.finish().
-        return not data.rstrip(b"\n").rpartition(b"\n")[2].startswith(b"notice\t")
+        return data.rstrip(b"\n").rpartition(b"\n")[2].startswith((b"error\t", b"crit\t"))
 
     def names(self, known: "Container[str]" = ()) -> "list[str]":
         """The files of all requests, whatever their step, oldest first; but for those that are KNOWN."""
