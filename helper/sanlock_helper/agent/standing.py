@@ -206,7 +206,7 @@ class StandingAgent:
         event_loop.start()
         self._keep_in_memory()
         WORKERS.start(self._watch.run, ())
-        # Garbage is collected between two storms; what is there now stays, and need not be passed over then.
+        # Garbage is collected at rest, by _wait(); what is there now stays, and need not be passed over then.
         gc.disable()
         gc.freeze()
         while self._take_lock():
@@ -284,7 +284,11 @@ class StandingAgent:
             self._requests.use_grace(Grace())
 
     def _wait(self) -> None:
-        """Sleep until the spool has to be read, or this process is to end; see to what it keeps meanwhile."""
+        """Sleep until the spool has to be read, or this process is to end; see to what it keeps meanwhile.
+
+        Before each sleep garbage is collected: a try to connect that fails leaves some, and libvirtd may be
+        away for a week.
+        """
         wakes, renewal = self._wakes, self._renewal
         while not wakes.ends and not self._is_obstructed():
             wakes.watch_changes(renewal.descriptor if renewal.waits else -1)
@@ -295,6 +299,7 @@ class StandingAgent:
                 if not self._requests.show_life():
                     return
                 left.append(LIFE_SECONDS)
+            gc.collect()
             if wakes.wait(min(left, default=None)):
                 return
             if wakes.has_changes:
@@ -325,7 +330,6 @@ class StandingAgent:
         self._descriptors.keep_reserve()
         self._connections.grow_again()
         self._kept.settle()
-        gc.collect()
 
     def _is_obstructed(self) -> bool:
         """Whether the spool has requests that were served and cannot be taken out of it."""
