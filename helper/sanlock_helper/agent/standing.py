@@ -251,7 +251,10 @@ class StandingAgent:
         """Take the agent's lock, once no other agent serves; False when this process is to end before."""
         spool = self._spool
         while not self._wakes.ends:
-            found = spool.take_first()
+            try:
+                found = spool.take_first()
+            except OSError as error:
+                raise PermanentError("stand", f"the agent's lock cannot be used: {error.strerror}") from error
             if found == TAKEN:
                 return True
             if found == HELD and spool.stands():
