@@ -370,7 +370,7 @@ class Spool:
         # From here on this process is not the one to be killed for its silence.  An agent that it served
         # beside learns of that by the time of this last sign of life.
         self._write_holder("")
-        self._stamp(descriptor, self._clock())
+        self.shown_at = self._stamp(descriptor, self._clock())
         if self._pid_file >= 0:
             self.kernel.close(self._pid_file)
             self._pid_file = -1
@@ -402,9 +402,13 @@ class Spool:
         if self._held < 0:
             return True  # nothing to be taken over
         now, before = self._clock(), self.shown_at
-        if now - before >= LIFE_SECONDS:
+        is_due = now - before >= LIFE_SECONDS
+        if is_due:
             self._stamp(self._locks[self._held], now)
         self._replaced = self._replaced or not self._serves(now, before)
+        if is_due and not self._replaced:
+            # Not before the check: a thread that asks may_act() meanwhile would act beside another process.
+            self.shown_at = now
         return not self._replaced
 
     def serves(self) -> bool:
@@ -415,6 +419,10 @@ class Spool:
         if self._held < 0:
             return self.shown_at == 0.0
         return not self._replaced and self._serves(self._clock(), self.shown_at)
+
+    def is_served_beside(self) -> bool:
+        """Whether another process serves, or has served, beside this one, which has the first lock."""
+        return self._held == FIRST and not self.serves()
 
     def _serves(self, now: float, shown_at: float) -> bool:
         return now - shown_at < LATE_SECONDS or self._held == SECOND or not self._was_served_beside(shown_at)
@@ -465,11 +473,11 @@ class Spool:
             self.kernel.close(descriptor)
         return data.partition(b"\n")[0].decode("ascii", "replace")
 
-    def _stamp(self, descriptor: int, now: float) -> None:
+    def _stamp(self, descriptor: int, now: float) -> float:
         nanoseconds = int(now * 1e9)
         stands = self.stays and self._held == FIRST
         self.kernel.utime(descriptor, ns=(STANDS if stands else nanoseconds, nanoseconds))
-        self.shown_at = now
+        return now
 
     def _write_holder(self, text: str) -> None:
         # Not into the lock's file: that would change its time.
@@ -511,7 +519,7 @@ class Spool:
         self._held = which
         self._replaced = False
         self._write_holder(self._identify())
-        self._stamp(descriptor, self._clock())
+        self.shown_at = self._stamp(descriptor, self._clock())
         return True
 
     def _lock(self, descriptor: int) -> bool:

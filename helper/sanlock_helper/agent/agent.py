@@ -333,8 +333,8 @@ class Agent:
         self._reached[request.name] = reached
         if outcome is not None:
             self._log_outcome(request, reached, outcome)
-        elif self._intake is not None:
-            self._intake.read_outcome_again(request.name)
+        else:
+            self._read_outcome(request)
 
     def _log_outcome(self, request: Request, reached: bool, event: Event, log: bool = True) -> None:
         """Note EVENT, the outcome of REQUEST, in the spool, then log it."""
@@ -345,6 +345,9 @@ class Agent:
             self._expect(request)
             if done is None and not self._requests.serves():
                 return  # another agent serves it by now
+            if done is None and self._requests.is_done_by_another(request.name):
+                self._read_outcome(request)
+                return
             # One that could not be renamed goes as well, else the next agent logs its outcome again.
             name = done or request.name
             if log:
@@ -354,6 +357,11 @@ class Agent:
             self._report_obstacle(self._requests.obstacle)
         if log:
             self._journal.report(event, receipt)
+
+    def _read_outcome(self, request: Request) -> None:
+        """Another process has served REQUEST, and may have left it to this one to log the outcome."""
+        if self._intake is not None:
+            self._intake.read_outcome(request.name)
 
     def _report_obstacle(self, why: str) -> None:
         if why != self._obstacle:
@@ -547,9 +555,17 @@ class Agent:
 
     def _may_act(self, execution: Execution) -> bool:
         """Whether a try may change its domain: no other process serves in this one's place."""
-        if self._requests is None:
+        requests = self._requests
+        if requests is None:
             return True
-        return self._requests.show_life() if execution.in_place else self._requests.may_act()
+        serves = requests.show_life() if execution.in_place else requests.may_act()
+        # Read last: between this and the call nothing is left to be found out.
+        return serves and not self._is_done_by_another(execution.job)
+
+    def _is_done_by_another(self, job: Job) -> bool:
+        """Whether the agent that this one serves beside has served all requests of JOB meanwhile."""
+        requests = self._requests
+        return requests is not None and all(requests.is_done_by_another(r.name) for r in job.requests)
 
     def _await_slot(self, execution: Execution) -> bool:
         """The thread of a try that is prepared: return when it has a slot; whether that took long."""
@@ -577,6 +593,9 @@ class Agent:
         elif isinstance(answer, AuthenticationError):
             self._refused(job, answer)
         elif isinstance(answer, PermanentError):
+            self._fail(job, str(answer))
+        elif isinstance(answer, GivenUpError) and self._is_done_by_another(job):
+            # Its outcome is there, and this one is not logged: see _log_outcome().
             self._fail(job, str(answer))
         else:
             self._again(job, str(answer), min(LAST_BACKOFF, FIRST_BACKOFF * 2.0 ** (job.tries - 1)))

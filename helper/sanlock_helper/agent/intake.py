@@ -141,9 +141,9 @@ class Intake:
         """Request NAME is served, by this process or by one of its own, which takes its next steps."""
         self._known.update((name + DONE, name + LOGGING))
 
-    def read_outcome_again(self, name: str) -> None:
-        """The process that served request NAME may have died before it had logged the outcome."""
-        self._known.discard(name + DONE)
+    def read_outcome(self, name: str) -> None:
+        """Another process has served request NAME: log the outcome, unless that has."""
+        self._read(name + DONE)
 
     def _read(self, name: str) -> Request | None:
         """The request in file NAME if it has to be served."""
@@ -161,17 +161,24 @@ class Intake:
             return None
         self._odd_files.was_read(name)
         if request is None:
+            self._is_gone(name)
             return None
         if request.outcome is not None and not name.endswith((DONE, LOGGING)):
             # Its agent died right after it had noted the outcome; or could not rename it, and has logged it.
             done = self._requests.mark_done(name)
             if done is None:
+                self._is_gone(name)
                 return None
             name = done
         if request.outcome is not None or name.endswith((DONE, LOGGING)):
             self._log_for_another(name, request)
             return None
         return request
+
+    def _is_gone(self, name: str) -> None:
+        """Request NAME is not there any more: the agent that this one serves beside may have served it."""
+        if self._requests.is_done_by_another(name):
+            self.read_outcome(name)
 
     def _log_for_another(self, name: str, request: Request) -> None:
         """Log the outcome of a request whose agent died before it could."""

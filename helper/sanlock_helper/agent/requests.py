@@ -12,7 +12,7 @@ from ..events import Event
 from ..invocation import ACTIONS, Invocation
 from ..leases.grace import Deadline, Grace
 from ..numbers import whole_number
-from ..spool import DONE, FORMAT, LOGGING, RUNTIME_DIR, Spool, SpoolError, started
+from ..spool import DONE, FORMAT, LOGGING, RUNTIME_DIR, SECOND, Spool, SpoolError, started
 from .in_hand import InHand
 from .stand_by import POLL_SECONDS, StandBy
 
@@ -240,6 +240,14 @@ class Requests:
         """Whether request NAME is there still, and served by no process yet."""
         return self._is_there(name)
 
+    def is_done_by_another(self, name: str) -> bool:
+        """Whether request NAME was served by the agent that this process serves beside.
+
+        That was stopped after its last check, and went on.
+        """
+        is_beside = self._spool.held == SECOND
+        return is_beside and (self._is_there(name + DONE) or self._is_there(name + LOGGING))
+
     def life_of(self, name: str) -> int:
         """What the process of its own that serves request NAME changes to show life; 0 when it has none."""
         try:
@@ -333,9 +341,12 @@ class Requests:
     def logging(self, name: str, is_own: bool = True) -> str | None:
         """Claim the logging of a finished request's outcome; IS_OWN: of this agent's own.
 
-        Returns the file's new name, None when it was claimed by another.
+        Returns the file's new name, None when it was claimed by another, or is left to the one that serves
+        beside this one: that may have read the request before it was finished, and must not find it gone.
         """
         new = name[: -len(DONE)] + LOGGING
+        if self._spool.is_served_beside():
+            return None
         try:
             self._spool.rename(name, new)
         except FileNotFoundError:

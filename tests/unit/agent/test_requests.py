@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -15,7 +17,7 @@ from sanlock_helper.agent.stand_by import StandBy
 from sanlock_helper.escapes import printable
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline
-from sanlock_helper.spool import DONE, LOGGING, Spool, SpoolError
+from sanlock_helper.spool import DONE, LOGGING, TAKEN, Spool, SpoolError
 
 pytestmark = pytest.mark.pure
 
@@ -363,3 +365,76 @@ def test_an_outcome_of_another_agent_that_is_gone_was_logged_by_it(
     receipt = Receipt(requests, done, is_own)
     spool.remove(done)
     assert receipt.logging() is is_own
+
+
+# An agent that was stopped, and could not be killed
+
+
+class Pair:
+    """An agent, and another process that serves beside it after it was silent for four seconds."""
+
+    def __init__(self, runtime: Path) -> None:
+        self.now = 100.0
+        # What the agent may do while it checks the other one's lock.
+        self.seen: list[bool] = []
+        self.first = self._spool(runtime, 1, self._flock)
+        self.second = self._spool(runtime, 2, fcntl.flock)
+        assert self.first.take_first() == TAKEN
+
+    def _spool(self, runtime: Path, pid: int, flock: Callable[[int, int], None]) -> Spool:
+        directory = Spool.open(str(runtime), owner=os.geteuid()).directory
+        return Spool(directory, pid, flock=flock, clock=lambda: self.now, owner=os.geteuid())
+
+    def _flock(self, descriptor: int, operation: int) -> None:
+        self.seen.append(self.first.may_act())
+        fcntl.flock(descriptor, operation)
+
+    def serve_beside(self) -> None:
+        self.now += 4
+        assert self.second.take_second()
+        self.seen.clear()
+
+
+def test_no_thread_acts_before_it_is_known_whether_another_process_serves(runtime: Path) -> None:
+    pair = Pair(runtime)
+    pair.serve_beside()
+    assert not pair.first.show_life()
+    # Its threads ask while its loop checks, and later.
+    assert pair.seen == [False]
+    assert not pair.first.may_act()
+    assert not pair.first.show_life()
+
+
+def test_one_that_was_silent_and_still_serves_may_act(runtime: Path) -> None:
+    pair = Pair(runtime)
+    pair.now += 4
+    assert not pair.first.may_act()
+    assert pair.first.show_life()
+    assert pair.first.may_act()
+
+
+def test_an_outcome_is_left_to_the_process_that_serves_beside(runtime: Path) -> None:
+    pair = Pair(runtime)
+    first, second = Requests(pair.first, 40), Requests(pair.second, 40)
+    name = pair.first.write(wanted(), 100.0)
+    pair.serve_beside()
+    request = second.read(name)
+    assert request is not None
+    assert request.outcome is None
+    assert not second.is_done_by_another(name)
+    done = first.finish(name, "notice", "done")
+    assert done == name + DONE
+    assert second.is_done_by_another(name)
+    # It went on, and the other one has read the request.
+    assert not Receipt(first, done).logging()
+    assert files(runtime) == [done]
+    assert second.finish(name, "notice", "done") is None
+    assert Receipt(second, done, is_own=False).logging()
+    assert files(runtime) == [name + LOGGING]
+
+
+def test_whoever_serves_beside_no_other_finds_none_that_has_served(spool: Spool, requests: Requests) -> None:
+    assert spool.take_first() == TAKEN
+    name = spool.write(wanted(), 100.0)
+    requests.finish(name, "notice", "done")
+    assert not requests.is_done_by_another(name)
