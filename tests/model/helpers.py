@@ -20,13 +20,17 @@ from sanlock_helper import killpath
 from sanlock_helper import spool as spool_module
 from sanlock_helper.agent import agent as agent_module
 from sanlock_helper.agent import apart, in_hand, intake, one_request, requests, service, stand_by
+from sanlock_helper.agent import standing as standing_module
 from sanlock_helper.agent.agent import Agent
 from sanlock_helper.agent.attempt import Attempt
 from sanlock_helper.agent.outcomes import Outcome
+from sanlock_helper.agent.standing import StandingAgent, Wakes
+from sanlock_helper.errors import PermanentError
 from sanlock_helper.events import Event
+from sanlock_helper.invocation import EXIT_FAILED
 from sanlock_helper.spool import Spool
 
-from .kernel import TICK
+from .kernel import MOVED, TERM, TICK
 from .replay import Process
 
 URI = "qemu:///system"
@@ -78,7 +82,7 @@ class Kernel:
         return _process().call("pwrite", descriptor, data, offset)
 
     def utime(self, descriptor: int, *, ns: tuple[int, int]) -> None:
-        _process().call("utime", descriptor, ns[1])
+        _process().call("utime", descriptor, *ns)
 
     def fstat(self, descriptor: int) -> Any:
         return _status(_process().call("fstat", descriptor))
@@ -96,11 +100,10 @@ class Kernel:
         return list(_process().call("listdir"))
 
 
-def _status(found: tuple[int, int, int]) -> SimpleNamespace:
-    size, mtime_ns, links = found
-    # No agent of this model stands (spool.STANDS).
+def _status(found: tuple[int, int, int, int]) -> SimpleNamespace:
+    size, atime_ns, mtime_ns, links = found
     return SimpleNamespace(
-        st_mode=0o100600, st_uid=0, st_size=size, st_atime_ns=mtime_ns, st_mtime_ns=mtime_ns, st_nlink=links
+        st_mode=0o100600, st_uid=0, st_size=size, st_atime_ns=atime_ns, st_mtime_ns=mtime_ns, st_nlink=links
     )
 
 
@@ -164,7 +167,11 @@ class ModelSpool(Spool):
     @classmethod
     def open(cls, path: str = "", owner: int = 0) -> Spool:
         pid = _process().pid
-        return cls(0, pid, Kernel(), _flock, _now, lambda: f"{pid} {pid} 1")
+        return cls(0, pid, Kernel(), _flock, _now, lambda: f"{pid} {pid} 1", sleep=_sleep)
+
+    def is_in_place(self) -> bool:
+        # What is removed here are requests alone.
+        return True
 
 
 def _flock(descriptor: int, operation: int) -> None:
@@ -234,6 +241,65 @@ def _make_agent(journal: Any, uri: str) -> Agent:
     )
 
 
+class ModelWakes(Wakes):
+    """What wakes an agent that stands: a file that is renamed into the spool, SIGTERM."""
+
+    def __init__(self) -> None:
+        self.has_changes = self.is_something_gone = self.ends = False
+
+    def watch(self, directory: int) -> None:
+        _process().call("watch")
+
+    def watch_changes(self, descriptor: int) -> None:
+        pass  # no file of the program's changes
+
+    def wait(self, seconds: float | None) -> bool:
+        _process().call("poll", seconds)
+        events = _process().call("events")
+        self.ends = self.ends or TERM in events
+        return MOVED in events
+
+
+class ModelFiles:
+    """What an agent that stands keeps in memory: nothing."""
+
+    descriptor, mebibytes, left_out = -1, 0, 0
+
+    def __init__(self, *_arguments: object) -> None:
+        pass
+
+    def lock_all(self) -> None:
+        pass
+
+    def renew(self) -> None:
+        pass
+
+
+class ModelDescriptors:
+    """As many as are needed."""
+
+    def guard(self, connect: Any) -> Any:
+        return connect
+
+    def keep_reserve(self) -> None:
+        pass
+
+
+def _make_standing_agent(
+    connect: Any, journal: Any, connections: Any, stands: bool, **_others: object
+) -> Agent:
+    return Agent(
+        connect,
+        journal,
+        clock=_now,
+        wall=lambda: 0.0,
+        start_thread=lambda run, arguments: run(*arguments),
+        answers=Answers(),  # type: ignore[arg-type]
+        connections=connections,
+        stands=stands,
+    )
+
+
 def _act(attempt: Attempt) -> Outcome:
     """A call into libvirt: it is sent, and it returns."""
     uuid = attempt.request.uuid
@@ -267,6 +333,20 @@ def uuid_of(number: int) -> str:
 def helper(process: Process) -> int:
     """sanlock's call of the killpath, for a domain of its own."""
     return _run(process, lambda: killpath.main([URI, uuid_of(process.pid), ACTION], interactive=False))
+
+
+def standing(process: Process) -> int:
+    """The agent that stands; as its command, it fails where it cannot."""
+
+    def main() -> int:
+        spool, wakes = ModelSpool.open(), ModelWakes()
+        wakes.watch(spool.directory)
+        try:
+            return StandingAgent(URI, spool, ModelJournal(), wakes, _now).run()  # type: ignore[arg-type]
+        except PermanentError:
+            return EXIT_FAILED
+
+    return _run(process, main)
 
 
 def apart_of(name: str) -> Callable[[Process], int]:
@@ -308,6 +388,7 @@ def install(patch: pytest.MonkeyPatch, stand_bys: int) -> None:
         patch.setattr(module, "Journal", ModelJournal)
         patch.setattr(module, "Grace", lambda: 40)
         patch.setattr(module, "make_agent", _make_agent)
+    _install_standing(patch, system)
     flock = SimpleNamespace(LOCK_EX=2, LOCK_NB=4, flock=_flock)
     patch.setattr(one_request, "fcntl", flock)
     patch.setattr(killpath, "_open_standard_descriptors", lambda: None)
@@ -319,3 +400,24 @@ def install(patch: pytest.MonkeyPatch, stand_bys: int) -> None:
     # An agent that waits polls no more often than the model's clock ticks.
     patch.setattr(agent_module, "LINGER_SECONDS", 2 * TICK)
     patch.setattr(intake, "POLL_SECONDS", TICK)
+
+
+def _install_standing(patch: pytest.MonkeyPatch, system: Posix) -> None:
+    """The same for the agent that stands: its threads, which connect and renew, have nothing to do."""
+    patch.setattr(standing_module, "posix", system)
+    patch.setattr(standing_module, "join_sanlock_group", lambda directory: None)
+    patch.setattr(standing_module, "Grace", lambda: 40)
+    patch.setattr(standing_module, "Agent", _make_standing_agent)
+    patch.setattr(standing_module, "Descriptors", ModelDescriptors)
+    patch.setattr(standing_module, "connect", lambda uri: Connected())
+    loop = SimpleNamespace(
+        start=lambda: None, keep=lambda connection, closed: None, close=lambda handle: None
+    )
+    patch.setattr(standing_module, "event_loop", loop)
+    patch.setattr(standing_module, "WORKERS", SimpleNamespace(start=lambda run, arguments: None))
+    for name in ("Memory", "KeptFiles"):
+        patch.setattr(standing_module, name, ModelFiles)
+    for name in ("own_folders", "own_executable"):
+        patch.setattr(standing_module, name, lambda: "")
+    nothing = SimpleNamespace(disable=lambda: None, freeze=lambda: None, collect=lambda: None)
+    patch.setattr(standing_module, "gc", nothing)

@@ -25,21 +25,29 @@ SIGKILL = 9
 
 
 class Inode(NamedTuple):
-    """A file: its content, its time, and the lock on it, by process and descriptor."""
+    """A file: its content, its times, and the lock on it, by process and descriptor."""
 
     data: bytes = b""
+    atime_ns: int = _WALL_NS
     mtime_ns: int = _WALL_NS
     holder: tuple[int, int] | None = None
     links: int = 1
 
 
 class Task(NamedTuple):
-    """A process.  step: None before it has come.  files: inodes by descriptor."""
+    """A process.  step: None before it has come.  files: inodes by descriptor.
+
+    watches: whether it has an inotify(7) queue for the spool.  polls: whether it sleeps in poll(2) until
+    something happens, which is in `events` from then on.
+    """
 
     step: Step | None
     files: tuple[tuple[int, tuple[int, int]], ...] = ()
     made: int = 0
     sleeps_until: float = 0.0
+    watches: bool = False
+    polls: bool = False
+    events: frozenset[str] = frozenset()
     stopped: bool = False
     killable: bool = True
     # Its wait status once it has ended: see wait(2).
@@ -55,6 +63,7 @@ class Limits(NamedTuple):
     """How much may go wrong: processes that crash, that are stopped, and whether some cannot be killed.
 
     removals: how many requests an administrator removes.  errors: how many calls fail for want of room.
+    ends: how many processes that wait for SIGTERM get it.
     switches: how often a process may have to wait although it could go on, and was not stopped.
     """
 
@@ -63,6 +72,7 @@ class Limits(NamedTuple):
     unkillable: bool = False
     removals: int = 0
     errors: int = 0
+    ends: int = 0
     switches: int = 99
 
 
@@ -79,6 +89,16 @@ THERE = _error(FileExistsError, errno.EEXIST)
 NO_ROOM = _error(OSError, errno.ENOSPC)
 LOCKED = _error(BlockingIOError, errno.EAGAIN)
 
+# What a process that polls is woken by: a file was renamed into the spool; SIGTERM.
+MOVED, TERM = "moved", "term"
+FOREVER = float("inf")
+
+
+def _shown(arguments: tuple[Any, ...]) -> str:
+    """The arguments of a call, without the zeros that fill an entry up."""
+    shown = [argument.rstrip(b"\0") if isinstance(argument, bytes) else argument for argument in arguments]
+    return f"({', '.join(map(repr, shown))})"
+
 
 class Kernel:
     """The files and processes of one host, at one moment."""
@@ -91,7 +111,7 @@ class Kernel:
         self.names: dict[str, tuple[int, int]] = {}
         self.inodes: dict[tuple[int, int], Inode] = {}
         self.tasks: dict[int, Task] = {pid: Task(None) for pid in range(1, len(programs) + 1)}
-        self.crashes = self.stops = self.switches = self.errors = 0
+        self.crashes = self.stops = self.switches = self.errors = self.ends = 0
         # The process that made the last call.
         self.running = 0
         # The first step of each process; the same for all copies.
@@ -116,6 +136,7 @@ class Kernel:
             self.crashes,
             self.stops,
             self.errors,
+            self.ends,
             self.switches,
             self.running,
         )
@@ -148,22 +169,32 @@ class Kernel:
             yield f"{pid} goes on", lambda state: state.change(pid, stopped=False)
             return
         name, arguments = task.step.call
+        call = f"{name}{_shown(arguments)}"
         if self._can_go(task):
-            yield f"{pid}: {name}{arguments}", lambda state: state.go(pid)
+            yield f"{pid}: {call}", lambda state: state.go(pid)
             if self._may_lack_room(pid, task):
-                yield f"{pid}: no room for {name}{arguments}", lambda state: state.lack_room(pid)
+                yield f"{pid}: no room for {call}", lambda state: state.lack_room(pid)
         if self._may_crash(pid, task):
-            yield f"{pid} is killed before {name}{arguments}", lambda state: state.crash(pid)
+            yield f"{pid} is killed before {call}", lambda state: state.crash(pid)
+        if self._may_end(task):
+            yield f"{pid} gets SIGTERM before {call}", lambda state: state.terminate(pid)
         if self._may_stop(pid, task):
-            yield f"{pid} is stopped before {name}{arguments}", lambda state: state.stop(pid, True)
+            yield f"{pid} is stopped before {call}", lambda state: state.stop(pid, True)
             if self.limits.unkillable and self.may_be_unkillable(pid):
-                yield (
-                    f"{pid} is stopped for good before {name}{arguments}",
-                    lambda state: state.stop(pid, False),
-                )
+                yield f"{pid} is stopped for good before {call}", lambda state: state.stop(pid, False)
 
     def _may_crash(self, pid: int, task: Task) -> bool:
         return self.crashes < self.limits.crashes and self.may_fail(pid) and self._is_seen(pid, task)
+
+    def _may_end(self, task: Task) -> bool:
+        """Whether SIGTERM may come: it takes effect with the next poll, whenever it comes before."""
+        may_have_it = task.watches and TERM not in task.events
+        return (
+            self.ends < self.limits.ends
+            and may_have_it
+            and task.step is not None
+            and (task.polls or task.step.call[0] == "poll")
+        )
 
     def _may_lack_room(self, pid: int, task: Task) -> bool:
         """Whether its call may fail with ENOSPC: a new file, what is written to one, a new name."""
@@ -184,8 +215,8 @@ class Kernel:
 
     def _time(self) -> Iterator[tuple[str, Callable[[Any], None]]]:
         sleeping = [task.sleeps_until for task in self.tasks.values() if task.lives and not task.stopped]
-        if sleeping:
-            until = min(sleeping)
+        until = min(sleeping, default=FOREVER)
+        if until < FOREVER:
             yield f"time passes: {until - self.now:.2f} s", lambda state: state.pass_time(until)
 
     # Events
@@ -230,6 +261,17 @@ class Kernel:
         self.stops += 1
         self.change(pid, stopped=True, killable=killable)
 
+    def terminate(self, pid: int) -> None:
+        """Process PID, which handles it, gets SIGTERM."""
+        self.ends += 1
+        self._wake(pid, TERM)
+
+    def _wake(self, pid: int, event: str) -> None:
+        task = self.tasks[pid]
+        self.tasks[pid] = task._replace(events=task.events | {event})
+        if task.polls:
+            self.tasks[pid] = self.tasks[pid]._replace(sleeps_until=self.now)
+
     def end(self, pid: int, status: int) -> None:
         """Process PID has ended with that wait STATUS."""
         for descriptor, _ in self.tasks[pid].files:
@@ -248,6 +290,7 @@ class Kernel:
             and self._is_local(pid, task)
             and not self._may_crash(pid, task)
             and not self._may_lack_room(pid, task)
+            and not self._may_end(task)
             and not self._may_stop(pid, task)
         ):
             self._call(pid)
@@ -285,7 +328,9 @@ class Kernel:
             return self.inodes[self._inode(pid, arguments[0])].holder == (pid, arguments[0])
         return name not in self.READS
 
-    READS: frozenset[str] = frozenset(("clock", "read", "pread", "fstat", "stat", "listdir"))
+    READS: frozenset[str] = frozenset(
+        ("clock", "read", "pread", "fstat", "stat", "listdir", "watch", "poll", "events")
+    )
 
     def _is_local(self, pid: int, task: Task) -> bool:
         """Whether other processes neither see the call, nor do they make what it sees."""
@@ -301,7 +346,8 @@ class Kernel:
             return any(self.is_own(path) for path, found in self.names.items() if found == inode)
         return name in self.LOCAL
 
-    LOCAL: frozenset[str] = frozenset(("clock",))
+    # What happens before a poll wakes it at once, and what happens later wakes it then.
+    LOCAL: frozenset[str] = frozenset(("clock", "poll"))
 
     def is_own(self, path: str) -> bool:
         """Whether no other process reads or writes the file at PATH, while this one does."""
@@ -320,6 +366,22 @@ class Kernel:
     def do_sleep(self, pid: int, seconds: float) -> None:
         """nanosleep(2)."""
         self.change(pid, sleeps_until=self.now + max(seconds, TICK))
+
+    def do_watch(self, pid: int) -> None:
+        """inotify_add_watch(2): whatever is renamed into the spool from now on is an event."""
+        self.change(pid, watches=True)
+
+    def do_poll(self, pid: int, seconds: float | None) -> None:
+        """poll(2): sleep until there is an event, SECONDS at most."""
+        if not self.tasks[pid].events:
+            until = FOREVER if seconds is None else self.now + max(seconds, TICK)
+            self.change(pid, sleeps_until=until, polls=True)
+
+    def do_events(self, pid: int) -> frozenset[str]:
+        """read(2) of the events since the last call."""
+        events = self.tasks[pid].events
+        self.change(pid, events=frozenset(), polls=False)
+        return events
 
     def do_open(self, pid: int, path: str, flags: int) -> int | Raised:
         """openat(2)."""
@@ -385,22 +447,22 @@ class Kernel:
         self._set(inode, data=(start + data + before[offset + len(data) :]).rstrip(b"\0"))
         return len(data)
 
-    def do_utime(self, pid: int, descriptor: int, nanoseconds: int) -> None:
+    def do_utime(self, pid: int, descriptor: int, atime_ns: int, mtime_ns: int) -> None:
         """utimensat(2)."""
-        self._set(self._inode(pid, descriptor), mtime_ns=nanoseconds)
+        self._set(self._inode(pid, descriptor), atime_ns=atime_ns, mtime_ns=mtime_ns)
 
-    def do_fstat(self, pid: int, descriptor: int) -> tuple[int, int, int]:
-        """fstat(2): size, time and links."""
+    def do_fstat(self, pid: int, descriptor: int) -> tuple[int, int, int, int]:
+        """fstat(2): size, times and links."""
         inode = self.inodes[self._inode(pid, descriptor)]
-        return len(inode.data), inode.mtime_ns, inode.links
+        return len(inode.data), inode.atime_ns, inode.mtime_ns, inode.links
 
-    def do_stat(self, pid: int, path: str) -> tuple[int, int, int] | Raised:
+    def do_stat(self, pid: int, path: str) -> tuple[int, int, int, int] | Raised:
         """fstatat(2)."""
         found = self.names.get(path)
         if found is None:
             return NOT_THERE
         inode = self.inodes[found]
-        return len(inode.data), inode.mtime_ns, inode.links
+        return len(inode.data), inode.atime_ns, inode.mtime_ns, inode.links
 
     def do_rename(self, pid: int, old: str, new: str) -> Raised | None:
         """renameat(2)."""
@@ -410,6 +472,10 @@ class Kernel:
         self.names[new] = self.names.pop(old)
         if replaced is not None:
             self._unlinked(replaced)
+        if new[:3] != "../":
+            for other, task in self.tasks.items():
+                if task.lives and task.watches:
+                    self._wake(other, MOVED)
         return None
 
     def do_unlink(self, pid: int, path: str) -> Raised | None:

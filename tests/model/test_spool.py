@@ -13,6 +13,7 @@ pytest.importorskip("libvirt")
 from sanlock_helper.agent.in_hand import InHand
 from sanlock_helper.agent.requests import Requests
 from sanlock_helper.agent.stand_by import DEATH_SECONDS, POLL_SECONDS, SILENT_SECONDS, StandBy
+from sanlock_helper.agent.standing import StandingAgent
 from sanlock_helper.spool import Spool
 
 from . import helpers
@@ -30,6 +31,9 @@ DEATHS = 2
 # The processes that an agent starts have ids from here on.
 FIRST_CHILD = 100
 
+# Stand-bys of an agent that stands check so often whether anything is left to serve: twice the clock's tick.
+DISMISSAL_SECONDS = 2 * TICK
+
 TAKE_OVER_SECONDS = SILENT_SECONDS + DEATH_SECONDS + 4 * TICK + POLL_SECONDS
 
 
@@ -44,6 +48,7 @@ class Host(Kernel):
         DEADLY: the domains at which the process that calls libvirt for them dies.
         """
         super().__init__(programs, limits, START)
+        self.standing = {pid for pid, run in enumerate(programs, 1) if run is helpers.standing}
         self.late = late
         self.deadly = deadly
         # By domain: the processes inside a call for it; how many calls have returned; what was logged.
@@ -61,6 +66,8 @@ class Host(Kernel):
         self.removals = 0
         # The domains whose request was removed before anything was done for it, or after.
         self.removed: frozenset[str] = frozenset()
+        # Since when nothing is to be served.
+        self.empty_at = START
         # When the last fault was; whether a process was there to serve what it left.
         self.fault_at = START
         self.has_successor = True
@@ -80,6 +87,7 @@ class Host(Kernel):
             frozenset(self.logged.items()),
             frozenset(self.deaths.items()),
             self.fault_at,
+            self.empty_at,
             self.has_successor,
             self.slept,
             self.removals,
@@ -137,9 +145,21 @@ class Host(Kernel):
 
     def come(self, pid: int) -> None:
         super().come(pid)
+        if pid in self.standing and self._is_agent_stopped():
+            return  # it waits for the lock: the next call ends what does not answer
         if not self.has_successor or pid > len(self.programs) - self.late:
             # It serves what is left.
             self.fault_at, self.has_successor = self.now, True
+
+    def _is_agent_stopped(self) -> bool:
+        """Whether a process that is stopped has the agent's lock."""
+        holder = self.holder_of("../agent.lock")
+        return holder is not None and self.tasks[holder].stopped
+
+    def holder_of(self, name: str) -> int | None:
+        """The process that has the lock on the file NAME."""
+        holder = self.inodes[self.names[name]].holder if name in self.names else None
+        return None if holder is None else holder[0]
 
     def crash(self, pid: int) -> None:
         super().crash(pid)
@@ -174,6 +194,16 @@ class Host(Kernel):
         if old == f".{new}":
             self.written |= {new.partition(".")[0]}
         return super().do_rename(pid, old, new)
+
+    def do_unlink(self, pid: int, path: str) -> Any:
+        result = super().do_unlink(pid, path)
+        if path[0] != "." and not self.requests():
+            self.empty_at = self.now
+        return result
+
+    def requests(self) -> list[str]:
+        """The names in the spool, whatever their step."""
+        return [name for name in self.names if name[0] != "."]
 
     def do_spawn(self, pid: int, program: str, argument: str) -> int:
         """posix_spawn(3) of a process that serves a request apart."""
@@ -240,6 +270,7 @@ class Host(Kernel):
             if task.lives and task.step is not None and task.step.call[0] == EXIT:
                 (status,) = task.step.call[1]
                 assert isinstance(status, int), f"{pid} ends by {status!r}"
+        self.check_stand_bys()
         if is_last:
             self.check_last()
         elif self.has_successor and self.now > self.fault_at + TAKE_OVER_SECONDS:
@@ -247,17 +278,32 @@ class Host(Kernel):
             late = [uuid for uuid in self.written if not self.acted.get(uuid)]
             assert not late, f"not served {TAKE_OVER_SECONDS} s after a fault: {late}"
 
+    def check_stand_bys(self) -> None:
+        """Beside an agent that stands they go when nothing is to be served."""
+        agent = self.holder_of("../agent.lock")
+        if agent is None or agent not in self.standing or self.requests() or self.tasks[agent].stopped:
+            return
+        # It rests, since it has shown life last.
+        since = max(self.empty_at, self.fault_at, self.inodes[self.names["../agent.lock"]].mtime_ns / 1e9)
+        if not self.tasks[agent].polls or self.now <= since + DISMISSAL_SECONDS:
+            return
+        places = [self.holder_of(name) for name in self.names if "stand-by" in name]
+        stay = [pid for pid in places if pid is not None and not self.tasks[pid].stopped]
+        assert not stay, f"{stay} stand by, and nothing is to be served"
+
     def check_last(self) -> None:
         """Nothing is left to happen."""
         if not self.has_successor:
             return  # the next call serves what is left: see the models in which one comes late
         # One that could not write its request serves it itself.
         called = {
-            helpers.uuid_of(pid) for pid, task in self.tasks.items() if pid < FIRST_CHILD and task.ended == 0
+            helpers.uuid_of(pid)
+            for pid, task in self.tasks.items()
+            if pid < FIRST_CHILD and pid not in self.standing and task.ended == 0
         }
         silent = (self.written | called) - set(self.logged) - self.removed
         assert not silent, f"no outcome: {silent}"
-        left = [name for name in self.names if name[0] != "."]
+        left = self.requests()
         assert not left, f"left in the spool: {left}"
 
 
@@ -265,7 +311,8 @@ class Scenario(NamedTuple):
     """How many processes, of which the LATE ones come last; places for stand-bys; what may go wrong.
 
     deadly: the helpers at whose domain the process dies that calls libvirt.  holders: programs that come
-    first and have no request of their own, such as an agent that waits for one.
+    first and have no request of their own, such as an agent that waits for one.  followers: the same, after
+    the helpers that are not late.
     """
 
     helpers: int
@@ -274,11 +321,14 @@ class Scenario(NamedTuple):
     limits: Limits
     deadly: tuple[int, ...] = ()
     holders: tuple[Program, ...] = ()
+    followers: tuple[Program, ...] = ()
 
     def host(self) -> Host:
         """The host before anything has happened."""
         deadly = frozenset(map(helpers.uuid_of, self.deadly))
-        programs = [*self.holders, *[helpers.helper] * self.helpers]
+        calls: list[Program] = [helpers.helper] * self.helpers
+        first = len(calls) - self.late
+        programs = [*self.holders, *calls[:first], *self.followers, *calls[first:]]
         return Host(programs, self.limits, self.late, deadly)
 
 
@@ -297,12 +347,63 @@ SCENARIOS = {
     "two processes are killed": Scenario(3, 1, 1, Limits(crashes=2, switches=0)),
     "a process is stopped, and goes on at any time": Scenario(2, 0, 1, Limits(stops=1, switches=_more(0))),
     "a process is stopped, and one more call comes": Scenario(2, 1, 1, Limits(stops=1, switches=_more(0))),
-    # With a preemption it may go on just as another agent begins to serve what it has read: both act.
     "a process is stopped, and cannot be killed": Scenario(
-        *(2, 0, 1, Limits(stops=1, unkillable=True, switches=0)),
+        *(2, 0, 1, Limits(stops=1, unkillable=True, switches=_more(0))),
     ),
     "one request ends each process that serves it": Scenario(4, 1, 3, Limits(switches=_more(0)), deadly=(1,)),
 }
+
+_STANDS: tuple[Program, ...] = (helpers.standing,)
+
+# The same with an agent that stands before the first call; where it is begun anew, at any moment after the
+# calls that are not late.
+STANDING = {
+    "an agent stands": Scenario(2, 0, 1, Limits(switches=_more(1)), holders=_STANDS),
+    "three calls, and an agent stands": Scenario(3, 0, 1, Limits(switches=_more(0)), holders=_STANDS),
+    "one stands, and a process is killed": Scenario(
+        *(2, 0, 1, Limits(crashes=1, switches=_more(0))),
+        holders=_STANDS,
+    ),
+    "one stands, a process is killed, another one stands, and a call comes": Scenario(
+        *(2, 1, 1, Limits(crashes=1, switches=_more(0))),
+        holders=_STANDS,
+        followers=_STANDS,
+    ),
+    "one stands, two processes are killed, and a call comes": Scenario(
+        *(2, 1, 1, Limits(crashes=2, switches=0)),
+        holders=_STANDS,
+    ),
+    "one stands, and is ended": Scenario(
+        *(2, 0, 1, Limits(ends=1, switches=_more(1))),
+        holders=_STANDS,
+    ),
+    "one stands and is ended, and no place for a stand-by": Scenario(
+        *(2, 0, 0, Limits(ends=1, switches=_more(0))),
+        holders=_STANDS,
+    ),
+    "one stands, is ended, and another one stands": Scenario(
+        *(2, 0, 1, Limits(ends=1, switches=_more(0))),
+        holders=_STANDS,
+        followers=_STANDS,
+    ),
+    "one stands, a process is stopped, and a call comes": Scenario(
+        *(1, 1, 1, Limits(stops=1, switches=_more(0))),
+        holders=_STANDS,
+    ),
+    "one stands, a process is stopped and cannot be killed, and a call comes": Scenario(
+        *(1, 1, 1, Limits(stops=1, unkillable=True, switches=_more(0))),
+        holders=_STANDS,
+    ),
+    "one stands, and there is no room once": Scenario(
+        *(2, 0, 1, Limits(errors=1, switches=_more(0))),
+        holders=_STANDS,
+    ),
+    "one stands, and requests are removed by hand": Scenario(
+        *(2, 0, 1, Limits(removals=1, switches=_more(0))),
+        holders=_STANDS,
+    ),
+}
+SCENARIOS |= STANDING
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -313,7 +414,49 @@ def test_all_interleavings(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     print(f"{name}: {found.states} states, {found.moves} moves, {found.last} ends")
 
 
+def _stopped_while_it_serves() -> Iterator[tuple[str, Host]]:
+    """An agent that is stopped for good before each of its calls from the first act on, and a stand-by.
+
+    It may go on just as that begins to serve beside it, and each may have to wait for the other once.
+    """
+    host = Scenario(2, 0, 1, Limits(stops=1, unkillable=True, switches=1)).host()
+    host.come(1)
+    has_acted = False
+    while host.tasks[1].lives:
+        step = host.tasks[1].step
+        assert step is not None
+        has_acted = has_acted or step.call[0] in ("act", "acted")
+        if has_acted and step.call[0] != EXIT:
+            stopped: Host = host.copy()
+            stopped.stop(1, False)
+            stopped.come(2)
+            yield step.call[0], stopped
+        host.go(1)
+
+
+def _search_all() -> None:
+    for call, host in _stopped_while_it_serves():
+        found = search(host)
+        print(f"stopped before {call}: {found.states} states")
+
+
+def test_one_that_goes_on_just_as_another_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    helpers.install(monkeypatch, 1)
+    _search_all()
+
+
+def test_a_planted_fault_is_found_when_one_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    helpers.install(monkeypatch, 1)
+    monkeypatch.setattr(Requests, "is_done_by_another", lambda requests, name: False)
+    with pytest.raises(WrongState, match=r"no outcome|again|has"):
+        _search_all()
+
+
 # Each property is seen to fail: a fault is planted in the code, and the search finds it.
+
+
+def _give_up(agent: StandingAgent) -> None:
+    agent._spool.unlock()
 
 
 def _no_second_check(requests: Requests, serve: Callable[[], None]) -> None:
@@ -345,6 +488,24 @@ PLANTED: dict[str, tuple[str, object, str, object, str]] = {
     ),
     "an agent that slept acts beside another": (
         *("a process is stopped, and cannot be killed", Spool, "may_act", lambda spool: True, "again"),
+    ),
+    "an agent that stands ends over a request": (
+        *("one stands and is ended, and no place for a stand-by", StandingAgent, "_leave", _give_up),
+        "no outcome",
+    ),
+    "beside an agent that stands a request is served by two at a time": (
+        *("an agent stands", Spool, "_lock", lambda spool, descriptor: True, "acts on"),
+    ),
+    "a request has two outcomes, and an agent stands": (
+        *("one stands, and a process is killed", Requests, "finish"),
+        *(lambda requests, name, level, line: None, "has"),
+    ),
+    "an agent that stands and is stopped is waited for": (
+        *("one stands, a process is stopped, and a call comes", Spool, "silent_since"),
+        *(lambda spool, which: spool._clock(), "not served"),
+    ),
+    "stand-bys of an agent that stands do not go": (
+        *("an agent stands", Spool, "is_dismissed", lambda spool: False, "stand by"),
     ),
 }
 
