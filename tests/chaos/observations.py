@@ -72,13 +72,17 @@ class Call(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """One line of the journal about how so many requests ended."""
+    """One line of the journal about how so many requests ended.
+
+    is_repeat: it has the mark of one over whose logging an agent died, which may have been logged then.
+    """
 
     at: float
     uuid: str
     action: str
     kind: str
     requests: int = 1
+    is_repeat: bool = False
 
 
 class Disturbance(NamedTuple):

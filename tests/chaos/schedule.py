@@ -29,6 +29,8 @@ FILE_LETTERS = (*"abc019 -_.,;:!?%&#@=+*'\"$()[]<>\\", "\u00fc")
 MACHINES = 10
 # The seconds that one outage takes, with what comes before and after it.
 ROUND = 38.0
+# The hosts on which an agent stands: most outages are of the first one.
+STANDING: tuple[tuple[int, ...], ...] = ((1,), (1,), (1, 2), (2,), ())
 
 
 class Machine(NamedTuple):
@@ -64,16 +66,20 @@ class Step(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """All of a run."""
+    """All of a run.  standing: the hosts on which an agent stands."""
 
     seed: int
     seconds: float
     machines: tuple[Machine, ...]
     steps: tuple[Step, ...]
+    standing: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         """As a file has it: a line for each machine and step."""
-        lines = [f'{{"seed": {self.seed}, "seconds": {self.seconds:g}, "machines": [']
+        lines = [
+            f'{{"seed": {self.seed}, "seconds": {self.seconds:g}, "standing": {list(self.standing)}, '
+            '"machines": ['
+        ]
         lines.append(",\n".join(json.dumps(machine._asdict()) for machine in self.machines))
         lines.append('], "steps": [')
         lines.append(",\n".join(json.dumps(step._asdict()) for step in self.steps))
@@ -89,6 +95,8 @@ class Schedule(NamedTuple):
             float(data["seconds"]),
             tuple(_machine(fields) for fields in data["machines"]),
             tuple(Step(**fields) for fields in data["steps"]),
+            # A schedule of an older version has none.
+            tuple(data.get("standing", ())),
         )
 
 
@@ -101,12 +109,13 @@ def generate(seed: int, seconds: float, machines: int = MACHINES) -> Schedule:
     """The schedule of SEED: the same one each time."""
     rng = random.Random(seed)
     made = tuple(_make_machine(rng, number) for number in range(machines))
+    standing = rng.choice(STANDING)
     steps: list[Step] = []
     begin = 1.0
     while begin + ROUND <= seconds or not steps:
-        steps += _Round(rng, begin, made).steps
+        steps += _Round(rng, begin, made, standing).steps
         begin += ROUND
-    return Schedule(seed, max(seconds, begin), made, tuple(sorted(steps)))
+    return Schedule(seed, max(seconds, begin), made, tuple(sorted(steps)), standing)
 
 
 def _make_machine(rng: random.Random, number: int) -> Machine:
@@ -162,6 +171,10 @@ HOST_FAULTS = {
     "killpath-stopped": (4, 0.5, 12.0),
     "recovery-killed": (4, 0.0, 4.0),
     "recovery-stopped": (2, 0.5, 6.0),
+    "standing-killed": (4, 0.0, 0.0),
+    "standing-stopped": (4, 0.5, 12.0),
+    "standing-restarted": (3, 0.0, 0.0),
+    "standing-updated": (2, 0.0, 0.0),
     "busy": (2, 1.0, 6.0),
     "storm": (2, 0.0, 0.0),
 }
@@ -192,6 +205,10 @@ WINDOWS = {
     "killpath-stopped": (0.0, 6.0),
     "recovery-killed": (2.0, 12.0),
     "recovery-stopped": (2.0, 12.0),
+    # At rest, and when the requests come.
+    **dict.fromkeys(
+        ("standing-killed", "standing-stopped", "standing-restarted", "standing-updated"), (-3.0, 12.0)
+    ),
 }
 # A daemon needs a moment between two faults to count as back.
 _BETWEEN = 1.0
@@ -200,9 +217,12 @@ _BETWEEN = 1.0
 class _Round:
     """The steps of one outage: all machines are started, the storage goes and returns, and faults beside."""
 
-    def __init__(self, rng: random.Random, begin: float, machines: tuple[Machine, ...]) -> None:
+    def __init__(
+        self, rng: random.Random, begin: float, machines: tuple[Machine, ...], standing: tuple[int, ...]
+    ) -> None:
         self._rng = rng
         self._machines = machines
+        self._standing = standing
         # Until when a thing is in a fault, by the host and the thing.
         self._taken: dict[tuple[int, str], list[tuple[float, float]]] = {}
         self.steps = [Step(begin, "start-all")]
@@ -229,6 +249,10 @@ class _Round:
         lasts = rng.uniform(shortest, longest)
         at = outage + rng.uniform(*WINDOWS.get(do, WINDOW))
         host = 2 if do == "start-there" else rng.choice((1, 1, 1, 2))
+        if do.startswith("standing"):
+            if not self._standing:
+                return
+            host = rng.choice(self._standing)
         if self._is_free(host, f"{do.partition('-')[0]} {machine}", at, lasts):
             self.steps.append(_step(at, do, host, machine, lasts, rng.choice(WORDS.get(do, ("",)))))
 

@@ -21,12 +21,13 @@ from tests.e2e.leases import Lease
 from tests.e2e.namespace import CommandError, Process
 from tests.e2e.recovery import COMMAND, read_version
 from tests.e2e.stack import Stack
+from tests.e2e.standing import update
 from tests.e2e.storage import LEASES
 from tests.e2e.waiting import WaitTimeout, wait_for
 
 from .observations import JOB, LIBVIRTD, OURS, QEMU, SANLOCK, STORAGE, TOUCH
 from .schedule import Machine, Step
-from .world import SECONDS, World
+from .world import SECONDS, SPOOL, World
 
 # How long a fault of a process waits for that process to be there.
 APPEARS_SECONDS = 12.0
@@ -34,7 +35,6 @@ APPEARS_SECONDS = 12.0
 TAKE_SECONDS = 15.0
 # Processes of a storm.
 STORM = 25
-SPOOL = "/run/virt-sanlock-helper/requests"
 
 
 class Steps:
@@ -242,6 +242,31 @@ class Steps:
     def _recovery_stopped(self, step: Step) -> str:
         process = self._pick(step, lambda: self._world.recoveries(step.host))
         return self._stop(step, process) if process else "no process to stop"
+
+    def _standing_killed(self, step: Step) -> str:
+        return self._signal_standing(step, signal.SIGKILL)
+
+    def _standing_restarted(self, step: Step) -> str:
+        """As `systemctl restart` does."""
+        return self._signal_standing(step, signal.SIGTERM)
+
+    def _standing_updated(self, step: Step) -> str:
+        """The package is updated: each of its files is replaced, and the service restarted."""
+        for folder in (HELPER.parent, HELPER.parents[1] / "auth"):
+            update(self._host(step).path(str(folder)))
+        return self._signal_standing(step, signal.SIGTERM)
+
+    def _signal_standing(self, step: Step, number: int) -> str:
+        process = self._pick(step, lambda: self._world.agents(step.host))
+        if process is None:
+            return "no agent stands"
+        with self._world.disturbing(step.host, OURS):
+            self._host(step).signal(process.pid, number)
+        return f"process {process.pid}"
+
+    def _standing_stopped(self, step: Step) -> str:
+        process = self._pick(step, lambda: self._world.agents(step.host))
+        return self._stop(step, process) if process else "no agent stands"
 
     def _stop(self, step: Step, process: Process) -> str:
         with self._world.disturbing(step.host, OURS):

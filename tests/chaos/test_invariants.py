@@ -269,6 +269,15 @@ def test_exactly_one_outcome(calls: int, outcomes: list[int], is_right: bool) ->
     assert found(here, is_over=False) == []
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "repeats", "is_right"), [(1, 1, True), (0, 1, True), (0, 0, False), (2, 1, False)]
+)
+def test_a_repeat_counts_where_there_is_no_other(outcomes: int, repeats: int, is_right: bool) -> None:
+    repeat = done(3.1)._replace(is_repeat=True)
+    here = host(series((None, 9.0)), [after(2.0)], [repeat] * repeats + [done(3.0)] * outcomes)
+    assert found(here) == ([] if is_right else ["one outcome"])
+
+
 @pytest.mark.parametrize("action", ["pause", "poweroff", "restart"])
 @pytest.mark.parametrize("kind", ["done", "NOT DONE"])
 def test_reported_as_safe_and_never_was(action: str, kind: str) -> None:

@@ -13,6 +13,7 @@ from .schedule import (
     MACHINE_FAULTS,
     MACHINES,
     NAME_BYTES,
+    STANDING,
     Machine,
     Schedule,
     Step,
@@ -49,6 +50,19 @@ def test_all_kinds_of_steps_come() -> None:
     assert {step.do for step in STEPS} <= names()
     assert {step.host for step in STEPS} == {1, 2}
     assert {step.word for step in STEPS if step.do == "by-hand"} == {"poweroff", "pause", "restart", "ignore"}
+
+
+def test_an_agent_stands_on_some_hosts_and_is_struck_there_alone() -> None:
+    assert {schedule.standing for schedule in ALL} == set(STANDING)
+    for schedule in ALL:
+        struck = {step.host for step in schedule.steps if step.do.startswith("standing-")}
+        assert struck <= set(schedule.standing)
+
+
+def test_a_file_without_standing_agents() -> None:
+    text = ALL[0]._replace(standing=()).to_json().replace('"standing": [], ', "")
+    assert '"standing"' not in text
+    assert Schedule.from_json(text) == ALL[0]._replace(standing=())
 
 
 def test_machines_are_of_all_kinds() -> None:

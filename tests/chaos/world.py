@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from tests.e2e.lease_loss import IDENTIFIER
+from tests.e2e.lease_loss import IDENTIFIER, URI
 from tests.e2e.namespace import CommandError, Process
 from tests.e2e.pair import Pair
 from tests.e2e.recovery import COMMAND, HELPER, RUN_RECORDS
 from tests.e2e.stack import Stack
+from tests.e2e.standing import StandingAgent
 from tests.e2e.storage import IMAGES
 from tests.e2e.unshared import PYTHON
 from tests.e2e.waiting import WaitTimeout, wait_for
@@ -29,6 +30,9 @@ from .schedule import Machine, Schedule
 
 SAMPLER = Path(__file__).with_name("sampler.py")
 SAMPLES = "/run/stack/samples"
+SPOOL = "/run/virt-sanlock-helper/requests"
+# Each host's own copy of the program, which an update there changes.
+PROGRAM = "/run/stack/program"
 
 # What systemd does with packaging/virt-sanlock-helper-recover.path and .service; it restarts after 20 s.
 _UNITS = """\
@@ -49,6 +53,9 @@ _OUTCOME = re.compile(
     r"(?:.*\((\d+) requests\))?.*",
     re.DOTALL,
 )
+
+# The mark of an outcome that may have been logged before.
+REPEATED = "(repeated: "
 
 # A command of an administrator's ends by then, or is ended.
 SECONDS = 40.0
@@ -106,7 +113,8 @@ class World:
         second.run("mount", "-t", "tmpfs", "disks", IMAGES)
         for machine in self.schedule.machines:
             make_leases(first, machine)
-        for host in self.hosts.values():
+        for number, host in self.hosts.items():
+            _install_program(host)
             for machine in self.schedule.machines:
                 host.storage.disk(disk_file(machine))
             host.install_helper(self.helper)
@@ -115,6 +123,8 @@ class World:
             host.popen(PYTHON, "-ISB", str(SAMPLER), SAMPLES, stdout=None, stderr=None)
             units = _UNITS.format(records=RUN_RECORDS, recover=self._recovery)
             host.popen("sh", "-c", units, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            if number in self.schedule.standing:
+                StandingAgent(host, URI, restarts=True)
         wait_for(lambda: all(map(self.last, self.hosts)), 20, "the first samples")
 
     # Domains
@@ -223,9 +233,14 @@ class World:
         words = {str(COMMAND), "recover"}
         return [p for p in self.hosts[number].processes() if words <= set(p.cmdline)]
 
+    def agents(self, number: int) -> list[Process]:
+        """The agents that stand on a host, or wait for the lock: one, or none."""
+        words = {str(COMMAND), "agent"}
+        return [p for p in self.hosts[number].processes() if words <= set(p.cmdline)]
+
     def run(self) -> Run:
         """All that was seen until now."""
-        is_over = not any(self.hosts[number].processes("libvirt_sanlock") for number in self.hosts)
+        is_over = not any(map(self._is_at_work, self.hosts))
         for number in self.hosts:
             self._read_samples(number)
         machines = self.schedule.machines
@@ -262,7 +277,9 @@ class World:
             match = _OUTCOME.fullmatch(line.message)
             if match:
                 action, uuid, kind, requests = match.groups()
-                found.append(Outcome(line.time - self._clock, uuid, action, kind, int(requests or 1)))
+                repeated = REPEATED in line.message
+                at = line.time - self._clock
+                found.append(Outcome(at, uuid, action, kind, int(requests or 1), repeated))
         return found
 
     # The end
@@ -270,14 +287,17 @@ class World:
     def settle(self, seconds: float) -> None:
         """Wait until all helpers have ended, and then SECONDS at most until all was brought back."""
         with contextlib.suppress(WaitTimeout):
-            wait_for(lambda: not any(map(self._helpers_left, self.hosts)), 60, "all helpers to end")
+            wait_for(lambda: not any(map(self._is_at_work, self.hosts)), 60, "all helpers to end")
         with contextlib.suppress(WaitTimeout):
             wait_for(self._nothing_left, seconds, "all to be brought back")
         # The last samples, of what is left.
         time.sleep(1.0)
 
-    def _helpers_left(self, number: int) -> bool:
-        return bool(self.hosts[number].processes("libvirt_sanlock"))
+    def _is_at_work(self, number: int) -> bool:
+        """Whether a helper has not ended, or a request is in the spool of an agent that stands."""
+        host = self.hosts[number]
+        left = number in self.schedule.standing and any(host.path(SPOOL).glob("[!.]*"))
+        return left or bool(host.processes("libvirt_sanlock"))
 
     def _nothing_left(self) -> bool:
         samples = [self.last(number) for number in self.hosts]
@@ -300,3 +320,10 @@ class World:
             notes = [json.dumps(note) for note in self._disturbances[number]]
             parts.append(f"=== disturbances of host {number}\n" + "\n".join(notes))
         return "\n".join(parts)
+
+
+def _install_program(host: Stack) -> None:
+    """Give HOST a copy of the program, at the same path."""
+    for folder in (HELPER.parent, HELPER.parents[1] / "auth"):
+        script = 'mkdir -p "$0" && cp -a "$1" "$0" && mount --bind "$0/${1##*/}" "$1"'
+        host.run("sh", "-c", script, PROGRAM, str(folder))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -20,10 +21,19 @@ RESTARTS = 'while :; do "$0" agent -c "$1"; sleep 0.1; done'
 class StandingAgent:
     """`virt-sanlock-helper agent`, which keeps connections to URI open; RESTARTS: begun anew when it ends."""
 
-    def __init__(self, stack: Stack, uri: str = URI, restarts: bool = False, command: Path = COMMAND) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        uri: str = URI,
+        restarts: bool = False,
+        command: Path = COMMAND,
+        process: subprocess.Popen[str] | None = None,
+    ) -> None:
+        """PROCESS is where it was started already."""
         self._stack = stack
         words = ["sh", "-c", RESTARTS, str(command), uri] if restarts else [str(command), "agent", "-c", uri]
-        self._process = stack.popen(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        nothing = subprocess.DEVNULL
+        self._process = process or stack.popen(*words, stdout=nothing, stderr=nothing)
 
     @property
     def pid(self) -> int:
@@ -58,6 +68,14 @@ class StandingAgent:
         """End it as systemd does; returns its exit status."""
         self.signal(signal.SIGTERM)
         return self._process.wait(20)
+
+
+def update(folder: Path) -> None:
+    """Replace each file of a program as rpm does: written beside it, and renamed."""
+    for path in [path for path in folder.rglob("*.py") if path.is_file()]:
+        new = path.with_name(f"{path.name};update")
+        shutil.copy2(path, new)
+        new.replace(path)
 
 
 def connections(stack: Stack) -> int:

@@ -18,7 +18,7 @@ import pytest
 from .calls import SPOOL, helpers, storm
 from .lease_loss import HELPER, outcomes
 from .stack import CommandError, Stack
-from .standing import StandingAgent
+from .standing import StandingAgent, update
 from .testdriver import URI, TestDomains
 from .waiting import wait_for
 
@@ -34,14 +34,6 @@ FAULTS = ("kill", "stop", "restart", "update")
 @pytest.fixture
 def stack(monolithic: Stack) -> Stack:
     return monolithic
-
-
-def update(program: Path) -> None:
-    """Replace each file as rpm does: written beside it, and renamed."""
-    for path in [path for path in program.rglob("*.py") if path.is_file()]:
-        new = path.with_name(f"{path.name};update")
-        shutil.copy2(path, new)
-        new.replace(path)
 
 
 def strike(stack: Stack, agent: StandingAgent, fault: str, program: Path) -> None:
