@@ -16,25 +16,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, NamedTuple
 
+from sanlock_helper.agent.kept_connections import KEPT
 from tests.e2e import testdriver
 from tests.e2e.journal import parse
 from tests.e2e.lease_loss import HELPER, IDENTIFIER, RUNTIME_DIR
-from tests.e2e.recovery import STATE_RECORDS, leave_lockspace, recover
+from tests.e2e.recovery import COMMAND, STATE_RECORDS, leave_lockspace, recover
 from tests.e2e.stack import Stack
+from tests.e2e.standing import StandingAgent, connections
 from tests.e2e.testdriver import TestDomains
 from tests.e2e.unshared import children
 from tests.e2e.waiting import wait_for
 
 from .disk_faults import DISK
-from .fault import BEFORE, CALL, DONE, FOUND, LOGIN, RECORD, RECOVERY, SLOT, Fault
+from .fault import BEFORE, CALL, DONE, FOUND, LOGIN, NO_AGENT, RECORD, RECOVERY, SLOT, STANDING, Fault
 from .faults import FAULTS, LATE, MAX_CLIENTS
 from .proxy import ANSWER, HOLD, PASS, REQUEST, Proxy, Rule
-from .victims import KINDS, QemuVm
+from .victims import KINDS, QemuVm, has_word, ids_inside
 
 STAGES = (BEFORE, LOGIN, FOUND, RECORD, SLOT, CALL, DONE, RECOVERY)
 ACTIONS = ("poweroff", "restart", "pause")
 
 OURS, STOCK = "ours", "C helper"
+
+# What an agent that stands writes to its standard error.
+STANDING_STDERR = "/run/stack/standing-stderr"
 
 # Seconds from the call to sanlock's SIGKILL (a stack's kill_grace_seconds), less 5: what the helper takes.
 BUDGET = 35.0
@@ -58,8 +63,9 @@ _numbers = itertools.count()
 class Verdict(NamedTuple):
     """What was seen from outside.
 
+    agent: whether one stood before the call.
     reached: whether the helper came to the stage.  seconds: after how many the machine was safe, None when it
-    was not in its budget.  lines: the outcomes that were logged.  note: why nothing was tried, or "".
+    was not in its budget.  lines: the outcomes that were logged.  unwanted: the lines that must not be there.
     """
 
     kind: str
@@ -67,10 +73,11 @@ class Verdict(NamedTuple):
     stage: str
     action: str
     helper: str
+    agent: str
     reached: bool
     seconds: float | None
     lines: list[str]
-    note: str = ""
+    unwanted: list[str]
 
     @property
     def is_safe(self) -> bool:
@@ -86,8 +93,18 @@ class Verdict(NamedTuple):
 class Cell:
     """The things that a fault works on."""
 
-    def __init__(self, stack: Stack, kind: str, fault: Fault, stage: str, action: str, helper: str) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        kind: str,
+        fault: Fault,
+        stage: str,
+        action: str,
+        helper: str,
+        agent: str = NO_AGENT,
+    ) -> None:
         self.stack = stack
+        self.agent = agent
         self.kind = kind
         self.fault = fault
         self.stage = stage
@@ -103,7 +120,7 @@ class Cell:
         self.disk: subprocess.Popen[str] | None = None
         self.recovery: subprocess.Popen[str] | None = None
         self.is_held = False
-        # The helper's process, by its pids inside and outside; 0 until it is started.
+        # The process that serves, by its pids inside and outside; 0 until it is started.
         self.helper_pid = 0
         self.outer_pid = 0
         self._name = f"vm{next(_numbers)}"
@@ -112,6 +129,7 @@ class Cell:
         self._threads: list[threading.Thread] = []
         self._calls: list[subprocess.Popen[str]] = []
         self._call: subprocess.Popen[str] | None = None
+        self._agents: list[subprocess.Popen[str]] = []
         self._clear_lock = threading.Lock()
         self._is_cleared = True
         self._others: TestDomains | None = None
@@ -141,10 +159,25 @@ class Cell:
         for process in self.stack.processes("libvirt_sanlock"):
             with contextlib.suppress(Exception):
                 self.stack.signal(process.pid, 9)
-        for call in self._calls:
-            call.kill()
-            call.communicate()
+        for started in (*self._calls, *self._agents):
+            started.kill()
+            started.communicate()
         self._calls.clear()
+        self._agents.clear()
+
+    def start_agent(self) -> StandingAgent:
+        """Start the agent that stands, as its service does."""
+        with open(self.stack.path(STANDING_STDERR), "ab") as stderr:
+            process = self._popen([str(COMMAND), "agent", "-c", self.victim.uri], stderr.fileno())
+        self._agents.append(process)
+        return StandingAgent(self.stack, process=process)
+
+    def _stand(self) -> None:
+        """Have an agent stand; returns once it is at rest."""
+        before = connections(self.stack)
+        self.helper_pid = self.start_agent().wait_ready()
+        self.outer_pid = outer_pid(self.helper_pid, "agent")
+        wait_for(lambda: connections(self.stack) >= before + KEPT, 10, "its connections")
 
     # The run
 
@@ -154,6 +187,9 @@ class Cell:
             self._prepare(ends)
             self.fault.prepare(self)
             ends.callback(self.clear)
+            if self.agent == STANDING:
+                ends.callback(self.end_helpers)
+                self._stand()
             if self.stage == RECOVERY:
                 return self._bring_back(ends)
             begin = time.monotonic()
@@ -194,7 +230,7 @@ class Cell:
 
     def _prepare(self, ends: contextlib.ExitStack) -> None:
         stack = self.stack
-        stack.run("sh", "-c", f"rm -rf {RUNTIME_DIR} {STATE_RECORDS}/*")
+        stack.run("sh", "-c", f"rm -rf {RUNTIME_DIR} {STATE_RECORDS}/* {STANDING_STDERR}")
         self._journal_start = len(self._journal())
         ends.callback(self._wait_libvirtd)
         self.victim = KINDS[self.kind](stack, self._name, self.fault.emulator)
@@ -270,9 +306,15 @@ class Cell:
         while time.monotonic() < end:
             if proxy.wait("held", 0.2) is not None:
                 return True
-            if self._call is None or self._call.poll() is not None:
+            if self._is_served():
                 return proxy.wait("held", 0.2) is not None
         return False
+
+    def _is_served(self) -> bool:
+        """Whether the helper will not come to another stage."""
+        if self.agent == STANDING:
+            return bool(self._lines())
+        return self._call is None or self._call.poll() is not None
 
     def _inject(self) -> None:
         self._find_agent()
@@ -303,6 +345,8 @@ class Cell:
 
     def _find_agent(self) -> None:
         """The process that serves: of several it is the one with threads, and with the most of them."""
+        if self.agent == STANDING:
+            return
         outer = [pid for call in self._calls if call.poll() is None for pid in children(call.pid)]
         if not outer:
             return
@@ -314,16 +358,19 @@ class Cell:
     def _start(self, uri: str, uuid: str, action: str, stderr: int) -> subprocess.Popen[str]:
         """As sanlock does: a bare environment, nothing on stdin and stdout."""
         program = str(HELPER) if self.helper == OURS else self.stack.stock_helper
-        words = [program, uri, uuid, action]
+        call = self._popen([program, uri, uuid, action], stderr)
+        self._calls.append(call)
+        return call
+
+    def _popen(self, words: list[str], stderr: int) -> subprocess.Popen[str]:
+        """Run one of our processes where the fault will be."""
         assignments = [f"{name}={value}" for name, value in self.environment.items()]
         command = ["env", *assignments, *words]
         if self.mounts:
             bind = 'mount --bind "$0" "$1" && shift && exec "$@"'
             command = ["unshare", "--mount", "sh", "-c", bind, DISK, self.mounts, *command]
         script = f"{self.prefix} exec {shlex.join(command)}"
-        call = self.stack.popen("sh", "-c", script, stdout=subprocess.DEVNULL, stderr=stderr)
-        self._calls.append(call)
-        return call
+        return self.stack.popen("sh", "-c", script, stdout=subprocess.DEVNULL, stderr=stderr)
 
     def _watch(self, begin: float) -> float | None:
         """After how many seconds the machine is safe; returns once the helper has said what it will."""
@@ -355,19 +402,29 @@ class Cell:
             return [line for line in journal.read().split("\n") if line]
 
     def _lines(self, action: str = "") -> list[str]:
-        if self.fault.reads_stderr:
-            text = Path(self._stderr_file).read_text(errors="replace").splitlines()
-            found = [line.partition(f"{IDENTIFIER}: ")[2] for line in text]
-        else:
-            journal = map(parse, self._journal()[self._journal_start :])
-            found = [line.message for line in journal if line.ident == IDENTIFIER]
         pattern = re.compile(_OUTCOME.format(action=action or self.action, uuid=self.victim.uuid), re.DOTALL)
-        return [line for line in found if pattern.fullmatch(line)]
+        return [line for line in self._messages() if pattern.fullmatch(line)]
+
+    def _messages(self) -> list[str]:
+        """What our processes have logged."""
+        if self.fault.reads_stderr:
+            files = [Path(self._stderr_file), self.stack.path(STANDING_STDERR)]
+            text = [
+                line
+                for file in files
+                if file.is_file()
+                for line in file.read_text(errors="replace").splitlines()
+            ]
+            return [line.partition(f"{IDENTIFIER}: ")[2] for line in text]
+        journal = map(parse, self._journal()[self._journal_start :])
+        return [line.message for line in journal if line.ident == IDENTIFIER]
 
     def _verdict(self, reached: bool, seconds: float | None, action: str = "") -> Verdict:
         lines = self._lines(action) if self.helper == OURS else []
+        text = self.fault.unwanted
         return Verdict(
-            *(self.kind, self.fault.name, self.stage, self.action, self.helper, reached, seconds, lines)
+            *(self.kind, self.fault.name, self.stage, self.action, self.helper, self.agent),
+            *(reached, seconds, lines, [line for line in self._messages() if text and text in line]),
         )
 
 
@@ -380,6 +437,16 @@ def prepare_host(stack: Stack) -> None:
     stack.libvirtd.restart()
 
 
+def outer_pid(pid: int, word: str) -> int:
+    """The process that is PID inside a stack and has WORD in its command line, as the outside has it."""
+    (found,) = (
+        int(name)
+        for name in os.listdir("/proc")
+        if name.isdigit() and ids_inside(int(name))[1:] == (str(pid),) and has_word(int(name), word)
+    )
+    return found
+
+
 def _threads(pid: int) -> int:
     try:
         return len(os.listdir(f"/proc/{pid}/task"))
@@ -387,11 +454,19 @@ def _threads(pid: int) -> int:
         return 0
 
 
-def reason_to_leave_out(kind: str, fault: Fault, stage: str, helper: str) -> str:
+def reason_to_leave_out(kind: str, fault: Fault, stage: str, helper: str, agent: str = NO_AGENT) -> str:
     """Why this cell is none; "" when it is one."""
+    stages = fault.stages
+    if stages and fault.at_rest and agent == STANDING:
+        stages = (BEFORE, *stages)
     reasons = {
+        "it is a fault of another kind of agent": agent not in fault.agents,
+        "libvirt's helper has no agent": helper == STOCK and agent == STANDING,
         f"there is no such thing with libvirt's driver {kind}": kind not in fault.kinds,
-        "the fault belongs to other stages": bool(fault.stages) and stage not in fault.stages,
+        "the fault belongs to other stages": bool(stages) and stage not in stages,
+        "an agent that stands has logged in, and has no part in recovery": (
+            agent == STANDING and stage in (LOGIN, RECOVERY)
+        ),
         "it is no fault of recovery": stage == RECOVERY and (kind != "qemu" or not fault.recovery),
         "a domain of the test driver has no process, and no record is written before libvirtd is asked": (
             stage == RECORD and kind != "qemu"
@@ -403,14 +478,17 @@ def reason_to_leave_out(kind: str, fault: Fault, stage: str, helper: str) -> str
     return next((reason for reason, is_so in reasons.items() if is_so), "") or fault.missing()
 
 
-def cells(quick: bool) -> Iterator[tuple[str, Fault, str, str]]:
-    """Kind, fault, stage and action of each; quick: each fault once, at its worst stage."""
+def cells(quick: bool) -> Iterator[tuple[str, Fault, str, str, str]]:
+    """Kind, fault, stage, action and agent of each; quick: each fault once or twice, at its worst stage."""
     for fault in FAULTS:
         if quick:
-            yield fault.kinds[0], fault, fault.worst, fault.action
+            if NO_AGENT in fault.agents:
+                yield fault.kinds[0], fault, fault.worst, fault.action, NO_AGENT
+            if fault.is_quick_beside_it:
+                yield fault.kinds[0], fault, fault.worst, fault.action, STANDING
             continue
-        for kind, stage, action in itertools.product(fault.kinds, STAGES, ACTIONS):
+        for kind, stage, action, agent in itertools.product(fault.kinds, STAGES, ACTIONS, fault.agents):
             if stage == RECOVERY and action not in fault.recovery:
                 continue
-            if not reason_to_leave_out(kind, fault, stage, OURS):
-                yield kind, fault, stage, action
+            if not reason_to_leave_out(kind, fault, stage, OURS, agent):
+                yield kind, fault, stage, action, agent

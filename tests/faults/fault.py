@@ -16,6 +16,9 @@ CALL, DONE, RECORD, SLOT = "during the call", "after the call", "while the recor
 # The machine is safe, the storage is back, and recovery joins the lockspace.
 RECOVERY = "during recovery"
 
+# Whether an agent stands before the helper is called.
+NO_AGENT, STANDING = "none", "standing"
+
 # How long libvirtd, or what stands for it, is away: the rest of the budget must be enough.
 AWAY = 4.0
 
@@ -34,6 +37,9 @@ class Fault(NamedTuple):
     is_ours: it is in what libvirt's own helper does not have.  reads_stderr: the journal is in the fault.
     others: further calls belong to it.  emulator: what libvirt runs for QEMU, "" for its own choice.
     recovery: the actions after which it is tried during recovery as well.
+    agents: the kinds of agent that it may strike.  at_rest: it has a stage before connect where one stands.
+    is_quick_beside_it: the quick run tries it with one that stands as well.
+    unwanted: what must not be in the journal.
     """
 
     name: str
@@ -52,3 +58,7 @@ class Fault(NamedTuple):
     others: bool = False
     emulator: str = ""
     recovery: tuple[str, ...] = ()
+    agents: tuple[str, ...] = (NO_AGENT, STANDING)
+    at_rest: bool = False
+    is_quick_beside_it: bool = False
+    unwanted: str = ""

@@ -22,6 +22,8 @@ from .disk_faults import DISK_FAULTS
 from .fault import AWAY, BEFORE, CALL, DONE, FOUND, LOGIN, RECORD, Change, Fault, nothing
 from .machine_faults import MACHINE_FAULTS
 from .process_faults import PROCESS_FAULTS
+from .standing_faults import STANDING_FAULTS
+from .suspend import SUSPEND_FAULTS
 from .victims import QemuVm
 
 if TYPE_CHECKING:
@@ -337,6 +339,7 @@ FAULTS: Sequence[Fault] = (
         *("libvirtd killed, started after 4 s", CALL, kill_libvirtd, start_libvirtd, AWAY),
         action="pause",
         recovery=RECOVERS,
+        is_quick_beside_it=True,
     ),
     Fault(
         *("libvirtd stopped by a signal for 4 s", LOGIN, freeze_libvirtd, thaw_libvirtd, AWAY),
@@ -346,7 +349,13 @@ FAULTS: Sequence[Fault] = (
     Fault("libvirtd takes no more clients for 4 s", BEFORE, take_all_clients, let_go, AWAY, kinds=_BOTH),
     Fault("libvirtd refuses connections for 4 s", BEFORE, refuse, listen, AWAY, kinds=_BOTH),
     Fault("an answer comes after 20 s", CALL, delay_first, then=proxy.DELAY, kinds=_BOTH, action="pause"),
-    Fault("a connection ends in mid-call", DONE, cut_first, then=proxy.CUT, kinds=_BOTH, action="restart"),
+    Fault(
+        *("a connection ends in mid-call", DONE, cut_first),
+        then=proxy.CUT,
+        kinds=_BOTH,
+        action="restart",
+        is_quick_beside_it=True,
+    ),
     Fault("half an answer, then silence", DONE, halve_first, then=proxy.HALVE, kinds=_BOTH, action="pause"),
     Fault("a call is lost", CALL, nothing, then=proxy.SILENCE, kinds=_BOTH, stages=(LOGIN, CALL)),
     Fault("no socket for 4 s", BEFORE, take_socket_away, put_socket_back, AWAY, kinds=_BOTH),
@@ -380,8 +389,13 @@ FAULTS: Sequence[Fault] = (
         kinds=_BOTH,
         is_ours=True,
     ),
-    Fault("runtime directory replaced", CALL, replace_runtime, drop_replaced, kinds=_BOTH, is_ours=True),
-    Fault("no more descriptors", FOUND, no_descriptors, kinds=_BOTH),
+    Fault(
+        *("runtime directory replaced", CALL, replace_runtime, drop_replaced),
+        kinds=_BOTH,
+        is_ours=True,
+        is_quick_beside_it=True,
+    ),
+    Fault("no more descriptors", FOUND, no_descriptors, kinds=_BOTH, is_quick_beside_it=True),
     Fault(
         *("no more threads", LOGIN, no_threads, drop_pids),
         prepare=PIDS.hold_helpers,
@@ -406,6 +420,8 @@ FAULTS: Sequence[Fault] = (
     ),
     *DAEMON_FAULTS,
     *MACHINE_FAULTS,
+    *SUSPEND_FAULTS,
     *PROCESS_FAULTS,
+    *STANDING_FAULTS,
     *DISK_FAULTS,
 )

@@ -8,6 +8,7 @@ writes the table between the page's markers, and prints it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from tests.bench.report import PROGRAMS, TOP, distribution, version_of
 
 from .cell import ACTIONS, OURS, STAGES, STOCK, Verdict
-from .fault import RECOVERY
+from .fault import LOGIN, NO_AGENT, RECOVERY, STANDING
 from .faults import FAULTS
 
 PAGE = TOP / "docs" / "reliability.md"
@@ -42,7 +43,7 @@ def keep(verdict: Verdict) -> None:
 def read(path: Path) -> list[Verdict]:
     """The verdicts of a file, the last one of each cell."""
     found = [Verdict(*json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    return list({verdict[:5]: verdict for verdict in found}.values())
+    return list({verdict[:6]: verdict for verdict in found}.values())
 
 
 def _summary(verdicts: Iterable[Verdict]) -> str:
@@ -58,9 +59,9 @@ def _summary(verdicts: Iterable[Verdict]) -> str:
     return text + (f", {untrue} untrue" if untrue else "")
 
 
-def _stages(reached: set[str]) -> str:
-    """The stages in words; recovery has its own faults."""
-    of_the_call = set(STAGES) - {RECOVERY}
+def _stages(reached: set[str], agent: str) -> str:
+    """The stages in words; recovery has its own faults, and an agent that stands has logged in before."""
+    of_the_call = set(STAGES) - {RECOVERY} - ({LOGIN} if agent == STANDING else set())
     named = (
         ["all"] if of_the_call <= reached else [stage for stage in STAGES if stage in reached - {RECOVERY}]
     )
@@ -68,23 +69,22 @@ def _stages(reached: set[str]) -> str:
 
 
 def table(verdicts: list[Verdict]) -> str:
-    """A row for each kind of daemon and fault, in Markdown."""
+    """A row for each kind of daemon, fault and kind of agent, in Markdown."""
     rows = [
-        f"| libvirt's driver | fault | stages | {' | '.join(f'{action}' for action in ACTIONS)} | C helper |",
-        f"|{' --- |' * (len(ACTIONS) + 4)}",
+        f"| libvirt's driver | fault | agent | stages | {' | '.join(ACTIONS)} | C helper |",
+        f"|{' --- |' * (len(ACTIONS) + 5)}",
     ]
-    for kind in dict.fromkeys(verdict.kind for verdict in verdicts):
-        for fault in FAULTS:
-            own = [verdict for verdict in verdicts if (verdict.kind, verdict.fault) == (kind, fault.name)]
-            ours = [verdict for verdict in own if verdict.helper == OURS and verdict.reached]
-            if not ours:
-                continue
-            stages = {verdict.stage for verdict in ours}
-            cells = [_summary(v for v in ours if v.action == action) for action in ACTIONS]
-            # It does not know restart: that is no fault's doing.
-            stock = _summary(v for v in own if v.helper == STOCK and v.action != "restart")
-            number = _stages(stages)
-            rows.append(f"| {kind} | {fault.name} | {number} | {' | '.join(cells)} | {stock} |")
+    kinds = dict.fromkeys(verdict.kind for verdict in verdicts)
+    for kind, fault, agent in itertools.product(kinds, FAULTS, (NO_AGENT, STANDING)):
+        own = [v for v in verdicts if (v.kind, v.fault, v.agent) == (kind, fault.name, agent)]
+        ours = [verdict for verdict in own if verdict.helper == OURS and verdict.reached]
+        if not ours:
+            continue
+        stages = _stages({verdict.stage for verdict in ours}, agent)
+        cells = [_summary(v for v in ours if v.action == action) for action in ACTIONS]
+        # It does not know restart: that is no fault's doing.
+        stock = _summary(v for v in own if v.helper == STOCK and v.action != "restart")
+        rows.append(f"| {kind} | {fault.name} | {agent} | {stages} | {' | '.join(cells)} | {stock} |")
     return "\n".join(rows)
 
 

@@ -2,7 +2,8 @@
 """Each fault at each stage of each action: the machine is safe in its budget, and one true outcome is logged.
 
 Each fault here leaves libvirtd, where it is away at all, more than 10 s of the budget.  `make test` runs each
-fault once, at its worst stage; `make faults` runs them all, beside libvirt's own helper, which has to do
+fault once, at its worst stage, and some with an agent that stands; `make faults` runs them all, with one and
+without, beside libvirt's own helper, which has to do
 nothing here: what it does is for the table of docs/reliability.md.
 """
 
@@ -18,7 +19,7 @@ from tests.e2e.stack import Stack
 
 from . import results
 from .cell import OURS, STOCK, Cell, cells, prepare_host, reason_to_leave_out
-from .fault import Fault
+from .fault import NO_AGENT, Fault
 
 IS_QUICK = os.environ.get("SANLOCK_HELPER_FAULTS") != "full"
 GROUPS = 3
@@ -34,25 +35,27 @@ def host() -> Iterator[Stack]:
 
 
 def _parameters() -> Iterator[object]:
-    for number, (kind, fault, stage, action) in enumerate(cells(IS_QUICK)):
+    for number, (kind, fault, stage, action, agent) in enumerate(cells(IS_QUICK)):
         for helper in (OURS,) if IS_QUICK else (OURS, STOCK):
-            if not reason_to_leave_out(kind, fault, stage, helper) or helper == OURS:
+            if not reason_to_leave_out(kind, fault, stage, helper, agent) or helper == OURS:
+                name = f"{kind}-{fault.name}-{stage}-{action}-{helper}" + f"-{agent}" * (agent != NO_AGENT)
                 yield pytest.param(
-                    *(kind, fault, stage, action, helper),
-                    id=f"{kind}-{fault.name}-{stage}-{action}-{helper}".replace(" ", "_").replace("/", ""),
+                    *(kind, fault, stage, action, helper, agent),
+                    id=name.replace(" ", "_").replace("/", ""),
                     marks=pytest.mark.xdist_group(f"faults-{number % GROUPS}"),
                 )
 
 
-@pytest.mark.parametrize(("kind", "fault", "stage", "action", "helper"), list(_parameters()))
-def test_cell(host: Stack, kind: str, fault: Fault, stage: str, action: str, helper: str) -> None:
-    reason = reason_to_leave_out(kind, fault, stage, helper)
+@pytest.mark.parametrize(("kind", "fault", "stage", "action", "helper", "agent"), list(_parameters()))
+def test_cell(host: Stack, kind: str, fault: Fault, stage: str, action: str, helper: str, agent: str) -> None:
+    reason = reason_to_leave_out(kind, fault, stage, helper, agent)
     if reason:
         pytest.skip(reason)
-    verdict = Cell(host, kind, fault, stage, action, helper).run()
+    verdict = Cell(host, kind, fault, stage, action, helper, agent).run()
     results.keep(verdict)
     if helper == OURS:
         assert verdict.is_safe, verdict
         assert verdict.is_true, verdict
+        assert not verdict.unwanted, verdict
         # A stage that is not reached is no test of it; a few faults have no such stage for an action.
         assert verdict.reached or not IS_QUICK, verdict

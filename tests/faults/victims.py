@@ -88,8 +88,8 @@ class QemuVm(Victim):
             int(name)
             for name in os.listdir("/proc")
             if name.isdigit()
-            and _ids_inside(int(name))[1:] == (str(self.pid),)
-            and _has(int(name), self.uuid)
+            and ids_inside(int(name))[1:] == (str(self.pid),)
+            and has_word(int(name), self.uuid)
         )
         return pid
 
@@ -169,7 +169,7 @@ class QemuVm(Victim):
             wait_for(self.is_gone, 10, "the end of its QEMU")
 
 
-def _ids_inside(pid: int) -> tuple[str, ...]:
+def ids_inside(pid: int) -> tuple[str, ...]:
     """The ids of a process in its namespaces, the outermost first."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -178,7 +178,8 @@ def _ids_inside(pid: int) -> tuple[str, ...]:
     return tuple(status.partition("NSpid:")[2].split("\n")[0].split())
 
 
-def _has(pid: int, word: str) -> bool:
+def has_word(pid: int, word: str) -> bool:
+    """Whether WORD is in the command line of a process."""
     try:
         return word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
