@@ -31,7 +31,7 @@ from .disk_faults import DISK
 from .fault import BEFORE, CALL, DONE, FOUND, LOGIN, NO_AGENT, RECORD, RECOVERY, SLOT, STANDING, Fault
 from .faults import FAULTS, LATE, MAX_CLIENTS
 from .proxy import ANSWER, HOLD, PASS, REQUEST, Proxy, Rule
-from .victims import KINDS, QemuVm, has_word, ids_inside
+from .victims import KINDS, QemuVm, outer_pid
 
 STAGES = (BEFORE, LOGIN, FOUND, RECORD, SLOT, CALL, DONE, RECOVERY)
 ACTIONS = ("poweroff", "restart", "pause")
@@ -176,7 +176,7 @@ class Cell:
         """Have an agent stand; returns once it is at rest."""
         before = connections(self.stack)
         self.helper_pid = self.start_agent().wait_ready()
-        self.outer_pid = outer_pid(self.helper_pid, "agent")
+        self.outer_pid = outer_pid(self.stack, self.helper_pid)
         wait_for(lambda: connections(self.stack) >= before + KEPT, 10, "its connections")
 
     # The run
@@ -435,16 +435,6 @@ def prepare_host(stack: Stack) -> None:
     with stack.path(stack.libvirtd.conf).open("a") as conf:
         conf.write(f"max_clients = {MAX_CLIENTS}\n")
     stack.libvirtd.restart()
-
-
-def outer_pid(pid: int, word: str) -> int:
-    """The process that is PID inside a stack and has WORD in its command line, as the outside has it."""
-    (found,) = (
-        int(name)
-        for name in os.listdir("/proc")
-        if name.isdigit() and ids_inside(int(name))[1:] == (str(pid),) and has_word(int(name), word)
-    )
-    return found
 
 
 def _threads(pid: int) -> int:

@@ -19,7 +19,7 @@ from .control_group import ControlGroup
 from .daemon_faults import ACTIONS as RECOVERS
 from .daemon_faults import DAEMON_FAULTS
 from .disk_faults import DISK_FAULTS
-from .fault import AWAY, BEFORE, CALL, DONE, FOUND, LOGIN, RECORD, Change, Fault, nothing
+from .fault import AWAY, BEFORE, CALL, DONE, FOUND, LOGIN, NO_AGENT, RECORD, Change, Fault, nothing
 from .machine_faults import MACHINE_FAULTS
 from .process_faults import PROCESS_FAULTS
 from .standing_faults import STANDING_FAULTS
@@ -316,8 +316,9 @@ def fake_clock(cell: Cell) -> None:
         "LD_PRELOAD": str(FAKETIME),
         "FAKETIME_TIMESTAMP_FILE": OFFSET,
         "FAKETIME_NO_CACHE": "1",
-        # A clock that is set moves the time of day alone.
+        # A clock that is set moves the time of day alone, and no time that a file has already.
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
     }
 
 
@@ -382,6 +383,7 @@ FAULTS: Sequence[Fault] = (
         stages=(BEFORE,),
         kinds=_BOTH,
         is_ours=True,
+        agents=(NO_AGENT,),
     ),
     Fault(
         *("runtime directory without inodes", BEFORE, take_inodes, unmount_runtime),

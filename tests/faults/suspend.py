@@ -9,13 +9,13 @@ may be taken for one that hangs.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .control_group import ControlGroup
-from .fault import CALL, Fault
+from .fault import CALL, DONE, FOUND, LOGIN, RECORD, SLOT, Fault
+from .victims import processes_inside
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -38,22 +38,12 @@ def suspend(cell: Cell) -> None:
     cell.call_for_others(OTHERS)
     time.sleep(START_SECONDS)
     GROUP.path.mkdir()
-    for pid in _inside(cell.stack.init_pid):
+    for pid in processes_inside(cell.stack).values():
         with contextlib.suppress(OSError):  # it has just ended
-            if Path(f"/proc/{pid}/comm").read_text() != "sanlock\n":
+            is_init = pid == cell.stack.init_pid
+            if not is_init and Path(f"/proc/{pid}/comm").read_text() != "sanlock\n":
                 (GROUP.path / "cgroup.procs").write_text(str(pid))
     (GROUP.path / "freezer.state").write_text("FROZEN")
-
-
-def _inside(init: int) -> list[int]:
-    """The processes in the pid namespace of INIT, that process left out."""
-    namespace = os.readlink(f"/proc/{init}/ns/pid")
-    found = []
-    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        with contextlib.suppress(OSError):  # it has just ended
-            if pid != init and os.readlink(f"/proc/{pid}/ns/pid") == namespace:
-                found.append(pid)
-    return found
 
 
 def resume(_cell: Cell) -> None:
@@ -71,6 +61,8 @@ SUSPEND_FAULTS = (
     Fault(
         *("all processes stopped for 6 s, as in a suspend", CALL, suspend, resume, SECONDS),
         kinds=("qemu", "test"),
+        # Before, a process would begin while all others are stopped.
+        stages=(LOGIN, FOUND, RECORD, SLOT, CALL, DONE),
         missing=GROUP.missing,
         is_quick_beside_it=True,
         action="pause",

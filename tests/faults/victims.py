@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -84,14 +85,7 @@ class QemuVm(Victim):
 
     def outer_pid(self) -> int:
         """Its process as the outside has it."""
-        (pid,) = (
-            int(name)
-            for name in os.listdir("/proc")
-            if name.isdigit()
-            and ids_inside(int(name))[1:] == (str(self.pid),)
-            and has_word(int(name), self.uuid)
-        )
-        return pid
+        return outer_pid(self.stack, self.pid)
 
     def is_gone(self) -> bool:
         """Whether its process has ended."""
@@ -169,21 +163,21 @@ class QemuVm(Victim):
             wait_for(self.is_gone, 10, "the end of its QEMU")
 
 
-def ids_inside(pid: int) -> tuple[str, ...]:
-    """The ids of a process in its namespaces, the outermost first."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return ()
-    return tuple(status.partition("NSpid:")[2].split("\n")[0].split())
+def processes_inside(stack: Stack) -> dict[int, int]:
+    """The processes of a stack by their pids inside, with those that the outside has."""
+    namespace = os.readlink(f"/proc/{stack.init_pid}/ns/pid")
+    found = {}
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with contextlib.suppress(OSError):  # it has just ended
+            if os.readlink(f"/proc/{pid}/ns/pid") == namespace:
+                status = Path(f"/proc/{pid}/status").read_text()
+                found[int(status.partition("NSpid:")[2].split("\n")[0].split()[-1])] = pid
+    return found
 
 
-def has_word(pid: int, word: str) -> bool:
-    """Whether WORD is in the command line of a process."""
-    try:
-        return word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
+def outer_pid(stack: Stack, pid: int) -> int:
+    """The process that is PID inside a stack, as the outside has it."""
+    return processes_inside(stack)[pid]
 
 
 class TestVm(Victim):
