@@ -340,7 +340,6 @@ FAULTS: Sequence[Fault] = (
         *("libvirtd killed, started after 4 s", CALL, kill_libvirtd, start_libvirtd, AWAY),
         action="pause",
         recovery=RECOVERS,
-        is_quick_beside_it=True,
     ),
     Fault(
         *("libvirtd stopped by a signal for 4 s", LOGIN, freeze_libvirtd, thaw_libvirtd, AWAY),
