@@ -45,6 +45,7 @@ class FakeLocal(LocalDomains):
         # The libvirt id of a run that began after the request.
         self.another: int | None = None
         self.status: Status | None = None
+        self.no_job = False
 
     def run(self, uuid: str, since: float, pid: int | None = None) -> Run:
         if "run" in self.raises:
@@ -57,6 +58,9 @@ class FakeLocal(LocalDomains):
 
     def is_another_run(self, uuid: str, id: int, since: float) -> bool:
         return id == self.another
+
+    def has_no_job(self, uuid: str, id: int | None) -> bool:
+        return self.no_job
 
     def held_by(self, process: Process) -> list[Lease]:
         if "held_by" in self.raises:

@@ -13,7 +13,7 @@ from ..virt.connection import failure, is_unsupported
 from ..virt.domain_state import describe, ends_by_itself, is_administrators_pause, runs_elsewhere, state_name
 from .attempt import Attempt
 from .outcomes import STOPPED, Outcome, ended, leases_given_up, moved
-from .preparation import is_in_use, write_record
+from .preparation import complete_paused, is_in_use, write_record
 
 # The reasons of a pause that libvirt takes for a job which it reports; a start and a shutdown are none.
 _JOBS = (
@@ -65,7 +65,9 @@ def pause(attempt: Attempt) -> Outcome:
         _await_on_crash(attempt)
     else:
         _end_job(attempt, state, reason)
-    return attempt.outcome(*leases_given_up(attempt, state_name(state)))
+    verified, remark = leases_given_up(attempt, state_name(state))
+    complete_paused(attempt)
+    return attempt.outcome(verified, remark)
 
 
 def _suspend(attempt: Attempt, state: int) -> int | None:
@@ -155,8 +157,11 @@ def _end_dump(attempt: Attempt) -> None:
     """Abort the live dump of a running domain: libvirt suspends no domain before its dump has ended.
 
     Other jobs are not aborted: beside a backup, a migration or a live snapshot a domain can be suspended
-    (qemuDomainObjSetAsyncJobMask() in libvirt src/qemu), and _end_job() ends the rest.
+    (qemuDomainObjSetAsyncJobMask() in libvirt src/qemu), and _end_job() ends the rest.  libvirtd is not asked
+    where its status file has no job: its answer would be waited for with the domain still running.
     """
+    if attempt.local is not None and attempt.local.has_no_job(attempt.request.uuid, attempt.progress.run):
+        return
     try:
         operation = _job(attempt)
     except libvirt.libvirtError:

@@ -80,8 +80,9 @@ def write_record(attempt: Attempt, action: str) -> None:
     progress, request, recorder = attempt.progress, attempt.request, attempt.recorder
     record = progress.record
     if record is not None:
-        # After a destroy libvirtd shows it without being asked: see complete_at_end().
-        complete(attempt, record, action, is_persistent(attempt) if action == "pause" else None)
+        # Whether libvirtd keeps a definition is found out once the domain is safe: see complete_at_end() and
+        # complete_paused().
+        complete(attempt, record, action, None)
     elif not progress.record_tried:
         progress.record_tried = True
         if action == "restart" or (action == "poweroff" and recorder is not None):
@@ -113,6 +114,13 @@ def complete_at_end(attempt: Attempt, run: int | None) -> None:
     record = attempt.progress.record
     if record is not None:
         complete(attempt, record, record.action, {None: False, OFF: True}.get(run))
+
+
+def complete_paused(attempt: Attempt) -> None:
+    """Complete the record of a domain that is paused: libvirtd is asked whether it keeps a definition."""
+    record = attempt.progress.record
+    if record is not None:
+        complete(attempt, record, record.action, is_persistent(attempt))
 
 
 def is_persistent(attempt: Attempt) -> bool | None:

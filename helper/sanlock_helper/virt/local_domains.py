@@ -80,6 +80,14 @@ class LocalDomains:
         found = [Process(pid, start) for pid in pids if (start := process_start(pid))]
         return any(process.started_after(since) for process in found)
 
+    def has_no_job(self, uuid: str, id: int | None) -> bool:
+        """Whether libvirt has noted no job that takes long for the run of domain UUID with the libvirt ID.
+
+        False where no status file is about that run.
+        """
+        found = [status for status in self._processes.files.matching(uuid) if status.id == id]
+        return bool(found) and not any(status.has_job for status in found)
+
     def held_by(self, process: Process) -> list[Lease]:
         """The leases that PROCESS holds; LeasesUnknownError where sanlock cannot be asked."""
         what = f"read the leases of process {process.pid}"

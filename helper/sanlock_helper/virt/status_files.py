@@ -38,6 +38,9 @@ _MANY = 10_000
 
 _ROOT, _DOMAIN = "domstatus", "domain"
 _BEGIN, _END, _ROOT_END = b"<domain", b"</domain>", b"</domstatus>"
+# Before <domain>, and not there while no job is under way (qemuDomainObjPrivateXMLFormatJob() in libvirt
+# src/qemu/qemu_domain.c).
+_JOB = b"<job "
 
 
 class Status:
@@ -45,10 +48,12 @@ class Status:
 
     name, uuid, id: the domain and its run.  state, reason: virDomainState and its reason in libvirt's words,
     as libvirtd knew them last.  pid: QEMU's process id.  written: when the file was written, seconds since
-    the epoch. xml: the live definition, with its secrets, never to be logged.
+    the epoch. xml: the live definition, with its secrets, never to be logged.  has_job: whether libvirt may
+    have a job under way that takes long, a dump for example; it notes one before it begins
+    (virDomainObjBeginJobInternal() in libvirt src/conf/virdomainjob.c).
     """
 
-    __slots__ = ("id", "name", "pid", "reason", "state", "uuid", "written", "xml")
+    __slots__ = ("has_job", "id", "name", "pid", "reason", "state", "uuid", "written", "xml")
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class Status:
         pid: int,
         written: float = 0.0,
         xml: str = "",
+        has_job: bool = True,
     ) -> None:
         self.name = name
         self.uuid = uuid
@@ -69,6 +75,7 @@ class Status:
         self.pid = pid
         self.written = written
         self.xml = xml
+        self.has_job = has_job
 
 
 class StatusFileError(SanlockHelperError):
@@ -214,6 +221,7 @@ class _Reader:
             self._root.get("reason", "unknown"),
             int(self._root["pid"]),
             xml=xml,
+            has_job=_JOB in data[: self._begin],
         )
 
     def _hear_elements(self, do: bool) -> None:

@@ -478,6 +478,14 @@ def test_a_live_dump_is_aborted_before_the_suspend(host: FakeHost, local: FakeLo
     assert changes(host) == ["abort", "suspend"]
 
 
+def test_a_domain_without_a_job_is_suspended_without_another_question(
+    host: FakeHost, local: FakeLocal
+) -> None:
+    local.no_job = True
+    run(host, "pause", local=local)
+    assert host.calls[:3] == ["lookup", "state", "suspend"]
+
+
 def test_a_live_dump_that_cannot_be_aborted_is_waited_for(host: FakeHost, local: FakeLocal) -> None:
     host.begin_job(0, libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP)
     host.state = libvirt.VIR_DOMAIN_RUNNING

@@ -73,6 +73,18 @@ def test_a_process_that_began_after_the_request_is_another_run(
     assert local.processes(UUID, now()) == [process_of(qemu.pid)]
 
 
+def test_a_job_is_read_anew_each_time(local: LocalDomains, files: Path) -> None:
+    path = files / "a.xml"
+    assert not local.has_no_job(UUID, 3)  # nothing is known of it
+    path.write_bytes(status_xml("a", UUID))
+    assert local.has_no_job(UUID, 3)
+    assert not local.has_no_job(UUID, 4)
+    path.write_bytes(status_xml("a", UUID).replace(b"  <domain type", b"  <job async='dump'/>  <domain type"))
+    assert not local.has_no_job(UUID, 3)
+    path.unlink()
+    assert not local.has_no_job(UUID, 3)
+
+
 def test_a_process_that_sanlock_passed_is_proven_first(
     local: LocalDomains,
     files: Path,

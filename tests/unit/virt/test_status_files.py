@@ -45,6 +45,16 @@ def test_a_domain_is_found_whatever_its_name(tmp_path: Path, name: str) -> None:
     assert status.xml.endswith("</domain>")
 
 
+JOB = b"  <job type='none' async='dump' phase='none' flags='0x2'/>\n"
+
+
+@pytest.mark.parametrize("metadata", ["", "<job async='dump'/>", "<a:x xmlns:a='a'><domain/></a:x>"])
+def test_a_job_of_libvirts_stands_before_the_domain(metadata: str) -> None:
+    data = status_xml(metadata=metadata)
+    assert not parse_status_file(data).has_job
+    assert parse_status_file(data.replace(b"  <domain type", JOB + b"  <domain type")).has_job
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
