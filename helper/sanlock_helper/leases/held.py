@@ -11,8 +11,9 @@ from typing import Any, Callable
 from ..errors import LeasesUnknownError, PermanentError, TransientError
 from . import sanlock_daemon
 
-BUSY_TRIES = 25
-BUSY_SECONDS = 0.02
+# Between the questions while sanlock is busy with a process, half a second over all: most of its commands
+# take a millisecond, the release of leases takes as long as the storage does.
+BUSY_SECONDS = (0.001, 0.002, 0.004, 0.008, *(0.02,) * 24)
 
 # sanlock's answer about a lockspace holds for so long: a second before it is lost it was healthy too.
 LOCKSPACE_SECONDS = 1.0
@@ -131,13 +132,13 @@ def _while_busy(call: Callable[[], Any]) -> Any:
     sanlock does one command for a process at a time and refuses others with EBUSY (sanlock src/main.c,
     process_cmd_thread_registered()).
     """
-    for _ in range(BUSY_TRIES):
+    for seconds in BUSY_SECONDS:
         try:
             return call()
         except load().SanlockException as error:
             if error.errno != errno.EBUSY:
                 raise
-        time.sleep(BUSY_SECONDS)
+        time.sleep(seconds)
     return call()
 
 
