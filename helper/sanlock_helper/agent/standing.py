@@ -22,7 +22,7 @@ from ..events import Event
 from ..invocation import EXIT_DONE, EXIT_FAILED
 from ..journal import Journal
 from ..leases.grace import Grace
-from ..leases.sanlock_daemon import join_sanlock_group, run_dir
+from ..leases.sanlock_daemon import daemon_run, join_sanlock_group, run_dir
 from ..spool import HELD, LIFE_SECONDS, RUNTIME_DIR, TAKEN, Spool, SpoolError
 from ..threads import WORKERS
 from ..virt import AHEAD, IN_FLIGHT, event_loop
@@ -190,6 +190,8 @@ class StandingAgent:
             self._descriptors.guard(self._connect), IN_FLIGHT + AHEAD, clock, event_loop.close
         )
         self._kept = KeptConnections(uri, self._connections, clock, WORKERS.start, journal.report, wakes.wake)
+        # The run of sanlock whose grace is known.
+        self._sanlock = daemon_run(run_dir())
         self._requests = Requests(spool, Grace())
         self._watch = watch_host(journal.report)
         spool.stays = True
@@ -268,12 +270,15 @@ class StandingAgent:
 
         False when it must not go on.
         """
-        known: set[str] = set()
+        agent = self._begin()
         while True:
-            known = self._work(known)
+            known = self._work(agent)
             if not self._requests.serves():
                 return False
             self._rest()
+            # What can be done before a request comes is done now.
+            agent = self._begin(known)
+            self._learn_grace()
             self._wait()
             if self._wakes.is_something_gone and not self._spool.is_in_place():
                 self._journal.report(Event("agent-without-spool"))
@@ -284,7 +289,13 @@ class StandingAgent:
                 return True
             # sanlock may have been started since.
             join_sanlock_group(run_dir())
-            self._requests.use_grace(Grace())
+            if daemon_run(run_dir()) != self._sanlock:
+                self._learn_grace()
+
+    def _learn_grace(self) -> None:
+        """Learn the grace of the sanlock that runs now, which keeps it for as long as it runs."""
+        self._sanlock = daemon_run(run_dir())
+        self._requests.use_grace(Grace())
 
     def _wait(self) -> None:
         """Sleep until the spool has to be read, or this process is to end; see to what it keeps meanwhile.
@@ -320,12 +331,17 @@ class StandingAgent:
             stands=True,
         )
 
-    def _work(self, known: Iterable[str] = ()) -> set[str]:
-        """Serve what is in the spool, but for what is KNOWN; returns what is left to be logged."""
+    def _begin(self, known: Iterable[str] = ()) -> Agent:
+        """The agent that serves what is in the spool, or will be, but for what is KNOWN."""
         agent = self._make_agent()
         agent.begin(self._requests, known)
-        while agent.tick():
-            pass
+        return agent
+
+    def _work(self, agent: Agent) -> set[str]:
+        """Have AGENT serve what is in the spool; returns what is left to be logged."""
+        with event_loop.HOLD:
+            while agent.tick():
+                pass
         return agent.left()
 
     def _rest(self) -> None:
@@ -348,7 +364,7 @@ class StandingAgent:
             left = [name for name in spool.unserved() if name not in requests.ignored]
             if not left or spool.take_first() != TAKEN:
                 return
-            self._work()
+            self._work(self._begin())
 
     def _stand_aside(self) -> None:
         """Until the spool can be changed again, have each killpath process serve as if no agent stood."""

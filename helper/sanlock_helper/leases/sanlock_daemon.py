@@ -54,6 +54,15 @@ def _beginning(path: str) -> bytes:
         posix.close(descriptor)
 
 
+def daemon_run(directory: str) -> tuple[int, int] | None:
+    """What differs after each start of the daemon with the runtime DIRECTORY; None without a pid file."""
+    try:
+        status = posix.stat(f"{directory}/{PID_FILE}")
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
 def join_sanlock_group(directory: str) -> None:
     """Take the group of sanlock's socket in DIRECTORY, which is 0660 sanlock:sanlock.
 

@@ -19,6 +19,40 @@ KEEPALIVE_SECONDS = 30
 KEEPALIVE_COUNT = 1
 
 
+# While calls are made, the loop runs once in so many seconds: see Hold.
+HELD_SECONDS = 0.25
+
+
+class Hold:
+    """`with HOLD:` while many calls are made.  The loop runs now and then only, not whenever it is woken.
+
+    Each call takes the connection's socket from the loop and gives it back, and wakes the loop for both
+    (virNetClientIO() in libvirt src/rpc/virnetclient.c): that costs more than the call itself, and the caller
+    waits for Python's lock meanwhile.  The answer to a call is read by the call.  What the loop is late with
+    is an answer to a keepalive, and the end of a connection that no call uses.
+    """
+
+    def __init__(self, seconds: float = HELD_SECONDS) -> None:
+        """The loop runs once in so many SECONDS."""
+        self._seconds = seconds
+        self._lock = _thread.allocate_lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def wait(self) -> None:
+        """The loop: return once it is not held, or after the time."""
+        if self._lock.acquire(timeout=self._seconds):
+            self._lock.release()
+
+
+# Of the one loop that a process has.
+HOLD = Hold()
+
+
 def start() -> None:
     """Run the loop in a thread; before the first connection is opened, which has to find it.
 
@@ -34,6 +68,7 @@ def _run() -> None:
             libvirt.virEventRunDefaultImpl()
         except libvirt.libvirtError:
             return  # no loop: as in a process that keeps no connection
+        HOLD.wait()
 
 
 def keep(connection: VirConnect, on_close: Callable[[], None]) -> None:
