@@ -302,12 +302,16 @@ class Agent:
             job = self._unprepared.popleft()
             if self._requests is not None:
                 job.in_hand = self._requests.begin(job.request.name)
+            job.preparation.acquire()
             try:
                 self._start_thread(self._run_preparation, (job, self._local))
             except RuntimeError:
                 # No more threads.  The next one is prepared when this one's answer is read.
                 self._run_preparation(job, self._local)
                 return
+            if self._stands and self._slots.under_way < PREPARED_AT_ONCE:
+                # Its connection is open: libvirtd is asked meanwhile.
+                self._jobs.ready(job)
 
     def _run_preparation(self, job: Job, local: LocalDomains) -> None:
         """The thread of one preparation; its waits are bounded."""
@@ -317,6 +321,7 @@ class Agent:
             # A defect of ours: the domain is made safe all the same.
             self._journal.report(job.event("defect-before-attempt", note=described(error)))
             log_traceback(self._journal, error)
+        job.preparation.release()
         self._answers.put(lambda: self._prepared(job))
 
     def _prepared(self, job: Job) -> None:
@@ -324,7 +329,8 @@ class Agent:
         if self._requests is not None:
             self._requests.end(job.in_hand)
         self._start_preparing()
-        self._jobs.ready(job)
+        if job.state == PREPARING:
+            self._jobs.ready(job)
 
     def _end_apart(self, request: Request, reached: bool, outcome: Event | None) -> None:
         """A process of its own has served REQUEST: it has logged the outcome, or OUTCOME is that."""
@@ -534,6 +540,7 @@ class Agent:
                 self._local if is_local(request.uri) else None,
                 self._recorder,
                 lambda: self._await_slot(execution),
+                execution.job.preparation,
             )
             answer = ACTIONS[request.action](attempt)
         except HelperError as error:

@@ -20,11 +20,17 @@ from .requests import Request
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     # Loaded only for a domain that is a process of this host: see service.make_host().
+    from _thread import LockType
+
     from ..records.record import Record
     from ..virt.api import VirConnect, VirDomain
     from ..virt.local_domains import LocalDomains
     from ..virt.processes import Process
     from .recorder import RecoveryRecorder
+
+
+# For so long a state is valid that was read while the domain was being prepared.
+STATE_SECONDS = 0.5
 
 
 class Progress:
@@ -137,12 +143,14 @@ class Attempt:
         local: LocalDomains | None = None,
         recorder: RecoveryRecorder | None = None,
         await_slot: Callable[[], bool] = lambda: False,
+        preparation: LockType | None = None,
     ) -> None:
         """GIVEN_UP returns whether this try is waited for no more.
 
         LOCAL is what the host knows of its domains, None for a domain that is no QEMU process of this host.
         RECORDER writes what recovery needs.  AWAIT_SLOT returns when the domain may be destroyed, True when
-        it has to be read again since that took so long.
+        it has to be read again since that took so long.  PREPARATION is locked while PROGRESS is being
+        prepared.
         """
         self.connection = connection
         self.request = request
@@ -151,7 +159,10 @@ class Attempt:
         self.recorder = recorder
         self.await_slot = await_slot
         self._given_up = given_up
+        self._preparation = preparation
         self._domain: VirDomain | None = None
+        # The state as it was read while the domain was being prepared.
+        self._state_ahead: tuple[int, int] | None = None
 
     @property
     def is_known(self) -> bool:
@@ -174,12 +185,16 @@ class Attempt:
         """
         progress, request = self.progress, self.request
         is_first = not self.is_known
+        lacking: libvirt.libvirtError | None = None
         try:
             self._domain = self.connection.lookupByUUIDString(request.uuid)
         except libvirt.libvirtError as error:
-            if is_no_domain(error) and (progress.run is not None or self.local is not None):
+            lacking = error
+        self._await_preparation()
+        if lacking is not None:
+            if is_no_domain(lacking) and (progress.run is not None or self.local is not None):
                 return None
-            raise failure("look up the domain", error) from error
+            raise failure("look up the domain", lacking) from lacking
         run: int = self.domain.ID()
         progress.name = progress.name or self.domain.name()
         if run != OFF:
@@ -189,8 +204,28 @@ class Attempt:
             progress.set_run(OFF if run == progress.another else run)
         return run
 
+    def _await_preparation(self) -> None:
+        """Return once PROGRESS is prepared, with the state of the domain read meanwhile."""
+        preparation = self._preparation
+        if preparation is None or not preparation.locked():
+            return
+        state = None
+        if self.is_known:
+            try:
+                state = self.state()
+            except HelperError:
+                pass  # read again when it is needed
+        if preparation.acquire(timeout=STATE_SECONDS):
+            self._state_ahead = state
+        else:
+            preparation.acquire()
+        preparation.release()
+
     def state(self) -> tuple[int, int]:
         """The domain's virDomainState now and its reason; shut off when libvirtd no longer knows it."""
+        if self._state_ahead is not None:
+            found, self._state_ahead = self._state_ahead, None
+            return found
         try:
             state, reason = self.domain.state()
         except libvirt.libvirtError as error:

@@ -7,6 +7,7 @@ the first is over.
 
 from __future__ import annotations
 
+import _thread
 from _queue import SimpleQueue
 from collections import deque
 from typing import Callable, ClassVar
@@ -67,6 +68,7 @@ class Job(Stateful):
     | OPEN | no earlier job of its domain is open, or that one is over and saw no run | PREPARING |
     | OPEN | the earlier job of its domain is over, and saw the run | READY |
     | PREPARING | what the host knows of the domain is there, or none of it is needed | READY |
+    | PREPARING | a connection is idle, and its try can begin meanwhile: see Attempt.lookup() | READY |
     | READY | a connection and a place among the tries are free | TRIED |
     | TRIED | a failure that may pass, a refused login, or no answer in time | BACKOFF |
     | BACKOFF | its delay is over | READY |
@@ -78,6 +80,7 @@ class Job(Stateful):
     __slots__ = (
         "execution",
         "in_hand",
+        "preparation",
         "progress",
         "reached",
         "reason",
@@ -105,6 +108,8 @@ class Job(Stateful):
         self.reason = ""
         # The number under which its request is noted as in hand while it is prepared: see in_hand.py.
         self.in_hand = -1
+        # Locked while its preparation is under way.
+        self.preparation = _thread.allocate_lock()
         # For how many seconds this process was not running when it should have been.
         self.slept = 0.0
         self.reached = False

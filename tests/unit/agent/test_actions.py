@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from typing import Any
 
@@ -75,6 +76,44 @@ def test_a_run_that_began_during_a_long_wait_is_left_alone(host: FakeHost) -> No
 
     outcome = run(host, "poweroff", await_slot=await_slot)
     assert str(outcome) == "found running, it ended meanwhile, verified over, another run was started since"
+    assert changes(host) == []
+
+
+class Preparing:
+    """A preparation that ends when libvirtd is asked for the state: RUN is the run that lost its leases."""
+
+    def __init__(self, host: FakeHost, run: int) -> None:
+        self.progress = Progress()
+        self.lock = _thread.allocate_lock()
+        self.lock.acquire()
+        self._host, self._run, self._get_state = host, run, host.get_state
+        host.get_state = self.get_state  # type: ignore[method-assign]
+
+    def get_state(self) -> list[int]:
+        if self.lock.locked():
+            self.progress.set_run(self._run)
+            self.lock.release()
+        return self._get_state()
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+def test_libvirtd_is_asked_while_the_domain_is_prepared(
+    host: FakeHost, local: FakeLocal, action: str
+) -> None:
+    local.no_job = True
+    preparing = Preparing(host, host.run)
+    outcome = run(host, action, preparing.progress, local=local, preparation=preparing.lock)
+    assert outcome.found == "running"
+    assert host.calls[:3] == ["lookup", "state", {"poweroff": "destroy", "pause": "suspend"}[action]]
+
+
+@pytest.mark.parametrize("action", ["poweroff", "pause"])
+def test_what_the_preparation_finds_counts_though_libvirtd_was_asked_before(
+    host: FakeHost, local: FakeLocal, action: str
+) -> None:
+    preparing = Preparing(host, host.run - 1)
+    outcome = run(host, action, preparing.progress, local=local, preparation=preparing.lock)
+    assert outcome.verified.startswith("over, another run was started since")
     assert changes(host) == []
 
 
