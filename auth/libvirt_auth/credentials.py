@@ -11,7 +11,6 @@ name (VIR_CRED_USERNAME) to it, and an empty one means "the same as authname".
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 import libvirt  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
@@ -19,8 +18,10 @@ from .errors import AuthMissingError
 from .files import find_auth_file
 from .uri import URI, service_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from .config import AuthConfig
 

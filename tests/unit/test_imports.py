@@ -59,6 +59,60 @@ def test_the_agent_imports_nothing_that_only_recovery_needs() -> None:
     assert not modules & {"ctypes", "sanlock", "sanlock_helper.leases.libsanlock"}
 
 
+# One call, to its end, in a process that serves it alone.
+CALL = """
+import sys, time
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/../auth"]
+from sanlock_helper.agent import service
+from sanlock_helper.agent.requests import Request
+from sanlock_helper.invocation import Invocation
+from sanlock_helper.journal import Journal
+from sanlock_helper.leases.grace import Deadline
+journal = Journal(lambda *_: None, lambda _: None)
+wanted = Invocation("test:///default", "6695eb01-f6a4-8304-79aa-97f2502e193f", "poweroff")
+request = Request.of(wanted, Deadline(time.monotonic(), 40))
+assert service.serve_alone(request, lambda: service.make_agent(journal, wanted.uri)) == 0
+print(*sys.modules)
+"""
+
+
+def test_a_call_without_leases_pays_for_no_module_of_annotations() -> None:
+    pytest.importorskip("libvirt")
+    command = ["/usr/bin/python3", "-ISB", "-c", CALL, str(HELPER)]
+    modules = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert "libvirt" in modules
+    assert not modules & {"collections", "contextlib", "enum", "functools", "heapq", "re", "typing"}
+
+
+IMPORT = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from sanlock_helper.agent import service
+service._import_libvirt()
+import libvirt
+print(libvirt.answer(), "typing" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "printed"),
+    [
+        ("from typing import Any, Dict, overload\n@overload\ndef answer(x: Dict[str, Any]): ...", "1 False"),
+        ("from typing import Any, cast\nNUMBER = cast('Any', 1)", "1 True"),
+        ("from typing import Dict\nclass Handles(Dict[str, int]): ...", "1 True"),
+        ("import typing\ntyping.no_such_name", "no attribute"),
+        ("raise ImportError('a library is missing')", "a library is missing"),
+    ],
+)
+def test_libvirt_python_gets_the_whole_of_typing_where_it_needs_it(
+    tmp_path: Path, source: str, printed: str
+) -> None:
+    (tmp_path / "libvirt.py").write_text(f"{source}\ndef answer(x=None): return 1\n")
+    command = ["/usr/bin/python3", "-ISB", "-c", IMPORT, str(tmp_path), str(HELPER)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert printed in answer.stdout + answer.stderr
+
+
 LOAD = """
 import sys
 sys.path.insert(0, sys.argv[1])

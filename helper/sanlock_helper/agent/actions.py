@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
-
 import libvirt
 
 from ..errors import PermanentError, TransientError
@@ -12,6 +10,10 @@ from ..virt.domain_state import describe, ends_by_itself, runs_elsewhere, state_
 from .attempt import Attempt
 from .outcomes import OFF, Outcome, ended, moved
 from .preparation import complete, complete_at_end, is_in_use, is_persistent, write_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 
 def poweroff(attempt: Attempt) -> Outcome:

@@ -8,10 +8,8 @@ answer for a limited time.  The agent itself is one loop in one thread; only the
 from __future__ import annotations
 
 import time
+from _heapq import heapify, heappop, heappush
 from _queue import Empty, SimpleQueue
-from collections import deque
-from heapq import heapify, heappop, heappush
-from typing import Any, Callable, Iterable
 
 from ..errors import (
     AuthenticationError,
@@ -51,10 +49,19 @@ from .requests import Receipt, Request, Requests
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
+    from typing import Any, Callable, Iterable
+
     from ..virt.api import VirConnect
     from ..virt.local_domains import LocalDomains
     from .descriptors import Descriptors
     from .recorder import RecoveryRecorder
+
+    # What the threads have to report, each as a call that the loop makes.
+    Answers = SimpleQueue[Callable[[], None]]
+else:
+    # What is in C of it: the rest takes a millisecond to load.
+    from _collections import deque
 
 # A destroy may take seconds on a loaded host; when libvirtd is silent for longer, the call is made again.
 PATIENCE = 10.0
@@ -78,8 +85,6 @@ OVERSLEPT_SECONDS = 1.0
 # How long an answer may take that came while the process was stopped.
 MOMENT_SECONDS = 0.5
 
-# What the threads have to report, each as a call that the loop makes.
-Answers = SimpleQueue[Callable[[], None]]
 
 # What was read of a domain is valid for so long, and its record may take as long
 # (recorder.SANLOCK_SECONDS).

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import posix
 import sys
-from typing import Callable
 
 from ..events import Event
 from ..journal import Journal
 from .requests import Request, Requests
 from .stock_helper import arguments, stock_helper
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
 
 # A request goes apart once it was in hand when so many agents died.
 DEATHS = 2

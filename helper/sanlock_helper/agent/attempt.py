@@ -8,8 +8,6 @@ too: a domain that libvirtd reports as off is off only when its process has ende
 
 from __future__ import annotations
 
-from typing import Any, Callable
-
 import libvirt
 
 from ..errors import GivenUpError, HelperError, LeasesUnknownError, TransientError
@@ -21,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     # Loaded only for a domain that is a process of this host: see service.make_host().
     from _thread import LockType
+    from typing import Any, Callable
 
     from ..records.record import Record
     from ..virt.api import VirConnect, VirDomain

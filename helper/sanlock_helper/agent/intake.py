@@ -7,13 +7,15 @@ What is no request is moved out of the spool, and is logged once.  What cannot b
 
 from __future__ import annotations
 
-from typing import Callable, Iterable
-
 from ..events import Event
 from ..journal import Journal
 from ..leases.grace import DEFAULT_GRACE
 from ..spool import DONE, LOGGING, RUNTIME_DIR, SpoolError, is_request
 from .requests import Receipt, Request, Requests
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterable
 
 # How often the agent reads the spool: a destroy keeps libvirtd's worker for 0.2 s, and the sooner the
 # first ones begin, the sooner the last.

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import _thread
 from _queue import Empty, SimpleQueue
-from typing import Callable
 
 from ..errors import AuthenticationError, HelperError, PermanentError
 from ..threads import WORKERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable
+
     from ..virt.api import VirConnect
 
 # So many may be opened at a time in the beginning: a single one might hang.

@@ -38,6 +38,9 @@ SWITCH_SECONDS = 0.0005
 # Where the numbers of inherited descriptors end, when they cannot be listed.
 MOST_DESCRIPTORS = 65536
 
+# The names of `typing` that libvirt.py of libvirt-python uses, in annotations only.
+_TYPING = ("Any", "Callable", "Dict", "List", "Optional", "Tuple", "Type", "TypeVar", "Union", "overload")
+
 # How often a process that waits for another one's outcome checks for it.
 WAIT_SECONDS = 0.05
 
@@ -200,7 +203,7 @@ def prepare_process(journal: Journal, unit: str = "sanlock.service") -> None:
     # The GIL's switch interval is 5 ms by default: a thread that returns from a call of 0.5 ms would wait ten
     # times as long to go on.
     sys.setswitchinterval(SWITCH_SECONDS)
-    _find_modules()
+    _import_libvirt()
 
 
 def preload() -> None:
@@ -250,6 +253,39 @@ def _find_modules() -> None:
         import libvirt  # noqa: F401
     except ImportError:
         sys.path.extend(local)
+
+
+class _Form:
+    """What stands for a name of `typing`: it is itself when it is called or subscripted."""
+
+    def __call__(self, *_: object) -> _Form:
+        return self
+
+    def __getitem__(self, _: object) -> _Form:
+        return self
+
+
+def _import_libvirt() -> None:
+    """Import libvirt-python, where it is found, without `typing`: see _TYPING.
+
+    That module and what it imports in turn (re, enum, collections, contextlib) take as long as all else of
+    libvirt-python.  One that needs more of it is imported with the module itself.
+    """
+    if "typing" not in sys.modules:
+        path = sys.path[:]
+        stand_in = type(sys)("typing")
+        stand_in.__dict__.update(dict.fromkeys(_TYPING, _Form()))
+        sys.modules["typing"] = stand_in
+        try:
+            _find_modules()
+        except Exception:
+            pass  # of any type: it has used a name in its own way
+        finally:
+            del sys.modules["typing"]
+        if "libvirt" in sys.modules:
+            return
+        sys.path[:] = path
+    _find_modules()
 
 
 def raise_priority() -> None:
