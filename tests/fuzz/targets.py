@@ -347,7 +347,7 @@ def lease_line(data: bytes) -> None:
     except PermanentError as error:
         raise ImportError(str(error)) from error
     for line in data.split(b" "):
-        found = libsanlock._plain(line)
+        found = libsanlock.plain_lease(line)
         if found is not None:
             ((path, offset),) = found["disks"]
             names = (found["lockspace"], found["resource"], os.fsencode(path))

@@ -20,7 +20,8 @@ from ..journal import Journal
 from ..leases import held as leases
 from ..numbers import DELAYS, PRIORITIES, number_within
 from ..records.directory import RecordDirectory
-from ..records.record import Record
+from ..records.record import Record, RecordError
+from ..records.same_run import combined
 from ..threads import NoAnswerError, call_with_timeout
 from ..virt.connection import is_embedded
 from ..virt.processes import Process, boot_id
@@ -109,8 +110,23 @@ class RecoveryRecorder:
             record.unknown = "its process was not found"
         else:
             record.pid, record.pid_start = process.pid, process.start
-            self._add_leases(record, process.pid)
-        return self.rewrite(record)
+            if not (record.leases or record.unknown):
+                self._add_leases(record, process.pid)
+        is_wanted = bool(record.leases) and not record.cause
+        return self.rewrite(record) if is_wanted or self._adds_something(record) else True
+
+    def _adds_something(self, record: Record) -> bool:
+        """Complete RECORD with what an earlier one of the same run has; whether it has to be written then.
+
+        A guest that stopped by an I/O error has no leases any more when the killpath comes for it.
+        """
+        if record.cause and not (record.leases or record.unknown):
+            return False  # sanlock does not protect it
+        try:
+            old = self._records.read(record.uuid)
+        except (OSError, RecordError):
+            return True
+        return old is None or combined(old, record) is record
 
     def rewrite(self, record: Record) -> bool:
         """Write a complete RECORD; False when that failed, and was logged."""

@@ -254,6 +254,9 @@ def _from_record(record: Record) -> OutageEvent:
     if record.unknown:
         leases = f"leases not known: {record.unknown}"
     note = f"{leases}; how it ended is not in the journal"
+    if record.cause:
+        # No helper was called for it.
+        note = f"it stopped by an {record.cause}, {leases} until then"
     text = f"{ON_RECORD}: found {record.found}, {note}"
     return OutageEvent(
         record.time,

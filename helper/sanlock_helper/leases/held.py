@@ -9,6 +9,7 @@ import time
 from typing import Any, Callable
 
 from ..errors import LeasesUnknownError, PermanentError, TransientError
+from ..numbers import whole_number
 from . import sanlock_daemon
 
 # Between the questions while sanlock is busy with a process, half a second over all: most of its commands
@@ -17,6 +18,10 @@ BUSY_SECONDS = (0.001, 0.002, 0.004, 0.008, *(0.02,) * 24)
 
 # sanlock's answer about a lockspace holds for so long: a second before it is lost it was healthy too.
 LOCKSPACE_SECONDS = 1.0
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # What a lease is called whose names could not be learned.
 UNKNOWN = "?"
@@ -116,6 +121,32 @@ def held_by(pid: int) -> list[Lease]:
     return [_lease(found) for found in resources]
 
 
+def of_state(state: str, named: Iterable[Lease] = ()) -> list[Lease]:
+    """The leases in STATE, as libvirt notes them of a domain that it pauses: what its process held then.
+
+    Names are not escaped in there.  What can be read in more than one way is one of those that are NAMED, as
+    the domain's definition has them; their versions do not count.  Raises LeasesUnknownError for any other.
+    """
+    heads: dict[bytes, list[Lease]] = {}
+    for lease in named:
+        text = f"{lease.lockspace}:{lease.resource}:{lease.path}:{lease.offset}"
+        heads.setdefault(raw(text), []).append(lease)
+    return [_of_line(line, heads) for line in raw(state).split(b" ")]
+
+
+def _of_line(line: bytes, heads: dict[bytes, list[Lease]]) -> Lease:
+    plain = load().plain_lease(line)
+    if plain is not None:
+        return _lease(plain)
+    head, _, version = line.rpartition(b":")
+    found = heads.get(head, [])
+    number = whole_number(version.decode("ascii", "replace"))
+    if len(found) != 1 or number is None:
+        raise LeasesUnknownError("libvirt's note of its leases has more than one meaning")
+    lease = found[0]
+    return Lease(lease.lockspace, lease.resource, number, lease.path, lease.offset)
+
+
 def inquire(pid: int) -> list[dict[str, Any]]:
     """libsanlock.inquire() of process PID; asked again for a moment while another command for it runs.
 
@@ -190,6 +221,13 @@ class CachedLeases:
         Raises LeasesUnknownError when sanlock cannot be asked.
         """
         held = held_by(pid)
+        return self.lockspaces(held), tuple(held)
+
+    def lockspaces(self, held: list[Lease]) -> tuple[Lockspace, ...]:
+        """The lockspaces of the leases HELD, as far as sanlock has them joined; no storage is read.
+
+        Raises LeasesUnknownError when sanlock cannot be asked.
+        """
         names = {lease.lockspace for lease in held}
         now = self._clock()
         known = [found for name in names if (found := self._lockspaces.get(name))]
@@ -198,7 +236,7 @@ class CachedLeases:
             spaces = _joined(names)
             # One that sanlock had no answer for was joined or lost a moment ago.
             self._lockspaces.update({space.name: (now, space) for space in spaces if space.io_timeout})
-        return tuple(spaces), tuple(held)
+        return tuple(spaces)
 
 
 def _joined(names: set[str]) -> list[Lockspace]:

@@ -357,7 +357,7 @@ def inquire(slkfd: int = -1, pid: int = -1) -> list[dict[str, Any]]:
     if result not in _NO_TEXT:
         _succeed(result, "Inquire error")
     lines = text.split(b" ") if text else []
-    plain = [lease for lease in map(_plain, lines) if lease]
+    plain = [lease for lease in map(plain_lease, lines) if lease]
     if result == 0 and len(plain) == len(lines) == count.value:
         return plain
     try:
@@ -376,7 +376,7 @@ _MOST_DIGITS = 20
 _MAX_UNKNOWN = 64
 
 
-def _plain(line: bytes) -> dict[str, Any] | None:
+def plain_lease(line: bytes) -> dict[str, Any] | None:
     """The lease that LINE is, where there is one way to read it: one disk, no escapes, names below 48 bytes.
 
     A name of 48 bytes has no end in it: the daemon prints what follows it in its memory.

@@ -8,6 +8,7 @@ import time
 from typing import Any, Callable
 
 from ..errors import HelperError, LeasesUnknownError, PermanentError, TransientError
+from ..numbers import whole_number
 from . import held as leases
 from .error_texts import explain
 from .held import Lease, Lockspace
@@ -121,6 +122,19 @@ class Sanlock:
             and all(found.values.get(key) == value for key, value in same.items())
         )
 
+    def renewed_since(self, name: str, moment: float) -> bool:
+        """Whether this host has renewed lockspace NAME since MOMENT, in seconds of CLOCK_MONOTONIC.
+
+        By when a renewal began that has succeeded, which sanlock's library does not give
+        (renewal_last_success in sanlock src/lockspace.c).  Raises a HelperError when sanlock does not answer.
+        """
+        leases.join_sanlock_group()
+        found = self._status().lockspace(name)
+        if found is None or not found.joined or found.lost:
+            return False
+        renewed_at = whole_number(found.values.get("renewal_last_success", ""))
+        return renewed_at is not None and renewed_at >= moment
+
     def join(self, lockspace: Lockspace) -> None:
         """Join LOCKSPACE, and wait until that has ended; joined already is success."""
         try:
@@ -155,6 +169,13 @@ class Sanlock:
             return leases.held_by(pid)
         except LeasesUnknownError as error:
             raise TransientError(f"ask for the leases of process {pid}", str(error)) from error
+
+    def release(self, pid: int) -> None:
+        """Give up all leases that process PID holds, as libvirt does when it pauses a domain."""
+        try:
+            leases.release(pid)
+        except LeasesUnknownError as error:
+            raise TransientError(f"release the leases of process {pid}", str(error)) from error
 
     def version(self, lease: Lease) -> int:
         """The version of LEASE on storage now."""

@@ -60,11 +60,17 @@ _FIELDS: dict[str, tuple[type, object]] = {
     "time": (float, 0.0),
     "priority": (int, 0),
     "delay": (int, 0),
+    "cause": (str, ""),
+    "tries": (int, 0),
 }
 # Lines that are left out where they have their default value: earlier programs do not know them, and set
 # aside a record with a line that they do not know.  So they read the records of all domains that have no
-# order.
-_LEFT_OUT = ("priority", "delay")
+# order, and of all that the killpath made safe.
+_LEFT_OUT = ("priority", "delay", "cause", "tries")
+
+# The cause of a record that no killpath wrote: the guest stopped by itself, and libvirt gave its leases up.
+IO_ERROR = "I/O error"
+CAUSES = ("", IO_ERROR)
 # The words of a lockspace's and of a lease's line.
 _LOCKSPACE_FIELDS = ("name", "host_id", "path", "offset", "io_timeout", "generation")
 _LEASE_FIELDS = ("lockspace", "resource", "version", "path", "offset", "shared")
@@ -80,7 +86,8 @@ class Record:
     name: str
     uri: str
     xml: str
-    # What the helper was asked for: poweroff, pause or restart; and when, in seconds since the epoch.
+    # What the helper was asked for: poweroff, pause or restart; and when, in seconds since the epoch.  Of a
+    # guest that stopped by itself: pause, and when that was noted.
     action: str
     time: float
     # The domain's state before, and its id.
@@ -99,6 +106,10 @@ class Record:
     # then as recovery has read it last.
     priority: int
     delay: int
+    # Why there is a record: "" where the killpath was called, else one of CAUSES; and how often the guest was
+    # resumed in a row and stopped again for that cause.
+    cause: str
+    tries: int
     # Recovery's own: see MARKS.
     mark: str
     why: str
@@ -111,6 +122,12 @@ class Record:
             setattr(self, key, given.pop(key, default))
         if given:
             raise TypeError(f"a record has no {', '.join(given)}")
+
+    def is_of_same_run(self, other: Record) -> bool:
+        """Whether OTHER is certainly of the same domain and the same process of this boot."""
+        names = ("uuid", "run", "pid", "pid_start", "boot")
+        is_known = bool(self.pid_start and self.boot)
+        return is_known and all(getattr(self, name) == getattr(other, name) for name in names)
 
     @property
     def todo(self) -> str:
@@ -200,6 +217,8 @@ def _record(lines: list[list[str]], has_generations: bool) -> Record:
         raise _malformed(f"unknown {_named(next(iter(fields)))}")
     if record.action not in ("poweroff", "pause", "restart") or record.mark not in MARKS:
         raise _malformed(f"action {shown(record.action, 10)}, mark {shown(record.mark, 10)}")
+    if record.cause not in CAUSES:
+        raise _malformed(f"cause {shown(record.cause, 10)}")
     return record
 
 
@@ -221,6 +240,7 @@ def check(record: Record) -> None:
     _check_number("pid_start", record.pid_start, 0, _LONG)
     _check_number("priority", record.priority, *PRIORITIES)
     _check_number("delay", record.delay, *DELAYS)
+    _check_number("tries", record.tries, 0, _INT)
     # As strict as with sanlock's own arguments: see invocation.py.
     if ":" not in record.uri or not record.uri.isprintable():
         raise RecordError(f"its uri is {record.uri[:60]!r}, which names no libvirtd")

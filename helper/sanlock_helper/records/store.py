@@ -16,6 +16,7 @@ from . import snapshot
 from .directory import RUN_DIR, STATE_DIR, TAKEN, RecordDirectory
 from .file_lock import locked
 from .record import Record, RecordError
+from .same_run import combined
 
 
 class RecordStore:
@@ -71,16 +72,35 @@ class RecordStore:
         return found
 
     def _take(self, uuid: str) -> None:
-        """Take what the helper wrote of domain UUID; what cannot be taken stays, and is reported once."""
-        if not self._read(self._new, uuid):
+        """Take what the helper wrote of domain UUID; what cannot be taken stays, and is reported once.
+
+        What an earlier record has of the same run is added: see same_run.py.
+        """
+        new = self._read(self._new, uuid)
+        if not new:
             return
         try:
-            self._new.take(uuid, TAKEN)
+            if self._adds_something(new):
+                self._new.take(uuid, TAKEN)
+            else:
+                self._new.remove(uuid)
         except FileNotFoundError:
             pass  # the helper has taken it back: a restart that succeeded
         except OSError as error:
             what = "taken, the domain is not brought back"
             self._log_once(_stuck(self._new, uuid, what, error))
+
+    def _adds_something(self, new: Record) -> bool:
+        """Complete NEW, where it is, with what recovery has; whether it is to take that one's place."""
+        old = self._read(self._taken, new.uuid) or self._read(self._on_disk, new.uuid)
+        if old is None:
+            return True
+        before = new.encode()
+        if combined(old, new) is old:
+            return False
+        if new.encode() != before:
+            self._new.write(new)
+        return True
 
     def _drop_taken(self, uuid: str) -> None:
         try:

@@ -7,7 +7,7 @@ libvirtd does, and raises libvirt.libvirtError.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Callable, Protocol
 
 
 class VirDomain(Protocol):
@@ -46,6 +46,9 @@ class VirDomain(Protocol):
     def pMWakeup(self, flags: int = 0, /) -> int: ...
 
     def abortJob(self) -> int: ...
+
+    def diskErrors(self, flags: int = 0, /) -> dict[str, int]:
+        """virDomainDiskErrorCode by the disk's target; only those with an error."""
 
     def jobInfo(self) -> list[int]:
         """[virDomainJobType, ...]."""
@@ -95,6 +98,12 @@ class VirConnect(Protocol):
     def getAllDomainStats(
         self, stats: int = 0, flags: int = 0, /
     ) -> list[tuple[VirDomain, dict[str, Any]]]: ...
+
+    def domainEventRegisterAny(
+        self, domain: VirDomain | None, event: int, callback: Callable[..., None], opaque: object, /
+    ) -> int: ...
+
+    def domainEventDeregisterAny(self, number: int, /) -> int: ...
 
     def createXML(self, xml: str, flags: int = 0, /) -> VirDomain: ...
 

@@ -41,6 +41,7 @@ _BEGIN, _END, _ROOT_END = b"<domain", b"</domain>", b"</domstatus>"
 # Before <domain>, and not there while no job is under way (qemuDomainObjPrivateXMLFormatJob() in libvirt
 # src/qemu/qemu_domain.c).
 _JOB = b"<job "
+_LOCK_BEGIN, _LOCK_END = b"<lockstate>", b"</lockstate>"
 
 
 class Status:
@@ -50,10 +51,15 @@ class Status:
     as libvirtd knew them last.  pid: QEMU's process id.  written: when the file was written, seconds since
     the epoch. xml: the live definition, with its secrets, never to be logged.  has_job: whether libvirt may
     have a job under way that takes long, a dump for example; it notes one before it begins
-    (virDomainObjBeginJobInternal() in libvirt src/conf/virdomainjob.c).
+    (virDomainObjBeginJobInternal() in libvirt src/conf/virdomainjob.c).  lock_state: the leases that
+    libvirt gave up when the domain was paused last, in sanlock's words, until it goes on; "" where there are
+    none (virDomainLockProcessPause() in libvirt src/locking/domain_lock.c).
     """
 
-    __slots__ = ("has_job", "id", "name", "pid", "reason", "state", "uuid", "written", "xml")
+    __slots__ = (
+        *("has_job", "id", "lock_state", "name", "pid"),
+        *("reason", "state", "uuid", "written", "xml"),
+    )
 
     def __init__(
         self,
@@ -66,6 +72,7 @@ class Status:
         written: float = 0.0,
         xml: str = "",
         has_job: bool = True,
+        lock_state: str = "",
     ) -> None:
         self.name = name
         self.uuid = uuid
@@ -76,6 +83,7 @@ class Status:
         self.written = written
         self.xml = xml
         self.has_job = has_job
+        self.lock_state = lock_state
 
 
 class StatusFileError(SanlockHelperError):
@@ -222,6 +230,7 @@ class _Reader:
             int(self._root["pid"]),
             xml=xml,
             has_job=_JOB in data[: self._begin],
+            lock_state=_lock_state(data[: max(0, self._begin)]),
         )
 
     def _hear_elements(self, do: bool) -> None:
@@ -258,6 +267,22 @@ class _Reader:
                 self._hear_elements(False)
         if len(path) == 1 and name == _DOMAIN and self._end < 0:
             self._end = self._parser.CurrentByteIndex + len(_END)
+
+
+def _lock_state(head: bytes) -> str:
+    """The text of <lockstate> in HEAD, which is what a status file has before <domain>; "" where none is.
+
+    No other element there can hold that tag as text: libvirt escapes what an owner chooses.
+    """
+    begin = head.find(_LOCK_BEGIN)
+    end = head.find(_LOCK_END, begin) + len(_LOCK_END)
+    if begin < 0 or end < begin:
+        return ""
+    found: list[str] = []
+    parser = ParserCreate("utf-8")
+    parser.CharacterDataHandler = found.append
+    parser.Parse(head[begin:end], True)
+    return "".join(found)
 
 
 def _find_domain(data: bytes) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.held import Lease, Lockspace
 from sanlock_helper.records.directory import RecordDirectory
-from sanlock_helper.records.record import MARKS, Record, RecordError, check, decode
+from sanlock_helper.records.record import CAUSES, MARKS, Record, RecordError, check, decode
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 
@@ -48,6 +48,8 @@ all_records = st.builds(
     why=texts,
     priority=st.integers(-(2**31), 2**31),
     delay=numbers,
+    cause=st.sampled_from(CAUSES),
+    tries=numbers,
 )
 
 

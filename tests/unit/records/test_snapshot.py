@@ -15,7 +15,7 @@ from sanlock_helper.journal import Journal
 from sanlock_helper.leases.held import Lease
 from sanlock_helper.records import snapshot
 from sanlock_helper.records.directory import RecordDirectory
-from sanlock_helper.records.record import Record
+from sanlock_helper.records.record import IO_ERROR, Record
 from sanlock_helper.records.store import RecordStore
 
 pytestmark = pytest.mark.pure
@@ -133,6 +133,13 @@ def test_what_event_a_record_is() -> None:
     assert first.text == "on record: found running, 1 lease held; how it ended is not in the journal"
     assert "leases not known: sanlock: no answer" in second.text
     assert last_events([first])[UUID] == first
+
+
+def test_a_guest_that_stopped_by_itself_was_called_for_by_no_helper() -> None:
+    (event,) = add_records([], [record(cause=IO_ERROR, found="paused (I/O error)")])
+    assert event.text == (
+        "on record: found paused (I/O error), it stopped by an I/O error, 1 lease held until then"
+    )
 
 
 def test_records_of_an_outage_without_a_journal_are_one_outage() -> None:

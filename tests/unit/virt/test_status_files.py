@@ -300,3 +300,21 @@ def test_a_file_that_was_changed_in_place_and_dated_back_is_read_again(tmp_path:
     status = files.find(UUID)
     assert status is not None
     assert status.pid == 2222
+
+
+GIVEN_UP = "LS:disk&amp;1:/a:0:3 LS:b:/b:0:4"
+
+
+def test_what_libvirt_has_given_up() -> None:
+    text = status_xml().replace(b"<domain ", f"<lockstate>{GIVEN_UP}</lockstate><domain ".encode(), 1)
+    assert parse_status_file(text).lock_state == "LS:disk&1:/a:0:3 LS:b:/b:0:4"
+    assert parse_status_file(status_xml()).lock_state == ""
+    empty = status_xml().replace(b"<domain ", b"<lockstate></lockstate><domain ", 1)
+    assert parse_status_file(empty).lock_state == ""
+
+
+@pytest.mark.parametrize(
+    "metadata", ["<lockstate>LS:a:/a:0:9</lockstate>", "<![CDATA[<lockstate>LS:a:/a:0:9</lockstate>]]>"]
+)
+def test_what_stands_in_the_metadata_was_not_given_up(metadata: str) -> None:
+    assert parse_status_file(status_xml(metadata=metadata)).lock_state == ""

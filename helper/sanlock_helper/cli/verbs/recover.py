@@ -179,9 +179,10 @@ def _list(store: RecordStore, as_json: bool, uri: str | None = None) -> int:
     (poweroff, restart, pause), todo (start, resume), time (seconds since the epoch), state (waiting,
     starting, resuming, refused), why (text, for refused), lockspaces (name, host_id, path, offset, io_timeout
     in seconds, 0 for sanlock's default), leases (lockspace, resource, version, path, offset, shared) and
-    unknown (why the leases are not known, else ""); priority and delay (seconds) where they are not 0.  Where
-    something could not be read there is also problems, a list of texts; and where recovery is held,
-    held_since (seconds since the epoch).
+    unknown (why the leases are not known, else ""); priority and delay (seconds) where they are not 0; cause
+    ("I/O error") where no killpath was called, and tries, how often it was resumed in a row and stopped again
+    for that, where they are not 0.  Where something could not be read there is also problems, a list of
+    texts; and where recovery is held, held_since (seconds since the epoch).
 
     Returns 1, after it has printed what could be read, when there may be other records.
     """
@@ -217,7 +218,8 @@ def _print_list(records: list[Record], held: float | None) -> None:
         print_pieces([Piece(held_text(held))])
     for record in records:
         since = moment(record.time)
-        line = f"{record.name} {record.uuid} {record.todo} since {since}: {_state(record)}"
+        cause = f" after an {record.cause}" if record.cause else ""
+        line = f"{record.name} {record.uuid} {record.todo}{cause} since {since}: {_state(record)}"
         print_pieces([Piece(plain(f"{line}{order_text(record)}"))])
         if record.why:
             print_pieces([Piece("    "), *pieces_of(plain(record.why))])
@@ -350,10 +352,10 @@ def _as_dict(record: Record) -> dict[str, Any]:
     names = ("uuid", "name", "uri", "action", "todo", "time", "why", "unknown")
     lockspace_names = ("name", "host_id", "path", "offset", "io_timeout")
     lease_names = ("lockspace", "resource", "version", "path", "offset", "shared")
-    order = {name: getattr(record, name) for name in ("priority", "delay") if getattr(record, name)}
+    more = ("priority", "delay", "cause", "tries")
     return {
         **{name: getattr(record, name) for name in names},
-        **order,
+        **{name: value for name in more if (value := getattr(record, name))},
         "state": _state(record),
         "lockspaces": [
             {name: getattr(entry, name) for name in lockspace_names} for entry in record.lockspaces
