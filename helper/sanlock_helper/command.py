@@ -21,13 +21,15 @@ _REAP_SECONDS = 1.0
 class Answer:
     """How a program ended: its exit status (-N for signal N), and the bytes that it printed.
 
-    problem: why it was not run (status NOT_RUN) or not waited for (status NO_END), else "".
+    problem: why it was not run (status NOT_RUN) or not waited for (status NO_END), else "".  left: the
+    process, where it was killed and has not ended all the same: it waits for a disk.
     """
 
     status: int
     output: bytes = b""
     errors: bytes = b""
     problem: str = ""
+    left: subprocess.Popen[bytes] | None = None
 
     @property
     def stdout(self) -> str:
@@ -71,18 +73,21 @@ def run(argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = Non
     try:
         output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        _abandon(process)
-        return Answer(NO_END, problem=f"{argv[0]}: no end within {timeout:g} s")
+        has_ended = _abandon(process)
+        why = f"{argv[0]}: no end within {timeout:g} s"
+        return Answer(NO_END, problem=why, left=None if has_ended else process)
     except BaseException:
         _abandon(process)
         raise
     return Answer(process.returncode, output, errors)
 
 
-def _abandon(process: subprocess.Popen[bytes]) -> None:
+def _abandon(process: subprocess.Popen[bytes]) -> bool:
+    """Kill PROCESS; whether it has ended."""
     process.kill()
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_REAP_SECONDS)
+    return process.returncode is not None

@@ -48,6 +48,11 @@ class RecoveryWorld:
         # This host's joins of the lockspace; and whether sanlock is about to leave it.
         self.generation = 3
         self.losing = False
+        # When it renewed the lockspace last, and what the disks give.
+        self.renewed_at = 1e9
+        self.disk_errors: dict[str, int] = {}
+        # So often the guest stops again as soon as it was resumed.
+        self.stops = 0
         # libvirt
         self.known = True
         self.persistent = True
@@ -105,6 +110,11 @@ class RecoveryWorld:
         self.reason = libvirt.VIR_DOMAIN_PAUSED_USER
         self._release()
 
+    def stop(self) -> None:
+        """The guest stops by an I/O error, and libvirt gives its lease up."""
+        self.pause()
+        self.reason = libvirt.VIR_DOMAIN_PAUSED_IOERROR
+
     def _release(self) -> None:
         if self.storage and self.owner == 1:
             self.owner = None
@@ -153,12 +163,23 @@ class RecoveryWorld:
         self.started += 1
         self.run, self.pid = 20 + self.started, PID + self.started
 
+    def release(self, pid: int) -> None:
+        self._ask("release")
+        assert (pid, self.vm) == (self.pid, PAUSED)
+        self.held = None
+        self._release()
+
     def resume(self) -> None:
+        if self.held is not None and self.vm == PAUSED:
+            raise libvirt_error(libvirt.VIR_ERR_SYSTEM_ERROR, message="Failed to acquire lock: File exists")
         if self.vm != PAUSED:
             raise libvirt_error(libvirt.VIR_ERR_OPERATION_INVALID, message="domain is already running")
         self.acquire()
         self.vm = RUNNING
         self.resumed += 1
+        if self.stops:
+            self.stops -= 1
+            self.stop()
 
     # virConnect and virDomain
 
@@ -212,6 +233,10 @@ class RecoveryWorld:
         self._called("still_joined_since")
         same = 0 != lockspace.generation == self.generation and self.state is not None
         return self.answers and same and not self.losing
+
+    def renewed_since(self, name: str, moment: float) -> bool:
+        self._ask("renewed_since")
+        return self.renewed_at >= moment
 
     def version_of(self, lease: Lease) -> int:
         self._ask("version")
@@ -269,6 +294,10 @@ class Domain:
     def XMLDesc(self, flags: int) -> str:
         return self._world.xml
 
+    def diskErrors(self) -> dict[str, int]:
+        self._world._called("diskErrors")
+        return self._world.disk_errors
+
     def jobInfo(self) -> list[int]:
         return [self._world.job]
 
@@ -305,7 +334,9 @@ class FakeSanlock:
         self.lockspaces = world.lockspaces
         self.join = world.join
         self.still_joined_since = world.still_joined_since
+        self.renewed_since = world.renewed_since
         self.version = world.version_of
         self.holders = world.holders
         self.is_registered = world.is_registered
         self.held_by = world.held_by
+        self.release = world.release

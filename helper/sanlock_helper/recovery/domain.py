@@ -22,9 +22,11 @@ from ..virt.host_conf import HostConf, read_host_conf
 from ..virt.processes import boot_id
 from ..virt.qemu_sanlock_conf import auto_lockspace
 from . import domain_identity
+from .disk_reads import DiskReads
 from .domain_resume import DomainResume
 from .domain_start import DomainStart
 from .recorded_leases import RecordedLeases
+from .stopped_guests import StoppedGuests
 from .verdict import DropError, RefusalError, UnusableError, Verdict, VisitResult
 
 TYPE_CHECKING = False
@@ -52,13 +54,14 @@ class DomainRecovery:
         ended: Callable[[str, float], str] = last_end,
         is_persistent: Callable[[str, str], bool] = domain_identity.is_persistent,
         host_conf: Callable[[], HostConf] = read_host_conf,
+        reads: DiskReads | None = None,
     ) -> None:
         """CONNECT opens a URI; BOOT and PROCESS_STARTED read from the host (see notes, processes).
 
         PID_OF gives the QEMU process of a domain's UUID, None when none is proven.  DEFAULT_LOCKSPACE is what
         libvirt's configuration gives; ENDED reads libvirt's log of a domain (see domain_log); IS_PERSISTENT
         searches for its definition on disk.  HOST_CONF has the default for those without a policy of their
-        own.
+        own; READS reads disks.
         """
         self._connect = connect
         self._sanlock = sanlock
@@ -68,7 +71,7 @@ class DomainRecovery:
         self._is_persistent = is_persistent
         self._leases = RecordedLeases(sanlock, boot, pid_of or _pid_of, default_lockspace, host_conf)
         self._starts = DomainStart(sanlock, store, self._leases, boot, ended)
-        self._resumes = DomainResume(sanlock, store, self._leases)
+        self._resumes = DomainResume(sanlock, store, self._leases, StoppedGuests(sanlock, reads))
 
     def visit(self, record: Record, ready: bool, age: float = 0.0, anyway: bool = False) -> VisitResult:
         """Bring the domain of RECORD back as far as that is possible now.
@@ -119,7 +122,8 @@ class DomainRecovery:
             return self._another_run(domain, record, age)
         if record.todo == "start":
             return self._still_runs(record, age)
-        if state in RUNNING_STATES and not self._was_paused(record, age):
+        # Of one that stopped by itself the record was written when it was paused.
+        if state in RUNNING_STATES and not record.cause and not self._was_paused(record, age):
             return self._still_runs(record, age)
         return self._resumes.resume(domain, record, ready, age, anyway)
 

@@ -21,6 +21,7 @@ from ..virt import policy
 from ..virt.connection import failure
 from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, state_name
 from .recorded_leases import PROCESS_SECONDS, RecordedLeases, count, own_lockspaces, read_policy
+from .stopped_guests import StoppedGuests, is_stopped, note_stopped_again
 from .verdict import (
     NO_PROCESS,
     TO_BE_RESUMED,
@@ -40,11 +41,14 @@ if TYPE_CHECKING:
 class DomainResume:
     """Resumes domains; several threads may use one."""
 
-    def __init__(self, sanlock: Sanlock, store: RecordStore, leases: RecordedLeases) -> None:
+    def __init__(
+        self, sanlock: Sanlock, store: RecordStore, leases: RecordedLeases, stopped: StoppedGuests
+    ) -> None:
         """The parameters are those of DomainRecovery; LEASES are looked up through them."""
         self._sanlock = sanlock
         self._store = store
         self._leases = leases
+        self._stopped = stopped
 
     def resume(self, domain: VirDomain, record: Record, ready: bool, age: float, anyway: bool) -> VisitResult:
         """Resume DOMAIN, which RECORD is of, if no check fails.
@@ -68,14 +72,36 @@ class DomainResume:
             return left
         if not ready:
             return VisitResult(Verdict.WAIT, TO_BE_RESUMED, own_lockspaces(domain, record))
+        if record.cause and not anyway:
+            self._stopped.check(domain, record, reason, age)
         self._check_before_resume(domain, record, age, anyway)
         if not self._store.mark(record, "resuming"):
             raise DropError("its record was removed or replaced")
         try:
-            domain.resume()
+            self._call_resume(domain, record)
         except libvirt.libvirtError as error:
             raise failure("resume the domain", error) from error
         return self._resumed(domain, record, "resumed", anyway).with_note(found.problem)
+
+    def _call_resume(self, domain: VirDomain, record: Record) -> None:
+        """Resume DOMAIN.  Raises libvirtError, or another HelperError.
+
+        A guest that stopped while libvirtd was away, or before a resume had returned, has its leases still,
+        and libvirt cannot take them again ("File exists"): they are given up first, as at any other pause.
+        """
+        try:
+            domain.resume()
+        except libvirt.libvirtError:
+            pid = self._leases.process(record) if record.cause else None
+            # libvirt resumes no domain whose leases are held, so it stays paused meanwhile.
+            if (
+                pid is None
+                or domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED
+                or not self._sanlock.held_by(pid)
+            ):
+                raise
+            self._sanlock.release(pid)
+            domain.resume()
 
     def _found_running(self, domain: VirDomain, record: Record, state: int) -> VisitResult:
         if record.mark == "resuming":
@@ -156,6 +182,8 @@ class DomainResume:
             for lease in record.leases:
                 self._check_held(lease, held.get(str(lease)), anyway)
         except (RefusalError, HelperError) as error:
+            if is_stopped(*domain.state()):
+                return self._stopped_again(record)
             try:
                 domain.suspend()
             except libvirt.libvirtError as again:
@@ -164,16 +192,25 @@ class DomainResume:
                 ) from again
             raise RefusalError(f"it was paused again at once: {error}") from error
         state, reason = domain.state()
+        if is_stopped(state, reason):
+            return self._stopped_again(record)
         if state not in RUNNING_STATES:
             raise TransientError("resume the domain", f"it is {describe(state, reason)} after the call")
         return VisitResult(
             Verdict.DONE, f"found paused, {did}, verified {state_name(state)}, {count(held)} held"
         )
 
+    def _stopped_again(self, record: Record) -> VisitResult:
+        """The agent that stands notes that, too; without one this record is what is left."""
+        note_stopped_again(record)
+        self._store.mark(record, "")
+        return VisitResult(Verdict.AGAIN, "it was resumed, and stopped again by an I/O error")
+
     def _check_held(self, lease: Lease, version: int | None, anyway: bool) -> None:
         if version is None:
             raise RefusalError(f"it went on without its lease {lease}")
-        if version != lease.version + 1 and not anyway:
+        # The same one is held all the while: libvirt could not give it up, as with a blank in its name.
+        if version not in (lease.version, lease.version + 1) and not anyway:
             raise RefusalError(
                 f"its lease {lease} was version {lease.version} when it was paused and {version} after the "
                 f"resume, not {lease.version + 1}: another host held it in between"

@@ -95,8 +95,11 @@ class _ReadOnlyDomain:
     """A virDomain without what changes it."""
 
     _READS = frozenset(
-        ("ID", "name", "UUIDString", "state", "isActive", "isPersistent", "XMLDesc", "metadata", "jobInfo")
-    )
+        (
+            "ID", "name", "UUIDString", "state", "isActive", "isPersistent", "XMLDesc", "metadata", "jobInfo",
+            "diskErrors",
+        )
+    )  # fmt: skip
 
     def __init__(self, domain: VirDomain) -> None:
         self._domain = domain

@@ -12,8 +12,7 @@ from __future__ import annotations
 import os.path
 
 from ..leases.held import Lease, Lockspace
-from ..numbers import whole_number
-from ..virt.domain_xml import XMLError, parse_xml
+from ..virt.definition_leases import explicit_leases
 from ..virt.qemu_sanlock_conf import LOCKSPACE
 
 
@@ -41,20 +40,9 @@ def places(lease: Lease, before: Lockspace | None, now: list[Lockspace], xml: st
 
 def _in_definition(lease: Lease, xml: str) -> list[tuple[str, int]]:
     """The <target> of the <lease> element of LEASE."""
-    try:
-        elements = parse_xml(xml).findall("devices/lease") if xml else []
-    except XMLError:
-        return []
-    found = []
-    for element in elements:
-        names = (element.findtext("lockspace") or "", element.findtext("key") or "")
-        target = element.find("target")
-        if names != (lease.lockspace, lease.resource) or target is None:
-            continue
-        offset = whole_number(target.get("offset", "0"))
-        if offset is not None:
-            found.append((target.get("path", ""), offset))
-    return found
+    names = (lease.lockspace, lease.resource)
+    found = explicit_leases(xml) if xml else []
+    return [(one.path, one.offset) for one in found if (one.lockspace, one.resource) == names]
 
 
 def _moved(path: str, before: str, now: str) -> str:

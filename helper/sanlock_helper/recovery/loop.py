@@ -23,6 +23,7 @@ from .domain import DomainRecovery
 from .lockspace_waits import FIRST_DELAY, LAST_DELAY, REPEAT_SECONDS, LockspaceWaits, StartThread, delay
 from .order import RecoveryOrder, is_untried
 from .pending_domain import DomainPhase, PendingDomain
+from .stopped_guests import wait_before
 from .verdict import GONE, RAN_UNPROTECTED, UNPROTECTED, Verdict, VisitResult
 
 # While a domain's lockspaces are not joined its state is only read: one domain at a time, and not often,
@@ -207,14 +208,21 @@ class Recovery:
             raise PermanentError("recover: read the records", str(error)) from error
         for uuid, pending in list(self._pending.items()):
             if uuid not in records or records[uuid].time != pending.record.time:
-                self._forget(pending)
+                self._end(pending)
+                # A guest that stops again and again for the same reason is one story.
+                if uuid not in records or not records[uuid].tries:
+                    self._repeats.forget(uuid)
         for uuid, record in records.items():
             if uuid not in self._pending:
                 self._pending[uuid] = PendingDomain(record, self._clock())
+                self._pending[uuid].next_visit += wait_before(record)
 
     def _forget(self, pending: PendingDomain) -> None:
+        self._end(pending)
+        self._repeats.forget(pending.record.uuid)
+
+    def _end(self, pending: PendingDomain) -> None:
         pending.enter(DomainPhase.ENDED)
-        self._repeats.forget(pending)
         del self._pending[pending.record.uuid]
 
     # Domains
@@ -301,7 +309,7 @@ class Recovery:
         if pending.failed_since is None:
             pending.failed_since = now
         pending.next_visit = now + delay(now - pending.failed_since)
-        if self._repeats.is_due(pending, result.text, now):
+        if self._repeats.is_due(pending.record.uuid, result.text, now):
             self._journal.report(_event("recovery-attempt-failed", pending, note=result.text))
 
     def _refuse(self, pending: PendingDomain, result: VisitResult, now: float) -> None:

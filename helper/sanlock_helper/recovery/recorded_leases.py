@@ -135,12 +135,13 @@ class RecordedLeases:
         """Whether the domain was made safe while all its lockspaces were healthy, and they still are.
 
         Then an administrator or another host asked for it.  In doubt it has lost its leases.  What recovery
-        has begun, it ends.
+        has begun, it ends.  A guest that stopped by itself was not asked for.
         """
         named = {lockspace.name for lockspace in record.lockspaces}
         return (
             bool(record.leases)
             and not record.unknown
+            and not record.cause
             and record.mark not in BEGUN
             and named >= {lease.lockspace for lease in record.leases}
             and record.boot == self._boot()

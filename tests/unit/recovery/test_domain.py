@@ -19,52 +19,14 @@ from hypothesis import strategies as st  # noqa: E402
 from sanlock_helper.leases.held import Lease, Lockspace  # noqa: E402
 from sanlock_helper.leases.lockspaces import JOINED  # noqa: E402
 from sanlock_helper.records.directory import RecordDirectory  # noqa: E402
-from sanlock_helper.records.store import RecordStore  # noqa: E402
 from sanlock_helper.recovery.domain import DomainRecovery  # noqa: E402
-from sanlock_helper.recovery.verdict import Verdict, VisitResult  # noqa: E402
+from sanlock_helper.recovery.verdict import Verdict  # noqa: E402
 from sanlock_helper.virt.host_conf import HostConf, parse_host_conf  # noqa: E402
 
 from ..examples import part_of  # noqa: E402
-from ..fakes import RecordedJournal  # noqa: E402
 from ..libvirt_errors import libvirt_error  # noqa: E402
 from ..recovery_world import OFF, PAUSED, RUNNING, SPACE, UUID, FakeSanlock, Killed, RecoveryWorld  # noqa: E402
-
-
-class Scene:
-    """A RecoveryWorld and a DomainRecovery in it, with records in a directory."""
-
-    def __init__(self, path: Path, action: str = "pause", **changes: Any) -> None:
-        self.path = path
-        self.world = RecoveryWorld()
-        # The lockspace that libvirt is configured for.
-        self.default: Lockspace | None = None
-        self.conf = HostConf()
-        self.record = self.world.record(action, **changes)
-        self.journal = RecordedJournal()
-        RecordDirectory(f"{path}/run").write(self.record)
-        self.store = RecordStore(self.journal, f"{path}/run", f"{path}/state")  # type: ignore[arg-type]
-        self.store.gather()
-
-    def domain_recovery(self) -> DomainRecovery:
-        world = self.world
-        return DomainRecovery(
-            world.connect,  # type: ignore[arg-type]
-            FakeSanlock(world),  # type: ignore[arg-type]
-            self.store,
-            boot=lambda: "boot",
-            process_started=lambda pid: 99 if pid == world.pid else 0,
-            pid_of=lambda uuid: world.pid if world.vm != OFF and world.is_process_known else None,
-            default_lockspace=lambda: self.default,
-            ended=lambda name, since: world.log,
-            host_conf=lambda: self.conf,
-        )
-
-    def visit(self, ready: bool = True, **options: Any) -> VisitResult:
-        record = self.store.gather().get(UUID, self.record)
-        return self.domain_recovery().visit(record, ready, **options)
-
-    def mark(self) -> str:
-        return self.store.gather()[UUID].mark
+from .scene import Scene  # noqa: E402
 
 
 @pytest.fixture

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Disks are read, and none holds a recovery up."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pytest_mock import MockerFixture
+
+from sanlock_helper.command import NO_END, Answer
+from sanlock_helper.errors import TransientError
+from sanlock_helper.recovery import disk_reads
+from sanlock_helper.recovery.disk_reads import DiskReads, Server, disks
+
+SECONDS = 0.5
+
+
+def xml(*found: str) -> str:
+    return f"<domain><devices>{''.join(found)}</devices></domain>"
+
+
+def file_disk(path: Path | str, more: str = "", kind: str = "file", device: str = "disk") -> str:
+    name = {"file": "file", "block": "dev"}[kind]
+    return f"<disk type='{kind}' device='{device}'><source {name}='{path}'/>{more}</disk>"
+
+
+def nbd_disk(*hosts: str) -> str:
+    return f"<disk type='network'><source protocol='nbd' name='a'>{''.join(hosts)}</source></disk>"
+
+
+@pytest.fixture(autouse=True)
+def _none_private(mocker: MockerFixture) -> None:
+    """What these tests make is below /tmp."""
+    mocker.patch.object(disk_reads, "_PRIVATE", ("/var/tmp/",))
+
+
+def why(text: str, seconds: float = SECONDS) -> str:
+    """Why the disks of the definition TEXT cannot be read, "" where they can."""
+    try:
+        DiskReads(seconds).check(text)
+    except TransientError as error:
+        return error.why.removeprefix("it stays paused: ")
+    return ""
+
+
+def test_files_that_can_be_read(tmp_path: Path) -> None:
+    image, empty = tmp_path / "a b'\"&.img", tmp_path / "empty"
+    image.write_bytes(bytes(8192))
+    empty.write_bytes(b"")
+    quoted = str(image).replace("&", "&amp;").replace("'", "&apos;")
+    assert why(xml(file_disk(quoted), file_disk(empty)), 10) == ""
+
+
+def test_what_is_missing_or_no_file(tmp_path: Path) -> None:
+    assert why(xml(file_disk(tmp_path / "gone")), 10) == f"{tmp_path}/gone: No such file or directory"
+    assert why(xml(file_disk(tmp_path)), 10) == f"{tmp_path}: Is a directory"
+
+
+def test_backing_files_are_read_too(tmp_path: Path) -> None:
+    (tmp_path / "top").write_bytes(b"x")
+    chain = f"<backingStore type='file'><source file='{tmp_path}/base'/></backingStore>"
+    assert why(xml(file_disk(tmp_path / "top", chain)), 10) == f"{tmp_path}/base: No such file or directory"
+
+
+@pytest.mark.parametrize("device", ["cdrom", "floppy"])
+def test_a_medium_may_have_been_removed(tmp_path: Path, device: str) -> None:
+    assert why(xml(file_disk(tmp_path / "gone.iso", device=device)), 10) == ""
+    assert why(xml(f"<disk type='file' device='{device}'/>"), 10) == ""
+
+
+def test_what_root_may_not_read_is_left_to_the_guest(tmp_path: Path, mocker: MockerFixture) -> None:
+    # As with root_squash; an error that this test can have without another user.
+    mocker.patch.object(disk_reads, "_REFUSED", (errno.EISDIR,))
+    assert why(xml(file_disk(tmp_path)), 10) == ""
+    assert why(xml(file_disk(tmp_path), file_disk(tmp_path / "gone")), 10) != ""
+
+
+def test_a_read_that_hangs_is_not_waited_for_and_not_begun_again(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reads = DiskReads(SECONDS)
+    start = time.monotonic()
+    with pytest.raises(TransientError, match="fifo: no answer"):
+        reads.check(xml(file_disk(fifo)))
+    assert SECONDS <= time.monotonic() - start < SECONDS + 5
+    # Unlike one in the kernel it ends when it is killed, and the disk may be read again.
+    fifo.unlink()
+    fifo.write_bytes(b"x")
+    reads.check(xml(file_disk(fifo)))
+
+
+def test_a_read_that_cannot_be_killed_is_the_last_one(tmp_path: Path, mocker: MockerFixture) -> None:
+    with subprocess.Popen(["sleep", "60"]) as left:
+        run = mocker.patch.object(disk_reads, "run", return_value=Answer(NO_END, problem="no end", left=left))
+        reads = DiskReads(SECONDS)
+        for _ in range(3):
+            with pytest.raises(TransientError, match="/dev/a: no answer"):
+                reads.check(xml(file_disk("/dev/a", kind="block")))
+        assert run.call_count == 1
+        left.kill()
+    run.return_value = Answer(0)
+    reads.check(xml(file_disk("/dev/a", kind="block")))
+    assert run.call_count == 2
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{tmp_path}/socket")
+        listening.listen(8)
+        yield listening
+
+
+def greet(listening: socket.socket, greeting: bytes) -> None:
+    def run() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.sendall(greeting)
+            with contextlib.suppress(ConnectionResetError):
+                connection.recv(1)
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def test_a_server_that_answers(tmp_path: Path, server: socket.socket) -> None:
+    host = f"<host transport='unix' socket='{tmp_path}/socket'/>"
+    greet(server, b"NBDMAGICIHAVEOPT")
+    assert why(xml(nbd_disk(host))) == ""
+    greet(server, b"HTTP/1.1 400 Bad")
+    name = f"nbd server {tmp_path}/socket"
+    assert why(xml(nbd_disk(host))) == f"{name}: it does not answer as such a server"
+    # It takes the connection, and is silent, as one that was stopped.
+    assert why(xml(nbd_disk(host))) == f"{name}: timed out"
+
+
+def test_a_server_that_is_gone(tmp_path: Path) -> None:
+    host = f"<host transport='unix' socket='{tmp_path}/socket'/>"
+    assert why(xml(nbd_disk(host))) == f"nbd server {tmp_path}/socket: No such file or directory"
+    assert "127.0.0.1:1: Connection refused" in why(xml(nbd_disk("<host name='127.0.0.1' port='1'/>")))
+
+
+def test_one_of_several_servers_is_enough(tmp_path: Path, server: socket.socket) -> None:
+    gone = "<host name='127.0.0.1' port='1'/>"
+    greet(server, b"NBDMAGICIHAVEOPT")
+    assert why(xml(nbd_disk(gone, f"<host transport='unix' socket='{tmp_path}/socket'/>"))) == ""
+
+
+def test_a_network_that_the_service_may_not_use_is_left_to_the_guest(mocker: MockerFixture) -> None:
+    error = OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+    mocker.patch.object(socket, "create_connection", side_effect=error)
+    assert why(xml(nbd_disk("<host name='127.0.0.1' port='1'/>"))) == ""
+
+
+def test_what_the_definition_has() -> None:
+    found = disks(
+        xml(
+            file_disk("/a"),
+            file_disk("/dev/b", kind="block"),
+            file_disk("/c", "<readonly/>"),
+            file_disk("/var/tmp/d"),
+            "<disk type='volume'><source pool='p' volume='v'/></disk>",
+            "<disk type='network'><source protocol='rbd' name='p/i'/></disk>",
+            "<disk type='network'><source protocol='nbd'><host name='h'/></source></disk>",
+            "<disk type='network'><source protocol='iscsi'><host name='h' port='99'/></source></disk>",
+        )
+    )
+    assert found.paths == {"/a": False, "/dev/b": False, "/c": True, "/var/tmp/d": True}
+    assert found.servers == [(Server("nbd", "h", 10809),), (Server("iscsi", "h", 99),)]
