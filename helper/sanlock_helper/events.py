@@ -240,6 +240,12 @@ HOST_KINDS = {
         "note",
         "the spool was removed: the agent that stood there ends, and the next process makes a new one",
     ),
+    "io-errors-not-noted": Kind(
+        "130aeb917e5e428799e2c43f974c1843",
+        "warning",
+        "note",
+        "guests that stop by an I/O error leave no record: {note}[; trying again every {every} s]",
+    ),
     "memory-not-locked": Kind(
         "b8b8c376629c45c9aa156419e54f3215",
         "warning",
@@ -333,6 +339,37 @@ RECOVERY_KINDS = {
     ),
     "record-stuck": Kind(
         "aeae0ea00e574f8e8d8cc3fb2eb289da", "warning", "note", "{path} cannot be {what}: {note}"
+    ),
+    # Of guests that stopped by themselves, by the agent that stands.
+    "io-error-noted": Kind(
+        "9d46b689dcc44ca7b5f1fe2d2856ea78",
+        "warning",
+        "note",
+        "stopped by an I/O error[ of {disk}][, {tries} times in a row]: it is paused and has no lease; "
+        "recovery resumes it once its lockspaces are renewed and its disks can be read",
+    ),
+    "io-error-left-alone": Kind(
+        "405eed77198943369e47866702a64995",
+        "notice",
+        "note",
+        "stopped by an I/O error[ of {disk}]: neither its policy nor the host's default asks for recovery: "
+        "it stays paused, without a lease; once its storage is back, if it ran nowhere else: virsh resume "
+        "{domain}",
+    ),
+    "io-error-no-space": Kind(
+        "7df95e0afa96492f8d1b8d218eda65cd",
+        "warning",
+        "note",
+        "stopped by an I/O error[ of {disk}] for want of space (ENOSPC), which is no outage: it stays "
+        "paused, without a lease; once there is space, if it ran nowhere else: virsh resume {domain}",
+    ),
+    "io-error-unseen": Kind(
+        "5ec4be39db4a4321a20cb50b4beedfc7",
+        "warning",
+        "note",
+        "it had stopped by an I/O error before this agent began, which knows no versions of its leases: it "
+        "stays paused; after a check that it ran nowhere else: virt-sanlock-helper recover --resume-anyway "
+        "{domain}",
     ),
     # Last: it begins with its reason.
     "recovery-attempt-failed": Kind(

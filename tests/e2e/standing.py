@@ -8,11 +8,16 @@ import signal
 import subprocess
 from pathlib import Path
 
+from sanlock_helper.agent.kept_connections import KEPT
+
 from .lease_loss import HELPER, RUNTIME_DIR, URI
 from .stack import Stack
 from .waiting import wait_for
 
 COMMAND = HELPER.with_name("virt-sanlock-helper")
+
+# What an agent at rest has open to qemu:///system: those that it keeps, and the one over which events come.
+CONNECTIONS = KEPT + 1
 
 # As Restart=always of the unit.
 RESTARTS = 'while :; do "$0" agent -c "$1"; sleep 0.1; done'

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from sanlock_helper.agent.kept_connections import KEPT
 from sanlock_helper.agent.kept_files import MOST_MEBIBYTES
 
 from .calls import messages
 from .lease_loss import AUTH_CONF, HELPER, URI, logged, outcomes, two_domains
 from .preconditions import need_programs
 from .stack import Stack
-from .standing import COMMAND, StandingAgent, connections
+from .standing import COMMAND, CONNECTIONS, StandingAgent, connections
 from .testdriver import URI as TEST_URI
 from .testdriver import TestDomains
 from .waiting import wait_for
@@ -83,8 +82,8 @@ def test_no_file_of_a_disk_is_opened(stack: Stack, login: bool) -> None:
     off = stack.domain("off", on_lockfailure="poweroff").start()
     agent = StandingAgent(stack)
     pid = agent.wait_ready()
-    # The second is opened when the first has logged in, and with that has loaded what a login needs.
-    wait_for(lambda: connections(stack) >= KEPT, 10, "its connections")
+    # The others are opened when the first has logged in, and with that has loaded what a login needs.
+    wait_for(lambda: connections(stack) >= CONNECTIONS, 10, "its connections")
     mapped, held = kept_by(stack, pid)
     trace = stack.path("/run/trace-agent")
     outside = outside_pid(stack, pid)
@@ -119,7 +118,7 @@ def test_a_warning_reads_no_disk(stack: Stack) -> None:
     need_programs("strace")
     two_domains(stack)
     pid = StandingAgent(stack).wait_ready()
-    wait_for(lambda: connections(stack) >= KEPT, 10, "its connections")
+    wait_for(lambda: connections(stack) >= CONNECTIONS, 10, "its connections")
     mapped, held = kept_by(stack, pid)
     trace = stack.path("/run/trace-watch")
     outside = outside_pid(stack, pid)

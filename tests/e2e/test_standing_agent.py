@@ -15,8 +15,6 @@ from typing import Callable
 
 import pytest
 
-from sanlock_helper.agent.kept_connections import KEPT
-
 from .calls import SPOOL, call, helpers, messages, storm
 from .conftest import Maker, StackFactory
 from .lease_loss import (
@@ -32,7 +30,7 @@ from .lease_loss import (
     wait_for_calls,
 )
 from .stack import CommandError, Stack
-from .standing import COMMAND, StandingAgent, connections
+from .standing import COMMAND, CONNECTIONS, StandingAgent, connections
 from .testdriver import URI
 from .waiting import wait_for
 
@@ -368,11 +366,11 @@ def resident(stack: Stack, pid: int) -> int:
 def test_libvirtd_restarts(stack: Stack, domains: Maker) -> None:
     agent = StandingAgent(stack)
     pid = agent.wait_ready()
-    wait_for(lambda: connections(stack) == KEPT, 5, "its connections")
+    wait_for(lambda: connections(stack) == CONNECTIONS, 5, "its connections")
     after_ten: tuple[int, int, int] | None = None
     for number in range(RESTARTS):
         stack.libvirtd.restart()
-        wait_for(lambda: connections(stack) == KEPT, 15, "its connections")
+        wait_for(lambda: connections(stack) == CONNECTIONS, 15, "its connections")
         if number == min(10, RESTARTS // 2):
             after_ten = *threads_and_descriptors(stack, pid), resident(stack, pid)
     assert after_ten is not None

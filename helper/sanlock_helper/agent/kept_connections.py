@@ -36,9 +36,11 @@ class KeptConnections:
         start_thread: Callable[[Callable[..., object], tuple[Any, ...]], object],
         report: Callable[[Event], None],
         wake: Callable[[], None],
+        opened: Callable[[], None] = lambda: None,
     ) -> None:
         """CLOCK is monotonic, in seconds; WAKE is called, in another thread, when update() has to be.
 
+        OPENED is called, in another thread too, each time after all of URI were found to be open.
         START_THREAD starts the one that opens and closes.  Raises RuntimeError where it cannot be started.
         """
         self._uri = uri
@@ -46,6 +48,7 @@ class KeptConnections:
         self._clock = clock
         self._report = report
         self._wake = wake
+        self._opened = opened
         # Whether the thread that opens is under way, and whether it has something new to see to.
         self._opening = False
         self._is_due = True
@@ -84,6 +87,7 @@ class KeptConnections:
                 is_left = self._connections.trim({self._uri: KEPT}, KEPT_TO_OTHERS)
                 if may_open:
                     self._connections.open_more(self._uri, KEPT)
+                    self._opened()
             except HelperError as raised:
                 error = raised
             except Exception as raised:

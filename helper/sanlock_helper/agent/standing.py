@@ -26,9 +26,11 @@ from ..leases.sanlock_daemon import daemon_run, join_sanlock_group, run_dir
 from ..spool import HELD, LIFE_SECONDS, RUNTIME_DIR, TAKEN, Spool, SpoolError
 from ..threads import WORKERS
 from ..virt import AHEAD, IN_FLIGHT, event_loop
-from ..virt.connection import connect
+from ..virt.connection import connect, is_local
 from .agent import Agent
 from .descriptors import Descriptors
+from .domain_events import DomainEvents
+from .io_errors import IOErrors
 from .kept_connections import KeptConnections
 from .kept_files import KeptFiles, Memory, MemoryLockError, Renewal, own_executable, own_folders
 from .pool import Connections
@@ -189,7 +191,10 @@ class StandingAgent:
         self._connections = Connections(
             self._descriptors.guard(self._connect), IN_FLIGHT + AHEAD, clock, event_loop.close
         )
-        self._kept = KeptConnections(uri, self._connections, clock, WORKERS.start, journal.report, wakes.wake)
+        opened = self._listen(uri, clock) if is_local(uri) else lambda: None
+        self._kept = KeptConnections(
+            uri, self._connections, clock, WORKERS.start, journal.report, wakes.wake, opened
+        )
         # The run of sanlock whose grace is known.
         self._sanlock = daemon_run(run_dir())
         self._requests = Requests(spool, Grace())
@@ -243,6 +248,15 @@ class StandingAgent:
         connection = connect(uri)
         event_loop.keep(connection, self._closed)
         return connection
+
+    def _listen(self, uri: str, clock: Callable[[], float]) -> Callable[[], None]:
+        """Note guests of URI that stop by an I/O error; what is returned is called when libvirtd answers."""
+        report = self._journal.report
+        _, recorder = make_host(self._journal, self._descriptors)
+        io_errors = IOErrors(uri, recorder, report, clock)
+        connect_guarded = self._descriptors.guard(connect)
+        events = DomainEvents(uri, connect_guarded, io_errors, report, clock, WORKERS.start, self._closed)
+        return events.libvirtd_answers
 
     def _closed(self) -> None:
         """libvirtd has ended a connection."""

@@ -48,9 +48,11 @@ class World:
         self.logins = 0
         self.events: list[Event] = []
         self.wakes = 0
+        # How often all were found to be open.
+        self.answered = 0
         self.connections = Connections(self.connect, 33, lambda: self.now)  # type: ignore[arg-type]
         self.kept = KeptConnections(
-            URI, self.connections, lambda: self.now, self.start, self.events.append, self.wake
+            URI, self.connections, lambda: self.now, self.start, self.events.append, self.wake, self.answers
         )
 
     def connect(self, _uri: str) -> Handle:
@@ -62,6 +64,10 @@ class World:
 
     def start(self, run: Callable[..., object], _arguments: tuple[Any, ...]) -> None:
         self.run = run
+
+    def answers(self) -> None:
+        assert self.alive() >= KEPT
+        self.answered += 1
 
     def wake(self) -> None:
         self.wakes += 1
@@ -91,6 +97,16 @@ def test_a_few_are_opened_and_then_nothing_wakes(world: World) -> None:
     world.now += 1000
     assert world.update() is None
     assert world.logins == KEPT
+
+
+def test_only_a_libvirtd_that_answers_is_reported_as_such(world: World) -> None:
+    world.error = TransientError("connect", "no")
+    world.update()
+    assert world.answered == 0
+    world.error = None
+    world.now += 1000
+    world.update()
+    assert world.answered == 1
 
 
 def test_libvirtd_that_ends_is_connected_to_again(world: World) -> None:

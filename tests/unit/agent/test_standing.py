@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from pathlib import Path
@@ -68,7 +69,12 @@ def rest(runtime: Path, waits: Waits) -> Spool:
     agent = StandingAgent("test:///default", spool, RecordedJournal(), waits)  # type: ignore[arg-type]
     agent._kept = agent._renewal = Rested()  # type: ignore[assignment]
     assert spool.take_first() == TAKEN
-    agent._wait()
+    # As run() does: the heap of a suite takes long to collect.
+    gc.freeze()
+    try:
+        agent._wait()
+    finally:
+        gc.unfreeze()
     return spool
 
 

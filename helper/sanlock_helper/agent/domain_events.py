@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""libvirt's events of guests that stop by an I/O error and go on, over a connection of its own.
+
+What they ask for is done in one thread, which hangs as long as libvirtd does.  What happened while there was
+no connection is found in the list of the domains.
+"""
+
+from __future__ import annotations
+
+from _queue import Empty, SimpleQueue
+from typing import Any, Callable
+
+import libvirt
+
+from ..errors import AuthenticationError, HelperError
+from ..events import Event
+from ..threads import NoAnswerError, call_with_timeout
+from ..virt import event_loop
+from ..virt.connection import failure
+from .io_errors import NO_SPACE, STOPPED, IOErrors
+from .kept_connections import FIRST_RETRY, LAST_RETRY, REFUSED_RETRY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..virt.api import VirConnect, VirDomain
+
+# A libvirtd that is away is logged by kept_connections.py: this is for one that lets other connections in.
+_LOGGED_TRY = 8
+
+# How long QEMU may take to name the disks with an error.
+DISK_ERRORS_SECONDS = 5.0
+
+_SUSPENDED = (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_IOERROR)
+
+
+class DomainEvents:
+    """Listens, and has an IOErrors see to what has happened, in a thread of its own."""
+
+    def __init__(
+        self,
+        uri: str,
+        connect: Callable[[str], VirConnect],
+        io_errors: IOErrors,
+        report: Callable[[Event], None],
+        clock: Callable[[], float],
+        start_thread: Callable[[Callable[..., object], tuple[Any, ...]], object],
+        on_close: Callable[[], None],
+    ) -> None:
+        """CONNECT opens URI; ON_CLOSE is called, in another thread, when libvirtd has ended the connection.
+
+        CLOCK is monotonic, in seconds.  START_THREAD starts the one that does the work; raises RuntimeError
+        where it cannot be started.
+        """
+        self._uri = uri
+        self._connect = connect
+        self._io_errors = io_errors
+        self._report = report
+        self._clock = clock
+        self._on_close = on_close
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._connection: VirConnect | None = None
+        self._callbacks: list[int] = []
+        self._tries = 0
+        self._next_try: float | None = None
+        self._has_listed = False
+        start_thread(self._run, ())
+
+    def libvirtd_answers(self) -> None:
+        """Other connections are open: have one for the events, too; never waits."""
+        self._work.put(self._open)
+
+    def _run(self) -> None:
+        while True:
+            seconds = None if self._next_try is None else max(0.0, self._next_try - self._clock())
+            try:
+                work = self._work.get(timeout=seconds)
+            except Empty:
+                work = self._open
+            try:
+                work()
+            except Exception as error:
+                # A defect of ours costs one event.
+                self._report(Event("io-errors-not-noted", note=f"internal error: {error!r}"))
+
+    # The connection
+
+    def _open(self) -> None:
+        """Connect, if there is no connection, and see to what has happened while there was none."""
+        if self._connection is not None:
+            return
+        try:
+            connection = self._connection = self._connect(self._uri)
+            event_loop.keep(connection, lambda: self._closed(connection))
+            self._register(connection)
+            self._list(connection)
+            self._tries, self._next_try = 0, None
+        except (HelperError, libvirt.libvirtError) as error:
+            self._close(self._connection)
+            self._try_again(error)
+
+    def _try_again(self, error: HelperError | libvirt.libvirtError) -> None:
+        self._tries += 1
+        refused = isinstance(error, AuthenticationError)
+        seconds = REFUSED_RETRY if refused else min(LAST_RETRY, FIRST_RETRY * 2.0 ** (self._tries - 1))
+        self._next_try = self._clock() + seconds
+        if self._tries == _LOGGED_TRY:
+            why = failure("listen", error) if isinstance(error, libvirt.libvirtError) else error
+            self._report(Event("io-errors-not-noted", note=why, every=f"{seconds:.0f}"))
+
+    def _closed(self, connection: VirConnect) -> None:
+        """libvirtd has ended CONNECTION; in the thread of libvirt's event loop."""
+        self._work.put(lambda: self._close(connection))
+        self._on_close()
+
+    def _close(self, connection: VirConnect | None) -> None:
+        if connection is None or connection is not self._connection:
+            return  # it was closed already
+        self._connection = None
+        # A callback refers to the connection, and would keep it open.
+        for number in self._callbacks:
+            try:
+                connection.domainEventDeregisterAny(number)
+            except libvirt.libvirtError:
+                pass  # libvirtd has ended the connection; the callback is gone all the same
+        self._callbacks = []
+        try:
+            event_loop.close(connection)
+        except libvirt.libvirtError:
+            pass
+
+    def _register(self, connection: VirConnect) -> None:
+        register = connection.domainEventRegisterAny
+        self._callbacks = [
+            register(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None),
+            register(None, libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._io_error, None),
+        ]
+
+    def _list(self, connection: VirConnect) -> None:
+        flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+        found = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, flags)
+        is_first, self._has_listed = not self._has_listed, True
+        self._io_errors.keep_only({domain.UUIDString() for domain, _ in found})
+        for domain, values in found:
+            if (values.get("state.state"), values.get("state.reason")) == STOPPED:
+                uuid = domain.UUIDString()
+                if _lacks_space(domain):
+                    self._io_errors.failed(uuid, "", NO_SPACE)
+                self._io_errors.stopped(uuid, domain.name(), domain.ID(), is_seen=not is_first)
+
+    # Events, in the thread of libvirt's event loop: nothing is asked of libvirtd here
+
+    def _lifecycle(self, _: object, domain: VirDomain, event: int, detail: int, _opaque: object) -> None:
+        uuid, name, run = domain.UUIDString(), domain.name(), domain.ID()
+        if (event, detail) == _SUSPENDED:
+            self._work.put(lambda: self._io_errors.stopped(uuid, name, run))
+        elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+            self._work.put(lambda: self._io_errors.forget(uuid))
+        elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
+            self._work.put(lambda: self._io_errors.resumed(uuid))
+
+    def _io_error(
+        self, _: object, domain: VirDomain, path: str, alias: str, action: int, reason: str, _opaque: object
+    ) -> None:
+        """It comes before the domain is reported to be paused."""
+        if action == libvirt.VIR_DOMAIN_EVENT_IO_ERROR_PAUSE:
+            uuid, disk = domain.UUIDString(), path or alias or ""
+            self._work.put(lambda: self._io_errors.failed(uuid, disk, reason or ""))
+
+
+def _lacks_space(domain: VirDomain) -> bool:
+    """Whether a disk of a domain that has stopped has no space left; False where QEMU does not answer."""
+    try:
+        found = call_with_timeout(domain.diskErrors, DISK_ERRORS_SECONDS)
+    except (NoAnswerError, libvirt.libvirtError):
+        return False
+    return libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE in found.values()
