@@ -178,12 +178,22 @@ def check_next_start(host: Host, stock: str, environ: Mapping[str, str]) -> Find
         return passed(f"ours: {stock} is a link to it", wanted)
     if host.service("NeedDaemonReload") == "yes":
         return failed("systemd has not read the drop-in yet", "systemctl daemon-reload", wanted)
-    if f"{host.ours}:{stock}" in host.service("BindReadOnlyPaths"):
+    if _is_bound(host.service("BindReadOnlyPaths"), str(host.ours), stock):
         return passed(f"ours: a drop-in binds it over {stock}", wanted)
     if not _why_not_ours(str(host.path(stock)), environ):
         return passed(f"ours: {stock} runs it", wanted)
     found = f"another helper: no drop-in of sanlock.service binds ours over {stock}"
     return failed(found, f"systemctl daemon-reload, or {_REINSTALL}; see systemctl cat sanlock", wanted)
+
+
+def _is_bound(binds: str, ours: str, stock: str) -> bool:
+    """Whether BINDS, as systemd prints them, put OURS over STOCK, perhaps by a name that a link leads to."""
+    for word in binds.split():
+        source, _, rest = word.removeprefix("-").partition(":")
+        if rest.partition(":")[0] == stock and os.path.realpath(source) == os.path.realpath(ours):
+            return True
+    # A path with a blank is several words.
+    return f"{ours}:{stock}" in binds
 
 
 @check(

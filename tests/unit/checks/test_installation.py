@@ -202,6 +202,24 @@ def test_the_drop_in_is_not_in_force(here: Host, run: FakeRun, properties: dict[
     assert finding.remedy.startswith(step)
 
 
+@pytest.mark.parametrize(
+    ("bind", "verdict"),
+    [
+        ("-{link}/ours:{stock}:rbind", "pass"),
+        ("/a:/b:rbind {link}/ours:{stock}", "pass"),
+        ("{link}/ours:{stock}.other:rbind", "fail"),
+        ("{link}/other:{stock}:rbind", "fail"),
+        ("{link}/ours", "fail"),
+    ],
+)
+def test_a_prefix_that_is_a_link(here: Host, run: FakeRun, bind: str, verdict: str) -> None:
+    """As /usr/local on another filesystem: the drop-in has the name that was given to `make install`."""
+    link = here.ours.parent / "link"
+    link.symlink_to(here.ours.parent)
+    run.properties["BindReadOnlyPaths"] = bind.format(link=link, stock=STOCK)
+    assert find(here, "next start").verdict == verdict
+
+
 def test_a_broken_program_is_found(here: Host) -> None:
     here.ours.write_text("#!/bin/sh\nexit 1\n")
     finding = find(here, "program")
