@@ -122,6 +122,51 @@ def test_make_uninstall_where_nothing_is_installed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("target", "aside", "then"),
+    [
+        ("{ours}/helper", "stock", "stock"),
+        ("{link}/helper", "stock", "stock"),
+        # By way of a further link, which would lead nowhere.
+        ("{root}/wrapper", "stock", "stock"),
+        ("{link}/helper", "-> gone", "-> gone"),
+        ("{ours}/helper", "", ""),
+        ("/opt/another/helper", "stock", "-> /opt/another/helper"),
+        ("{root}/gone/helper", "stock", "-> {root}/gone/helper"),
+    ],
+)
+@pytest.mark.parametrize("given", ["ours", "link"])
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_no_link_is_left_that_leads_nowhere(
+    tmp_path: Path, target: str, aside: str, then: str, given: str, is_removed: bool
+) -> None:
+    """With a prefix that is a link, as /usr/local on another filesystem, and after the files have gone."""
+    places = {"root": tmp_path, "ours": tmp_path / "ours", "link": tmp_path / "link"}
+    places["ours"].mkdir()
+    (places["ours"] / "helper").touch()
+    places["link"].symlink_to("ours")
+    (tmp_path / "wrapper").symlink_to("link/helper")
+    path = tmp_path / "libvirt/libvirt_sanlock_helper"
+    path.parent.mkdir()
+    path.symlink_to(target.format(**places))
+    beside = path.with_name(f"{path.name}.distrib")
+    if aside.startswith("-> "):
+        beside.symlink_to(aside[3:])
+    elif aside:
+        beside.write_text(aside)
+    script = tmp_path / "put-back"
+    script.write_text(
+        (ROOT / "packaging/put-back").read_text().replace("/usr/lib/libvirt/", f"{path.parent}/")
+    )
+    if is_removed:
+        (places["ours"] / "helper").unlink()
+    subprocess.run(["sh", str(script), f"{places[given]}/helper"], check=True)
+    if then.startswith("-> "):
+        assert str(path.readlink()) == then[3:].format(**places)
+    else:
+        assert (path.read_text() if path.exists() else "") == then
+
+
 @pytest.fixture(scope="module")
 def debian(booted: Machine, tmp_path_factory: pytest.TempPathFactory) -> Machine:
     """A Debian with the program installed by make."""
