@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping
 
+from ..agent_state import AgentState
 from ..checks.finding import FAIL, PASS, WARN, Finding
 from ..history.current_outage import LockspaceRow
 from ..history.forecast import AT_LOSS, Row
@@ -16,6 +17,9 @@ from ..history.outages import OutageEvent
 from ..leases.renewals import LOST
 
 PREFIX = "virt_sanlock_helper"
+
+# A metric that has one ends with it.
+UNITS = ("bytes", "seconds")
 
 Labels = Mapping[str, str]
 Sample = tuple[Labels, float]
@@ -25,8 +29,9 @@ def family(name: str, what: str, samples: Iterable[Sample]) -> list[str]:
     """The lines of one gauge: its NAME behind PREFIX, WHAT it is, and its SAMPLES, labels and value."""
     full = f"{PREFIX}_{name}"
     lines = [f"# TYPE {full} gauge"]
-    if full.endswith("_seconds"):
-        lines.append(f"# UNIT {full} seconds")
+    unit = full.rpartition("_")[2]
+    if unit in UNITS:
+        lines.append(f"# UNIT {full} {unit}")
     lines.append(f"# HELP {full} {_escaped(what)}")
     return lines + [f"{full}{_labels(labels)} {_number(value)}" for labels, value in samples]
 
@@ -152,6 +157,34 @@ def _last_outage(events: Iterable[OutageEvent]) -> list[str]:
     losses = [event.time for event in events if event.kind == "lost"]
     what = "When sanlock last lost a lockspace, since the epoch; none in the last seven days without it."
     return family("last_outage_timestamp_seconds", what, [({}, max(losses))] if losses else [])
+
+
+def agent_lines(agent: AgentState | None) -> list[str]:
+    """Whether an AGENT stands, since when, and what it has in memory; None where none does."""
+    there = [] if agent is None else [agent]
+    return [
+        *family("agent_stands", "1 if an agent stands ready, else 0.", [({}, agent is not None)]),
+        *family(
+            "agent_stopped",
+            "1 if the agent that stands is stopped, by a signal, a debugger or a frozen control group.",
+            [({}, one.is_stopped) for one in there],
+        ),
+        *family(
+            "agent_start_timestamp_seconds",
+            "When the agent that stands was started, since the epoch.",
+            [({}, one.since) for one in there],
+        ),
+        *family(
+            "agent_resident_memory_bytes",
+            "What the agent that stands has in memory.",
+            [({}, one.resident << 20) for one in there],
+        ),
+        *family(
+            "agent_locked_memory_bytes",
+            "The address space of the agent that stands which is locked in memory; 0 where it may lock none.",
+            [({}, one.locked << 20) for one in there],
+        ),
+    ]
 
 
 def print_metrics(lines: Iterable[str]) -> None:

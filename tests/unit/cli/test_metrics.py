@@ -11,8 +11,9 @@ pytest.importorskip("prometheus_client")
 from prometheus_client import parser as older
 from prometheus_client.openmetrics import parser
 
+from sanlock_helper.agent_state import AgentState
 from sanlock_helper.checks.finding import Finding
-from sanlock_helper.cli.metrics import check_lines, print_metrics, status_lines
+from sanlock_helper.cli.metrics import agent_lines, check_lines, print_metrics, status_lines
 from sanlock_helper.history.forecast import AT_LOSS, AtLoss, Row
 from sanlock_helper.history.outages import OutageEvent
 from sanlock_helper.virt.inventory import KnownDomain
@@ -105,3 +106,22 @@ def test_what_cannot_be_read_is_not_zero(capsys: pytest.CaptureFixture[str]) -> 
     assert "records_waiting" not in found
     assert "last_outage_timestamp_seconds" not in found
     assert printed(status_lines([], 0, [], 0), capsys)["last_outage_timestamp_seconds"] == {}
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+@pytest.mark.parametrize("locked", [0, 900])
+def test_an_agent_that_stands(capsys: pytest.CaptureFixture[str], is_stopped: bool, locked: int) -> None:
+    agent = AgentState(77, 1795305600.25, 36, locked, is_stopped)
+    assert printed(agent_lines(agent), capsys) == {
+        "agent_stands": {(): 1.0},
+        "agent_stopped": {(): float(is_stopped)},
+        "agent_start_timestamp_seconds": {(): 1795305600.25},
+        "agent_resident_memory_bytes": {(): 36.0 * 1024 * 1024},
+        "agent_locked_memory_bytes": {(): locked * 1024.0 * 1024},
+    }
+
+
+def test_no_agent_has_no_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(agent_lines(None), capsys)
+    assert found.pop("agent_stands") == {(): 0.0}
+    assert set(map(str, found.values())) == {"{}"}

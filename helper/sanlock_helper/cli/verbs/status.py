@@ -42,7 +42,7 @@ from ...virt.domain_state import STATES
 from ...virt.inventory import KnownDomain, find_forgotten, running_domains, take_inventory, with_default
 from ..connecting import add_connect, connect_within
 from ..formats import JSON, OPENMETRICS, TEXT, add_format
-from ..metrics import lockspace_metrics, print_metrics, status_lines
+from ..metrics import agent_lines, lockspace_metrics, print_metrics, status_lines
 from ..outage_lines import lockspace_json, lockspace_lines, outage_json, outage_line
 from ..recovery_plan import held_since, held_text, read_conf
 from ..suggestions import did_you_mean
@@ -339,6 +339,7 @@ def _print_metrics(view: View, arguments: argparse.Namespace) -> None:
     lines = [
         *lockspace_metrics(view.lockspaces, view.now),
         *status_lines(view.rows, None if records is None else len(records), events, len(view.problems)),
+        *_agent_lines(),
     ]
     print_metrics(lines)
     for problem in view.problems:
@@ -364,6 +365,14 @@ def _agent() -> AgentState | None:
         return agent_state(Path(RUNTIME_DIR))
     except OSError:
         return None
+
+
+def _agent_lines() -> list[str]:
+    """The agent's gauges; none to others than root: 0 would be a guess."""
+    try:
+        return agent_lines(agent_state(Path(RUNTIME_DIR)))
+    except OSError:
+        return []
 
 
 def _agent_json() -> dict[str, Any] | None:
