@@ -43,6 +43,7 @@ virtual machine; by hand it does the same.
   PID      process id that held the leases, where the owner asked sanlock to pass it
 
   --budget SECONDS  keep trying for so long (default: sanlock's kill_grace_seconds less 5)
+  --list-files      print what a call opens until its request is handed over, and do nothing
 
 Exit status: 0 the goal was reached and verified, 1 it was not, 2 usage error.  What was found and done goes
 to syslog as virt-sanlock-helper, and to stderr.

@@ -42,6 +42,10 @@ def main(arguments: "Sequence[str]", interactive: "bool | None" = None) -> int:
         return _print(HELP)
     if words == ["--version"]:
         return _print(f"{PROGRAM} ({IDENTIFIER}) {__version__}\n")
+    if words == ["--list-files"]:
+        from .agent.opened_files import list_files
+
+        return list_files()
     try:
         invocation = Invocation.parse(words)
     except ValueError as error:  # a UsageError

@@ -15,7 +15,7 @@ import pytest
 from sanlock_helper.agent.kept_files import MOST_MEBIBYTES
 
 from .calls import messages
-from .lease_loss import AUTH_CONF, HELPER, URI, logged, outcomes, two_domains
+from .lease_loss import AUTH_CONF, HELPER, RUNTIME_DIR, URI, logged, outcomes, two_domains
 from .preconditions import need_programs
 from .stack import Stack
 from .standing import COMMAND, CONNECTIONS, StandingAgent, connections
@@ -157,6 +157,20 @@ def test_what_it_holds_is_bounded_and_shown(monolithic: Stack) -> None:
     text = stack.run(str(COMMAND), "status").stdout
     assert f"process {pid}, " in text
     assert " MiB in memory" in text
+
+
+def test_it_runs_no_program_but_the_killpath(monolithic: Stack) -> None:
+    """SELinux lets its domain execute no other, and the interpreter by name is one."""
+    need_programs("strace")
+    stack = monolithic
+    trace = stack.path("/run/trace-programs")
+    words = ["strace", "-f", "-qq", "-e", "trace=execve", "-o", "/run/trace-programs", str(COMMAND)]
+    with stack.popen(*words, "agent", "-c", TEST_URI, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: "stands ready" in messages(stack), 20, "the agent to stand")
+        stack.signal(int(stack.path(f"{RUNTIME_DIR}/agent.pid").read_text().split()[0]), signal.SIGTERM)
+        process.wait(20)
+    run = re.findall(r'execve\("([^"]+)".* = 0$', trace.read_text(), re.MULTILINE)
+    assert run == [str(COMMAND), str(HELPER)]
 
 
 def test_without_the_right_to_lock_it_logs_that_once_and_stands(monolithic: Stack) -> None:

@@ -16,7 +16,7 @@ import os
 import sys
 from _queue import SimpleQueue
 from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Any, Callable
 
 from .. import inotify
 from ..command import run
@@ -32,26 +32,6 @@ _CURRENT, _FUTURE, _ON_FAULT = 1, 2, 4
 _PROT_READ, _MAP_SHARED = 1, 1
 _FAILED = ctypes.c_void_p(-1).value
 
-# The interpreter lists in a process of its own what it has opened, and what it has only looked up, as the
-# source of byte code; arguments: the folders of the packages.
-_LISTING = """
-import posix, sys
-sys.path[:0] = sys.argv[1:]
-from sanlock_helper import killpath
-for module in list(sys.modules.values()):
-    source, cached = getattr(module, "__file__", None), getattr(module, "__cached__", None)
-    if source:
-        print("open", cached if cached and posix.access(cached, posix.R_OK) else source)
-        print("stat", source)
-with open("/proc/self/maps", "rb") as maps:
-    for line in maps:
-        words = line.decode("utf-8", "surrogateescape").split(None, 5)
-        if len(words) == 6 and words[5][0] == "/":
-            print("open", words[5].rstrip("\\n"))
-for folder in (sys.prefix, *sys.path):
-    print("stat", folder)
-print("stat", f"{sys.prefix}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/os.py")
-"""
 _LISTING_SECONDS = 20.0
 # Read by the loader and the C library before the first line of Python; in the agent by libvirt's client, and
 # where sanlock is silent.  As far as they are there.
@@ -147,10 +127,9 @@ class Memory:
 class KeptFiles:
     """The files that are kept, renewed when they have changed."""
 
-    def __init__(self, memory: Memory, folders: Iterable[str], executable: str) -> None:
-        """FOLDERS are those of the packages, EXECUTABLE is the one that sanlock runs."""
+    def __init__(self, memory: Memory, executable: str) -> None:
+        """EXECUTABLE is the one that sanlock runs."""
         self._memory = memory
-        self._folders = list(folders)
         self._executable = executable
         self._mappings: dict[str, _Mapping] = {}
         self._lookups: set[str] = set()
@@ -202,15 +181,14 @@ class KeptFiles:
 
         Raises MemoryLockError.
         """
-        command = [_interpreter(self._executable), "-ISB", "-c", _LISTING, *self._folders]
-        answer = run(command, _LISTING_SECONDS)
+        answer = run([self._executable, "--list-files"], _LISTING_SECONDS)
         if answer.status != 0:
             raise MemoryLockError(f"list the files of the killpath: {answer.why}")
-        lines = [line.partition(" ")[::2] for line in answer.stdout.splitlines()]
+        lines = [line.partition(" ")[::2] for line in answer.stdout.split("\n")]
         opened = [self._executable, *(path for word, path in lines if word == "open"), *_SYSTEM]
         found = {os.path.realpath(path): None for path in opened}
         self._lookups = {
-            command[0],
+            _interpreter(self._executable),
             *opened,
             *_SYSTEM_FOLDERS,
             *(path for word, path in lines if word == "stat"),
@@ -264,7 +242,8 @@ class KeptFiles:
             try:
                 self._inotify.watch(path, _CHANGES)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.ENOENT):
+                # No watch is free, it has gone, it is closed to us: what changes there is not noticed.
+                if error.errno not in (errno.ENOSPC, errno.ENOENT, errno.EACCES):
                     raise
 
 
@@ -324,13 +303,6 @@ class Renewal:
                 self.failed()
             self.waits = True
             self._wake()
-
-
-def own_folders() -> list[str]:
-    """The folders of this program's packages, in a checkout or installed."""
-    folder = Path(__file__).resolve().parents[2]
-    beside = folder.parent / "auth"
-    return [str(folder), str(beside)] if (folder / "libvirt_sanlock_helper").exists() else [str(folder)]
 
 
 def own_executable() -> str:

@@ -32,7 +32,7 @@ from .descriptors import Descriptors
 from .domain_events import DomainEvents
 from .io_errors import IOErrors
 from .kept_connections import KeptConnections
-from .kept_files import KeptFiles, Memory, MemoryLockError, Renewal, own_executable, own_folders
+from .kept_files import KeptFiles, Memory, MemoryLockError, Renewal, own_executable
 from .pool import Connections
 from .renewal_watch import watch_host
 from .requests import Requests
@@ -201,7 +201,7 @@ class StandingAgent:
         self._watch = watch_host(journal.report)
         spool.stays = True
         self._memory = Memory()
-        self._files = KeptFiles(self._memory, own_folders(), own_executable())
+        self._files = KeptFiles(self._memory, own_executable())
         self._renewal = Renewal(self._files, clock, WORKERS.start, wakes.wake)
 
     def run(self) -> int:

@@ -29,6 +29,15 @@ class Unlocked:
         self.kept -= 1
 
 
+EXECUTABLE = """\
+#!{python} -ISB
+import sys
+sys.path.insert(0, {folder!r})
+from sanlock_helper import killpath
+print("open", killpath.__file__)
+"""
+
+
 class Package:
     """An executable and the package that it runs, as KeptFiles lists them."""
 
@@ -38,9 +47,10 @@ class Package:
         (folder / "sanlock_helper/__init__.py").write_text("")
         self.module.write_text("import fcntl\n")
         executable = folder / "helper"
-        executable.write_text(f"#!{sys.executable} -ISB\n")
+        executable.write_text(EXECUTABLE.format(python=sys.executable, folder=str(folder)))
+        executable.chmod(0o755)
         self.memory = Unlocked()
-        self.files = KeptFiles(self.memory, [str(folder)], str(executable))  # type: ignore[arg-type]
+        self.files = KeptFiles(self.memory, str(executable))  # type: ignore[arg-type]
 
     def close(self) -> None:
         for descriptor in (*self.files._held.values(), self.files.descriptor):
