@@ -117,6 +117,13 @@ class Policy:
                     found |= {Rule(source, target, tclass, str(name)) for name in one.perms}
         return found
 
+    def entering(self, domain: str) -> set[str]:
+        """The domains whose processes may become ones of DOMAIN."""
+        query = self._setools.TERuleQuery(
+            self._policy, ruletype=["allow"], target=domain, tclass=["process"], perms=["transition"]
+        )
+        return {str(one.source) for rule in query.results() for one in rule.expand()} - {domain}
+
     def transitions(self, source: str) -> set[tuple[str, str, str]]:
         """What a process or a file of SOURCE becomes: (target, class, default)."""
         query = self._setools.TERuleQuery(self._policy, ruletype=["type_transition"], source=source)

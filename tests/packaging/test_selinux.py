@@ -21,6 +21,9 @@ HELPER = "virt_sanlock_helper_t"
 EXECUTABLE = "virt_sanlock_helper_exec_t"
 RUNTIME = "virt_sanlock_helper_var_run_t"
 SANLOCK = "sanlock_t"
+SYSTEMD = "init_t"
+
+FC = "packaging/selinux/virt_sanlock_helper.fc"
 
 READ = {"open", "read", "getattr"}
 CONNECT = {"connectto"}
@@ -77,6 +80,22 @@ NEEDS: dict[str, list[tuple[str, str, set[str]]]] = {
         (HELPER, "unix_dgram_socket", {"create", "connect", "write"}),
     ],
     "read the time zone and /etc/passwd": [("locale_t", "file", READ), ("etc_t", "file", READ)],
+    "wake its threads": [(HELPER, "fifo_file", {"read", "write"})],
+    "stand, begun by systemd": [
+        ("bin_t", "file", {"entrypoint"}),
+        (SYSTEMD, "fd", {"use"}),
+        (SYSTEMD, "process", {"sigchld"}),
+        (RUNTIME, "dir", {"watch"}),
+    ],
+    "ask the executable what it opens": [(EXECUTABLE, "file", {"execute", "execute_no_trans"})],
+    "keep files in memory": [
+        (name, "file", {*READ, "map"})
+        for name in (EXECUTABLE, "bin_t", "lib_t", "usr_t", "etc_t", "locale_t", "net_conf_t", "virt_etc_t")
+    ],
+    "notice that they change": [
+        (name, "dir", {"read", "watch"})
+        for name in ("root_t", "bin_t", "lib_t", "usr_t", "etc_t", "locale_t", "virt_etc_t")
+    ],
 }  # fmt: skip
 
 # Names of types that Fedora has others for.
@@ -168,6 +187,49 @@ def test_sanlock_gets_in_and_nothing_else(compiled: Compiled) -> None:
     assert {rule.target for rule in running} & {"bin_t", "shell_exec_t", EXECUTABLE} == set()
 
 
+UNIT = (ROOT / "packaging/virt-sanlock-helper-agent.service").read_text().splitlines()
+
+
+def setting(name: str) -> str:
+    """The value of a setting of the agent's unit."""
+    (line,) = (line for line in UNIT if line.startswith(f"{name}="))
+    return line.partition("=")[2]
+
+
+def test_systemd_begins_the_agent_in_the_helpers_domain(compiled: Compiled) -> None:
+    assert setting("SELinuxContext") == f"-system_u:system_r:{HELPER}:s0"
+    systemd = compiled.policy.granted(SYSTEMD)
+    # NoNewPrivileges= and LimitMEMLOCK= of the unit ask for the last two.
+    wanted = {
+        *[
+            Rule(SYSTEMD, HELPER, "process", name)
+            for name in ("transition", "signal", "sigkill", "rlimitinh")
+        ],
+        Rule(SYSTEMD, HELPER, "process2", "nnp_transition"),
+        Rule(SYSTEMD, SYSTEMD, "process", "setexec"),
+        Rule(SYSTEMD, "bin_t", "file", "execute"),
+    }
+    assert wanted - systemd == set()
+    # Recovery is the same executable, and stays where other services are.
+    assert ("bin_t", "process", HELPER) not in compiled.policy.transitions(SYSTEMD)
+    program = setting("ExecStart").split()[0]
+    contexts = [line.split("\t")[0] for line in (ROOT / FC).read_text().splitlines() if line.startswith("/")]
+    assert not [context for context in contexts if re.fullmatch(context, program)]
+
+
+def test_none_but_sanlock_and_systemd_enters_the_domain(compiled: Compiled) -> None:
+    assert compiled.policy.entering(HELPER) == {SANLOCK, SYSTEMD}
+    # sanlock_t may map what is of bin_t, which is an entry now; but it cannot ask for this domain there.
+    assert "setexec" not in {rule.permission for rule in compiled.policy.granted(SANLOCK)}
+    assert ("bin_t", "process", HELPER) not in compiled.policy.transitions(SANLOCK)
+
+
+def test_memory_is_locked_without_a_capability(compiled: Compiled) -> None:
+    """Where the limit is none, mlock(2) asks for no CAP_IPC_LOCK."""
+    assert setting("LimitMEMLOCK") == "infinity"
+    assert not {rule for rule in compiled.helper if rule.permission == "ipc_lock"}
+
+
 def test_no_capability_but_these_two(compiled: Compiled) -> None:
     capabilities = {
         rule.permission for rule in compiled.helper if rule.tclass.startswith(("capability", "cap_userns"))
@@ -247,7 +309,7 @@ def test_processes_are_read_and_nothing_else_is_done_to_them(compiled: Compiled)
 
 
 def test_the_files_get_their_labels() -> None:
-    contexts = (ROOT / "packaging/selinux/virt_sanlock_helper.fc").read_text()
+    contexts = (ROOT / FC).read_text()
     lines = [line.split("\t") for line in contexts.splitlines() if line.startswith("/")]
 
     def label(path: str) -> str:
