@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.preconditions import need, need_programs
 
 from . import packages
+from .formats import Debs, Packages, Rpms
 from .machine import Machine, missing
 from .packages import Built, BuiltDeb, deb_owner
 
@@ -66,3 +67,15 @@ def booted() -> Iterator[Machine]:
     need(missing(), "no machine can be booted here")
     with Machine() as machine:
         yield machine
+
+
+FIXTURES = {"rpm": ("ours", "ours_next"), "deb": ("our_deb", "our_next_deb")}
+
+
+@pytest.fixture(scope="module", params=["rpm", "deb"])
+def installed(request: pytest.FixtureRequest, owners: Path) -> Iterator[Packages]:
+    """A machine for the packages of each kind."""
+    need(missing(), "no machine can be booted here")
+    made = [request.getfixturevalue(name) for name in FIXTURES[request.param]]
+    with Machine() as machine:
+        yield Rpms(machine, owners, *made) if request.param == "rpm" else Debs(machine, owners, *made)

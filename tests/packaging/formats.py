@@ -43,6 +43,14 @@ class Packages(ABC):
         """Install the later version of ours."""
 
     @abstractmethod
+    def inside(self) -> str:
+        """Where the package of ours is inside."""
+
+    @abstractmethod
+    def next_inside(self) -> str:
+        """Where the package of the later version is inside."""
+
+    @abstractmethod
     def erase(self) -> str:
         """Erase ours, whole."""
 
@@ -70,11 +78,17 @@ class Rpms(Packages):
         self._ours = ours
         self._next = ours_next
 
+    def inside(self) -> str:
+        return self._copy(self._ours.main)
+
+    def next_inside(self) -> str:
+        return self._copy(self._next.main)
+
     def install(self) -> str:
-        return self.machine.rpm("-U", self._copy(self._ours.main))
+        return self.machine.rpm("-U", self.inside())
 
     def update(self) -> str:
-        return self.machine.rpm("-U", self._copy(self._next.main))
+        return self.machine.rpm("-U", self.next_inside())
 
     def erase(self, name: str = NAME) -> str:
         return self.machine.rpm("-e", name)
@@ -114,12 +128,18 @@ class Debs(Packages):
         printed = (result.stdout + result.stderr).splitlines()
         return "\n".join(line for line in printed if not _PROGRESS.match(line))
 
+    def inside(self) -> str:
+        return self._copy(self._ours.main)
+
+    def next_inside(self) -> str:
+        return self._copy(self._next.main)
+
     def install(self) -> str:
         # Without --force: what it depends on is there.
-        return self.dpkg("-i", self._copy(self._ours.main))
+        return self.dpkg("-i", self.inside())
 
     def update(self) -> str:
-        return self.dpkg("-i", self._copy(self._next.main))
+        return self.dpkg("-i", self.next_inside())
 
     def erase(self) -> str:
         return self.dpkg("--purge", NAME)

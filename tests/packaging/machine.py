@@ -12,6 +12,7 @@ import functools
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -261,3 +262,8 @@ class Machine:
         """The journal's messages of our identifier, one a line."""
         self.run("journalctl", "--sync")
         return self.run("journalctl", "-t", "virt-sanlock-helper", "-o", "cat", *matches, check=False).stdout
+
+    def mark(self) -> str:
+        """What is logged from now on: an option for journal(), and for journalctl."""
+        # Not --after-cursor=: with a match beside it, that passes over the first line, too.
+        return f"--since=@{time.time():.6f}"

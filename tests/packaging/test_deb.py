@@ -24,6 +24,7 @@ PRIVATE = "/usr/share/virt-sanlock-helper"
 ASIDE = f"{STOCK}.distrib"
 PATH_UNIT = "virt-sanlock-helper-recover.path"
 SERVICE = "virt-sanlock-helper-recover.service"
+AGENT = "virt-sanlock-helper-agent.service"
 STATE = "/var/lib/virt-sanlock-helper"
 RUNTIME = "/run/virt-sanlock-helper"
 
@@ -185,6 +186,8 @@ def test_installed_it_is_ready(debs: Debs) -> None:
     debs.install()
     assert states(debs.machine, PATH_UNIT) == ("enabled", "active")
     assert states(debs.machine, SERVICE) == ("enabled", "inactive")
+    # It comes with sanlock, which does not run.
+    assert states(debs.machine, AGENT) == ("enabled", "inactive")
     assert debs.machine.run("stat", "-c", "%U %G %a", RUNTIME).stdout == "root root 700\n"
     # One of the identifiers of the catalogue that it brings.
     catalogue = (ROOT / "packaging/virt-sanlock-helper.catalog").read_text()
@@ -277,6 +280,7 @@ DAMAGE = {
 def test_no_link_is_left_whatever_is_broken(debs: Debs, our_next_deb: BuiltDeb, damage: str) -> None:
     debs.install()
     debs.machine.run(NAME, "activate", "--yes")
+    debs.machine.run("systemctl", "start", AGENT)
     shutil.copy(our_next_deb.main, debs.machine.path("/var/tmp"))
     command = DAMAGE[damage].replace("NEXT", our_next_deb.main.name).replace("OWNER", debs.owner_names[0])
     debs.machine.run("sh", "-ec", command)
@@ -287,6 +291,9 @@ def test_no_link_is_left_whatever_is_broken(debs: Debs, our_next_deb: BuiltDeb, 
     assert found == ([] if damage.startswith("libvirt") else [STOCK])
     assert not debs.machine.path(STOCK).is_symlink()
     assert "libvirt_sanlock_helper" not in debs.machine.run("dpkg-divert", "--list").stdout
+    # Nothing of ours runs that would make it again.
+    assert {states(debs.machine, unit)[1] for unit in (AGENT, PATH_UNIT, SERVICE)} == {"inactive"}
+    assert not debs.machine.path(RUNTIME).exists()
 
 
 def test_anothers_diversion_is_left_alone(debs: Debs) -> None:

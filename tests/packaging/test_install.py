@@ -256,6 +256,12 @@ def left(machine: Machine) -> set[str]:
     return set(machine.run("find", *places, "-name", "*virt-sanlock-helper*").stdout.split())
 
 
+def main_pid(machine: Machine) -> int:
+    """The process of the agent's service, 0 for none."""
+    unit = "virt-sanlock-helper-agent.service"
+    return int(machine.run("systemctl", "show", "--property=MainPID", "--value", unit).stdout)
+
+
 @pytest.mark.parametrize("activated", [False, True])
 def test_the_printed_steps_serve_and_uninstall_leaves_nothing(checkout: Machine, activated: bool) -> None:
     stock = checkout.path(STOCK).read_bytes()
@@ -263,13 +269,19 @@ def test_the_printed_steps_serve_and_uninstall_leaves_nothing(checkout: Machine,
     printed = checkout.run("make", "-s", "-C", SOURCE, "install").stdout
     assert printed.startswith("Installed below /usr/local; no virtual machine was touched")
     checkout.run("sh", "-euc", steps(printed))
-    assert checkout.run("systemctl", "is-active", "virt-sanlock-helper-recover.path").stdout == "active\n"
+    units = ("virt-sanlock-helper-recover.path", "virt-sanlock-helper-agent.service")
+    assert checkout.run("systemctl", "is-active", *units).stdout == "active\n" * 2
+    before = main_pid(checkout)
+    # As for a later version: an agent that stands begins anew with it.
+    checkout.run("sh", "-euc", steps(checkout.run("make", "-s", "-C", SOURCE, "install").stdout))
+    assert main_pid(checkout) not in (0, before)
     if activated:
         checkout.run(COMMAND, "activate", "--yes")
         # The program may be broken by then.
         checkout.run("rm", "-r", "/usr/local/share/virt-sanlock-helper/sanlock_helper")
     printed = checkout.run("make", "-s", "-C", SOURCE, "uninstall").stdout
     checkout.run("sh", "-euc", steps(printed))
+    assert main_pid(checkout) == 0
     assert left(checkout) == set()
     assert checkout.path(STOCK).read_bytes() == stock
     assert not checkout.path(STOCK).is_symlink()

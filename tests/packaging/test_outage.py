@@ -22,6 +22,7 @@ from . import packages
 from .machine import STOCK, Machine, missing
 from .packages import OWNER
 
+AGENT = "virt-sanlock-helper-agent.service"
 OURS = "/usr/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
 LEASES = "/var/lib/libvirt/sanlock"
 UUID = "0f6b2a3e-7d2c-4a6b-9a53-5d1a4b1b7c11"
@@ -68,10 +69,37 @@ def host(request: pytest.FixtureRequest, owners: Path) -> Iterator[Machine]:
             pytest.skip("this distribution has no python3-sanlock")
         # dpkg has libvirt's package installed.
         install(machine, *([packages.owner(owners, OWNER, "1")] if kind == "rpm" else []), ours.main)
+        # systemd-nspawn covers the kernel's id of this boot for all but services with ProtectKernelTunables.
+        machine.run("umount", "/proc/sys/kernel/random/boot_id")
         set_up(machine)
         define(machine, "guest", UUID, "poweroff")
         define(machine, "held", HELD_UUID, "pause")
         yield machine
+
+
+def standing(host: Machine) -> int:
+    """The process that stands as the agent, by `status`; 0 for none."""
+    agent = validated(host.run("virt-sanlock-helper", "status", "--json").stdout, "status")["agent"]
+    return int(agent["pid"]) if agent else 0
+
+
+def have_agent(host: Machine, stands: bool) -> None:
+    """Have an agent stand, or none, as an administrator does that."""
+    host.run("systemctl", "enable" if stands else "disable", "--now", AGENT)
+    wait_for(lambda: bool(standing(host)) == stands, 20, f"the agent to stand: {stands}")
+
+
+@pytest.fixture(params=[True, False], ids=["agent", "no-agent"])
+def agent(request: pytest.FixtureRequest, host: Machine) -> bool:
+    """Whether an agent stands."""
+    have_agent(host, request.param)
+    return bool(request.param)
+
+
+@pytest.fixture
+def since(host: Machine) -> str:
+    """The option by which the journal begins with this test."""
+    return host.mark()
 
 
 def install(machine: Machine, *files: Path) -> None:
@@ -112,11 +140,11 @@ def define(machine: Machine, name: str, uuid: str, action: str) -> None:
     machine.run("virsh", "define", f"/run/{name}.xml")
 
 
-def wait_for_line(host: Machine, words: str, seconds: float) -> str:
-    """Wait for a line of ours in the journal that has WORDS, return it."""
+def wait_for_line(host: Machine, since: str, words: str, seconds: float) -> str:
+    """Wait for a line of ours in the journal that has WORDS, return it; SINCE as of Machine.mark()."""
 
     def find() -> str:
-        return next((line for line in host.journal().splitlines() if words in line), "")
+        return next((line for line in host.journal(since).splitlines() if words in line), "")
 
     return wait_for(find, seconds, words)
 
@@ -147,37 +175,49 @@ def lose_the_storage(host: Machine) -> bytes:
 
 
 def bring_it_back(host: Machine, data: bytes) -> None:
-    """The same file again, and sanlock has joined."""
+    """The same file again, sanlock has joined, and recovery has no record of it left for the next test."""
     wait_for(lambda: not host.lockspaces(), 30, "sanlock to leave its lockspace")
     with host.path(f"{LEASES}/{LOCKSPACE}").open("r+b") as file:
         file.write(data)
     where = f"{LOCKSPACE}:1:{LEASES}/{LOCKSPACE}:0"
     host.run("sanlock", "client", "add_lockspace", "-s", where, "-o", "1")
+    folders = (host.path("/run/virt-sanlock-helper/records"), host.path("/var/lib/virt-sanlock-helper"))
+    wait_for(
+        lambda: not [path for folder in folders for path in folder.glob("[!.]*.*")], 60, "recovery to be done"
+    )
 
 
-def test_our_helper_makes_the_vm_safe_and_logs_it(host: Machine) -> None:
+def test_the_package_has_an_agent_stand(host: Machine) -> None:
+    wait_for(lambda: standing(host), 20, "the agent to stand")
+    assert host.run("systemctl", "is-enabled", AGENT).stdout == "enabled\n"
+
+
+def test_our_helper_makes_the_vm_safe_and_logs_it(host: Machine, agent: bool, since: str) -> None:
     host.run("virsh", "start", "guest")
     (space,) = host.lockspaces()
     assert space.name == LOCKSPACE
-    pid = host.sanlock_pid()
+    pid, stands = host.sanlock_pid(), standing(host)
     data = lose_the_storage(host)
-    wait_for(lambda: UUID in host.journal(), 5, "the line in the journal")
-    assert host.sanlock_pid() == pid
-    lines = host.run("journalctl", "-t", "virt-sanlock-helper", "-o", "json").stdout.splitlines()
+    wait_for_line(host, since, UUID, 5)
+    assert (host.sanlock_pid(), standing(host)) == (pid, stands)
+    lines = host.run("journalctl", "-t", "virt-sanlock-helper", "-o", "json", since).stdout.splitlines()
     entries = [json.loads(line) for line in lines]
     (entry,) = (entry for entry in entries if f"poweroff guest {UUID}: done after" in entry["MESSAGE"])
     assert "found running, destroyed, verified off" in entry["MESSAGE"]
-    # By sanlock's service, from the path that libvirt registered.  journald looks these up when it reads the
-    # message: it misses them when the helper has ended by then.
-    assert entry.get("_SYSTEMD_UNIT", "sanlock.service") == "sanlock.service"
-    command = ["-ISB", STOCK, "qemu:///system", UUID, "poweroff"]
-    assert entry.get("_CMDLINE", " ".join(["python3", *command])).split()[1:] == command
+    if agent:
+        assert (int(entry["_PID"]), entry["_SYSTEMD_UNIT"]) == (stands, AGENT)
+    else:
+        # By sanlock's service, from the path that libvirt registers.  journald looks these up when it reads
+        # the message: it misses them when the helper has ended by then.
+        assert entry.get("_SYSTEMD_UNIT", "sanlock.service") == "sanlock.service"
+        command = ["-ISB", STOCK, "qemu:///system", UUID, "poweroff"]
+        assert entry.get("_CMDLINE", " ".join(["python3", *command])).split()[1:] == command
     assert host.seen_by_sanlock() == host.path(OURS).read_bytes()
     assert entry["PRIORITY"] == "5"
     bring_it_back(host, data)
 
 
-def test_half_an_update_still_makes_the_vm_safe(host: Machine) -> None:
+def test_half_an_update_still_makes_the_vm_safe(host: Machine, agent: bool, since: str) -> None:
     host.run("virsh", "start", "guest")
     # libvirt-python is imported late, after the request was read.
     folder = "/usr/share/virt-sanlock-helper/libvirt_auth"
@@ -186,29 +226,34 @@ def test_half_an_update_still_makes_the_vm_safe(host: Machine) -> None:
         data = lose_the_storage(host)
     finally:
         host.run("mv", f"{folder}.away", folder)
-    logged = host.journal("-p", "crit").splitlines()[-1]
-    assert logged.startswith(
-        f"poweroff {UUID}: this program failed: ModuleNotFoundError: No module named 'libvirt_auth'"
-    )
-    assert logged.endswith(f"/proc/1/root{STOCK} takes over, to poweroff")
+    critical = host.journal("-p", "crit", since).splitlines()
+    if agent:
+        # It has imported all before.
+        assert critical == []
+        wait_for_line(host, since, f"poweroff guest {UUID}: done after", 5)
+    else:
+        logged = critical[-1]
+        assert logged.startswith(
+            f"poweroff {UUID}: this program failed: ModuleNotFoundError: No module named 'libvirt_auth'"
+        )
+        assert logged.endswith(f"/proc/1/root{STOCK} takes over, to poweroff")
     bring_it_back(host, data)
 
 
-def test_recovery_brings_both_back_by_itself(host: Machine) -> None:
-    # systemd-nspawn covers the kernel's id of this boot for all but services with ProtectKernelTunables.
-    host.run("umount", "/proc/sys/kernel/random/boot_id")
+def test_recovery_brings_both_back_by_itself(host: Machine, agent: bool, since: str) -> None:
     for name in ("guest", "held"):
         host.run("virt-sanlock-helper", "policy", name, "--recover")
-        host.run("virsh", "start", name)
+        # The tests before this one leave it on or off.
+        host.run("virsh", "start", name, check=False)
     check_leases(host, 2)
     data = lose_the_storage(host)
-    line = wait_for_line(host, f"pause held {HELD_UUID}: done after", 20)
+    line = wait_for_line(host, since, f"pause held {HELD_UUID}: done after", 20)
     assert line.endswith("found running, suspended, verified paused, no lease held")
-    wait_for(lambda: "recover: waiting for lockspace" in host.journal(), 30, "recovery to wait")
+    wait_for(lambda: "recover: waiting for lockspace" in host.journal(since), 30, "recovery to wait")
     with host.path(f"{LEASES}/{LOCKSPACE}").open("r+b") as file:
         file.write(data)
     for name, uuid in (("guest", UUID), ("held", HELD_UUID)):
-        line = wait_for_line(host, f"recover {name} {uuid}: done after", 60)
+        line = wait_for_line(host, since, f"recover {name} {uuid}: done after", 60)
         assert line.endswith("verified running, 1 lease held")
     assert len(host.lockspaces()) == 1
     check_leases(host, 2)
@@ -222,7 +267,7 @@ def test_recovery_brings_both_back_by_itself(host: Machine) -> None:
     host.run("virt-sanlock-helper", "run", "poweroff", "guest", "--yes")
     left = "(no lockspace was lost: "
     try:
-        wait_for(lambda: left in host.journal(), 20, "recovery to leave it")
+        wait_for(lambda: left in host.journal(since), 20, "recovery to leave it")
     except AssertionError as error:
         raise AssertionError(f"{error}\n{host.journal()}") from error
     assert "shut off" in host.run("virsh", "domstate", "guest").stdout
@@ -256,7 +301,7 @@ def running(host: Machine) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("action", ["pause", "poweroff"])
-def test_a_drill_passes(host: Machine, running: None, action: str) -> None:
+def test_a_drill_passes(host: Machine, running: None, agent: bool, action: str) -> None:
     before = host.run("virt-sanlock-helper", "history", "--json").stdout
     found = drill(host, action)
     assert [link["verdict"] for link in found["links"]] == ["pass"] * 8, found
@@ -272,7 +317,7 @@ def test_a_drill_passes(host: Machine, running: None, action: str) -> None:
     assert [json.loads(text)["outages"] for text in (before, after)] == [json.loads(before)["outages"]] * 2
 
 
-def test_a_drill_without_a_virtual_machine_passes(host: Machine, running: None) -> None:
+def test_a_drill_without_a_virtual_machine_passes(host: Machine, running: None, agent: bool) -> None:
     found = drill(host, "--qemu-less")
     verdicts = [link["verdict"] for link in found["links"]]
     assert verdicts == ["pass"] * 5 + ["not tried"] * 2 + ["pass"], found
@@ -310,6 +355,8 @@ BROKEN = {
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_drill_names_the_link_that_broke(host: Machine, running: None, how: str) -> None:
     breaks, mends, name, words = BROKEN[how]
+    # One that stands has its connections open, and mounts of its own.
+    have_agent(host, stands=False)
     if how != "not executable" and not host.sanlock_python():
         pytest.skip("of the second host one link is broken: how one is named is the same there")
     python = host.run("readlink", "-f", "/usr/bin/python3").stdout.strip()

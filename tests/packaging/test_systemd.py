@@ -7,29 +7,24 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Callable
 
 import pytest
 
 from sanlock_helper import __version__
 from tests.e2e.namespace import CommandError
-from tests.e2e.preconditions import need
 from tests.e2e.waiting import wait_for
 from tests.schemas import validated
 
 from . import packages
-from .formats import Debs, Packages, Rpms
-from .machine import STOCK, Machine, missing
+from .formats import Packages
+from .machine import STOCK, Machine
 from .packages import NEXT_VERSION
 
 OURS = "/usr/libexec/virt-sanlock-helper/libvirt_sanlock_helper"
 COMMAND = "virt-sanlock-helper"
 LEASES = "/var/lib/test-leases"
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
-
-FIXTURES = {"rpm": ("ours", "ours_next"), "deb": ("our_deb", "our_next_deb")}
 
 # For what is the same, however the files came to the host.
 one_kind = pytest.mark.parametrize("installed", ["rpm"], indirect=True)
@@ -77,15 +72,6 @@ class Host:
         where = f"ls:1:{LEASES}/ls:0"
         self.machine.run("sanlock", "client", "init", "-s", f"ls:0:{LEASES}/ls:0", "-o", "1")
         self.machine.run("sanlock", "client", "add_lockspace", "-s", where, "-o", "1")
-
-
-@pytest.fixture(scope="module", params=["rpm", "deb"])
-def installed(request: pytest.FixtureRequest, owners: Path) -> Iterator[Packages]:
-    """A machine for the packages of each kind."""
-    need(missing(), "no machine can be booted here")
-    made = [request.getfixturevalue(name) for name in FIXTURES[request.param]]
-    with Machine() as machine:
-        yield Rpms(machine, owners, *made) if request.param == "rpm" else Debs(machine, owners, *made)
 
 
 @pytest.fixture

@@ -319,7 +319,8 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Whether an agent stands: in memory, with its connections to libvirtd open, before leases are lost.",
         "Without it the first process of an outage becomes the agent, and starts from a disk that may be"
         " gone in that minute. One that is stopped serves nothing, and is replaced after three seconds.",
-        "`systemctl enable --now virt-sanlock-helper-agent.service` has one stand; no package does that.",
+        "The packages enable it. Where it was disabled since, `systemctl enable --now"
+        " virt-sanlock-helper-agent.service` has one stand.",
     ),
     "virt-sanlock-cleanup": _Each(
         "Whether one of the schedules of this host runs virt-sanlock-cleanup.",
