@@ -265,6 +265,26 @@ def test_a_start_that_hangs_holds_sanlock_up_neither_at_its_start_nor_at_its_sto
 
 
 @one_kind
+def test_a_libvirtd_that_hangs_in_its_start_does_not_hold_it_up(service: Service) -> None:
+    """An update restarts the agent, whatever libvirtd does."""
+    service.machine.start_sanlock()
+    service.packages.install()
+    before = service.wait_standing()
+    drop_in = "/etc/systemd/system/libvirtd.service.d/test.conf"
+    service.machine.run("systemctl", "stop", AGENT, "libvirtd.service")
+    service.machine.write(drop_in, "[Service]\nExecStartPre=/bin/sleep 600\n")
+    service.machine.run("systemctl", "daemon-reload")
+    try:
+        service.machine.run("systemctl", "start", "--no-block", "libvirtd.service")
+        service.machine.run("systemctl", "restart", AGENT, timeout=20)
+        assert service.wait_standing(before)
+    finally:
+        service.machine.run("rm", drop_in)
+        service.machine.run("systemctl", "daemon-reload")
+        service.machine.run("systemctl", "stop", "libvirtd.service", AGENT)
+
+
+@one_kind
 @pytest.mark.parametrize("together", [False, True])
 def test_one_that_is_stopped_by_a_signal_does_not_hold_up_the_stop_of_sanlock(
     service: Service, together: bool
