@@ -75,7 +75,10 @@ def join_sanlock_group(directory: str) -> None:
     except OSError:
         return  # no socket: the inquiry reports it
     if posix.geteuid() == 0 and group != posix.getegid() and group not in posix.getgroups():
-        posix.setgroups([*posix.getgroups(), group])
+        try:
+            posix.setgroups([*posix.getgroups(), group])
+        except PermissionError:
+            pass  # recovery's service, which needs no group: it has CAP_DAC_OVERRIDE
 
 
 def daemon_settings(directory: str, seconds: float) -> dict[bytes, bytes]:
