@@ -11,6 +11,7 @@ import posix
 import time
 from _queue import Empty
 from collections import deque
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, Callable
 
@@ -403,7 +404,7 @@ def install(patch: pytest.MonkeyPatch, stand_bys: int) -> None:
 
 
 def _install_standing(patch: pytest.MonkeyPatch, system: Posix) -> None:
-    """The same for the agent that stands: its threads, which connect and renew, have nothing to do."""
+    """The same for the agent that stands: its threads, which connect, listen and renew, do nothing."""
     patch.setattr(standing_module, "posix", system)
     patch.setattr(standing_module, "join_sanlock_group", lambda directory: None)
     patch.setattr(standing_module, "Grace", lambda: 40)
@@ -411,13 +412,20 @@ def _install_standing(patch: pytest.MonkeyPatch, system: Posix) -> None:
     patch.setattr(standing_module, "Descriptors", ModelDescriptors)
     patch.setattr(standing_module, "connect", lambda uri: Connected())
     loop = SimpleNamespace(
-        start=lambda: None, keep=lambda connection, closed: None, close=lambda handle: None
+        start=lambda: None,
+        keep=lambda connection, closed: None,
+        close=lambda handle: None,
+        HOLD=nullcontext(),
     )
     patch.setattr(standing_module, "event_loop", loop)
     patch.setattr(standing_module, "WORKERS", SimpleNamespace(start=lambda run, arguments: None))
     for name in ("Memory", "KeptFiles"):
         patch.setattr(standing_module, name, ModelFiles)
-    for name in ("own_folders", "own_executable"):
-        patch.setattr(standing_module, name, lambda: "")
+    patch.setattr(standing_module, "own_executable", lambda: "")
+    patch.setattr(standing_module, "make_host", lambda journal, descriptors: (None, None))
+    patch.setattr(standing_module, "IOErrors", lambda *_: None)
+    events = SimpleNamespace(libvirtd_answers=lambda: None)
+    patch.setattr(standing_module, "DomainEvents", lambda *_: events)
+    patch.setattr(standing_module, "daemon_run", lambda directory: None)
     nothing = SimpleNamespace(disable=lambda: None, freeze=lambda: None, collect=lambda: None)
     patch.setattr(standing_module, "gc", nothing)

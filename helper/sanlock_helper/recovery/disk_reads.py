@@ -47,8 +47,8 @@ except OSError as error:
     sys.exit(error.errno)
 """
 
-# What says nothing about the storage: an NFS server may refuse root what it gives QEMU's user, and recovery's
-# service may not use the network (RestrictAddressFamilies= of its unit).
+# These errors do not show that the storage fails: an NFS server may refuse root what it gives QEMU's user,
+# and recovery's service may not use the network (RestrictAddressFamilies= of its unit).
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EAFNOSUPPORT)
 
 # The service has folders of its own there (PrivateTmp=).

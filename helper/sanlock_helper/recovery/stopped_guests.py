@@ -78,7 +78,7 @@ class StoppedGuests:
         self._reads.check(domain.XMLDesc(0))
 
     def _await_renewal(self, record: Record, age: float) -> None:
-        """A lockspace that is lost soon looks healthy for a while: see leases.held.is_renewed()."""
+        """sanlock reports one that is lost soon as healthy for a while: see leases.held.is_renewed()."""
         # The time of day may have been set back since.
         stopped_at = self._clock() - max(age, self._wall() - record.time)
         for name in sorted({lease.lockspace for lease in record.leases}):
