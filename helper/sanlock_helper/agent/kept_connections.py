@@ -10,8 +10,9 @@ from ..errors import AuthenticationError, HelperError, TransientError, described
 from ..events import Event
 from .pool import Connections
 
-# Kept to the one URI, and to each that requests named: a few, for the keepalive of each wakes this process.
-KEPT, KEPT_TO_OTHERS = 2, 1
+# Kept to the one URI, and to each that requests named, beside the one for events: libvirtd's keepalive wakes
+# this process for each every five seconds.
+KEPT, KEPT_TO_OTHERS = 1, 1
 
 # When libvirtd does not let this program in, or is away, it is asked again after so many seconds.
 FIRST_RETRY, LAST_RETRY = 0.5, 10.0

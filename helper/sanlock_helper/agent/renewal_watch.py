@@ -26,7 +26,7 @@ from .renewal_events import Dependents
 ASK_SECONDS = 2.0
 
 # Where nothing can change before: a lockspace may be joined meanwhile.
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 10.0
 # While renewals fail: they may be back, or sanlock may lose the lockspace for another reason.
 FAILING_SECONDS = 1.0
 # Behind the moment of a change, and between two questions at least.

@@ -39,6 +39,11 @@ _MOST_TEXT, _MOST_DISKS = 4096, 4
 _MOST_BYTES = 32 << 20
 _PART = 1 << 18
 
+# How often an answer is tried to be read before this thread sleeps until it comes: for a millisecond or two.
+_TRIES_AWAKE = 400
+# What is left of the time for an answer is more than none, which would be no limit.
+_LEAST_SECONDS = 0.001
+
 # What a process has given up, and what one that has ended has left (print_state_resource() in src/cmd.c).
 _GIVEN_UP = (b"rem", b"orphan")
 
@@ -85,16 +90,29 @@ def _ask(path: str, seconds: float, kind: int, clock: Callable[[], float]) -> by
         connection.settimeout(seconds)
         connection.connect(path)
         connection.send(status_request(kind))
-        while part := connection.recv(_PART):
+        while part := _receive(connection, max(deadline - clock(), _LEAST_SECONDS)):
             parts.append(part)
             size += len(part)
-            left = deadline - clock()
-            if left <= 0 or size > _MOST_BYTES:
+            if clock() >= deadline or size > _MOST_BYTES:
                 raise TimeoutError("no whole answer")
-            connection.settimeout(left)
     finally:
         connection.close()
     return b"".join(parts)
+
+
+def _receive(connection: socket, seconds: float) -> bytes:
+    """The next part of an answer within SECONDS.  Raises OSError.
+
+    It comes within a millisecond as a rule, in some three parts, each of which would wake this thread.
+    """
+    connection.settimeout(0)
+    for _ in range(_TRIES_AWAKE):
+        try:
+            return connection.recv(_PART)
+        except BlockingIOError:
+            posix.sched_yield()
+    connection.settimeout(seconds)
+    return connection.recv(_PART)
 
 
 def _parse(data: bytes) -> DaemonStates | None:
