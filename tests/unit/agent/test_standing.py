@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("libvirt")
+
 from sanlock_helper.agent import standing
 from sanlock_helper.agent.standing import StandingAgent, stand
 from sanlock_helper.errors import PermanentError

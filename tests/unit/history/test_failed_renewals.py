@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("libvirt")
+
 from sanlock_helper.agent.renewal_events import Dependents, back, gone, warning
 from sanlock_helper.cli.verbs import history
 from sanlock_helper.events import Event

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytest.importorskip("libvirt")
+
 from sanlock_helper.cli.verbs import status
 from sanlock_helper.history import sources
 from sanlock_helper.history.journal_entries import Entry
