@@ -344,8 +344,8 @@ def standing(process: Process) -> int:
         wakes.watch(spool.directory)
         try:
             return StandingAgent(URI, spool, ModelJournal(), wakes, _now).run()  # type: ignore[arg-type]
-        except PermanentError:
-            return EXIT_FAILED
+        except (PermanentError, OSError):
+            return EXIT_FAILED  # see standing.stand()
 
     return _run(process, main)
 

@@ -264,13 +264,13 @@ class StandingAgent:
         self._wakes.wake()
 
     def _take_lock(self) -> bool:
-        """Take the agent's lock, once no other agent serves; False when this process is to end before."""
+        """Take the agent's lock, once no other agent serves; False when this process is to end before.
+
+        Raises OSError where it cannot be used.
+        """
         spool = self._spool
         while not self._wakes.ends:
-            try:
-                found = spool.take_first()
-            except OSError as error:
-                raise PermanentError("stand", f"the agent's lock cannot be used: {error.strerror}") from error
+            found = spool.take_first()
             if found == TAKEN:
                 return True
             if found == HELD and spool.stands():

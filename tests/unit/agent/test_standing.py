@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import time
@@ -15,7 +16,7 @@ pytest.importorskip("libvirt")
 from sanlock_helper.agent import standing
 from sanlock_helper.agent.standing import StandingAgent, stand
 from sanlock_helper.errors import PermanentError
-from sanlock_helper.spool import DONE, LATE_SECONDS, LIFE_SECONDS, LOGGING, TAKEN, Spool
+from sanlock_helper.spool import DONE, LATE_SECONDS, LIFE_SECONDS, LOGGING, RUNTIME_DIR, TAKEN, Spool
 from sanlock_helper.threads import WORKERS
 
 from ..fakes import RecordedJournal
@@ -136,3 +137,17 @@ def test_without_a_watch_it_does_not_stand(surroundings: Waits, number: int, wor
     with pytest.raises(PermanentError) as raised:
         stand("test:///default")
     assert str(raised.value) == f"stand: the spool cannot be watched: {words}"
+
+
+@pytest.mark.usefixtures("surroundings")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.EROFS, errno.EACCES])
+def test_without_its_lock_it_does_not_stand(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def run(_agent: StandingAgent) -> int:
+        raise OSError(number, os.strerror(number), "../agent.lock")
+
+    monkeypatch.setattr(StandingAgent, "run", run)
+    with pytest.raises(PermanentError) as raised:
+        stand("test:///default")
+    path = f"{RUNTIME_DIR}/agent.lock"
+    words = f"stand: {path} cannot be used: {os.strerror(number)} (ls -ld {path}; findmnt -T {RUNTIME_DIR})"
+    assert str(raised.value) == words

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import errno
 import gc
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event as Flag
@@ -16,7 +14,6 @@ pytest.importorskip("libvirt")
 
 from sanlock_helper import spool as spool_module
 from sanlock_helper.agent.standing import StandingAgent
-from sanlock_helper.errors import PermanentError
 from sanlock_helper.journal import Journal
 from sanlock_helper.spool import Spool
 
@@ -85,15 +82,3 @@ def test_tries_that_fail_leave_nothing(spool: Spool, tmp_path: Path) -> None:
     standing(spool, tmp_path)._wait()
     # What the last try has left.
     assert gc.collect() < 200
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.EROFS, errno.EACCES])
-def test_a_lock_that_cannot_be_used(
-    monkeypatch: pytest.MonkeyPatch, spool: Spool, tmp_path: Path, number: int
-) -> None:
-    def take_first() -> int:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(spool, "take_first", take_first)
-    with pytest.raises(PermanentError, match=f"the agent's lock cannot be used: {os.strerror(number)}"):
-        standing(spool, tmp_path)._take_lock()
