@@ -145,13 +145,16 @@ def _without_daemon(hindered: Mapping[str, str], refusing: str) -> Finding:
 def refusing_file(etc: Path, files: UnitFiles) -> str:
     """The file in ETC with which the unit of Debian's wdmd fails, "" where there is none.
 
-    Its ExecStartPre is an init script that is asked for what it does not know; it ends well, before that, as
-    long as the file does not enable it.
+    In Debian 12 its ExecStartPre is an init script that is asked for what it does not know; it ends well,
+    before that, as long as the file does not enable it.  In Debian 13 that script does not read the file.
     """
     path = etc / "default/wdmd"
-    is_script = any("systemd-wdmd" in value for value in files.values("wdmd.service", "ExecStartPre"))
+    programs = [value.split()[0] for value in files.values("wdmd.service", "ExecStartPre") if value.split()]
+    is_read = any(
+        b"/etc/default/" in read_small(program) for program in programs if program.endswith("/systemd-wdmd")
+    )
     enabled = re.findall(rb"^enabled=(\S*)", read_small(str(path)), re.MULTILINE)
-    return str(path) if is_script and enabled[-1:] in ([b"1"], [b'"1"']) else ""
+    return str(path) if is_read and enabled[-1:] in ([b"1"], [b'"1"']) else ""
 
 
 def _is_given(words: Sequence[str], option: str, value: str) -> bool:

@@ -116,6 +116,12 @@ def test_watchdog(used: str, words: list[str], wdmd: bool, verdict: str) -> None
     assert check_watchdog(status(use_watchdog=used), words, wdmd).verdict == verdict
 
 
+# What Debian 12 has there, and Debian 13.
+INIT_SCRIPT = '[ -r /etc/default/$NAME ] && . /etc/default/$NAME\n[ "$enabled" = 1 ] || exit 0\nexit 3\n'
+PROBE = "exec=/usr/sbin/wdmd\nexit 0\n"
+
+
+@pytest.mark.parametrize("script", [INIT_SCRIPT, PROBE, None])
 @pytest.mark.parametrize(
     ("text", "fails"),
     [
@@ -128,23 +134,28 @@ def test_watchdog(used: str, words: list[str], wdmd: bool, verdict: str) -> None
     ],
 )
 def test_debians_unit_of_wdmd_fails_with_what_its_file_asks_for(
-    tmp_path: Path, text: str | None, fails: bool
+    tmp_path: Path, script: str | None, text: str | None, fails: bool
 ) -> None:
-    """By Debian's own script, where it is here."""
+    """By Debian 12's own script too, where it is here."""
     (tmp_path / "lib/systemd/system").mkdir(parents=True)
-    unit = "[Service]\nExecStartPre=/lib/systemd/systemd-wdmd watchdog-check\nExecStart=/usr/sbin/wdmd\n"
+    program = tmp_path / "lib/systemd/systemd-wdmd"
+    if script is not None:
+        program.write_text(script)
+    unit = f"[Service]\nExecStartPre={program} watchdog-check\nExecStart=/usr/sbin/wdmd\n"
     (tmp_path / "lib/systemd/system/wdmd.service").write_text(unit)
     path = tmp_path / "default/wdmd"
     path.parent.mkdir()
     if text is not None:
         path.write_text(text)
     files = UnitFiles(HostPaths(etc=tmp_path, run=tmp_path, lib=tmp_path / "lib"))
+    fails = fails and script == INIT_SCRIPT
     assert refusing_file(tmp_path, files) == (str(path) if fails else "")
     debians = Path("/lib/systemd/systemd-wdmd")
-    if debians.exists() and Path("/usr/sbin/wdmd").exists():
-        script = tmp_path / "script"
-        script.write_text(debians.read_text().replace("/etc/default/$NAME", str(path)))
-        assert (subprocess.run(["sh", str(script), "watchdog-check"], check=False).returncode != 0) == fails
+    # Debian 13's loads a module of the kernel.
+    if script == INIT_SCRIPT and debians.exists() and "/etc/default/" in debians.read_text():
+        copy = tmp_path / "script"
+        copy.write_text(debians.read_text().replace("/etc/default/$NAME", str(path)))
+        assert (subprocess.run(["sh", str(copy), "watchdog-check"], check=False).returncode != 0) == fails
     if fails:
         found = check_watchdog(status(use_watchdog="1"), [], False, refusing=str(path))
         command = found.remedy.partition(" && systemctl enable --now wdmd")[0]
