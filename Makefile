@@ -73,7 +73,7 @@ e2e: $(VENV)/.done ## outages on a real sanlock, a real libvirtd and real QEMU p
 
 # What depends on libvirt's daemon, for another one than the usual (SANLOCK_HELPER_DAEMON).
 modular: $(VENV)/.done ## the e2e tests that depend on libvirt's daemon, for another one; root
-	$(BIN)/pytest -n 3 -m modular tests/e2e
+	$(BIN)/pytest -n 3 -m "modular and not timed" tests/e2e
 
 # The table is written whether all were survived or not.
 FAULTS := build/faults.jsonl

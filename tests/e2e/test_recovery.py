@@ -103,6 +103,7 @@ def test_domains_return_with_the_storage(stack: Stack) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timed
 @pytest.mark.parametrize("action", ["poweroff", "pause"])
 def test_as_soon_safe_as_without_recovery(stack: Stack, action: str) -> None:
     """tests/bench/recovery.py does the same with more of them, and with outages."""
