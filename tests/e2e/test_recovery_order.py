@@ -57,6 +57,11 @@ def done(stack: Stack) -> list[str]:
     return [match[1] for match in found if match]
 
 
+def wait_for_order(stack: Stack, names: list[str]) -> None:
+    """What recovery has logged is read from its socket by another thread."""
+    wait_for(lambda: done(stack) == names, 5, f"the journal to have {names} in that order")
+
+
 def lines_with(stack: Stack, *words: str) -> list[str]:
     return [line.message for line in stack.journal(IDENTIFIER) if all(word in line.message for word in words)]
 
@@ -122,7 +127,7 @@ def test_a_delay_counts_from_the_first_of_its_priority(stack: Stack) -> None:
     start = time.monotonic()
     assert command(stack, "recover").returncode == 0
     took = time.monotonic() - start
-    assert done(stack) == ["first", "later", "last", "alone"]
+    wait_for_order(stack, ["first", "later", "last", "alone"])
     times = {
         line.message.split()[1]: line.time
         for line in stack.journal(IDENTIFIER)
@@ -156,7 +161,7 @@ def test_the_policy_of_now_counts_where_it_was_changed_since(stack: Stack) -> No
     assert command(stack, "policy", "one", "--priority", "7").returncode == 0
     process = recover(stack)
     assert process.wait(30) == 0
-    assert done(stack) == ["one", "two"]
+    wait_for_order(stack, ["one", "two"])
 
 
 def test_the_host_order_is_time(stack: Stack) -> None:
@@ -166,7 +171,7 @@ def test_the_host_order_is_time(stack: Stack) -> None:
     stack.start_all([low, high])
     lose_by_hand(stack, [low, high])
     assert command(stack, "recover").returncode == 0
-    assert done(stack) == ["low", "high"]
+    wait_for_order(stack, ["low", "high"])
 
 
 def test_the_hosts_default_counts_without_a_policy_of_its_own(stack: Stack) -> None:
