@@ -132,6 +132,8 @@ def test_a_process_that_is_no_vm(stacks: StackFactory) -> None:
     )
     stack.storage.fail(resources=True)
     holder.wait(LOSS + grace)
+    # sanlock logs in a thread of its own.
+    wait_for(stack.sigkills, 5, "sanlock's SIGKILL in its log")
     assert [kill.pid for kill in stack.sigkills()] == [holder.pid]
     (call,) = stack.helper_calls()
     assert (call.argv, call.status) == (("my:///process", uuid, "ignore"), 0)

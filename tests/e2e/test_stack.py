@@ -112,6 +112,8 @@ def test_sigkill_is_observed(stacks: StackFactory, tmp_path: Path) -> None:
     # The status of setpriv and its like: killed by signal 9.
     assert holder.wait(LOSS) == -signal.SIGKILL or holder.wait(0) == 128 + signal.SIGKILL
 
+    # sanlock logs in a thread of its own.
+    wait_for(stack.sigkills, 5, "sanlock's SIGKILL in its log")
     assert [kill.pid for kill in stack.sigkills()] == [holder.pid]
     assert [kill.signal for kill in stack.sanlock_kills()] == [SIGRUNPATH, signal.SIGKILL]
     (call,) = stack.helper_calls()
