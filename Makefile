@@ -47,7 +47,7 @@ demo: ## all four actions on libvirt's embedded test driver, the state shown bef
 test: export SANLOCK_HELPER_EXAMPLES = full
 test: $(VENV)/.done lint pure man ## lint, unit, integration, e2e but the long ones, the oldest and newest Python, coverage; root
 	rm -f .coverage*
-	$(BIN)/coverage run -m pytest -n 6 --dist loadgroup -m "not long" --ignore=tests/packaging tests
+	$(BIN)/coverage run -m pytest -n 4 --dist loadgroup -m "not long" --ignore=tests/packaging tests
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
