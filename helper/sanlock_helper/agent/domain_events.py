@@ -17,7 +17,8 @@ from ..events import Event
 from ..threads import NoAnswerError, call_with_timeout
 from ..virt import event_loop
 from ..virt.connection import failure
-from .io_errors import NO_SPACE, STOPPED, IOErrors
+from ..virt.domain_state import IO_ERROR_STOP
+from .io_errors import NO_SPACE, IOErrors
 from .kept_connections import FIRST_RETRY, LAST_RETRY, REFUSED_RETRY
 
 TYPE_CHECKING = False
@@ -141,7 +142,7 @@ class DomainEvents:
         is_first, self._has_listed = not self._has_listed, True
         self._io_errors.keep_only({domain.UUIDString() for domain, _ in found})
         for domain, values in found:
-            if (values.get("state.state"), values.get("state.reason")) == STOPPED:
+            if (values.get("state.state"), values.get("state.reason")) == IO_ERROR_STOP:
                 uuid = domain.UUIDString()
                 if _lacks_space(domain):
                     self._io_errors.failed(uuid, "", NO_SPACE)

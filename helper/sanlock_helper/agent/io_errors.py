@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from typing import Callable
 
-import libvirt
-
 from ..errors import HelperError, LeasesUnknownError, TransientError
 from ..events import RECOVER, Event
 from ..leases import held as leases
@@ -25,7 +23,7 @@ from ..records.record import IO_ERROR
 from ..threads import NoAnswerError, call_with_timeout, one_at_a_time
 from ..virt import NAMESPACE
 from ..virt.definition_leases import explicit_leases
-from ..virt.domain_state import describe
+from ..virt.domain_state import IO_ERROR_STOP, describe
 from ..virt.host_conf import PATH, HostConf, read_host_conf
 from ..virt.processes import Processes
 from ..virt.status_files import metadata_attributes
@@ -41,8 +39,6 @@ RAN_SECONDS = 60.0
 
 # How long the disk that has the host's settings is waited for.
 CONF_SECONDS = 2.0
-
-STOPPED = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
 
 # libvirt's word for an error that more space mends (qemuMonitorJSONHandleIOError() in libvirt
 # src/qemu/qemu_monitor_json.c).
@@ -162,7 +158,7 @@ class IOErrors:
         record = self._recorder.of_status(status, self._uri, "pause")
         if record is None:
             return False  # an administrator's pause
-        record.cause, record.found, record.tries = IO_ERROR, describe(*STOPPED), guest.tries
+        record.cause, record.found, record.tries = IO_ERROR, describe(*IO_ERROR_STOP), guest.tries
         self._add_leases(record, status)
         if not is_seen:
             record.unknown = UNSEEN

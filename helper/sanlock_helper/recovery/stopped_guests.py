@@ -17,7 +17,7 @@ from ..leases.held import Lease
 from ..leases.lockspaces import Sanlock
 from ..records.record import IO_ERROR, Record
 from ..virt.domain_argument import as_argument
-from ..virt.domain_state import describe
+from ..virt.domain_state import IO_ERROR_STOP, describe
 from .disk_reads import DiskReads
 from .lockspace_waits import FIRST_DELAY, LAST_DELAY
 from .verdict import DropError, RefusalError
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 # How often in a row a guest is resumed that stops again: some minutes, by wait_before().
 MOST_TRIES = 20
 
-_STOPPED = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
 # Pauses that are still that one.  VIR_DOMAIN_PAUSED_API_ERROR, which libvirt-python has a name for since 9.2:
 # libvirt could not let the domain go on (qemuProcessStartCPUs() in libvirt src/qemu/qemu_process.c).
 _STILL = (libvirt.VIR_DOMAIN_PAUSED_IOERROR, libvirt.VIR_DOMAIN_PAUSED_UNKNOWN, 14)
@@ -107,7 +106,7 @@ def _drop_if_paused_since(domain: VirDomain, record: Record, reason: int) -> Non
 
 def is_stopped(state: int, reason: int) -> bool:
     """Whether virDomainState STATE with its REASON is that of a guest that has stopped by an I/O error."""
-    return (state, reason) == _STOPPED
+    return (state, reason) == IO_ERROR_STOP
 
 
 def note_stopped_again(record: Record) -> None:

@@ -37,6 +37,9 @@ _REASONS: dict[int, tuple[str, ...]] = {
 
 RUNNING_STATES = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
 
+# The state and the reason of a guest that QEMU has stopped for an I/O error.
+IO_ERROR_STOP = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
+
 # The word for a pause that libvirt takes for a job of its own, or QEMU before the job is known: when the job
 # ends, libvirt or QEMU goes on from here, in running or in shut off.
 # "shutting down" ends in shut off, or in running when libvirt reboots the guest (qemuProcessFakeReboot()).
