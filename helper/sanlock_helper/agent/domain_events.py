@@ -12,14 +12,14 @@ from typing import Any, Callable
 
 import libvirt
 
-from ..errors import AuthenticationError, HelperError
+from ..errors import HelperError
 from ..events import Event
 from ..threads import NoAnswerError, call_with_timeout
 from ..virt import event_loop
 from ..virt.connection import failure
 from ..virt.domain_state import IO_ERROR_STOP
 from .io_errors import NO_SPACE, IOErrors
-from .kept_connections import FIRST_RETRY, LAST_RETRY, REFUSED_RETRY
+from .kept_connections import retry_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ class DomainEvents:
 
     def _try_again(self, error: HelperError | libvirt.libvirtError) -> None:
         self._tries += 1
-        refused = isinstance(error, AuthenticationError)
-        seconds = REFUSED_RETRY if refused else min(LAST_RETRY, FIRST_RETRY * 2.0 ** (self._tries - 1))
+        seconds = retry_seconds(error, self._tries)
         self._next_try = self._clock() + seconds
         if self._tries == _LOGGED_TRY:
             why = failure("listen", error) if isinstance(error, libvirt.libvirtError) else error

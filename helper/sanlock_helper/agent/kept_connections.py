@@ -26,6 +26,12 @@ CLOSE_RETRY = 5.0
 LOGGED_AFTER = 3
 
 
+def retry_seconds(error: Exception, tries: int) -> float:
+    """How long libvirtd is left alone after so many TRIES in a row, the last of which ended with ERROR."""
+    is_refused = isinstance(error, AuthenticationError)
+    return REFUSED_RETRY if is_refused else min(LAST_RETRY, FIRST_RETRY * 2.0 ** (tries - 1))
+
+
 class KeptConnections:
     """To one URI always; to those that requests named, until libvirtd ends them."""
 
@@ -107,9 +113,10 @@ class KeptConnections:
             self._next_try = float("inf")
             return
         self._tries += 1
-        is_refused = isinstance(error, AuthenticationError)
-        seconds = REFUSED_RETRY if is_refused else min(LAST_RETRY, FIRST_RETRY * 2.0 ** (self._tries - 1))
+        seconds = retry_seconds(error, self._tries)
         self._next_try = self._clock() + seconds
-        if (is_refused or self._tries > LOGGED_AFTER) and str(error) != self._logged:
+        if (isinstance(error, AuthenticationError) or self._tries > LOGGED_AFTER) and str(
+            error
+        ) != self._logged:
             self._logged = str(error)
             self._report(Event("agent-not-connected", note=error, every=f"{seconds:.0f}"))
