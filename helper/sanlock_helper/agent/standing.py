@@ -213,7 +213,7 @@ class StandingAgent:
         event_loop.start()
         self._keep_in_memory()
         WORKERS.start(self._watch.run, ())
-        # Garbage is collected at rest, by _wait(); what is there now stays, and need not be passed over then.
+        # Garbage is collected at rest, by wait(); what is there now stays, and need not be passed over then.
         gc.disable()
         gc.freeze()
         while self._take_lock():
@@ -293,7 +293,7 @@ class StandingAgent:
             # What can be done before a request comes is done now.
             agent = self._begin(known)
             self._learn_grace()
-            self._wait()
+            self.wait()
             if self._wakes.is_something_gone and not self._spool.is_in_place():
                 self._journal.report(Event("agent-without-spool"))
                 return False
@@ -311,7 +311,7 @@ class StandingAgent:
         self._sanlock = daemon_run(run_dir())
         self._requests.use_grace(Grace())
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Sleep until the spool has to be read, or this process is to end; see to what it keeps meanwhile.
 
         Before each sleep garbage is collected: a try to connect that fails leaves some, and libvirtd may be

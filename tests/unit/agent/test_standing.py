@@ -69,13 +69,15 @@ def runtime(tmp_path: Path) -> Path:
 def rest(runtime: Path, waits: Waits) -> Spool:
     """Have an agent rest over the spool in RUNTIME until WAITS ends it; its spool."""
     spool = Spool.open(str(runtime), os.geteuid())
-    agent = StandingAgent("test:///default", spool, RecordedJournal(), waits)  # type: ignore[arg-type]
-    agent._kept = agent._renewal = Rested()  # type: ignore[assignment]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("KeptConnections", "Renewal"):
+            patch.setattr(standing, name, lambda *_: Rested())
+        agent = StandingAgent("test:///default", spool, RecordedJournal(), waits)  # type: ignore[arg-type]
     assert spool.take_first() == TAKEN
     # As run() does: the heap of a suite takes long to collect.
     gc.freeze()
     try:
-        agent._wait()
+        agent.wait()
     finally:
         gc.unfreeze()
     return spool

@@ -79,6 +79,6 @@ def standing(spool: Spool, tmp_path: Path) -> StandingAgent:
 
 @pytest.mark.usefixtures("collected_by_hand")
 def test_tries_that_fail_leave_nothing(spool: Spool, tmp_path: Path) -> None:
-    standing(spool, tmp_path)._wait()
+    standing(spool, tmp_path).wait()
     # What the last try has left.
     assert gc.collect() < 200

@@ -375,7 +375,9 @@ def test_a_start_that_is_refused_is_tried_again(off: Scene) -> None:
     assert off.world.vm == OFF
 
 
-def test_killed_right_after_the_start(off: Scene) -> None:
+def kill_after_the_start(off: Scene) -> None:
+    """A recovery is killed as soon as libvirtd has started the domain."""
+
     def kill(name: str) -> None:
         if name == "created":
             raise Killed
@@ -384,6 +386,10 @@ def test_killed_right_after_the_start(off: Scene) -> None:
     with pytest.raises(Killed):
         off.visit()
     off.world.before_call = lambda name: None
+
+
+def test_killed_right_after_the_start(off: Scene) -> None:
+    kill_after_the_start(off)
     assert off.visit().text.startswith("found off, started by an earlier recovery, verified running")
     assert off.world.started == 1
 
@@ -429,15 +435,7 @@ def test_a_run_that_has_no_lease_is_ended_at_once(tmp_path: Path, action: str, p
 def test_a_run_of_another_recovery_that_has_no_lease_is_left_alone(off: Scene) -> None:
     """It may be an administrator's, started after a recovery that had noted its start was killed."""
     without_lease(off)
-
-    def kill(name: str) -> None:
-        if name == "created":
-            raise Killed
-
-    off.world.before_call = kill
-    with pytest.raises(Killed):
-        off.visit()
-    off.world.before_call = lambda name: None
+    kill_after_the_start(off)
     off.world.held = None
     found = off.visit()
     assert found.verdict is Verdict.AGAIN
