@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,20 @@ def is_kept(path: str, there: bool, mapped: set[str], held: set[str]) -> bool:
     return os.path.realpath(parent) in held or parent == "/"
 
 
+@contextmanager
+def traced(stack: Stack, pid: int, trace: Path) -> Iterator[None]:
+    """The calls of process PID of STACK that name files, into TRACE, until the end of the block."""
+    outside = outside_pid(stack, pid)
+    words = ["strace", "-f", "-qq", "-e", CALLS, "-o", str(trace), "-p", str(outside)]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as strace:
+        try:
+            status = Path(f"/proc/{outside}/status")
+            wait_for(lambda: f"TracerPid:\t{strace.pid}\n" in status.read_text(), 5, "strace")
+            yield
+        finally:
+            strace.send_signal(signal.SIGINT)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("login", [False, True])
 def test_no_file_of_a_disk_is_opened(stack: Stack, login: bool) -> None:
@@ -85,13 +101,7 @@ def test_no_file_of_a_disk_is_opened(stack: Stack, login: bool) -> None:
     # The others are opened when the first has logged in, and with that has loaded what a login needs.
     wait_for(lambda: connections(stack) >= CONNECTIONS, 10, "its connections")
     mapped, held = kept_by(stack, pid)
-    trace = stack.path("/run/trace-agent")
-    outside = outside_pid(stack, pid)
-    words = ["strace", "-f", "-qq", "-e", CALLS, "-o", str(trace), "-p", str(outside)]
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as strace:
-        wait_for(
-            lambda: f"TracerPid:\t{strace.pid}\n" in Path(f"/proc/{outside}/status").read_text(), 5, "strace"
-        )
+    with traced(stack, pid, stack.path("/run/trace-agent")):
         time.sleep(0.5)
         script = (
             f'strace -f -qq -e {CALLS} -o /run/trace-$2-$1 "$0" {URI} $1 $2 </dev/null >/dev/null 2>&1 & wait'
@@ -100,7 +110,6 @@ def test_no_file_of_a_disk_is_opened(stack: Stack, login: bool) -> None:
             action = "pause" if one is domain else "poweroff"
             stack.run("sh", "-c", script, str(HELPER), one.uuid, action)
         wait_for(lambda: len(outcomes(stack)) == 2, 10, "both outcomes")
-        strace.send_signal(signal.SIGINT)
     assert all(": done after" in line for lines in outcomes(stack).values() for line in lines), messages(
         stack
     )
@@ -121,16 +130,9 @@ def test_a_warning_reads_no_disk(stack: Stack) -> None:
     wait_for(lambda: connections(stack) >= CONNECTIONS, 10, "its connections")
     mapped, held = kept_by(stack, pid)
     trace = stack.path("/run/trace-watch")
-    outside = outside_pid(stack, pid)
-    words = ["strace", "-f", "-qq", "-e", CALLS, "-o", str(trace), "-p", str(outside)]
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as strace:
-        try:
-            status = Path(f"/proc/{outside}/status")
-            wait_for(lambda: f"TracerPid:\t{strace.pid}\n" in status.read_text(), 5, "strace")
-            stack.storage.fail()
-            logged(stack, "about to lose lockspace", 15)
-        finally:
-            strace.send_signal(signal.SIGINT)
+    with traced(stack, pid, trace):
+        stack.storage.fail()
+        logged(stack, "about to lose lockspace", 15)
     text = trace.read_text()
     assert "/run/libvirt/qemu/held.xml" in text
     late = sorted(path for path, there in named(text) if not is_kept(path, there, mapped, held))
