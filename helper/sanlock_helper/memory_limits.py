@@ -46,14 +46,15 @@ def require_memory(path: str = "/proc/self/limits", unit: str = "sanlock.service
         raise MemoryError(f"{why}: {remedy}")
     if any(_soft(limits, name) is not None for name, _, _ in NEEDED):
         _thread.stack_size(STACK_BYTES)
-        _allocate_from_one_arena()
+        allocate_from_one_arena()
 
 
-def _allocate_from_one_arena() -> None:
+def allocate_from_one_arena() -> None:
     """Have all threads allocate from one arena, where the C library is glibc.
 
     Each thread's own reserves 64 MiB of address space, and 128 for a moment: an allocation of another thread
-    that fails in that moment ends the process (g_malloc()).
+    that fails in that moment ends the process (g_malloc()).  And for its ninth arena glibc looks up how many
+    processors there are, below /sys (arena_get2() in malloc/arena.c), which an agent that stands must not.
     """
     try:
         import ctypes

@@ -23,6 +23,7 @@ from ..invocation import EXIT_DONE, EXIT_FAILED
 from ..journal import Journal
 from ..leases.grace import Grace
 from ..leases.sanlock_daemon import daemon_run, join_sanlock_group, run_dir
+from ..memory_limits import allocate_from_one_arena
 from ..spool import HELD, LIFE_SECONDS, RUNTIME_DIR, TAKEN, Spool, SpoolError
 from ..threads import WORKERS
 from ..virt import AHEAD, IN_FLIGHT, event_loop
@@ -71,6 +72,7 @@ def stand(uri: str) -> int:
     if limit < _LEAST_DESCRIPTORS:
         why = f"open files are limited to {limit}, and {_LEAST_DESCRIPTORS} are needed"
         raise PermanentError("stand", why, f"set LimitNOFILE= of {UNIT} to more")
+    allocate_from_one_arena()
     wakes = Wakes()
     journal = Journal()
     join_sanlock_group(run_dir())
