@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""For all suites: the signals that a test's commands begin with, and tests that run without coverage."""
+"""For all suites: the signals of a test's commands, the machine's own spool, and tests without coverage."""
 
 from __future__ import annotations
 
@@ -8,14 +8,33 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+SPOOL = Path("/run/virt-sanlock-helper/requests")
 
 
 def pytest_configure() -> None:
     """A shell's background job begins with SIGINT ignored, and each command of a test would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machines_spool() -> Iterator[None]:
+    """No request goes into the machine's own spool, where another test's process might serve it."""
+    before = changed_at(SPOOL)
+    yield
+    assert changed_at(SPOOL) == before, "a test runs the helper without tests/private_run.py"
+
+
+def changed_at(path: Path) -> int | None:
+    """The time of the last change of PATH, None where there is none, or none that this user may read."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.private_run import PRIVATE_RUN
+
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 BARE = {"PATH": os.defpath}
-# The spool in a /run of its own, not in the machine's.
-PRIVATE = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", '/bin/mount -t tmpfs run /run && exec "$@"', "sh"]
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and limits need root")
 
@@ -72,7 +72,7 @@ def test_a_process_that_aborts_leaves_none(daemon: SilentDaemon, tmp_path: Path,
     words = [daemon.uri if word == "URI" else word for word in CALLS[name]]
     # The shell becomes the program: its pid is the program's.
     script = f'cd "{folder}" && ulimit -c unlimited && exec "$@"'
-    command = [*PRIVATE, "/bin/sh", "-c", script, "sh", *words]
+    command = [*PRIVATE_RUN, "/bin/sh", "-c", script, "sh", *words]
     with subprocess.Popen(command, env=BARE, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
             connection = daemon.accept()
@@ -90,7 +90,7 @@ def test_a_process_that_aborts_leaves_none(daemon: SilentDaemon, tmp_path: Path,
 def test_a_lower_limit_is_no_failure() -> None:
     script = 'ulimit -c 0 && exec "$@"'
     drop = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"]
-    command = [*PRIVATE, *drop, "/bin/sh", "-c", script, "sh", KILLPATH, "test:///default", UUID, "pause"]
+    command = [*PRIVATE_RUN, *drop, "/bin/sh", "-c", script, "sh", KILLPATH, "test:///default", UUID, "pause"]
     result = subprocess.run(command, env=BARE, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "verified paused" in result.stderr

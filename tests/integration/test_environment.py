@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.private_run import PRIVATE_RUN
+
 HELPER = Path(__file__).parents[2] / "helper"
 EXECUTABLES = {
     "the killpath": [str(HELPER / "libvirt_sanlock_helper"), "test:///default"],
@@ -28,8 +30,6 @@ MODULES = (
     "argparse",
 )
 
-# The spool in a /run of its own, not in the machine's.
-PRIVATE = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", '/bin/mount -t tmpfs run /run && exec "$@"', "sh"]
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
 
@@ -93,7 +93,7 @@ def test_it_runs_none_here(planted: tuple[Path, dict[str, str], Path], name: str
     program = EXECUTABLES[name]
     words = [*program, UUID, "pause"] if len(program) == 2 else [*program, "pause", UUID]
     result = subprocess.run(
-        [*PRIVATE, *words],
+        [*PRIVATE_RUN, *words],
         env=environ,
         cwd=folder,
         stdin=subprocess.DEVNULL,

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.private_run import PRIVATE_RUN
+
 HELPER = Path(__file__).parents[2] / "helper" / "libvirt_sanlock_helper"
 URI = "test:///default"
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
@@ -20,16 +22,10 @@ UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 BARE = {"PATH": os.defpath}
 
 
-# The spool in a /run of its own, not in the machine's.
-PRIVATE = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", '/bin/mount -t tmpfs run /run && exec "$@"', "sh"]
-if os.geteuid() != 0:
-    PRIVATE = []  # a spool that cannot be used is not needed either
-
-
 def helper(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     options.setdefault("env", BARE)
     options.setdefault("stdin", subprocess.DEVNULL)
-    command: list[Any] = [*PRIVATE, str(HELPER), *arguments]
+    command: list[Any] = [*PRIVATE_RUN, str(HELPER), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, **options)
 
 
@@ -111,24 +107,24 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     (gone / "libvirt.py").write_text("raise SystemExit('the wrong libvirt')")
     assert helper(URI, UUID, "poweroff", cwd=gone).returncode == 0
     command = f'cd "{gone}" && rm -r "{gone}" && exec "{HELPER}" {URI} {UUID} poweroff'
-    assert subprocess.run([*PRIVATE, "/bin/sh", "-c", command], env=BARE, check=False).returncode == 0
+    assert subprocess.run([*PRIVATE_RUN, "/bin/sh", "-c", command], env=BARE, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_standard_descriptors_do_not_matter(closed: str) -> None:
     command = f'exec "{HELPER}" {URI} {UUID} poweroff {closed}'
-    assert subprocess.run([*PRIVATE, "/bin/sh", "-c", command], env=BARE, check=False).returncode == 0
+    assert subprocess.run([*PRIVATE_RUN, "/bin/sh", "-c", command], env=BARE, check=False).returncode == 0
 
 
 def test_through_symbolic_links(tmp_path: Path) -> None:
     (tmp_path / "one").symlink_to(HELPER)
     (tmp_path / "two").symlink_to("one")
-    command = [*PRIVATE, str(tmp_path / "two"), URI, UUID, "poweroff"]
+    command = [*PRIVATE_RUN, str(tmp_path / "two"), URI, UUID, "poweroff"]
     assert subprocess.run(command, env=BARE, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def test_started_by_its_name_in_its_folder() -> None:
-    command = [*PRIVATE, "./libvirt_sanlock_helper", URI, UUID, "poweroff"]
+    command = [*PRIVATE_RUN, "./libvirt_sanlock_helper", URI, UUID, "poweroff"]
     assert subprocess.run(command, cwd=HELPER.parent, env=BARE, check=False).returncode == 0
 
 
@@ -168,7 +164,7 @@ def test_no_byte_code_is_written(tmp_path: Path) -> None:
         subprocess.run(["cp", "-r", str(HELPER.parents[1] / root), str(copy.parent / root)], check=True)
     for cache in tmp_path.rglob(ignore):
         subprocess.run(["rm", "-r", str(cache)], check=True)
-    command = [*PRIVATE, str(tmp_path / "helper" / HELPER.name), URI, UUID, "poweroff"]
+    command = [*PRIVATE_RUN, str(tmp_path / "helper" / HELPER.name), URI, UUID, "poweroff"]
     subprocess.run(command, env=BARE, check=True, stderr=subprocess.DEVNULL)
     assert list(tmp_path.rglob(ignore)) == []
 
@@ -177,7 +173,7 @@ def test_interrupted(tmp_path: Path) -> None:
     # No daemon listens there: it tries until it is interrupted.
     uri = f"qemu+unix:///system?socket={tmp_path}/none"
     process = subprocess.Popen(
-        [*PRIVATE, str(HELPER), uri, UUID, "pause"], env=BARE, stderr=subprocess.PIPE, text=True
+        [*PRIVATE_RUN, str(HELPER), uri, UUID, "pause"], env=BARE, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     assert "trying again" in process.stderr.readline()

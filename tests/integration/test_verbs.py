@@ -19,6 +19,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.private_run import PRIVATE_RUN
 from tests.schemas import validated
 
 COMMAND = str(Path(__file__).parents[2] / "helper/virt-sanlock-helper")
@@ -69,7 +70,7 @@ def words(verb: str, journal: str) -> tuple[list[str], int]:
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run without a terminal."""
     return subprocess.run(
-        [COMMAND, *arguments],
+        [*PRIVATE_RUN, COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -81,9 +82,8 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 def terminal(*arguments: str, **environ: str) -> pexpect.spawn[str]:
     """Run in a pseudo-terminal of its own."""
     env = {**os.environ, "TERM": "xterm", **environ}
-    return pexpect.spawn(
-        COMMAND, list(arguments), env=env, encoding="utf-8", timeout=30, dimensions=(50, 300)
-    )
+    words = [*PRIVATE_RUN, COMMAND, *arguments]
+    return pexpect.spawn(words[0], words[1:], env=env, encoding="utf-8", timeout=30, dimensions=(50, 300))
 
 
 def finish(child: pexpect.spawn[str]) -> tuple[str, int]:

@@ -23,6 +23,7 @@ from sanlock_helper.errors import PermanentError
 from sanlock_helper.history.journal_entries import Entry
 from sanlock_helper.history.outages import events_of
 from sanlock_helper.journal import DEBUG_VARIABLE, Journal, log_debug, log_traceback, wants_debug
+from tests.private_run import PRIVATE_RUN
 
 HELPER = Path(__file__).parents[2] / "helper"
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
@@ -116,7 +117,7 @@ def test_a_defect_in_a_check_is_traced(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def helper(**environ: str) -> subprocess.CompletedProcess[str]:
-    command = [str(HELPER / "libvirt_sanlock_helper"), "test:///default", UUID, "pause"]
+    command = [*PRIVATE_RUN, str(HELPER / "libvirt_sanlock_helper"), "test:///default", UUID, "pause"]
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
 
 
