@@ -183,8 +183,8 @@ def test_a_vm_whose_calls_hang_holds_up_no_other(stack: Stack) -> None:
     assert pid is not None
     stack.signal(pid, signal.SIGSTOP)
     beside = time_to_pause()
-    # A quarter of a second is the machine's noise; the hung call is waited for for 10 s.
-    assert beside < 1.5 * alone + 0.25, (alone, beside)
+    # What waited for the hung call would wait for 10 s.
+    assert beside < alone + 5, (alone, beside)
 
 
 # Requests that meet

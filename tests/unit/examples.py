@@ -45,5 +45,6 @@ def pairs(first: int, second: int) -> Iterator[tuple[int, int]]:
 
 def load_profile() -> None:
     """Have hypothesis try so many examples where a test does not name a number of its own."""
-    settings.register_profile("this run", max_examples=part_of(100), derandomize=not RANDOM)
+    # The time of one example is the machine's load as much as it is the code's.
+    settings.register_profile("this run", max_examples=part_of(100), derandomize=not RANDOM, deadline=None)
     settings.load_profile("this run")

@@ -62,7 +62,6 @@ def test_inputs_as_hosts_change_them(name: str, here: dict[str, str]) -> None:
     @settings(
         derandomize=True,
         max_examples=part_of(200),
-        deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

@@ -498,7 +498,7 @@ class Helpers(RuleBasedStateMachine):
         assert self.world.requests() == []
 
 
-Helpers.TestCase.settings = settings(max_examples=part_of(100), stateful_step_count=60, deadline=None)
+Helpers.TestCase.settings = settings(max_examples=part_of(100), stateful_step_count=60)
 TestHelpers: Callable[..., Any] = Helpers.TestCase
 
 

@@ -79,7 +79,7 @@ def test_a_pipe_has_no_width() -> None:
 @given(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=200), st.integers(20, 90), st.integers(0, 50)
 )
-@settings(max_examples=part_of(300), deadline=None)
+@settings(max_examples=part_of(300))
 def test_no_line_is_longer_and_no_word_is_lost(text: str, width: int, indent: int) -> None:
     text = printable(text)
     lines = plain_text(wrap([Piece(text)], width, indent))
@@ -98,7 +98,7 @@ WORDS = st.lists(
 
 
 @given(WORDS, st.integers(20, 60), st.integers(0, 10))
-@settings(max_examples=part_of(60), deadline=None)
+@settings(max_examples=part_of(60))
 def test_a_command_that_is_broken_works_when_it_is_pasted(words: list[str], width: int, used: int) -> None:
     lines = continued(f"show {shlex.join(words)}", width, used)
     assert all(cells(line) + (used if number == 0 else 0) <= width for number, line in enumerate(lines))
@@ -139,7 +139,7 @@ def test_the_commands_of_a_remedy(remedy: str, commands: list[str]) -> None:
 
 
 @given(st.text(st.sampled_from("rm ls;:,()'\"\\ sed virsh a/-")))
-@settings(max_examples=part_of(300), deadline=None)
+@settings(max_examples=part_of(300))
 def test_any_remedy_is_taken_apart_without_loss(remedy: str) -> None:
     assert "".join(piece.text for piece in pieces_of(remedy)) == remedy
 

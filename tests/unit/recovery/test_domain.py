@@ -1053,7 +1053,7 @@ class Luck:
 EVENTS = sorted(name for name in vars(Luck) if not name.startswith("_") and name != "check")
 
 
-@settings(max_examples=part_of(300), deadline=None)
+@settings(max_examples=part_of(300))
 @given(
     action=st.sampled_from(["pause", "poweroff"]),
     noted=st.sampled_from(["lost", "late", "healthy"]),
