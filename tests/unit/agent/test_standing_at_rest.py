@@ -51,10 +51,12 @@ class Wakes:
 
 @pytest.fixture
 def collected_by_hand() -> Iterator[None]:
-    """As StandingAgent.run() has it."""
+    """As StandingAgent.run() has it: what is there now is not passed over before each sleep."""
     gc.collect()
     gc.disable()
+    gc.freeze()
     yield
+    gc.unfreeze()
     gc.enable()
 
 
