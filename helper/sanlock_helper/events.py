@@ -259,7 +259,7 @@ HOST_KINDS = {
         "note",
         f"lockspace {{lockspace}}: {_NOT_RENEWED}",
         "lockspace {lockspace}: no renewal for {seconds} s; sanlock does not give it up (no_timeout), and "
-        "these go on: {names}",
+        "its VMs go on: {names}",
     ),
     "loss-near": Kind(
         "0d434500ab0a491dae2549b1d3482272",
@@ -383,7 +383,9 @@ RECOVERY_HOST_KINDS = {
         "89faca827424471f9abac9f3e36ac8c6",
         "warning",
         "note",
-        "waiting for lockspace {lockspace} since {seconds} s: {note}; trying again",
+        "waiting for lockspace {lockspace} for {seconds} s: {note}; trying again, off or paused until then: "
+        "{names}",
+        "waiting for lockspace {lockspace} for {seconds} s: {note}; trying again",
     ),
     "lockspace-joined": Kind(
         "fe769815d89548c39693bb80b5a28384",

@@ -31,6 +31,8 @@ def test_the_catalogue_explains_each_kind() -> None:
         assert means.strip()
         assert safe.startswith("Is the VM safe? "), subject
         assert todo.startswith("What to do: "), subject
+        # The page joins the lines of a paragraph: a command would have a blank in it.
+        assert not re.search(r"-$", entry, re.MULTILINE), subject
         # Fields that an entry may lack would leave a hole in the text.
         assert set(re.findall(r"@(\w+)@", entry)) <= {"DOMAIN_UUID"}, subject
 

@@ -56,7 +56,7 @@ def warning(renewals: Renewals, dependents: Dependents | None, now: float, wall:
     )
 
 
-_NOT_KNOWN = "of which VMs is not known"
+_NOT_KNOWN = "sanlock does not report which VMs have a lease in it"
 
 
 def _fates(dependents: Dependents | None, grace: int) -> str:

@@ -15,7 +15,7 @@ from ..leases.lockspaces import ABSENT, FAILING, JOINED, JOINING, LEAVING, NOT_T
 from ..records.record import Record
 from ..threads import one_at_a_time
 from ..virt.qemu_sanlock_conf import LOCKSPACE
-from .pending_domain import PendingDomain
+from .pending_domain import PendingDomain, names_in_short
 
 FIRST_DELAY = 1.0
 LAST_DELAY = 30.0
@@ -262,10 +262,13 @@ class LockspaceWaits:
         space_wait.failures += 1
         space_wait.next_try = now + delay(now - space_wait.since)
         if self._repeats.is_due(name, why, now):
-            seconds = f"{now - space_wait.since:.0f}"
-            self._journal.report(
-                Event("lockspace-awaited", RECOVER, lockspace=name, seconds=seconds, note=why)
-            )
+            waiting = [
+                pending.record.name
+                for pending in self._pending.values()
+                if pending.wants_lockspaces and name in self.needs(pending)
+            ]
+            parts = {"seconds": f"{now - space_wait.since:.0f}", "names": names_in_short(waiting)}
+            self._journal.report(Event("lockspace-awaited", RECOVER, lockspace=name, note=why, **parts))
 
     def _became_joined(self, name: str, space_wait: LockspaceWait) -> None:
         now = self._clock()

@@ -22,7 +22,7 @@ from ..virt.host_conf import HostConf
 from .domain import DomainRecovery
 from .lockspace_waits import FIRST_DELAY, LAST_DELAY, REPEAT_SECONDS, LockspaceWaits, StartThread, delay
 from .order import RecoveryOrder, is_untried
-from .pending_domain import DomainPhase, PendingDomain
+from .pending_domain import DomainPhase, PendingDomain, names_in_short
 from .stopped_guests import wait_before
 from .verdict import GONE, RAN_UNPROTECTED, UNPROTECTED, Verdict, VisitResult
 
@@ -56,11 +56,6 @@ def _remedy(record: Record, why: str) -> str:
     if why.startswith(UNPROTECTED):
         return f"virsh destroy {domain}, then virsh start {domain}"
     return f"virt-sanlock-helper recover --resume-anyway {domain}, or destroy and start it"
-
-
-def names_in_short(names: list[str]) -> str:
-    """The first twenty of NAMES: an outage may have hundreds."""
-    return f"{', '.join(sorted(names)[:20])}{', …' if len(names) > 20 else ''}"
 
 
 def _event(kind: str, pending: PendingDomain, **parts: object) -> Event:
@@ -159,7 +154,7 @@ class Recovery:
         if since is not None and since != self._logged_hold and waiting:
             self._logged_hold = since
             count = len(waiting) if len(waiting) > 1 else None
-            names = names_in_short([pending.record.name for pending in waiting])
+            names = names_in_short(pending.record.name for pending in waiting)
             self._journal.report(
                 Event("recovery-waits", RECOVER, count=count, since=moment(since), names=names)
             )
@@ -209,7 +204,7 @@ class Recovery:
         for uuid, pending in list(self._pending.items()):
             if uuid not in records or records[uuid].time != pending.record.time:
                 self._end(pending)
-                # A guest that stops again and again for the same reason is one story.
+                # A guest that stops again and again for the same reason is logged once in REPEAT_SECONDS.
                 if uuid not in records or not records[uuid].tries:
                     self._repeats.forget(uuid)
         for uuid, record in records.items():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 
 from ..records.record import Record
@@ -97,3 +98,9 @@ class PendingDomain:
     def wants_lockspaces(self) -> bool:
         """Whether the lockspaces that it needs have to be joined, and to stay so."""
         return self.ready or self.verdict is Verdict.WAIT
+
+
+def names_in_short(names: Iterable[str]) -> str:
+    """The first twenty of NAMES: an outage may have hundreds."""
+    every = sorted(names)
+    return f"{', '.join(every[:20])}{', …' if len(every) > 20 else ''}"

@@ -271,7 +271,7 @@ def test_one_without_a_timeout_is_warned_of_once() -> None:
     world.failing = {"space"}
     world.pass_time(500)
     assert world.lines == [
-        "lockspace space: no renewal for 30 s; sanlock does not give it up (no_timeout), and these go on: "
+        "lockspace space: no renewal for 30 s; sanlock does not give it up (no_timeout), and its VMs go on: "
         "db1, process 7 lvmlockd, vm1"
     ]
     world.failing = set()
@@ -318,7 +318,7 @@ def test_a_lockspace_that_no_vm_uses() -> None:
 
 
 def test_what_is_not_known() -> None:
-    assert fates(None).parts["fates"] == "of which VMs is not known"
+    assert fates(None).parts["fates"] == "sanlock does not report which VMs have a lease in it"
 
 
 def test_without_a_watchdog() -> None:

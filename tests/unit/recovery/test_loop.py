@@ -177,7 +177,8 @@ def test_it_waits_for_the_storage(host: Host) -> None:
     assert apart == sorted(apart)
     warnings = [line for level, line in host.journal.lines if level == "warning"]
     assert len(warnings) == 1
-    assert "waiting for lockspace LS since 0 s: join: input or output error" in warnings[0]
+    assert warnings[0].startswith("recover: waiting for lockspace LS for 0 s: join: input or output error")
+    assert warnings[0].endswith("; trying again, off or paused until then: vm1")
     assert any("lockspace LS joined again at try" in line for _, line in host.journal.lines)
     text = "\n".join(line for lines in host.shown for line in lines)
     wanted = r"lockspace LS: waited for 5\d s, next try in 4 s, then 1 to bring back \(vm1\): join: input or"
