@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..virt.api import VirConnect, VirDomain
 
-# A libvirtd that is away is logged by kept_connections.py: this is for one that lets other connections in.
+# A libvirtd that is away is logged by kept_connections.py: this is for one that takes other connections.
 _LOGGED_TRY = 8
 
 # How long QEMU may take to name the disks with an error.

@@ -14,7 +14,7 @@ from .pool import Connections
 # this process for each every five seconds.
 KEPT, KEPT_TO_OTHERS = 1, 1
 
-# When libvirtd does not let this program in, or is away, it is asked again after so many seconds.
+# When libvirtd refuses the login, or is away, it is asked again after so many seconds.
 FIRST_RETRY, LAST_RETRY = 0.5, 10.0
 # An account is locked after a few refusals.  A request has its own try: see pool.LOGIN_SECONDS.
 REFUSED_RETRY = 300.0

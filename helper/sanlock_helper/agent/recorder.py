@@ -165,7 +165,7 @@ class RecoveryRecorder:
 
     def _add_leases(self, record: Record, pid: int) -> None:
         if self._silences >= SANLOCK_TRIES:
-            record.unknown = "sanlock: it did not answer for others"
+            record.unknown = "sanlock did not answer for other domains, and was not asked for this one"
             return
         try:
             record.lockspaces, found = call_with_timeout(

@@ -74,8 +74,8 @@ def check_agent(agent: AgentState | None, states: Mapping[str, str] | None) -> F
     if agent is not None and agent.is_stopped:
         return warned(described_state(agent), f"kill -CONT {agent.pid}")
     if agent is not None:
-        return passed(f"stands since {moment(agent.since)}: {described_state(agent)}")
-    found = "none stands: the first process of an outage becomes the agent, and starts from disk"
+        return passed(f"ready since {moment(agent.since)}: {described_state(agent)}")
+    found = "no agent stands ready: the first process of an outage becomes the agent, and starts from disk"
     if states is None or states[AGENT_UNIT] in ("not-found", "masked", "disabled"):
         return passed(found)
     return warned(found, f"systemctl enable --now {AGENT_UNIT}")

@@ -296,7 +296,7 @@ def _print(view: View, arguments: argparse.Namespace) -> None:
     _print_outage(view)
     agent = _agent()
     if agent is not None:
-        print(f"\nthe agent stands since {moment(agent.since)}: {described_state(agent)}")
+        print(f"\nthe agent has been ready since {moment(agent.since)}: {described_state(agent)}")
     for problem in view.problems:
         warn(problem)
     sys.stdout.flush()
