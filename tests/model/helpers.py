@@ -415,7 +415,7 @@ def _install_standing(patch: pytest.MonkeyPatch, system: Posix) -> None:
         start=lambda: None,
         keep=lambda connection, closed: None,
         close=lambda handle: None,
-        HOLD=nullcontext(),
+        THROTTLE=nullcontext(),
     )
     patch.setattr(standing_module, "event_loop", loop)
     patch.setattr(standing_module, "WORKERS", SimpleNamespace(start=lambda run, arguments: None))

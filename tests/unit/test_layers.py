@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -70,21 +71,34 @@ def test_an_arrow_that_is_not_allowed_is_found(tmp_path: Path) -> None:
         assert forbidden(tmp_path) == {arrow}
 
 
+def differ_by_a_letter(one: str, other: str) -> bool:
+    """Whether a letter that is changed, added or left out makes OTHER of ONE."""
+    if len(one) == len(other):
+        return sum(a != b for a, b in zip(one, other)) == 1
+    short, long = sorted((one, other), key=len)
+    return any(long[:at] + long[at + 1 :] == short for at in range(len(long)))
+
+
 def test_no_two_modules_have_names_that_differ_by_a_letter() -> None:
-    stems = {
-        (str(path.relative_to(TOP)), path.stem)
-        for path in TOP.rglob("*.py")
-        if path.stem != "__init__" and "verbs" not in path.parts and "checks" not in path.parts
-    }
-    names = [stem for _, stem in stems if stem != "main"]
-    close = {
-        (one, two)
-        for one in names
-        for two in names
-        if one != two and two in (one + "s", one + "e", one + "d")
-    }
-    assert close == set()
-    assert len(names) == len(set(names))
+    # A verb's module has the verb's name, and the module of checks that of what they examine.
+    paths = [path for path in TOP.rglob("*.py") if path.stem not in ("__init__", "main")]
+    names = sorted({path.stem for path in paths if path.parent.name != "verbs"})
+    assert [pair for pair in combinations(names, 2) if differ_by_a_letter(*pair)] == []
+    own = [path.stem for path in paths if path.parent.name not in ("verbs", "checks")]
+    assert len(own) == len(set(own))
+    for one, other in (("hold", "held"), ("pool", "spool"), ("domain", "domains"), ("name", "named")):
+        assert differ_by_a_letter(one, other)
+    assert not differ_by_a_letter("finding", "remedies")
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    """One word has one meaning: a reader who finds a class by its name finds the one that is meant."""
+    homes: dict[str, list[str]] = {}
+    for path in sorted(TOP.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(str(path.relative_to(TOP)))
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}
 
 
 def test_no_test_imports_another_one() -> None:

@@ -28,6 +28,7 @@ from ..virt.connection import is_embedded, is_local
 from .actions import ACTIONS
 from .apart import Apart
 from .attempt import Attempt, Progress
+from .connection_pool import LOGIN_SECONDS, Connection, Connections
 from .descriptors import lacks_descriptor
 from .intake import POLL_SECONDS, Intake
 from .jobs import (
@@ -43,7 +44,6 @@ from .jobs import (
     Slots,
 )
 from .outcomes import Outcome
-from .pool import LOGIN_SECONDS, Connection, Connections
 from .preparation import prepare
 from .requests import Receipt, Request, Requests
 

@@ -14,7 +14,7 @@ from ..escapes import quoted
 from ..events import Event
 from ..virt import AHEAD, IN_FLIGHT
 from .attempt import Progress
-from .pool import Connection
+from .connection_pool import Connection
 from .requests import Request
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 from ..errors import AuthenticationError, HelperError, TransientError, described
 from ..events import Event
-from .pool import Connections
+from .connection_pool import Connections
 
 # Kept to the one URI, and to each that requests named, beside the one for events: libvirtd's keepalive wakes
 # this process for each every five seconds.
@@ -16,7 +16,7 @@ KEPT, KEPT_TO_OTHERS = 1, 1
 
 # When libvirtd refuses the login, or is away, it is asked again after so many seconds.
 FIRST_RETRY, LAST_RETRY = 0.5, 10.0
-# An account is locked after a few refusals.  A request has its own try: see pool.LOGIN_SECONDS.
+# An account is locked after a few refusals.  A request has its own try: see connection_pool.LOGIN_SECONDS.
 REFUSED_RETRY = 300.0
 
 # What cannot be closed yet, since it is being opened or a call over it hangs, is tried again after so many.

@@ -29,12 +29,12 @@ from ..threads import WORKERS
 from ..virt import AHEAD, IN_FLIGHT, event_loop
 from ..virt.connection import connect, is_local
 from .agent import Agent
+from .connection_pool import Connections
 from .descriptors import Descriptors
 from .domain_events import DomainEvents
 from .io_errors import IOErrors
 from .kept_connections import KeptConnections
 from .kept_files import KeptFiles, Memory, MemoryLockError, Renewal, own_executable
-from .pool import Connections
 from .renewal_watch import watch_host
 from .requests import Requests
 from .service import make_host, preload, prepare_process
@@ -355,7 +355,7 @@ class StandingAgent:
 
     def _work(self, agent: Agent) -> set[str]:
         """Have AGENT serve what is in the spool; returns what is left to be logged."""
-        with event_loop.HOLD:
+        with event_loop.THROTTLE:
             while agent.tick():
                 pass
         return agent.left()

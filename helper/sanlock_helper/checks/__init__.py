@@ -2,5 +2,5 @@
 """Is this host ready to lose its storage?
 
 A check is a function with the name, what is wanted, and what it reads: registry.py.  facts.py reads the host,
-plan.py has the order, cli/findings.py prints.
+plan.py has the order, cli/check_lines.py prints.
 """

@@ -26,7 +26,7 @@ _DOT = r"\\x2e"
 
 
 @dataclass(frozen=True)
-class Entry:
+class FstabEntry:
     """A line of fstab(5), counted from 1: the mount point and the options."""
 
     line: int
@@ -34,14 +34,14 @@ class Entry:
     options: frozenset[str]
 
 
-def parse_fstab(text: str) -> list[Entry]:
+def parse_fstab(text: str) -> list[FstabEntry]:
     """The entries of fstab(5)."""
     found = []
     for number, line in enumerate(text.split("\n"), 1):
         words = line.split()
         if len(words) >= 3 and not words[0].startswith("#"):
             options = frozenset(words[3].split(",")) if len(words) > 3 else frozenset()
-            found.append(Entry(number, unescape(words[1]).rstrip("/") or "/", options))
+            found.append(FstabEntry(number, unescape(words[1]).rstrip("/") or "/", options))
     return found
 
 
@@ -91,7 +91,9 @@ def _has_to_be_mounted(mount: Mount) -> bool:
     return mount.point != "/" and (mount.fstype in SHARED or mount.fstype.startswith("fuse"))
 
 
-def _found(mount: Mount, entries: Iterable[Entry], files: UnitFiles, cib: str, mountinfo: str) -> BootMount:
+def _found(
+    mount: Mount, entries: Iterable[FstabEntry], files: UnitFiles, cib: str, mountinfo: str
+) -> BootMount:
     entry = next((entry for entry in entries if entry.point == mount.point), None)
     if entry is not None:
         waits = "noauto" in entry.options and "x-systemd.automount" not in entry.options

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from . import (
     auth_conf,
+    boot,
     configuration,
-    domains,
+    domain_definitions,
     killpath,
     lease_dir,
     leases,
@@ -19,7 +20,6 @@ from . import (
     sanlock,
     sanlock_options,
     selinux,
-    services,
     storage_pools,
     system,
 )
@@ -29,8 +29,8 @@ from .registry import Check, registered
 GROUPS = (
     ("Installation", (killpath, selinux, runtime)),
     ("libvirt", (libvirtd, auth_conf, configuration)),
-    ("sanlock", (sanlock, sanlock_options, services, lockspace_files)),
-    ("Leases", (lease_dir, mounts, leases, domains, storage_pools)),
+    ("sanlock", (sanlock, sanlock_options, boot, lockspace_files)),
+    ("Leases", (lease_dir, mounts, leases, domain_definitions, storage_pools)),
     ("Recovery", (recovery,)),
     ("Host", (multipath, system)),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..history.current_outage import ABSENT, LockspaceRow, Outage
+from ..history.current_outage import ABSENT, CurrentOutage, LockspaceRow
 from ..leases.renewals import LOST, NEAR, REMOVED, RENEWED, Renewals
 from .terminal import iso, moment, plain
 from .wrapping import Piece
@@ -61,7 +61,7 @@ def _verb(number: int, plural: str) -> str:
     return f"{plural}s" if number == 1 else plural
 
 
-def outage_line(outage: Outage) -> Piece:
+def outage_line(outage: CurrentOutage) -> Piece:
     """What was done in OUTAGE so far, and what recovery has to do still."""
     done = ", ".join(f"{number} {kind}" for kind, number in outage.outcomes.items()) or "nothing on record"
     waits = f"{_domains(outage.waiting)} {_verb(outage.waiting, 'wait')} for recovery"
@@ -94,7 +94,7 @@ def lockspace_json(row: LockspaceRow, now: float) -> dict[str, Any]:
     return found
 
 
-def outage_json(outage: Outage | None) -> dict[str, Any] | None:
+def outage_json(outage: CurrentOutage | None) -> dict[str, Any] | None:
     """OUTAGE for programs."""
     return outage and {
         "began": iso(outage.began),

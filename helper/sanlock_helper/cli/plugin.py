@@ -7,7 +7,7 @@ Source: the guidelines of the Monitoring Plugins project, which Nagios, Icinga a
 from __future__ import annotations
 
 from ..checks.finding import FAIL, PASS, WARN, Finding
-from .findings import summary
+from .check_lines import summary
 
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 _WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")

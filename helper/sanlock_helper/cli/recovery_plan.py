@@ -9,8 +9,8 @@ from typing import Any
 from libvirt_auth.uri import URI
 
 from ..errors import TransientError
-from ..records.hold import RELEASE, Hold
 from ..records.record import Record
+from ..records.recovery_hold import RELEASE, Hold
 from ..recovery.dry_run import Plan, PlannedDomain, Step
 from ..threads import within
 from ..virt.host_conf import PATH, TIME, HostConf, read_host_conf, unread

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from ..errors import UsageError
 from ..escapes import printable
-from .remedies import pieces_of
+from .remedy_parts import pieces_of
 from .text_width import ENVIRON, cells, columns_of
 from .wrapping import Line, Piece, wrap
 

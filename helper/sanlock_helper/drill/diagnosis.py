@@ -42,7 +42,7 @@ class Observed:
 
 
 @dataclass(frozen=True)
-class Sanlock:
+class RunningSanlock:
     """The daemon as the helper inherits from it.
 
     path: the killpath; seen: a path to the file that sanlock sees there.  prefix: a command that runs another
@@ -63,9 +63,9 @@ class Diagnosis:
     def __init__(
         self,
         observed: Observed,
-        sanlock: Sanlock,
+        sanlock: RunningSanlock,
         try_libvirtd: Callable[[], HelperError | None],
-        not_ours: Callable[[Sanlock], str] | None = None,
+        not_ours: Callable[[RunningSanlock], str] | None = None,
     ) -> None:
         """TRY_LIBVIRTD connects as the helper does, and returns what fails there; NOT_OURS is _not_ours()."""
         self._observed = observed
@@ -170,7 +170,7 @@ class Diagnosis:
         return Link(GIVEN_UP, HOLDS, "no lease held")
 
 
-def _not_ours(sanlock: Sanlock) -> str:
+def _not_ours(sanlock: RunningSanlock) -> str:
     """What the killpath is to SANLOCK, or why it does not run there; "" when it is this program."""
     command = [*sanlock.prefix, sanlock.path] if sanlock.prefix else ()
     return why_not_ours(sanlock.seen, sanlock.environ, command=command)

@@ -46,11 +46,11 @@ _ENDS = ("done", "not-done", "failed", "ignored")
 
 
 @dataclass(frozen=True)
-class Plan:
+class DrillSetup:
     """What is drilled: the names, the sanlock daemon and its user, what has been logged of a domain."""
 
     scratch: Scratch
-    sanlock: diagnosis.Sanlock
+    sanlock: diagnosis.RunningSanlock
     uid: int
     gid: int
     logged: Callable[[], list[LoggedLine]]
@@ -61,7 +61,7 @@ class Drill:
 
     def __init__(
         self,
-        plan: Plan,
+        setup: DrillSetup,
         subject: Subject,
         began: Callable[[Scratch, str], None],
         clock: Callable[[], float] = time.monotonic,
@@ -71,13 +71,13 @@ class Drill:
 
         CLOCK is CLOCK_MONOTONIC; PAUSE sleeps for so many seconds.
         """
-        self._plan = plan
-        self._scratch = plan.scratch
+        self._setup = setup
+        self._scratch = setup.scratch
         self.subject = subject
         self._began = began
         self._clock = clock
         self._pause = pause
-        self._files = LeaseFiles(plan.scratch)
+        self._files = LeaseFiles(setup.scratch)
         self._lost_at: float | None = None
         # From the loss to the goal.
         self.seconds: float | None = None
@@ -104,7 +104,7 @@ class Drill:
 
     def _join(self) -> str:
         scratch, began = self._scratch, self._clock()
-        self._files.make(self._plan.uid, self._plan.gid)
+        self._files.make(self._setup.uid, self._setup.gid)
         space = Lockspace(scratch.name, 1, scratch.lockspace_path, 0, IO_TIMEOUT)
         within(JOIN_SECONDS, f"join lockspace {scratch.name}", lambda: Sanlock().join(space))
         return f"{scratch.name} at {scratch.lockspace_path}, after {self._clock() - began:.1f} s"
@@ -123,7 +123,7 @@ class Drill:
         return what
 
     def _lose(self) -> Iterator[Link]:
-        run = HelperRun(self._scratch.uuid, self._plan.sanlock.seen, self._plan.logged)
+        run = HelperRun(self._scratch.uuid, self._setup.sanlock.seen, self._setup.logged)
         try:
             status = ask_sanlock().lockspace(self._scratch.name)
             self._began(self._scratch, status.values.get("space_id", "") if status else "")
@@ -182,7 +182,7 @@ class Drill:
 
     def _patience(self) -> float:
         """How long the goal is waited for, in seconds: what sanlock's own SIGKILL brings about is no goal."""
-        grace = self._plan.sanlock.grace
+        grace = self._setup.sanlock.grace
         return SAFE_SECONDS if grace is None else min(SAFE_SECONDS, max(0.0, grace - KILL_SECONDS))
 
     def _complete(self, run: HelperRun) -> Signs:
@@ -196,7 +196,7 @@ class Drill:
             self._pause(_STEP)
 
     def _diagnosed(self, observed: Observed) -> list[Link]:
-        sanlock = self._plan.sanlock
+        sanlock = self._setup.sanlock
         trial = functools.partial(try_libvirtd, URI, sanlock.environ, sanlock.prefix)
         return Diagnosis(observed, sanlock, trial).links()
 

@@ -36,7 +36,7 @@ class LockspaceRow(NamedTuple):
         return None if self.is_joined else ABSENT
 
 
-class Outage(NamedTuple):
+class CurrentOutage(NamedTuple):
     """The last one, while it is not over: when it began, in seconds since the epoch, and what came of it.
 
     outcomes: how many domains have each kind of OutageEvent as the outcome of their action.
@@ -95,7 +95,7 @@ def is_at_rest(rows: Iterable[LockspaceRow], now: float) -> bool:
 
 def current_outage(
     rows: Iterable[LockspaceRow], events: Iterable[OutageEvent], waiting: Mapping[str, Record], now: float
-) -> Outage | None:
+) -> CurrentOutage | None:
     """The outage of which a lockspace of ROWS is lost, or awaited by a domain; None where there is none.
 
     EVENTS are the past's, WAITING recovery's records by UUID.
@@ -107,4 +107,4 @@ def current_outage(
         return None
     last = outages[-1]
     kinds = Counter(domain.outcome.kind for domain in last.domains.values() if domain.outcome)
-    return Outage(last.lost[0] if last.lost else last.began, dict(kinds), len(waiting))
+    return CurrentOutage(last.lost[0] if last.lost else last.began, dict(kinds), len(waiting))

@@ -13,8 +13,8 @@ from ..events import RECOVER, Event, outcome_parts
 from ..journal import Journal, RepeatFilter, log_traceback
 from ..leases.held import Lockspace
 from ..leases.lockspaces import Sanlock
-from ..records.hold import RELEASE, moment
 from ..records.record import Record
+from ..records.recovery_hold import RELEASE, moment
 from ..records.store import RecordStore
 from ..virt import policy
 from ..virt.domain_argument import as_argument

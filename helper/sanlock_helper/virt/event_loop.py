@@ -19,12 +19,12 @@ KEEPALIVE_SECONDS = 30
 KEEPALIVE_COUNT = 1
 
 
-# While calls are made, the loop runs once in so many seconds: see Hold.
-HELD_SECONDS = 0.25
+# While calls are made, the loop runs once in so many seconds: see LoopThrottle.
+THROTTLED_SECONDS = 0.25
 
 
-class Hold:
-    """`with HOLD:` while many calls are made.  The loop runs now and then only, not whenever it is woken.
+class LoopThrottle:
+    """`with THROTTLE:` while many calls are made.  The loop runs now and then only, not whenever it is woken.
 
     Each call takes the connection's socket from the loop and gives it back, and wakes the loop for both
     (virNetClientIO() in libvirt src/rpc/virnetclient.c): that costs more than the call itself, and the caller
@@ -32,7 +32,7 @@ class Hold:
     is an answer to a keepalive, and the end of a connection that no call uses.
     """
 
-    def __init__(self, seconds: float = HELD_SECONDS) -> None:
+    def __init__(self, seconds: float = THROTTLED_SECONDS) -> None:
         """The loop runs once in so many SECONDS."""
         self._seconds = seconds
         self._lock = _thread.allocate_lock()
@@ -44,13 +44,13 @@ class Hold:
         self._lock.release()
 
     def wait(self) -> None:
-        """The loop: return once it is not held, or after the time."""
+        """The loop: return once it is not throttled, or after the time."""
         if self._lock.acquire(timeout=self._seconds):
             self._lock.release()
 
 
 # Of the one loop that a process has.
-HOLD = Hold()
+THROTTLE = LoopThrottle()
 
 
 def start() -> None:
@@ -68,7 +68,7 @@ def _run() -> None:
             libvirt.virEventRunDefaultImpl()
         except libvirt.libvirtError:
             return  # no loop: as in a process that keeps no connection
-        HOLD.wait()
+        THROTTLE.wait()
 
 
 def keep(connection: VirConnect, on_close: Callable[[], None]) -> None:

@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.agent import agent as agent_module
+from sanlock_helper.agent import connection_pool as connections
 from sanlock_helper.agent import jobs as jobs_module
-from sanlock_helper.agent import pool as connections
 from sanlock_helper.agent.attempt import Attempt
 from sanlock_helper.agent.outcomes import Outcome
 from sanlock_helper.agent.requests import Receipt, Request, Requests

@@ -7,6 +7,7 @@ from typing import Any, Callable
 
 import pytest
 
+from sanlock_helper.agent.connection_pool import Connections
 from sanlock_helper.agent.kept_connections import (
     FIRST_RETRY,
     KEPT,
@@ -15,7 +16,6 @@ from sanlock_helper.agent.kept_connections import (
     REFUSED_RETRY,
     KeptConnections,
 )
-from sanlock_helper.agent.pool import Connections
 from sanlock_helper.errors import AuthenticationError, TransientError
 from sanlock_helper.events import Event
 

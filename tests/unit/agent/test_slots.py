@@ -11,6 +11,7 @@ pytest.importorskip("libvirt")
 
 from sanlock_helper.agent import jobs
 from sanlock_helper.agent.attempt import Progress
+from sanlock_helper.agent.connection_pool import Connection
 from sanlock_helper.agent.jobs import (
     ENDED,
     GIVEN_UP,
@@ -22,7 +23,6 @@ from sanlock_helper.agent.jobs import (
     Slots,
     Stateful,
 )
-from sanlock_helper.agent.pool import Connection
 from sanlock_helper.agent.requests import Request
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline

@@ -12,15 +12,15 @@ import pytest
 
 pytest.importorskip("libvirt")
 
-from sanlock_helper.checks import mounts, services, unit_files
+from sanlock_helper.checks import boot, mounts, unit_files
+from sanlock_helper.checks.boot import Service, check_services
 from sanlock_helper.checks.facts import ConnectionAttempt, Facts, HostPaths
 from sanlock_helper.checks.hindered_units import freed, hindered_units
 from sanlock_helper.checks.lease_dir import LeasePlace, Mount, lease_mount
 from sanlock_helper.checks.libvirtd import check_libvirtd
-from sanlock_helper.checks.mounts import BootMount, Entry, check_mounts, parse_fstab, unit_name
+from sanlock_helper.checks.mounts import BootMount, FstabEntry, check_mounts, parse_fstab, unit_name
 from sanlock_helper.checks.plan import CHECKS
 from sanlock_helper.checks.sanlock_options import Options, UnitOptions, check_options, unit_options, written
-from sanlock_helper.checks.services import Service, check_services
 from sanlock_helper.checks.unit_files import UnitFiles
 from sanlock_helper.errors import TransientError
 from sanlock_helper.leases.sanlock_status import SanlockStatus
@@ -192,8 +192,8 @@ def test_where_sanlock_conf_has_what_options_were() -> None:
 def test_fstab() -> None:
     text = "# /a /b nfs\n\n/dev/sda1 / ext4 rw 0 1\ns:/e\\040x /my\\040dir/ nfs noauto,rw 0 0\nshort line\n"
     assert parse_fstab(text) == [
-        Entry(3, "/", frozenset(["rw"])),
-        Entry(4, "/my dir", frozenset(["noauto", "rw"])),
+        FstabEntry(3, "/", frozenset(["rw"])),
+        FstabEntry(4, "/my dir", frozenset(["noauto", "rw"])),
     ]
 
 
@@ -360,7 +360,7 @@ def test_a_unit_without_install_section_that_a_target_wants(
     folder = tmp_path / "etc/systemd/system"
     folder.mkdir(parents=True)
     facts = Facts(HostPaths(etc=tmp_path / "etc", run=tmp_path, lib=tmp_path), uid=0)
-    monkeypatch.setattr(services, "unit_states", lambda names: dict.fromkeys(names, "static"))
+    monkeypatch.setattr(boot, "unit_states", lambda names: dict.fromkeys(names, "static"))
     monkeypatch.setattr(unit_files, "unit_states", lambda names: {})
     check = next(check for check in CHECKS if check.name == "services")
     remedy = check.run(facts).remedy

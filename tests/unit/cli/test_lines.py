@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sanlock_helper.cli.remedies import pieces_of, steps_of
+from sanlock_helper.cli.remedy_parts import pieces_of, steps_of
 from sanlock_helper.cli.tables import table
 from sanlock_helper.cli.text_width import LEAST, USUAL, cells, columns_of
 from sanlock_helper.cli.wrapping import Piece, continued, plain_text, wrap

@@ -12,7 +12,7 @@ pytest.importorskip("libvirt")
 
 from sanlock_helper.cli.metrics import lockspace_metrics
 from sanlock_helper.cli.outage_lines import lockspace_json, lockspace_lines, outage_json, outage_line
-from sanlock_helper.history.current_outage import LockspaceRow, Outage
+from sanlock_helper.history.current_outage import CurrentOutage, LockspaceRow
 from sanlock_helper.leases.renewals import renewals_of
 from tests.schemas import FOLDER
 
@@ -107,11 +107,13 @@ def test_gauges() -> None:
 
 
 def test_the_outage() -> None:
-    outage = Outage(0.0, {"done": 12, "failed": 1}, 10)
+    outage = CurrentOutage(0.0, {"done": 12, "failed": 1}, 10)
     assert re.fullmatch(
         r"outage since \S+ \S+: 12 done, 1 failed; 10 domains wait for recovery", outage_line(outage).text
     )
-    assert outage_line(Outage(0.0, {}, 1)).text.endswith(": nothing on record; 1 domain waits for recovery")
+    assert outage_line(CurrentOutage(0.0, {}, 1)).text.endswith(
+        ": nothing on record; 1 domain waits for recovery"
+    )
     assert outage_json(outage) == {
         "began": "1970-01-01T00:00:00.000Z",
         "outcomes": {"done": 12, "failed": 1},

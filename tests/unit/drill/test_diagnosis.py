@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("libvirt")
 
-from sanlock_helper.drill.diagnosis import Diagnosis, Observed, Sanlock
+from sanlock_helper.drill.diagnosis import Diagnosis, Observed, RunningSanlock
 from sanlock_helper.drill.helper_run import LoggedLine, Signs
 from sanlock_helper.drill.links import NAMES, Link, completed, first_broken
 from sanlock_helper.errors import AuthenticationError, HelperError, TransientError
@@ -36,7 +36,7 @@ def diagnose(
 ) -> list[Link]:
     action = "pause" if is_guest else "ignore"
     seen = Observed(is_guest, action, signs, **observed)
-    sanlock = Sanlock(PATH, "/proc/5/root" + PATH, grace=grace)
+    sanlock = RunningSanlock(PATH, "/proc/5/root" + PATH, grace=grace)
     return Diagnosis(seen, sanlock, lambda: error, lambda _: why).links()
 
 

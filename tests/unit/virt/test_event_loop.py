@@ -11,7 +11,7 @@ import pytest
 libvirt = pytest.importorskip("libvirt")
 
 from sanlock_helper.virt import event_loop  # noqa: E402
-from sanlock_helper.virt.event_loop import Hold  # noqa: E402
+from sanlock_helper.virt.event_loop import LoopThrottle  # noqa: E402
 
 SECONDS = 0.2
 
@@ -20,10 +20,10 @@ class Loop:
     """A loop that is woken all the time, until the test is over."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.hold = Hold(SECONDS)
+        self.throttle = LoopThrottle(SECONDS)
         self.runs = 0
         self.is_over = False
-        monkeypatch.setattr(event_loop, "HOLD", self.hold)
+        monkeypatch.setattr(event_loop, "THROTTLE", self.throttle)
         monkeypatch.setattr(libvirt, "virEventRunDefaultImpl", self.run)
         _thread.start_new_thread(event_loop._run, ())
 
@@ -44,7 +44,7 @@ def test_the_loop_runs_now_and_then_while_calls_are_made(monkeypatch: pytest.Mon
     try:
         for _ in range(2):
             assert loop.runs_in(SECONDS) > 3
-            with loop.hold:
+            with loop.throttle:
                 loop.runs_in(SECONDS / 10)
                 assert 1 <= loop.runs_in(2.5 * SECONDS) <= 3
     finally:

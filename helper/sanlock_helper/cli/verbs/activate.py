@@ -14,7 +14,7 @@ from ...events import Event
 from ...install import activation
 from ...install.host import Host
 from ...journal import Journal
-from ..remedies import pieces_of
+from ..remedy_parts import pieces_of
 from ..terminal import ask, plain, print_pieces
 
 _WHAT = """\

@@ -29,7 +29,7 @@ CONNECT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Step:
+class LookupStep:
     """One step of the lookup: what was read, its result (used, skipped, warning, error), the reason."""
 
     what: str
@@ -76,7 +76,7 @@ def check(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def file_steps(uri: str) -> Iterable[Step]:
+def file_steps(uri: str) -> Iterable[LookupStep]:
     """Where libvirt searches for the file, in its order."""
     winner = ""
     for candidate in libvirt_auth.auth_file_candidates(uri, os.environ):
@@ -85,20 +85,20 @@ def file_steps(uri: str) -> Iterable[Step]:
         )
         if winner:
             there = "there, but hidden by" if os.path.exists(candidate.path) else "not read after"
-            yield Step(f"{what} {candidate.path}", "skipped", f"{there} {winner}")
+            yield LookupStep(f"{what} {candidate.path}", "skipped", f"{there} {winner}")
         elif candidate.is_used():
             winner = candidate.path
-            yield Step(
+            yield LookupStep(
                 f"{what} {candidate.path}", "used", "the first one that libvirt takes; nothing is merged"
             )
         else:
             why = "it cannot be read" if os.path.exists(candidate.path) else "it is not there"
-            yield Step(f"{what} {candidate.path}", "skipped", why)
+            yield LookupStep(f"{what} {candidate.path}", "skipped", why)
     if not winner:
-        yield Step("no file", "used", "libvirt connects without credentials")
+        yield LookupStep("no file", "used", "libvirt connects without credentials")
 
 
-def group_steps(uri: str) -> Iterable[Step]:
+def group_steps(uri: str) -> Iterable[LookupStep]:
     """The groups of the file in force that apply to URI."""
     path = libvirt_auth.find_auth_file(uri, os.environ)
     if path is None:
@@ -110,24 +110,24 @@ def group_steps(uri: str) -> Iterable[Step]:
         chosen = config.auth_group(service, parts.server)
         for group in (f"auth-{service}-{host}", f"auth-{service}-default"):
             if group == chosen:
-                yield Step(f"group [{group}]", "used", "it is there")
+                yield LookupStep(f"group [{group}]", "used", "it is there")
                 break
-            yield Step(f"group [{group}]", "skipped", "it is not there")
+            yield LookupStep(f"group [{group}]", "skipped", "it is not there")
         if chosen is None:
             return
         source = libvirt_auth.describe_source(uri, os.environ)
-        yield Step(f"group [{source.credentials_group}]", "used", f"[{chosen}] names it")
+        yield LookupStep(f"group [{source.credentials_group}]", "used", f"[{chosen}] names it")
         fields = ", ".join(source.fields) or "none"
-        yield Step(
+        yield LookupStep(
             "fields", "used", f"present: {fields}; libvirt's SASL login asks for authname and password"
         )
         yield from _odd_fields(config, service, parts.server)
     except libvirt_auth.AuthConfigError as error:
         hint = f" ({error.hint})" if error.hint else ""
-        yield Step(f"file {path}", "error", f"{error}{hint}")
+        yield LookupStep(f"file {path}", "error", f"{error}{hint}")
 
 
-def _odd_fields(config: libvirt_auth.AuthConfig, service: str, host: str | None) -> Iterable[Step]:
+def _odd_fields(config: libvirt_auth.AuthConfig, service: str, host: str | None) -> Iterable[LookupStep]:
     """The fields of the group in use that are read as no value, or will be with another GLib."""
     odd = config.odd_fields(service, host)
     for name in FIELDS:
@@ -137,9 +137,9 @@ def _odd_fields(config: libvirt_auth.AuthConfig, service: str, host: str | None)
                 why
                 or "it has a backslash that begins no escape, and other versions of GLib take it for no value"
             )
-            yield Step(f"field {name}", "warning", f"{what}: write each backslash twice")
+            yield LookupStep(f"field {name}", "warning", f"{what}: write each backslash twice")
         elif why:
-            yield Step(f"field {name}", "warning", f"{why}: it counts as none")
+            yield LookupStep(f"field {name}", "warning", f"{why}: it counts as none")
 
 
 def test(arguments: argparse.Namespace) -> int:

@@ -15,9 +15,9 @@ import os
 from ...checks.facts import Facts, HostPaths
 from ...checks.finding import PASS, WARN, Finding
 from ...checks.plan import CHECKS, HEADINGS
+from ..check_lines import Report, print_summary, summary
 from ..connecting import add_connect
 from ..explaining import explain
-from ..findings import Report, print_summary, summary
 from ..formats import JSON, PLUGIN, TEXT, add_format
 from ..metrics import check_lines, print_metrics
 from ..plugin import plugin_line, plugin_status

@@ -21,7 +21,7 @@ from typing import Any
 
 from ... import RUNTIME_DIR
 from ...drill import diagnosis, lease_files
-from ...drill.drill import SAFE_SECONDS, Drill, Plan, Subject
+from ...drill.drill import SAFE_SECONDS, Drill, DrillSetup, Subject
 from ...drill.guest import Guest, NoEmulatorError
 from ...drill.helper_run import LoggedLine
 from ...drill.lease_holder import LeaseHolder
@@ -37,7 +37,7 @@ from ...journal import Journal
 from ...leases.sanlock_status import SanlockStatus, ask_sanlock
 from ...records.single_instance import only_instance
 from ...virt.connection import connect
-from ..remedies import pieces_of
+from ..remedy_parts import pieces_of
 from ..terminal import ask, painted, plain, print_json, print_pieces, warn
 from ..text_width import columns_of
 from ..wrapping import Piece, wrap
@@ -194,10 +194,10 @@ class _DrillVerb:
         owner = os.stat(f"/proc/{pid}") if pid else os.stat("/")
         grace = self._status.number("kill_grace_seconds")
         prefix = ("nsenter", f"--target={pid}", "--mount", "--") if host.has_own_mounts(pid) else ()
-        sanlock = diagnosis.Sanlock(host.stock(), host.seen_by(pid), _environ(pid), prefix, grace)
+        sanlock = diagnosis.RunningSanlock(host.stock(), host.seen_by(pid), _environ(pid), prefix, grace)
         since = time.time()
-        plan = Plan(scratch, sanlock, owner.st_uid, owner.st_gid, lambda: _logged(scratch.uuid, since))
-        drill = self._drill = Drill(plan, self._subject(scratch, sanlock.path), self._began)
+        setup = DrillSetup(scratch, sanlock, owner.st_uid, owner.st_gid, lambda: _logged(scratch.uuid, since))
+        drill = self._drill = Drill(setup, self._subject(scratch, sanlock.path), self._began)
         try:
             for link in drill.links():
                 self._links.append(link)

@@ -14,7 +14,7 @@ from ...checks.facts import Facts, HostPaths
 from ...checks.finding import PASS, Finding
 from ...checks.plan import INSTALLATION
 from ...install.host import Host
-from ..findings import print_findings
+from ..check_lines import print_findings
 from ..terminal import print_json
 
 SCHEMA = 1

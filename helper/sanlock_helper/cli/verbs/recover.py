@@ -19,8 +19,8 @@ from ...errors import HelperError, PermanentError, UsageError, hint_for
 from ...events import RECOVER, Event, outcome_parts
 from ...journal import Journal
 from ...leases.lockspaces import JOINED, Sanlock
-from ...records.hold import RELEASE, Hold
 from ...records.record import Record
+from ...records.recovery_hold import RELEASE, Hold
 from ...records.single_instance import only_instance
 from ...records.store import RecordStore
 from ...recovery.domain import DomainRecovery
@@ -37,7 +37,7 @@ from ...virt.lookup import find_domain
 from ..connecting import add_connect, connect_within
 from ..live_lines import LiveLines
 from ..recovery_plan import held_since, held_text, order_text, plan_as_dict, print_plan, read_conf
-from ..remedies import pieces_of
+from ..remedy_parts import pieces_of
 from ..terminal import moment, plain, print_error, print_json, print_pieces, prompt
 from ..wrapping import Piece
 

@@ -22,8 +22,8 @@ from ... import RUNTIME_DIR
 from ...agent_state import AgentState, agent_state, described_state
 from ...errors import PermanentError, TransientError, UsageError
 from ...history.current_outage import (
+    CurrentOutage,
     LockspaceRow,
-    Outage,
     current_outage,
     is_at_rest,
     lockspace_rows,
@@ -88,7 +88,7 @@ class View:
     history: History
     problems: list[str]
     lockspaces: list[LockspaceRow]
-    outage: Outage | None
+    outage: CurrentOutage | None
     now: float
 
 

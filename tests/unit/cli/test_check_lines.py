@@ -11,7 +11,7 @@ from sanlock_helper.checks.facts import Facts, HostPaths, UnreadError
 from sanlock_helper.checks.finding import Finding, failed, passed, warned
 from sanlock_helper.checks.plan import CHECKS
 from sanlock_helper.checks.registry import Check
-from sanlock_helper.cli.findings import Report, print_summary, summary
+from sanlock_helper.cli.check_lines import Report, print_summary, summary
 from sanlock_helper.errors import RUN_AS_ROOT, PermanentError
 
 AWAY = PermanentError("ask sanlock", "it does not answer", "systemctl start sanlock")
@@ -107,7 +107,7 @@ def test_headings_stand_above_what_is_shown(capsys: pytest.CaptureFixture[str]) 
 def test_wanted_and_remedy_have_lines_of_their_own(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("findings", "terminal"):
+    for name in ("check_lines", "terminal"):
         monkeypatch.setattr(f"sanlock_helper.cli.{name}.columns_of", lambda *_: width)
     remedy = "move the VMs away; or: systemctl bind --read-only sanlock.service /usr/a /usr/b"
     report = Report(22)

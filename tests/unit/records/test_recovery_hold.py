@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sanlock_helper.records.directory import RecordDirectory
-from sanlock_helper.records.hold import Hold, moment
+from sanlock_helper.records.recovery_hold import Hold, moment
 
 pytestmark = pytest.mark.pure
 

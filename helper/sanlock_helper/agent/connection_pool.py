@@ -27,7 +27,7 @@ OPENED_AT_ONCE = 2
 
 # After libvirtd has refused a login the next one waits for so long, and is the only one: an account is locked
 # after a few refusals, however many virtual machines wait.  While it is not known whether libvirtd
-# lets this program in, each login waits for the one before it, but no longer than that may take.
+# accepts the login, each waits for the one before it, but no longer than that may take.
 LOGIN_SECONDS = 5.0
 ONE_LOGIN_SECONDS = 1.0
 

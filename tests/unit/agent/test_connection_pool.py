@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 import pytest
 
-from sanlock_helper.agent.pool import FEW, LOGIN_SECONDS, QUICK_SECONDS, Connection, Connections
+from sanlock_helper.agent.connection_pool import FEW, LOGIN_SECONDS, QUICK_SECONDS, Connection, Connections
 from sanlock_helper.errors import AuthenticationError, PermanentError, TransientError
 
 pytestmark = pytest.mark.pure
@@ -114,7 +114,7 @@ def test_the_first_login_is_alone_and_its_refusal_is_the_others(pool: Pool) -> N
 def test_a_login_that_hangs_does_not_keep_the_next_one_for_long(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sanlock_helper.agent.pool.ONE_LOGIN_SECONDS", 0.05)
+    monkeypatch.setattr("sanlock_helper.agent.connection_pool.ONE_LOGIN_SECONDS", 0.05)
     begun, go_on = Event(), Event()
 
     def hang(_uri: str) -> Any:

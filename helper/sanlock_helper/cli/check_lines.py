@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ..checks.finding import FAIL, PASS, WARN, Finding
 from ..escapes import printable
-from .remedies import COMMENT, pieces_of, steps_of
+from .remedy_parts import COMMENT, pieces_of, steps_of
 from .terminal import paint, painted, print_pieces
 from .text_width import cells, columns_of
 from .wrapping import Line, Piece, wrap

@@ -13,7 +13,7 @@ pytest.importorskip("libvirt")
 
 import libvirt
 
-from sanlock_helper.checks.domains import check_actions, check_leaseless
+from sanlock_helper.checks.domain_definitions import check_actions, check_leaseless
 from sanlock_helper.checks.facts import Facts, HostPaths
 from sanlock_helper.checks.remedies import give, remove
 from sanlock_helper.checks.storage_pools import check_pools
