@@ -114,10 +114,10 @@ class Spool:
         self._clock = clock
         self._sleep = sleep
         self._identify = identify or identity
-        # The file of this process's own request, open while it waits for the outcome; else -1.
+        # The file of this process's own request, open once it is written; and whether this process waits for
+        # its outcome.
         self.own_request_fd = -1
-        # The same file, whether it waits or not: see has_failed().
-        self._request_fd = -1
+        self.waits_for_outcome = False
         self._pid = pid
         self._owner = owner
         # The files of the two locks, -1 while they are not open, and which of them this process has.
@@ -152,7 +152,7 @@ class Spool:
 
     def descriptors(self) -> "tuple[int, ...]":
         """What this process holds open here."""
-        return self.directory, self._request_fd, *self._locks, self._pid_file, self._place
+        return self.directory, self.own_request_fd, *self._locks, self._pid_file, self._place
 
     # Requests
 
@@ -182,9 +182,7 @@ class Spool:
         except OSError as error:
             self.remove(draft)
             raise _unusable(f"{RUNTIME_DIR}/{_SPOOL}", error) from error
-        self._request_fd = descriptor
-        if keep:
-            self.own_request_fd = descriptor
+        self.own_request_fd, self.waits_for_outcome = descriptor, keep
         return name
 
     def has_failed(self) -> bool:
@@ -193,7 +191,7 @@ class Spool:
         False where that is not known: while it is not over, and where libvirt's helper, which notes no
         outcome, has taken it over.  A stand-by has its exit status from here.
         """
-        descriptor = self._request_fd
+        descriptor = self.own_request_fd
         if self.kernel.fstat(descriptor).st_nlink:
             return False
         data: bytes = self.kernel.pread(descriptor, _MAX_SIZE, 0)

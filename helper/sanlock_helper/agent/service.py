@@ -92,7 +92,7 @@ def _serve_spool(request: Request, spool: Spool, grace: Grace, journal: Journal)
     except SpoolError as error:
         # Neither this process nor another can serve the spool: each serves its own request, unless an agent
         # has done so.
-        if not requests.remove(request.name) and spool.own_request_fd < 0:
+        if not requests.remove(request.name) and not spool.waits_for_outcome:
             return EXIT_FAILED if spool.has_failed() else EXIT_DONE
         journal.report(request.event("served-alone", note=error))
         return serve_alone(request, lambda: make_agent(journal, request.uri))
@@ -128,7 +128,7 @@ class _Service:
 
     def perform(self) -> int:
         """Serve while this process is needed, or until the own request is over; returns the exit status."""
-        if self._spool.own_request_fd < 0:
+        if not self._spool.waits_for_outcome:
             self._requests.attend(self._serve)
             if self._reached is None and self._spool.has_failed():
                 self._reached = False
