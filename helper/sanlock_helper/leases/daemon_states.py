@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import posix
 import time
-from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+
+# Loaded with this module, and not when sanlock comes: ask_states() imports it where it is needed.
+from _socket import socket
 from typing import Callable, NamedTuple
 
 from .sanlock_daemon import (
     HEADER_BYTES,
-    SOCKET,
     STATE_BYTES,
     STATE_CLIENT,
     STATE_DAEMON,
     STATE_LENGTH_AT,
     STATE_LOCKSPACE,
     STATE_RESOURCE,
+    ask_states,
     number,
     settings_of,
-    status_request,
 )
 
 # Of struct sanlk_state: the process of a client or a lease, and the name of a client or a lockspace.
@@ -70,27 +71,23 @@ def daemon_states(
     Without LEASES those are left out, which a host has hundreds of.
     """
     try:
-        data = _ask(f"{directory}/{SOCKET}", seconds, 0 if leases else STATE_LOCKSPACE, clock)
+        data = _answer(directory, seconds, 0 if leases else STATE_LOCKSPACE, clock)
     except OSError:
         return None
     return _parse(data)
 
 
-def _ask(path: str, seconds: float, kind: int, clock: Callable[[], float]) -> bytes:
+def _answer(directory: str, seconds: float, kind: int, clock: Callable[[], float]) -> bytes:
     """All that the daemon answers.  Raises OSError.
 
     Its main thread sends that, and waits while it is not read: so it is read first, and parsed then.
     """
-    posix.stat(path)
     deadline = clock() + seconds
     parts: list[bytes] = []
     size = 0
-    connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    connection = ask_states(directory, seconds, kind)
     try:
-        connection.settimeout(seconds)
-        connection.connect(path)
-        connection.send(status_request(kind))
-        while part := _receive(connection, max(deadline - clock(), _LEAST_SECONDS)):
+        while part := _next_part(connection, max(deadline - clock(), _LEAST_SECONDS)):
             parts.append(part)
             size += len(part)
             if clock() >= deadline or size > _MOST_BYTES:
@@ -100,7 +97,7 @@ def _ask(path: str, seconds: float, kind: int, clock: Callable[[], float]) -> by
     return b"".join(parts)
 
 
-def _receive(connection: socket, seconds: float) -> bytes:
+def _next_part(connection: socket, seconds: float) -> bytes:
     """The next part of an answer within SECONDS.  Raises OSError.
 
     It comes within a millisecond as a rule, in some three parts, each of which would wake this thread.

@@ -6,6 +6,10 @@ from __future__ import annotations
 import posix
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+
 RUN_DIR = "/run/sanlock"
 SOCKET = "sanlock.sock"
 PID_FILE = "sanlock.pid"
@@ -87,16 +91,11 @@ def daemon_settings(directory: str, seconds: float) -> dict[bytes, bytes]:
     It answers from its memory, as to `sanlock client status -D`, whose program is on a disk.  Source:
     cmd_status() and print_state_daemon() in sanlock ``src/cmd.c``.
     """
-    if not posix.access(f"{directory}/{SOCKET}", posix.F_OK):
-        return {}
-    # A C module, like all that is loaded here; only a process that serves, beside a sanlock, needs it.
-    from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
-
-    connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     try:
-        connection.settimeout(seconds)
-        connection.connect(f"{directory}/{SOCKET}")
-        connection.send(status_request(STATE_DAEMON))
+        connection = ask_states(directory, seconds, STATE_DAEMON)
+    except OSError:
+        return {}
+    try:
         head = _receive(connection, HEADER_BYTES + STATE_BYTES)
         length = number(head, HEADER_BYTES + STATE_LENGTH_AT)
         text = _receive(connection, min(length, _LONGEST))
@@ -107,10 +106,26 @@ def daemon_settings(directory: str, seconds: float) -> dict[bytes, bytes]:
     return settings_of(text)
 
 
-def status_request(kind: int) -> bytes:
-    """The question for the daemon's states up to those of KIND, 0 for all (sanlock src/sanlock_sock.h)."""
+def ask_states(directory: str, seconds: float, kind: int) -> socket:
+    """Ask the daemon for its states up to those of KIND, 0 for all (sanlock ``src/sanlock_sock.h``).
+
+    Returns the connection over which it answers, each read limited to SECONDS.  Raises OSError.
+    """
+    path = f"{directory}/{SOCKET}"
+    posix.stat(path)
+    # A C module, like all that is loaded here; only a process that serves, beside a sanlock, needs it.
+    from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+
     numbers = (_MAGIC, _PROTO, _CMD_STATUS, 0, HEADER_BYTES, 0, kind, 0)
-    return b"".join(each.to_bytes(_NUMBER, sys.byteorder) for each in numbers)
+    connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    try:
+        connection.settimeout(seconds)
+        connection.connect(path)
+        connection.send(b"".join(each.to_bytes(_NUMBER, sys.byteorder) for each in numbers))
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def number(data: bytes, at: int, size: int = _NUMBER) -> int:
@@ -124,11 +139,11 @@ def settings_of(text: bytes) -> dict[bytes, bytes]:
     return {name: value for name, _, value in words}
 
 
-def _receive(connection: object, size: int) -> bytes:
+def _receive(connection: socket, size: int) -> bytes:
     """SIZE bytes, fewer when the daemon ends the connection before."""
     data = b""
     while len(data) < size:
-        part: bytes = connection.recv(size - len(data))  # type: ignore[attr-defined]
+        part = connection.recv(size - len(data))
         if not part:
             break
         data += part
