@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 from pathlib import Path
@@ -27,14 +28,15 @@ ROOT = Path(__file__).parents[2]
 HELPER = ROOT / "helper" / "sanlock_helper"
 
 
-def assigned(name: str) -> set[str]:
-    """The modules that give the constant NAME a value."""
-    found = set()
+@functools.cache
+def homes() -> dict[str, set[str]]:
+    """The modules that give a name of their own a value, by the name."""
+    found: dict[str, set[str]] = {}
     for path in HELPER.rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            targets = node.targets if isinstance(node, ast.Assign) else []
-            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-                found.add(str(path.relative_to(HELPER)))
+            for target in node.targets if isinstance(node, ast.Assign) else []:
+                if isinstance(target, ast.Name):
+                    found.setdefault(target.id, set()).add(str(path.relative_to(HELPER)))
     return found
 
 
@@ -55,7 +57,7 @@ def assigned(name: str) -> set[str]:
     ],
 )
 def test_a_constant_has_one_home(name: str, home: str) -> None:
-    assert assigned(name) == {home}
+    assert homes()[name] == {home}
 
 
 def test_the_limits_of_libvirtd_are_checked_for_what_the_agent_does() -> None:

@@ -101,6 +101,30 @@ def test_no_two_public_classes_have_one_name() -> None:
     assert {name: places for name, places in homes.items() if len(places) > 1} == {}
 
 
+# Of a screen, beside the parameters, the docstring and the comments.
+MOST_LINES = 35
+
+
+def lines_of(node: ast.FunctionDef, text: list[str]) -> int:
+    """The lines of code in the body of the function NODE, in the TEXT of its module."""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    if not body:
+        return 0
+    lines = text[body[0].lineno - 1 : node.end_lineno]
+    return sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in lines)
+
+
+def test_functions_fit_a_screen() -> None:
+    found = {}
+    for path in [*TOP.rglob("*.py"), *(TOP.parents[1] / "auth").rglob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                found[f"{path.name}: {node.name}"] = lines_of(node, text.splitlines())
+    assert {name: lines for name, lines in found.items() if lines > MOST_LINES} == {}
+    assert len(found) > 1000
+
+
 def test_no_test_imports_another_one() -> None:
     """What tests share is a module of its own: fakes.py, agent_world.py, e2e/lease_loss.py and the like."""
     found = [

@@ -537,17 +537,7 @@ class Agent:
                 self._debug(execution, "has opened a connection")
             if execution.given_up:
                 raise GivenUpError("connect", "took too long")
-            attempt = Attempt(
-                handle,
-                request,
-                execution.job.progress,
-                lambda: execution.given_up or not self._may_act(execution),
-                self._local if is_local(request.uri) else None,
-                self._recorder,
-                lambda: self._await_slot(execution),
-                execution.job.preparation,
-            )
-            answer = ACTIONS[request.action](attempt)
+            answer = ACTIONS[request.action](self._attempt(execution, handle))
         except HelperError as error:
             answer = lacking = error
             if connection.handle is None:
@@ -564,6 +554,20 @@ class Agent:
             self._connections.stop_growing()
         self._connections.give_back(connection)
         self._answers.put(lambda: self._answered(execution, answer))
+
+    def _attempt(self, execution: Execution, handle: VirConnect) -> Attempt:
+        """What an action is given: EXECUTION, over the open connection HANDLE."""
+        request = execution.job.request
+        return Attempt(
+            handle,
+            request,
+            execution.job.progress,
+            lambda: execution.given_up or not self._may_act(execution),
+            self._local if is_local(request.uri) else None,
+            self._recorder,
+            lambda: self._await_slot(execution),
+            execution.job.preparation,
+        )
 
     def _may_act(self, execution: Execution) -> bool:
         """Whether a try may change its domain: no other process serves in this one's place."""

@@ -115,12 +115,25 @@ def status_lines(
 
     PROBLEMS is how many things could not be read.
     """
+    lines = _domain_lines(rows)
+    if records_waiting is not None:
+        lines += family(
+            "records_waiting",
+            "Domains that wait for recovery, or were refused by it.",
+            [({}, records_waiting)],
+        )
+    if events is not None:
+        lines += _last_outage(events)
+    return lines + family("problems", "What could not be read.", [({}, problems)])
+
+
+def _domain_lines(rows: list[Row]) -> list[str]:
     by_action = [({"at_loss": kind}, sum(row.at_loss.kind == kind for row in rows)) for kind in AT_LOSS]
     held: dict[str, int] = {}
     for row in rows:
         for space, number in (row.leases or {}).items():
             held[space] = held.get(space, 0) + number
-    lines = [
+    return [
         *family("domains", "Domains by what would happen to them at a loss of their leases.", by_action),
         *family(
             "leases",
@@ -142,15 +155,6 @@ def status_lines(
             [({"domain": row.domain.name, "uuid": row.domain.uuid}, bool(row.lost)) for row in rows],
         ),
     ]
-    if records_waiting is not None:
-        lines += family(
-            "records_waiting",
-            "Domains that wait for recovery, or were refused by it.",
-            [({}, records_waiting)],
-        )
-    if events is not None:
-        lines += _last_outage(events)
-    return lines + family("problems", "What could not be read.", [({}, problems)])
 
 
 def _last_outage(events: Iterable[OutageEvent]) -> list[str]:
