@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -123,6 +124,38 @@ def test_functions_fit_a_screen() -> None:
                 found[f"{path.name}: {node.name}"] = lines_of(node, text.splitlines())
     assert {name: lines for name, lines in found.items() if lines > MOST_LINES} == {}
     assert len(found) > 1000
+
+
+def private_reads(tree: ast.Module) -> list[str]:
+    """The private fields that a test reads, but for those of its own classes and of named tuples."""
+    nodes = list(ast.walk(tree))
+    imports = [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+    modules = {alias.asname or alias.name for node in imports for alias in node.names}
+    own = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    fields = [node for node in nodes if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr)]
+    of_self = {node.attr for node in fields if ast.unparse(node.value) in ("self", "cls")}
+    return [
+        ast.unparse(node)
+        for node in fields
+        if node.attr not in own | of_self | {"_replace", "_asdict", "_fields_"}
+        and ast.unparse(node.value) not in modules
+    ]
+
+
+# A fault in the place of the program's own code; a case that cannot be made otherwise.
+PLANTED = {"model/test_spool.py", "fuzz/targets.py", "integration/test_documents.py"}
+
+
+def test_no_test_reads_a_private_field() -> None:
+    """It would freeze the inside: a test asserts what its object shows."""
+    found = {
+        str(path.relative_to(TESTS)): reads
+        for path in sorted(TESTS.rglob("*.py"))
+        if (reads := private_reads(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert found.keys() - PLANTED == set(), found
+    text = "import os\nos._exit(world.agent._spool.count)\nclass Fake:\n    def f(self): self._x = self._y\n"
+    assert private_reads(ast.parse(text)) == ["world.agent._spool"]
 
 
 def test_no_test_imports_another_one() -> None:

@@ -62,23 +62,25 @@ class DomainEvents:
         self._connection: VirConnect | None = None
         self._callbacks: list[int] = []
         self._tries = 0
-        self._next_try: float | None = None
+        # When it connects again, by the clock; None where it need not.
+        self.next_try: float | None = None
         self._has_listed = False
-        start_thread(self._run, ())
+        start_thread(self._run, (self._work,))
 
     def libvirtd_answers(self) -> None:
         """Other connections are open: have one for the events, too; never waits."""
         self._work.put(self._open)
 
-    def _run(self) -> None:
+    def _run(self, work: SimpleQueue[Callable[[], None]]) -> None:
+        """The thread: does what comes with WORK."""
         while True:
-            seconds = None if self._next_try is None else max(0.0, self._next_try - self._clock())
+            seconds = None if self.next_try is None else max(0.0, self.next_try - self._clock())
             try:
-                work = self._work.get(timeout=seconds)
+                call = work.get(timeout=seconds)
             except Empty:
-                work = self._open
+                call = self._open
             try:
-                work()
+                call()
             except Exception as error:
                 # A defect of ours costs one event.
                 self._report(Event("io-errors-not-noted", note=f"internal error: {error!r}"))
@@ -94,7 +96,7 @@ class DomainEvents:
             event_loop.keep(connection, lambda: self._closed(connection))
             self._register(connection)
             self._list(connection)
-            self._tries, self._next_try = 0, None
+            self._tries, self.next_try = 0, None
         except (HelperError, libvirt.libvirtError) as error:
             self._close(self._connection)
             self._try_again(error)
@@ -102,7 +104,7 @@ class DomainEvents:
     def _try_again(self, error: HelperError | libvirt.libvirtError) -> None:
         self._tries += 1
         seconds = retry_seconds(error, self._tries)
-        self._next_try = self._clock() + seconds
+        self.next_try = self._clock() + seconds
         if self._tries == _LOGGED_TRY:
             why = failure("listen", error) if isinstance(error, libvirt.libvirtError) else error
             self._report(Event("io-errors-not-noted", note=why, every=f"{seconds:.0f}"))

@@ -64,7 +64,7 @@ class KeptConnections:
         self._logged = ""
         # What the thread has to do: whether it may log in.
         self._work: SimpleQueue[bool] = SimpleQueue()
-        start_thread(self._run, ())
+        start_thread(self._run, (self._work,))
 
     def update(self) -> float | None:
         """Have opened what is missing, and closed what is too much; never waits.
@@ -84,10 +84,10 @@ class KeptConnections:
         """A storm is over, or libvirtd has ended a connection: see to it with the next update()."""
         self._is_due = True
 
-    def _run(self) -> None:
-        """The thread that closes and opens; it hangs as long as libvirtd does."""
+    def _run(self, work: SimpleQueue[bool]) -> None:
+        """The thread that closes and opens, as WORK has it; it hangs as long as libvirtd does."""
         while True:
-            may_open = self._work.get()
+            may_open = work.get()
             error: HelperError | None = None
             is_left = False
             try:

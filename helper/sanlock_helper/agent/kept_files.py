@@ -32,7 +32,7 @@ _CURRENT, _FUTURE, _ON_FAULT = 1, 2, 4
 _PROT_READ, _MAP_SHARED = 1, 1
 _FAILED = ctypes.c_void_p(-1).value
 
-_LISTING_SECONDS = 20.0
+LISTING_SECONDS = 20.0
 # Read by the loader and the C library before the first line of Python; in the agent by libvirt's client, and
 # where sanlock is silent.  As far as they are there.
 _SYSTEM = (
@@ -60,9 +60,9 @@ _DESCRIPTORS_OF_OTHERS = 128
 _MOST_BYTES = 24 << 20
 
 # An update of a package has come to its end so long after its last change.
-_SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = 5.0
 # A renewal that failed is tried again after so long: what is needed may have been out of reach for a moment.
-_RETRY_SECONDS = 60.0
+RETRY_SECONDS = 60.0
 
 _CHANGES = inotify.CREATE | inotify.MOVED_TO | inotify.CLOSE_WRITE | inotify.DELETE | inotify.MOVED_FROM
 
@@ -133,7 +133,8 @@ class KeptFiles:
         self._executable = executable
         self._mappings: dict[str, _Mapping] = {}
         self._lookups: set[str] = set()
-        self._held: dict[str, int] = {}
+        # The descriptors of what is held open, by path.
+        self.held: dict[str, int] = {}
         self._inotify: inotify.Inotify | None = None
         # How many do not fit, or cannot be locked.
         self.left_out = 0
@@ -181,7 +182,7 @@ class KeptFiles:
 
         Raises MemoryLockError.
         """
-        answer = run([self._executable, "--list-files"], _LISTING_SECONDS)
+        answer = run([self._executable, "--list-files"], LISTING_SECONDS)
         if answer.status != 0:
             raise MemoryLockError(f"list the files of the killpath: {answer.why}")
         lines = [line.partition(" ")[::2] for line in answer.stdout.split("\n")]
@@ -222,7 +223,7 @@ class KeptFiles:
 
     def _hold(self, paths: set[str]) -> None:
         """Hold what is at PATHS open, and watch the directories among them."""
-        before, self._held = self._held, {}
+        before, self.held = self.held, {}
         # A renewal has those of before and its own for a moment.
         room = (os.sysconf("SC_OPEN_MAX") - _DESCRIPTORS_OF_OTHERS) // 2
         self.left_out += max(0, len(paths) - max(0, room))
@@ -235,7 +236,7 @@ class KeptFiles:
 
     def _hold_one(self, path: str) -> None:
         try:
-            self._held[path] = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self.held[path] = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return
         if self._inotify is not None and os.path.isdir(path):
@@ -278,11 +279,11 @@ class Renewal:
     def changed(self) -> None:
         """Something has changed: an update of a package changes hundreds of files, within seconds."""
         self.waits = False
-        self._due = self._clock() + _SETTLE_SECONDS
+        self._due = self._clock() + SETTLE_SECONDS
 
     def failed(self) -> None:
         """The files could not be renewed, and are as they were."""
-        self._due = self._clock() + _RETRY_SECONDS
+        self._due = self._clock() + RETRY_SECONDS
 
     def update(self) -> float | None:
         """Have the files renewed if that is due; else after how many seconds it is, None where it is not."""

@@ -59,10 +59,11 @@ def start() -> None:
     Raises RuntimeError where no thread can be started.
     """
     libvirt.virEventRegisterDefaultImpl()
-    _thread.start_new_thread(_run, ())
+    _thread.start_new_thread(run, ())
 
 
-def _run() -> None:
+def run() -> None:
+    """The loop's thread."""
     while True:
         try:
             libvirt.virEventRunDefaultImpl()

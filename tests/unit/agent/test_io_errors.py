@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 from pytest_mock import MockerFixture
@@ -95,12 +95,15 @@ class World:
             self.io_errors,
             self.report,
             self.clock,
-            lambda call, arguments: None,
+            self.start_thread,
             lambda: None,
         )
 
     def host_conf(self) -> HostConf:
         return self.conf
+
+    def start_thread(self, _call: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        (self.work,) = arguments
 
     def report(self, event: Event) -> None:
         self.events.append(event)
@@ -172,8 +175,8 @@ class World:
 
     def run(self) -> None:
         """What the thread has to do now."""
-        while not self.listener._work.empty():
-            self.listener._work.get()()
+        while not self.work.empty():
+            self.work.get()()
 
     def record(self) -> Record:
         found = self.records.read(UUID)
@@ -388,16 +391,20 @@ def test_another_run_leaves_none(world: World) -> None:
 
 
 def test_nothing_is_kept_of_what_is_over(world: World) -> None:
+    ended = (libvirt.VIR_DOMAIN_EVENT_STOPPED, 0)
     world.open()
     world.stop()
-    world.lifecycle((libvirt.VIR_DOMAIN_EVENT_STOPPED, 0))
+    world.lifecycle(ended)
+    # So the same stop is news.
+    world.lifecycle(SUSPENDED)
     world.run()
-    assert (world.io_errors._guests, world.io_errors._errors) == ({}, {})
+    assert world.kinds() == ["io-error-noted"] * 2
     world.io_error()
-    world.lifecycle(RESUMED)
-    world.lifecycle((libvirt.VIR_DOMAIN_EVENT_STOPPED, 0))
+    world.lifecycle(ended)
+    # And of no disk that is known.
+    world.lifecycle(SUSPENDED)
     world.run()
-    assert (world.io_errors._guests, world.io_errors._errors) == ({}, {})
+    assert [event.parts.get("disk") for event in world.events] == ["/disk.img", None, None]
 
 
 @pytest.mark.parametrize(
@@ -407,10 +414,10 @@ def test_nothing_is_kept_of_what_is_over(world: World) -> None:
 def test_a_refused_connection_is_tried_again_later(world: World, error: Exception, seconds: float) -> None:
     world.refusal = error
     world.open()
-    assert world.listener._next_try == pytest.approx(world.clock() + seconds)
+    assert world.listener.next_try == pytest.approx(world.clock() + seconds)
     world.refusal = None
     world.open()
-    assert (world.connects, world.listener._next_try) == (2, None)
+    assert (world.connects, world.listener.next_try) == (2, None)
     world.open()
     assert world.connects == 2
 
@@ -429,7 +436,7 @@ def test_a_late_agent_leaves_a_record_with_versions(world: World) -> None:
     world.open()
     world.stop()
     stamp = world.record().encode()
-    world.io_errors._guests.clear()
+    world.io_errors.keep_only(set())
     world.io_errors.stopped(UUID, "vm1", 3, is_seen=False)
     assert world.record().encode() == stamp
 

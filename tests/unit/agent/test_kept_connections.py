@@ -62,8 +62,13 @@ class World:
         self.opened.append(Handle())
         return self.opened[-1]
 
-    def start(self, run: Callable[..., object], _arguments: tuple[Any, ...]) -> None:
-        self.run = run
+    def start(self, run: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        self.run, (self.work,) = run, arguments
+
+    def run_thread(self) -> None:
+        """What the thread does once."""
+        with pytest.raises(Done):
+            self.run(self.work)
 
     def answers(self) -> None:
         assert self.alive() >= KEPT
@@ -76,9 +81,8 @@ class World:
     def update(self) -> float | None:
         """One update(), and what its thread does then."""
         wait = self.kept.update()
-        if not self.kept._work.empty():
-            with pytest.raises(Done):
-                self.run()
+        if not self.work.empty():
+            self.run_thread()
             wait = self.kept.update()
         return wait
 
@@ -128,9 +132,9 @@ def test_libvirtd_that_is_away_is_tried_less_and_less(world: World) -> None:
         waits.append(wait)
         world.kept.settle()
         assert world.kept.update() is None or world.logins == len(waits)
-        world.kept._opening = False
-        while not world.kept._work.empty():
-            assert world.kept._work.get() is False, "a try before its time"
+        while not world.work.empty():
+            world.run_thread()
+            assert world.logins == len(waits), "a try before its time"
         world.now += wait
     assert waits[0] == FIRST_RETRY
     assert waits == sorted(waits)

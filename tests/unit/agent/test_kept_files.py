@@ -53,7 +53,7 @@ class Package:
         self.files = KeptFiles(self.memory, str(executable))  # type: ignore[arg-type]
 
     def close(self) -> None:
-        for descriptor in (*self.files._held.values(), self.files.descriptor):
+        for descriptor in (*self.files.held.values(), self.files.descriptor):
             os.close(descriptor)
 
 
@@ -69,14 +69,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package
 @pytest.mark.parametrize("text", ["raise SystemExit(3)\n", "import\n", "import none_such\n"])
 def test_a_listing_that_fails_drops_nothing(package: Package, text: str) -> None:
     package.files.renew()
-    before, held = package.files.paths(), dict(package.files._held)
+    before, held = package.files.paths(), dict(package.files.held)
     assert str(package.module) in before
     package.module.write_text(text)
     with pytest.raises(MemoryLockError, match="list the files"):
         package.files.renew()
     assert package.files.paths() == before
     assert package.memory.kept == len(before)
-    assert package.files._held == held
+    assert package.files.held == held
     assert all(os.fstat(descriptor) for descriptor in held.values())
     package.module.write_text("import fcntl, time\n")
     package.files.renew()
@@ -86,7 +86,7 @@ def test_a_listing_that_fails_drops_nothing(package: Package, text: str) -> None
 def test_a_listing_that_hangs_drops_nothing(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     package.files.renew()
     before = package.files.paths()
-    monkeypatch.setattr(kept_files, "_LISTING_SECONDS", 0.2)
+    monkeypatch.setattr(kept_files, "LISTING_SECONDS", 0.2)
     package.module.write_text("import time\ntime.sleep(60)\n")
     with pytest.raises(MemoryLockError, match="no end within"):
         package.files.renew()
@@ -116,7 +116,7 @@ def test_a_renewal_that_fails_is_not_the_last_one(error: Exception) -> None:
     for number in (1, 2, 3):
         wait = renewal.update()
         # After the last change first, and then by itself.
-        assert wait == (kept_files._SETTLE_SECONDS if number == 1 else kept_files._RETRY_SECONDS)
+        assert wait == (kept_files.SETTLE_SECONDS if number == 1 else kept_files.RETRY_SECONDS)
         now[0] += wait
         assert renewal.update() is None
         with pytest.raises(Done):

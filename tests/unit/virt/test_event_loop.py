@@ -25,7 +25,7 @@ class Loop:
         self.is_over = False
         monkeypatch.setattr(event_loop, "THROTTLE", self.throttle)
         monkeypatch.setattr(libvirt, "virEventRunDefaultImpl", self.run)
-        _thread.start_new_thread(event_loop._run, ())
+        _thread.start_new_thread(event_loop.run, ())
 
     def run(self) -> None:
         if self.is_over:
