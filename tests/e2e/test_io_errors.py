@@ -84,6 +84,35 @@ def test_an_io_error_before_the_loss(stack: Stack) -> None:
     assert stack.sigkills() == []
 
 
+def test_a_disk_that_is_a_volume_is_read_too(stack: Stack) -> None:
+    stand(stack)
+    stack.run("mkdir", "/run/volumes")
+    pool = "<pool type='dir'><name>volumes</name><target><path>/run/volumes</path></target></pool>"
+    stack.write("/run/pool.xml", pool)
+    stack.virsh("pool-create", "/run/pool.xml")
+    stack.virsh("vol-create-as", "volumes", "a.img", "1M")
+    domain = stack.domain("pooled", "pause", metadata=POLICY)
+    disk = FailingDisk(stack, domain)
+    volume = (
+        "<disk type='volume'><source pool='volumes' volume='a.img'/><target dev='vdc' bus='virtio'/></disk>"
+    )
+    domain.xml = domain.xml.replace("<controller", f"{volume}<controller", 1)
+    stack.path(domain.xml_path).write_text(domain.xml)
+    domain.start()
+    stop(domain, disk)
+    wait_for(lambda: stopped_lines(stack, domain), 10, "its record")
+    # QEMU has it open; nothing else reads it any more.
+    stack.run("mv", "/run/volumes/a.img", "/run/a.img")
+    disk.serve()
+    unread = "read its disks: it stays paused: /run/volumes/a.img: No such file or directory"
+    wait_for_line(stack, f"recover pooled {domain.uuid}: {unread}")
+    assert unread in command(stack, "recover", "--dry-run").stdout
+    assert domain.state() == ("paused", "I/O error")
+    stack.run("mv", "/run/a.img", "/run/volumes/a.img")
+    wait_for_state(domain, "running", 40)
+    wait_for(lambda: not records(stack), 10, "the end of all records")
+
+
 def test_a_lease_that_another_host_had_meanwhile(stack: Stack) -> None:
     stand(stack)
     domain, disk = stopping_domain(stack, "stale")

@@ -51,6 +51,8 @@ class RecoveryWorld:
         # When it renewed the lockspace last, and what the disks give.
         self.renewed_at = 1e9
         self.disk_errors: dict[str, int] = {}
+        # The paths of volumes, by pool and name.
+        self.volumes: dict[tuple[str, str], str] = {}
         # So often the guest stops again as soon as it was resumed.
         self.stops = 0
         # libvirt
@@ -198,6 +200,9 @@ class RecoveryWorld:
             raise libvirt_error(libvirt.VIR_ERR_NO_DOMAIN)
         return Domain(self)
 
+    def storagePoolLookupByName(self, name: str) -> Pool:
+        return Pool(self.volumes, name)
+
     def createXML(self, xml: str, flags: int) -> Domain:
         self._called("create")
         self.start()
@@ -266,6 +271,22 @@ class RecoveryWorld:
         return [] if self.held is None or pid != self.pid else [Lease("LS", "disk", self.held)]
 
 
+class Pool:
+    """A virStoragePool, or one of its volumes."""
+
+    def __init__(self, volumes: dict[tuple[str, str], str], pool: str, volume: str = "") -> None:
+        self._volumes = volumes
+        self._names = pool, volume
+
+    def storageVolLookupByName(self, name: str) -> Pool:
+        if (self._names[0], name) not in self._volumes:
+            raise libvirt_error(libvirt.VIR_ERR_NO_STORAGE_VOL)
+        return Pool(self._volumes, self._names[0], name)
+
+    def path(self) -> str:
+        return self._volumes[self._names]
+
+
 class Domain:
     """A virDomain of RecoveryWorld's."""
 
@@ -293,6 +314,9 @@ class Domain:
 
     def XMLDesc(self, flags: int) -> str:
         return self._world.xml
+
+    def connect(self) -> RecoveryWorld:
+        return self._world
 
     def diskErrors(self) -> dict[str, int]:
         self._world._called("diskErrors")

@@ -5,16 +5,18 @@ A read of a disk that hangs does not return, whatever is sent to the process tha
 cannot end.  So each disk is read in a process of its own, which is waited for no longer than READ_SECONDS,
 and a disk whose last read has not returned is not read again.
 
-Of a network disk it is only known whether its server answers: that is QEMU's own connection.
+Of a network disk it is only known whether its server answers: that is QEMU's own connection.  Where not
+even that can be asked, as by a service that may not use the network, the guest finds out.
 """
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import socket
 import sys
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from ..command import NO_END, run
 from ..errors import TransientError
@@ -51,6 +53,8 @@ except OSError as error:
 # and recovery's service may not use the network (RestrictAddressFamilies= of its unit).
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EAFNOSUPPORT)
 
+_LOOPBACK = "lo"
+
 # The service has folders of its own there (PrivateTmp=).
 _PRIVATE = ("/tmp/", "/var/tmp/")
 
@@ -61,7 +65,10 @@ _NBD_GREETING = b"NBDMAGIC"
 
 # A server's port where a disk's definition has none (virStorageSourceNetworkDefaultPort() in libvirt
 # src/conf/storage_source_conf.c).
-_PORTS = {"nbd": _NBD_PORT, "iscsi": 3260, "gluster": 24007, "sheepdog": 7000, "ssh": 22}
+_PORTS = {
+    **{"nbd": _NBD_PORT, "iscsi": 3260, "gluster": 24007, "sheepdog": 7000, "ssh": 22, "vxhs": 9999},
+    **{"http": 80, "https": 443, "ftp": 21, "ftps": 990},
+}
 _MOST_PORT = 65535
 
 
@@ -77,14 +84,24 @@ class Server(NamedTuple):
         return f"{self.protocol} server {self.path or f'{self.host}:{self.port}'}"
 
 
-class Disks(NamedTuple):
-    """What a domain reads: the paths of files and devices, whether each may be missing; and servers.
+class Volume(NamedTuple):
+    """A volume of a storage pool, by their names."""
 
-    Of each network disk there are as many servers as may serve it, one of which is enough.
+    pool: str
+    name: str
+
+
+class Disks(NamedTuple):
+    """What a domain reads: the paths of files and devices, and volumes, whether each may be missing; servers.
+
+    Of each network disk there are as many servers as may serve it, one of which is enough.  are_all: no disk
+    is of another kind.
     """
 
     paths: dict[str, bool]
     servers: list[tuple[Server, ...]]
+    volumes: dict[Volume, bool]
+    are_all: bool
 
 
 class DiskReads:
@@ -95,21 +112,52 @@ class DiskReads:
         self._seconds = seconds
         # By path, the process whose read has not returned: see command.Answer.
         self._hanging: dict[str, Any] = {}
+        # By pool, held while libvirtd is asked for a volume of it: one that hangs costs one of its workers.
+        self._pools: dict[str, _thread.LockType] = {}
 
-    def check(self, xml: str) -> None:
-        """Read all disks of the definition XML.  Raises TransientError for the first that cannot be read."""
+    def check(self, xml: str, path_of: Callable[[str, str], str]) -> bool:
+        """Read all disks of the definition XML; whether all could be asked, and so have been read.
+
+        PATH_OF has the path of a volume, given its pool and its name; "" where that is not known.  Raises
+        TransientError for the first disk that cannot be read.
+        """
         found = disks(xml)
-        for path, may_be_missing in found.paths.items():
-            why = self._why_unread(path, may_be_missing)
-            if why:
-                raise TransientError("read its disks", f"it stays paused: {path}: {why}")
-        for servers in found.servers:
-            failures = [self._why_silent(server) for server in servers]
-            if all(failures):
-                raise TransientError("read its disks", f"it stays paused: {servers[0]}: {failures[0]}")
+        paths = {self._path_of(volume, path_of): missing for volume, missing in found.volumes.items()}
+        paths |= found.paths
+        answers = [
+            found.are_all and "" not in paths,
+            *[self._read(path, missing) for path, missing in paths.items() if path],
+            *[self._ask(servers) for servers in found.servers],
+        ]
+        return all(answers)
 
-    def _why_unread(self, path: str, may_be_missing: bool) -> str:
-        """Why the disk at PATH cannot be read, "" where it can, or where that is not known."""
+    def _path_of(self, volume: Volume, path_of: Callable[[str, str], str]) -> str:
+        lock = self._pools.setdefault(volume.pool, _thread.allocate_lock())
+        if not lock.acquire(timeout=self._seconds):
+            raise _unread(f"volume {volume.name} of pool {volume.pool}", _NO_ANSWER)
+        try:
+            path = path_of(*volume)
+        finally:
+            lock.release()
+        # Of a network pool it is no path.
+        return path if os.path.isabs(path) else ""
+
+    def _read(self, path: str, may_be_missing: bool) -> bool:
+        """Whether the disk at PATH was read; False where that proves nothing."""
+        why = self._why_unread(path, may_be_missing)
+        if why:
+            raise _unread(path, why)
+        return why is not None
+
+    def _ask(self, servers: tuple[Server, ...]) -> bool:
+        """Whether one of SERVERS answers; False where that cannot be asked."""
+        found = [self._why_silent(server) for server in servers]
+        if all(found):
+            raise _unread(servers[0], found[0] or "")
+        return "" in found
+
+    def _why_unread(self, path: str, may_be_missing: bool) -> str | None:
+        """Why the disk at PATH cannot be read, "" where it can; None where that is not known."""
         earlier = self._hanging.get(path)
         if earlier is not None and earlier.poll() is None:
             return _NO_ANSWER
@@ -120,11 +168,14 @@ class DiskReads:
         if answer.problem:
             return _NO_ANSWER if answer.status == NO_END else answer.problem
         number = answer.status
-        if number == 0 or number in _REFUSED or (may_be_missing and number == errno.ENOENT):
+        if number == 0:
             return ""
+        if number in _REFUSED or (may_be_missing and number == errno.ENOENT):
+            return None
         return os.strerror(number) if number > 0 else f"signal {-number} ended the process that read it"
 
-    def _why_silent(self, server: Server) -> str:
+    def _why_silent(self, server: Server) -> str | None:
+        """Why SERVER does not answer, "" where it does; None where this process cannot ask it."""
         family = socket.AF_UNIX if server.path else socket.AF_INET
         try:
             if server.path:
@@ -136,28 +187,62 @@ class DiskReads:
             with connection:
                 greets = server.protocol != "nbd" or connection.recv(len(_NBD_GREETING)) == _NBD_GREETING
         except (OSError, UnicodeError) as error:
-            if getattr(error, "errno", None) in _REFUSED:
-                return ""
+            if getattr(error, "errno", None) in _REFUSED or (_is_without_way(error) and not _has_network()):
+                return None
             return getattr(error, "strerror", None) or str(error)
         return "" if greets else "it does not answer as such a server"
 
 
+def _unread(what: object, why: str) -> TransientError:
+    return TransientError("read its disks", f"it stays paused: {what}: {why}")
+
+
+def _is_without_way(error: Exception) -> bool:
+    """Whether ERROR is that a server's name is not known, or that no network leads to it."""
+    return (
+        isinstance(error, (socket.gaierror, UnicodeError))
+        or getattr(error, "errno", None) == errno.ENETUNREACH
+    )
+
+
+def _has_network() -> bool:
+    """Whether this process has a network, as recovery's service has not (PrivateNetwork= of its unit).
+
+    Such a one cannot have a name resolved, either.
+    """
+    try:
+        return any(name != _LOOPBACK for _, name in socket.if_nameindex())
+    except OSError:
+        return False  # it may not even ask: RestrictAddressFamilies=
+
+
 def disks(xml: str) -> Disks:
     """What is read by the guest whose live definition is XML.  Raises PermanentError for XML that is none."""
-    found = Disks({}, [])
+    paths: dict[str, bool] = {}
+    servers: dict[tuple[Server, ...], None] = {}
+    volumes: dict[Volume, bool] = {}
+    are_all = True
     for disk in definition(xml).findall("devices/disk"):
         # What was in a drive may have been removed from its folder since: QEMU has it open.
         is_read_only = disk.get("device") in ("cdrom", "floppy") or disk.find("readonly") is not None
+        reservations = set(disk.iterfind(".//reservations/source"))
         # Its backing files, too.
         for source in disk.iter("source"):
+            if source in reservations:
+                continue
             path = source.get("file") or source.get("dev")
+            volume = Volume(source.get("pool", ""), source.get("volume", ""))
+            found = tuple(_servers(source))
             if path:
                 may_be_missing = is_read_only or path.startswith(_PRIVATE)
-                found.paths[path] = may_be_missing and found.paths.get(path, True)
-            servers = tuple(_servers(source))
-            if servers and servers not in found.servers:
-                found.servers.append(servers)
-    return found
+                paths[path] = may_be_missing and paths.get(path, True)
+            elif all(volume):
+                volumes[volume] = is_read_only and volumes.get(volume, True)
+            elif found:
+                servers[found] = None
+            else:
+                are_all = False
+    return Disks(paths, list(servers), volumes, are_all)
 
 
 def _servers(source: ElementTree.Element) -> list[Server]:

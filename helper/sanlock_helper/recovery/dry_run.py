@@ -28,7 +28,7 @@ from .verdict import TO_BE_RESUMED, Verdict, VisitResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..virt.api import VirConnect, VirDomain
+    from ..virt.api import VirConnect, VirDomain, VirStoragePool
 
 # How long libvirtd and sanlock are waited for, for all domains.
 ALL_SECONDS = 60.0
@@ -109,6 +109,9 @@ class _ReadOnlyDomain:
             raise AttributeError(name)
         return getattr(self._domain, name)
 
+    def connect(self) -> _ReadOnlyConnection:
+        return _ReadOnlyConnection(self._domain.connect())
+
     def create(self) -> int:
         raise WouldActError(Step.START)
 
@@ -127,6 +130,9 @@ class _ReadOnlyConnection:
 
     def lookupByUUIDString(self, uuid: str) -> _ReadOnlyDomain:
         return _ReadOnlyDomain(self._connection.lookupByUUIDString(uuid))
+
+    def storagePoolLookupByName(self, name: str) -> VirStoragePool:
+        return self._connection.storagePoolLookupByName(name)
 
     def createXML(self, xml: str, flags: int = 0) -> _ReadOnlyDomain:
         raise WouldActError(Step.START)

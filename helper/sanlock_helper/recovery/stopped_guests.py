@@ -18,6 +18,7 @@ from ..leases.lockspaces import Sanlock
 from ..records.record import IO_ERROR, Record
 from ..virt.domain_argument import as_argument
 from ..virt.domain_state import IO_ERROR_STOP, describe
+from ..virt.storage_pools import volume_path
 from .disk_reads import DiskReads
 from .lockspace_waits import FIRST_DELAY, LAST_DELAY
 from .verdict import DropError, RefusalError
@@ -26,8 +27,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..virt.api import VirDomain
 
-# How often in a row a guest is resumed that stops again: some minutes, by wait_before().
+# How often in a row a guest is resumed that stops again, though its disks can be read: half a minute, by
+# wait_before().
 MOST_TRIES = 20
+# The same where its disks cannot be asked, and only a try shows whether its storage is back: an hour.
+MOST_BLIND_TRIES = 150
 
 # Pauses that are still that one.  VIR_DOMAIN_PAUSED_API_ERROR, which libvirt-python has a name for since 9.2:
 # libvirt could not let the domain go on (qemuProcessStartCPUs() in libvirt src/qemu/qemu_process.c).
@@ -42,7 +46,8 @@ def wait_before(record: Record) -> float:
     """Seconds until the guest of RECORD is tried, which is more each time it stops again."""
     if not record.tries:
         return 0.0
-    return min(LAST_DELAY, FIRST_DELAY * 1.1 ** max(0, min(record.tries, MOST_TRIES) - _QUICK_TRIES))
+    tries = min(record.tries, MOST_BLIND_TRIES)
+    return min(LAST_DELAY, FIRST_DELAY * 1.1 ** max(0, tries - _QUICK_TRIES))
 
 
 class StoppedGuests:
@@ -68,13 +73,10 @@ class StoppedGuests:
         what may pass.
         """
         _drop_if_paused_since(domain, record, reason)
-        if record.tries >= MOST_TRIES:
-            raise RefusalError(
-                f"it was resumed {record.tries} times in a row and stopped again by an I/O error each time: "
-                f"given up after {record.tries} tries"
-            )
+        _refuse_after(MOST_BLIND_TRIES, record)
         self._await_renewal(record, age)
-        self._reads.check(domain.XMLDesc(0))
+        if self._reads.check(domain.XMLDesc(0), lambda pool, name: volume_path(domain.connect(), pool, name)):
+            _refuse_after(MOST_TRIES, record)
 
     def _await_renewal(self, record: Record, age: float) -> None:
         """sanlock reports one that is lost soon as healthy for a while: see leases.held.is_renewed()."""
@@ -85,6 +87,14 @@ class StoppedGuests:
                 raise TransientError(
                     "resume the domain", f"it stays paused: lockspace {name} was not renewed since it stopped"
                 )
+
+
+def _refuse_after(most: int, record: Record) -> None:
+    if record.tries >= most:
+        raise RefusalError(
+            f"it was resumed {record.tries} times in a row and stopped again by an I/O error each time: "
+            f"given up after {record.tries} tries"
+        )
 
 
 def _drop_if_paused_since(domain: VirDomain, record: Record, reason: int) -> None:

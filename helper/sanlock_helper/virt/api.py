@@ -20,6 +20,9 @@ class VirDomain(Protocol):
 
     def UUIDString(self) -> str: ...
 
+    def connect(self) -> VirConnect:
+        """The connection that it is of."""
+
     def state(self, flags: int = 0, /) -> list[int]:
         """[virDomainState, reason]."""
 

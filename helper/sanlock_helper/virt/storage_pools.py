@@ -46,6 +46,18 @@ def list_pools(connection: VirConnect) -> list[Pool]:
     return sorted((_pool(*values) for values in found), key=lambda pool: pool.name)
 
 
+def volume_path(connection: VirConnect, pool: str, volume: str) -> str:
+    """The path of VOLUME in POOL, by their names, "" where libvirtd does not know it.
+
+    Its info is not asked for: libvirtd would read the storage for that, which may hang (storageVolGetInfo()
+    in libvirt ``src/storage/storage_driver.c``).
+    """
+    try:
+        return connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()
+    except libvirt.libvirtError:
+        return ""
+
+
 def _pool(name: str, xml: str, active: int) -> Pool:
     try:
         root = parse_xml(xml)

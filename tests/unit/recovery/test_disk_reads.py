@@ -8,10 +8,12 @@ import errno
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
 import pytest
 from pytest_mock import MockerFixture
@@ -19,9 +21,12 @@ from pytest_mock import MockerFixture
 from sanlock_helper.command import NO_END, Answer
 from sanlock_helper.errors import TransientError
 from sanlock_helper.recovery import disk_reads
-from sanlock_helper.recovery.disk_reads import DiskReads, Server, disks
+from sanlock_helper.recovery.disk_reads import DiskReads, Server, Volume, disks
+
+from .unix_sockets_only import SOCKET_CALLS, WORDS
 
 SECONDS = 0.5
+HELPER = Path(disk_reads.__file__).parents[2]
 
 
 def xml(*found: str) -> str:
@@ -43,13 +48,16 @@ def _none_private(mocker: MockerFixture) -> None:
     mocker.patch.object(disk_reads, "_PRIVATE", ("/var/tmp/",))
 
 
-def why(text: str, seconds: float = SECONDS) -> str:
-    """Why the disks of the definition TEXT cannot be read, "" where they can."""
+def no_volume(pool: str, name: str) -> str:
+    return ""
+
+
+def why(text: str, seconds: float = SECONDS, path_of: Callable[[str, str], str] = no_volume) -> str:
+    """Why the disks of the definition TEXT cannot be read, "" where they can, "?" where that is not known."""
     try:
-        DiskReads(seconds).check(text)
+        return "" if DiskReads(seconds).check(text, path_of) else "?"
     except TransientError as error:
         return error.why.removeprefix("it stays paused: ")
-    return ""
 
 
 def test_files_that_can_be_read(tmp_path: Path) -> None:
@@ -73,14 +81,14 @@ def test_backing_files_are_read_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cdrom", "floppy"])
 def test_a_medium_may_have_been_removed(tmp_path: Path, device: str) -> None:
-    assert why(xml(file_disk(tmp_path / "gone.iso", device=device)), 10) == ""
+    assert why(xml(file_disk(tmp_path / "gone.iso", device=device)), 10) == "?"
     assert why(xml(f"<disk type='file' device='{device}'/>"), 10) == ""
 
 
 def test_what_root_may_not_read_is_left_to_the_guest(tmp_path: Path, mocker: MockerFixture) -> None:
     # As with root_squash; an error that this test can have without another user.
     mocker.patch.object(disk_reads, "_REFUSED", (errno.EISDIR,))
-    assert why(xml(file_disk(tmp_path)), 10) == ""
+    assert why(xml(file_disk(tmp_path)), 10) == "?"
     assert why(xml(file_disk(tmp_path), file_disk(tmp_path / "gone")), 10) != ""
 
 
@@ -90,12 +98,12 @@ def test_a_read_that_hangs_is_not_waited_for_and_not_begun_again(tmp_path: Path)
     reads = DiskReads(SECONDS)
     start = time.monotonic()
     with pytest.raises(TransientError, match="fifo: no answer"):
-        reads.check(xml(file_disk(fifo)))
+        reads.check(xml(file_disk(fifo)), no_volume)
     assert SECONDS <= time.monotonic() - start < SECONDS + 5
     # Unlike one in the kernel it ends when it is killed, and the disk may be read again.
     fifo.unlink()
     fifo.write_bytes(b"x")
-    reads.check(xml(file_disk(fifo)))
+    assert reads.check(xml(file_disk(fifo)), no_volume)
 
 
 def test_a_read_that_cannot_be_killed_is_the_last_one(tmp_path: Path, mocker: MockerFixture) -> None:
@@ -104,11 +112,11 @@ def test_a_read_that_cannot_be_killed_is_the_last_one(tmp_path: Path, mocker: Mo
         reads = DiskReads(SECONDS)
         for _ in range(3):
             with pytest.raises(TransientError, match="/dev/a: no answer"):
-                reads.check(xml(file_disk("/dev/a", kind="block")))
+                reads.check(xml(file_disk("/dev/a", kind="block")), no_volume)
         assert run.call_count == 1
         left.kill()
     run.return_value = Answer(0)
-    reads.check(xml(file_disk("/dev/a", kind="block")))
+    reads.check(xml(file_disk("/dev/a", kind="block")), no_volume)
     assert run.call_count == 2
 
 
@@ -157,7 +165,86 @@ def test_one_of_several_servers_is_enough(tmp_path: Path, server: socket.socket)
 def test_a_network_that_the_service_may_not_use_is_left_to_the_guest(mocker: MockerFixture) -> None:
     error = OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
     mocker.patch.object(socket, "create_connection", side_effect=error)
-    assert why(xml(nbd_disk("<host name='127.0.0.1' port='1'/>"))) == ""
+    assert why(xml(nbd_disk("<host name='127.0.0.1' port='1'/>"))) == "?"
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from sanlock_helper.recovery.disk_reads import DiskReads
+print(DiskReads(5).check(sys.argv[2], lambda pool, name: ""))
+"""
+
+
+@pytest.mark.skipif(os.uname().machine not in SOCKET_CALLS, reason="another machine's system calls")
+@pytest.mark.parametrize(
+    "host", ["nbd.example.org", "localhost", "127.0.0.1", "::1", "[::1]", "a..b", "ü.example"]
+)
+def test_a_server_that_recoverys_service_cannot_ask_is_left_to_the_guest(host: str) -> None:
+    # A name cannot even be resolved there.
+    text = xml(nbd_disk(f"<host name='{host}' port='1'/>"))
+    command = [*WORDS, sys.executable, "-c", PROGRAM, str(HELPER), text]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (found.stdout, found.stderr) == ("False\n", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [socket.gaierror(socket.EAI_AGAIN, "no answer"), OSError(errno.ENETUNREACH, "unreachable")],
+    ids=["name", "way"],
+)
+def test_a_network_that_fails_is_no_network_that_may_not_be_used(
+    mocker: MockerFixture, error: OSError
+) -> None:
+    mocker.patch.object(socket, "create_connection", side_effect=error)
+    interfaces = mocker.patch.object(socket, "if_nameindex", return_value=[(1, "lo"), (2, "eth0")])
+    text = xml(nbd_disk("<host name='nbd.example.org'/>"))
+    assert why(text) == f"nbd server nbd.example.org:10809: {error.strerror}"
+    # PrivateNetwork=
+    interfaces.return_value = [(1, "lo")]
+    assert why(text) == "?"
+
+
+def test_a_volume_is_read_where_its_pool_has_it(tmp_path: Path) -> None:
+    asked = []
+
+    def path_of(pool: str, name: str) -> str:
+        asked.append((pool, name))
+        return {"a": f"{tmp_path}/a", "network": "pool/image"}.get(name, "")
+
+    def volume(name: str, device: str = "disk") -> str:
+        return f"<disk type='volume' device='{device}'><source pool='p&amp;q' volume='{name}'/></disk>"
+
+    assert why(xml(volume("a")), 10, path_of) == f"{tmp_path}/a: No such file or directory"
+    assert why(xml(volume("a", "cdrom")), 10, path_of) == "?"
+    (tmp_path / "a").write_bytes(b"x")
+    assert why(xml(volume("a")), 10, path_of) == ""
+    assert asked == [("p&q", "a")] * 3
+    # A pool that is not active, or has no paths.
+    assert why(xml(volume("a"), volume("gone")), 10, path_of) == "?"
+    assert why(xml(volume("a"), volume("network")), 10, path_of) == "?"
+
+
+def test_a_pool_that_hangs_is_asked_once_at_a_time() -> None:
+    text = xml("<disk type='volume'><source pool='p' volume='v'/></disk>")
+    reads = DiskReads(SECONDS)
+    asked, answers = threading.Event(), threading.Event()
+
+    def path_of(pool: str, name: str) -> str:
+        asked.set()
+        assert answers.wait(60)
+        return ""
+
+    thread = threading.Thread(target=reads.check, args=(text, path_of))
+    thread.start()
+    try:
+        assert asked.wait(60)
+        with pytest.raises(TransientError, match="volume v of pool p: no answer"):
+            reads.check(text, path_of)
+    finally:
+        answers.set()
+        thread.join()
+    assert not reads.check(text, no_volume)
 
 
 def test_what_the_definition_has() -> None:
@@ -167,11 +254,33 @@ def test_what_the_definition_has() -> None:
             file_disk("/dev/b", kind="block"),
             file_disk("/c", "<readonly/>"),
             file_disk("/var/tmp/d"),
+            "<disk><source file='/e'><reservations><source path='/r'/></reservations></source></disk>",
             "<disk type='volume'><source pool='p' volume='v'/></disk>",
+            "<disk type='volume' device='cdrom'><source pool='p' volume='w'/></disk>",
             "<disk type='network'><source protocol='rbd' name='p/i'/></disk>",
             "<disk type='network'><source protocol='nbd'><host name='h'/></source></disk>",
             "<disk type='network'><source protocol='iscsi'><host name='h' port='99'/></source></disk>",
         )
     )
-    assert found.paths == {"/a": False, "/dev/b": False, "/c": True, "/var/tmp/d": True}
+    assert found.paths == {"/a": False, "/dev/b": False, "/c": True, "/var/tmp/d": True, "/e": False}
     assert found.servers == [(Server("nbd", "h", 10809),), (Server("iscsi", "h", 99),)]
+    assert found.volumes == {Volume("p", "v"): False, Volume("p", "w"): True}
+
+
+@pytest.mark.parametrize(
+    ("disk", "are_all"),
+    [
+        (file_disk("/a"), True),
+        ("<disk type='file' device='cdrom'/>", True),
+        (file_disk("/a", "<backingStore/>"), True),
+        ("<disk type='network'><source protocol='rbd' name='p/i'/></disk>", False),
+        ("<disk type='network'><source protocol='rbd'><host name='mon'/></source></disk>", False),
+        ("<disk type='network'><source protocol='http'><host name='h'/></source></disk>", True),
+        ("<disk type='nvme'><source type='pci' namespace='1'/></disk>", False),
+        ("<disk type='vhostuser'><source type='unix' path='/s'/></disk>", False),
+        ("<disk type='dir'><source dir='/d'/></disk>", False),
+        ("<disk><source dev='/d'><reservations><source path='/r'/></reservations></source></disk>", True),
+    ],
+)
+def test_disks_that_cannot_be_asked(disk: str, are_all: bool) -> None:
+    assert disks(xml(disk)).are_all is are_all

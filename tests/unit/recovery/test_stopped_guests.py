@@ -15,7 +15,7 @@ from sanlock_helper.errors import TransientError  # noqa: E402
 from sanlock_helper.leases.held import Lease  # noqa: E402
 from sanlock_helper.records.record import IO_ERROR  # noqa: E402
 from sanlock_helper.recovery import disk_reads  # noqa: E402
-from sanlock_helper.recovery.stopped_guests import MOST_TRIES, wait_before  # noqa: E402
+from sanlock_helper.recovery.stopped_guests import MOST_BLIND_TRIES, MOST_TRIES, wait_before  # noqa: E402
 from sanlock_helper.recovery.verdict import Verdict  # noqa: E402
 
 from ..libvirt_errors import libvirt_error  # noqa: E402
@@ -167,6 +167,53 @@ def test_it_is_given_up_in_the_end(tmp_path: Path) -> None:
     assert result.verdict is Verdict.REFUSED
     assert f"given up after {MOST_TRIES} tries" in result.text
     assert scene.visit(anyway=True).verdict is Verdict.DONE
+
+
+RBD = "<domain><devices><disk type='network'><source protocol='rbd' name='p/i'/></disk></devices></domain>"
+
+
+def test_one_whose_disks_cannot_be_asked_is_tried_for_an_hour(tmp_path: Path) -> None:
+    # Each resume finds out whether its storage is back, and an outage lasts longer than half a minute.
+    waits = [wait_before(Scene(tmp_path / "a", tries=tries).record) for tries in range(MOST_BLIND_TRIES)]
+    assert 3000 < sum(waits) < 4000
+    scene = stopped(tmp_path, tries=MOST_TRIES)
+    scene.world.xml = RBD
+    scene.world.stops = MOST_BLIND_TRIES - MOST_TRIES
+    for tries in range(MOST_TRIES + 1, MOST_BLIND_TRIES + 1):
+        assert scene.visit().verdict is Verdict.AGAIN
+        assert scene.store.gather()[UUID].tries == tries
+    result = scene.visit()
+    assert result.verdict is Verdict.REFUSED
+    assert f"given up after {MOST_BLIND_TRIES} tries" in result.text
+
+
+def test_one_whose_disks_cannot_be_asked_comes_back_after_many_tries(tmp_path: Path) -> None:
+    scene = stopped(tmp_path, tries=MOST_BLIND_TRIES - 1)
+    scene.world.xml = RBD
+    assert scene.visit().verdict is Verdict.DONE
+
+
+def test_a_volume_is_read_before_the_resume(tmp_path: Path, mocker: MockerFixture) -> None:
+    mocker.patch.object(disk_reads, "_PRIVATE", ())
+    scene = stopped(tmp_path)
+    scene.world.xml = (
+        "<domain><devices><disk type='volume'><source pool='p' volume='v'/></disk></devices></domain>"
+    )
+    scene.world.volumes = {("p", "v"): f"{tmp_path}/v"}
+    result = scene.visit()
+    assert result.verdict is Verdict.AGAIN
+    assert result.text.endswith(f"it stays paused: {tmp_path}/v: No such file or directory")
+    assert scene.world.resumed == 0
+    (tmp_path / "v").write_bytes(b"x")
+    assert scene.visit().verdict is Verdict.DONE
+
+
+def test_a_volume_of_a_pool_that_is_gone_is_left_to_the_guest(tmp_path: Path) -> None:
+    scene = stopped(tmp_path, tries=MOST_TRIES)
+    scene.world.xml = (
+        "<domain><devices><disk type='volume'><source pool='p' volume='v'/></disk></devices></domain>"
+    )
+    assert scene.visit().verdict is Verdict.DONE
 
 
 @pytest.mark.parametrize("version", [None, 1])
