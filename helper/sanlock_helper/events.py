@@ -144,7 +144,8 @@ ACTION_KINDS = {
         "562548c6cd4f45538af1d24692d53f10",
         "warning",
         "note",
-        "no recovery record: {note}; the VM is made safe all the same, but recovery will not bring it back",
+        "no recovery record: {note}; the VM is made safe all the same, but recovery will not bring it back"
+        "[ until there is one: tried again every {every} s]",
     ),
     "record-not-removed": Kind(
         "029bb8016c534332ba461b0c28e6f290",
@@ -370,6 +371,14 @@ RECOVERY_KINDS = {
         "it had stopped by an I/O error before this agent began, which knows no versions of its leases: it "
         "stays paused; after a check that it ran nowhere else: virt-sanlock-helper recover --resume-anyway "
         "{domain}",
+    ),
+    "io-error-unnoted": Kind(
+        "0f0d001111a04cf781cbdd5717653cae",
+        "warning",
+        "note",
+        "stopped by an I/O error[ of {disk}], and libvirt could not note the versions of its leases, as when "
+        "/run is full: it stays paused; after a check that it ran nowhere else: virt-sanlock-helper recover "
+        "--resume-anyway {domain}",
     ),
     # Last: it begins with its reason.
     "recovery-attempt-failed": Kind(

@@ -155,6 +155,41 @@ def test_a_lease_that_libvirt_itself_does_not_resume_with(stack: Stack) -> None:
     assert domain.state().name == "paused"
 
 
+RECORDS = "/run/virt-sanlock-helper/records"
+
+
+def test_no_room_for_its_record(stack: Stack) -> None:
+    stand(stack)
+    domain, disk = stopping_domain(stack, "noroom")
+    mount = f"mkdir -p -m 700 {RECORDS} && mount -t tmpfs -o size=64k,mode=700 none {RECORDS}"
+    stack.run("sh", "-c", f"{mount} && ! head -c 1m /dev/zero >{RECORDS}/full")
+    stop(domain, disk)
+    line = wait_for_line(stack, f"pause noroom {domain.uuid}: no recovery record: [Errno 28] No space left")
+    assert line.endswith("recovery will not bring it back until there is one: tried again every 10 s")
+    disk.serve()
+    stack.run("rm", f"{RECORDS}/full")
+    wait_for_state(domain, "running", 40)
+    wait_for(lambda: not records(stack), 10, "the end of all records")
+
+
+def test_a_stop_while_run_is_full(stack: Stack) -> None:
+    stand(stack)
+    domain, disk = stopping_domain(stack, "full")
+    stack.run("sh", "-c", "mount -o remount,size=2m /run && ! head -c 9m /dev/zero >/run/full")
+    stop(domain, disk)
+    # libvirt cannot note the versions of its leases, either.
+    wait_for_line(stack, f"pause full {domain.uuid}: no recovery record: ", "No space left")
+    disk.serve()
+    stack.run("rm", "/run/full")
+    wait_for_line(
+        stack, f"recover full {domain.uuid}: stopped by an I/O error of data, and libvirt could not note"
+    )
+    wait_for_line(stack, f"recover full {domain.uuid}: NOT DONE", "libvirt could not note them")
+    assert domain.state() == ("paused", "I/O error")
+    wait_for(lambda: resume_anyway(stack, domain), 10, "a resume by decision")
+    wait_for(lambda: not records(stack), 10, "the end of all records")
+
+
 def test_a_guest_that_stops_twice(stack: Stack) -> None:
     stand(stack)
     domain, disk = stopping_domain(stack, "twice")

@@ -18,7 +18,7 @@ from ..threads import NoAnswerError, call_with_timeout
 from ..virt import event_loop
 from ..virt.connection import failure
 from ..virt.domain_state import IO_ERROR_STOP
-from .io_errors import NO_SPACE, IOErrors
+from .io_errors import NO_SPACE, WRITE_RETRY, IOErrors
 from .kept_connections import retry_seconds
 
 TYPE_CHECKING = False
@@ -74,16 +74,28 @@ class DomainEvents:
     def _run(self, work: SimpleQueue[Callable[[], None]]) -> None:
         """The thread: does what comes with WORK."""
         while True:
-            seconds = None if self.next_try is None else max(0.0, self.next_try - self._clock())
             try:
-                call = work.get(timeout=seconds)
+                call = work.get(timeout=self._seconds_left())
             except Empty:
-                call = self._open
+                call = self._try_again_what_failed
             try:
                 call()
             except Exception as error:
                 # A defect of ours costs one event.
                 self._report(Event("io-errors-not-noted", note=f"internal error: {error!r}"))
+
+    def _seconds_left(self) -> float | None:
+        """Seconds until something that failed is tried again; None where nothing has."""
+        retry = WRITE_RETRY if self._io_errors.retries else None
+        if self.next_try is None:
+            return retry
+        left = max(0.0, self.next_try - self._clock())
+        return left if retry is None else min(left, retry)
+
+    def _try_again_what_failed(self) -> None:
+        if self.next_try is not None and self._clock() >= self.next_try:
+            self._open()
+        self._io_errors.try_again()
 
     # The connection
 
@@ -147,14 +159,32 @@ class DomainEvents:
                 uuid = domain.UUIDString()
                 if _lacks_space(domain):
                     self._io_errors.failed(uuid, "", NO_SPACE)
-                self._io_errors.stopped(uuid, domain.name(), domain.ID(), is_seen=not is_first)
+                run = domain.ID()
+                self._io_errors.stopped(uuid, domain.name(), run, self._is_still(uuid, run), not is_first)
+
+    def _is_still(self, uuid: str, run: int) -> Callable[[], bool]:
+        """What asks libvirtd whether run RUN of domain UUID has still stopped.
+
+        False where it does not answer: the domain is listed once there is a connection again.
+        """
+
+        def is_still() -> bool:
+            if self._connection is None:
+                return False
+            try:
+                domain = self._connection.lookupByUUIDString(uuid)
+                return domain.ID() == run and tuple(domain.state()) == IO_ERROR_STOP
+            except libvirt.libvirtError:
+                return False
+
+        return is_still
 
     # Events, in the thread of libvirt's event loop: nothing is asked of libvirtd here
 
     def _lifecycle(self, _: object, domain: VirDomain, event: int, detail: int, _opaque: object) -> None:
         uuid, name, run = domain.UUIDString(), domain.name(), domain.ID()
         if (event, detail) == _SUSPENDED:
-            self._work.put(lambda: self._io_errors.stopped(uuid, name, run))
+            self._work.put(lambda: self._io_errors.stopped(uuid, name, run, self._is_still(uuid, run)))
         elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
             self._work.put(lambda: self._io_errors.forget(uuid))
         elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED:

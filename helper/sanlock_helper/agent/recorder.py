@@ -93,8 +93,12 @@ class RecoveryRecorder:
         """The record of a domain that libvirtd has shown, not yet written."""
         return Record(request.uuid, name, request.uri, action, found=found, run=run)
 
-    def write(self, record: Record, process: Process | None) -> bool:
-        """Complete RECORD with what PROCESS holds now, and write it; False when that failed, and was logged.
+    def write(
+        self, record: Record, process: Process | None, every: float | None = None, logs: bool = True
+    ) -> bool:
+        """Complete RECORD with what PROCESS holds now, and write it; False when that failed.
+
+        That is logged, as LOGS has it: with EVERY, how many seconds later the caller tries again.
 
         libvirt's embedded test driver ends with this process: there is nothing to come back to.  Nor is the
         domain of a drill to come back.
@@ -113,7 +117,7 @@ class RecoveryRecorder:
             if not (record.leases or record.unknown):
                 self._add_leases(record, process.pid)
         is_wanted = bool(record.leases) and not record.cause
-        return self.rewrite(record) if is_wanted or self._adds_something(record) else True
+        return self.rewrite(record, every, logs) if is_wanted or self._adds_something(record) else True
 
     def _adds_something(self, record: Record) -> bool:
         """Complete RECORD with what an earlier one of the same run has; whether it has to be written then.
@@ -128,15 +132,18 @@ class RecoveryRecorder:
             return True
         return old is None or combined(old, record) is record
 
-    def rewrite(self, record: Record) -> bool:
-        """Write a complete RECORD; False when that failed, and was logged."""
+    def rewrite(self, record: Record, every: float | None = None, logs: bool = True) -> bool:
+        """Write a complete RECORD; False when that failed, and was logged: see write()."""
         try:
             with self._writing:
                 self._with_descriptors(lambda: self._records.write(record))
         except Exception as error:
-            self._journal.report(
-                Event("record-not-written", record.action, record.uuid, record.name, note=error)
-            )
+            if logs:
+                seconds = None if every is None else f"{every:.0f}"
+                parts = {"note": error, "every": seconds}
+                self._journal.report(
+                    Event("record-not-written", record.action, record.uuid, record.name, **parts)
+                )
             return False
         return True
 

@@ -121,6 +121,22 @@ def held_by(pid: int) -> list[Lease]:
     return [_lease(found) for found in resources]
 
 
+def is_registered(pid: int) -> bool:
+    """Whether sanlock knows process PID, whatever it holds.
+
+    Raises LeasesUnknownError when sanlock cannot be asked.
+    """
+    binding = load()
+    join_sanlock_group()
+    try:
+        inquire(pid)
+    except binding.SanlockException as error:
+        if error.errno == errno.ESRCH:
+            return False
+        raise _no_answer(error) from error
+    return True
+
+
 def of_state(state: str, named: Iterable[Lease] = ()) -> list[Lease]:
     """The leases in STATE, as libvirt notes them of a domain that it pauses: what its process held then.
 

@@ -12,8 +12,16 @@ from pytest_mock import MockerFixture
 
 libvirt = pytest.importorskip("libvirt")
 
+from sanlock_helper import DRILL_UUIDS  # noqa: E402
 from sanlock_helper.agent.domain_events import DomainEvents  # noqa: E402
-from sanlock_helper.agent.io_errors import NO_SPACE, RAN_SECONDS, UNSEEN, IOErrors  # noqa: E402
+from sanlock_helper.agent.io_errors import (  # noqa: E402
+    NO_SPACE,
+    RAN_SECONDS,
+    UNNOTED,
+    UNSEEN,
+    WRITE_RETRY,
+    IOErrors,
+)
 from sanlock_helper.agent.recorder import RecoveryRecorder  # noqa: E402
 from sanlock_helper.errors import AuthenticationError, LeasesUnknownError, TransientError  # noqa: E402
 from sanlock_helper.events import Event  # noqa: E402
@@ -42,8 +50,9 @@ RESUMED = (libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_RESUMED_UN
 class Guest:
     """A virDomain."""
 
-    def __init__(self, run: int = 3, errors: dict[str, int] | None = None) -> None:
+    def __init__(self, run: int = 3, errors: dict[str, int] | None = None, has_stopped: bool = True) -> None:
         self.run = run
+        self.has_stopped = has_stopped
         self.errors = errors or {}
 
     def ID(self) -> int:
@@ -57,6 +66,9 @@ class Guest:
 
     def diskErrors(self) -> dict[str, int]:
         return self.errors
+
+    def state(self) -> list[int]:
+        return [PAUSED, IOERROR] if self.has_stopped else [libvirt.VIR_DOMAIN_RUNNING, 1]
 
 
 class World:
@@ -76,6 +88,8 @@ class World:
         self.connects = 0
         self.refusal: Exception | None = None
         self.listed: list[tuple[Guest, dict[str, int]]] = []
+        # As libvirtd has it, whatever its file has.
+        self.guest = Guest(has_stopped=False)
         self.callbacks: dict[int, Callable[..., None]] = {}
         (path / "status").mkdir()
         mocker.patch.object(leases, "held_by", side_effect=lambda pid: self.held)
@@ -140,6 +154,10 @@ class World:
 
     def getAllDomainStats(self, stats: int, flags: int) -> list[tuple[Guest, dict[str, int]]]:
         return self.listed
+
+    def lookupByUUIDString(self, uuid: str) -> Guest:
+        assert uuid == UUID
+        return self.guest
 
     # What happens
 
@@ -330,6 +348,99 @@ def test_what_has_its_leases_still_is_known_to_a_later_agent(world: World) -> No
     assert [lease.version for lease in world.record().leases] == [3]
 
 
+def test_a_record_that_cannot_be_written_is_tried_again(world: World) -> None:
+    world.open()
+    (world.path / "records").write_text("no directory")
+    world.stop()
+    assert world.kinds() == []
+    line = world.journal.text()
+    assert line.startswith(f"pause vm1 {UUID}: no recovery record: ")
+    assert line.endswith("recovery will not bring it back until there is one: tried again every 10 s")
+    assert world.listener._seconds_left() == WRITE_RETRY
+    world.listener._try_again_what_failed()
+    # libvirtd begins anew meanwhile, and it is listed.
+    world.close_callback(world, 0, None)
+    world.listed = [(Guest(), {"state.state": PAUSED, "state.reason": IOERROR})]
+    world.open()
+    assert (world.kinds(), len(world.journal.lines)) == ([], 1)
+    (world.path / "records").unlink()
+    world.listener._try_again_what_failed()
+    assert world.kinds() == ["io-error-noted"]
+    assert [lease.version for lease in world.record().leases] == [3]
+    assert world.listener._seconds_left() is None
+
+
+@pytest.mark.parametrize("end", ["resumed", "ended", "not listed"])
+def test_a_record_that_is_needed_no_more_is_not_tried_again(world: World, end: str) -> None:
+    world.open()
+    (world.path / "records").write_text("no directory")
+    world.stop()
+    if end == "resumed":
+        world.resume()
+    elif end == "ended":
+        world.lifecycle((libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED))
+        world.run()
+    else:
+        world.close_callback(world, 0, None)
+        world.open()
+    assert world.listener._seconds_left() is None
+    (world.path / "records").unlink()
+    world.listener._try_again_what_failed()
+    assert (world.kinds(), world.records.uuids()) == ([], [])
+
+
+def test_a_stop_before_the_agent_began_is_that_still_when_it_is_tried_again(world: World) -> None:
+    (world.path / "records").write_text("no directory")
+    world.listed = [(Guest(), {"state.state": PAUSED, "state.reason": IOERROR})]
+    world.status()
+    world.open()
+    world.lifecycle(SUSPENDED)
+    world.run()
+    (world.path / "records").unlink()
+    world.listener._try_again_what_failed()
+    assert (world.kinds(), world.record().unknown) == (["io-error-unseen"], UNSEEN)
+
+
+@pytest.mark.parametrize("is_registered", [True, False])
+def test_a_stop_that_libvirt_could_not_note(world: World, mocker: MockerFixture, is_registered: bool) -> None:
+    # /run is full: the status file is the one of before, and sanlock has no leases of the process any more.
+    mocker.patch.object(leases, "is_registered", return_value=is_registered)
+    world.open()
+    world.status("running", "")
+    world.guest = Guest()
+    world.io_error()
+    world.lifecycle(SUSPENDED)
+    world.run()
+    assert world.kinds() == ["io-error-unnoted"] * is_registered
+    assert world.records.uuids() == [UUID] * is_registered
+    if is_registered:
+        assert (world.record().unknown, world.record().leases) == (UNNOTED, ())
+        # It may be noted later, with the next change.
+        world.status()
+        world.lifecycle(SUSPENDED)
+        world.run()
+        assert (world.kinds()[1:], world.record().unknown) == (["io-error-noted"], "")
+
+
+def test_a_stop_that_is_noted_while_libvirtd_is_asked(world: World) -> None:
+    world.open()
+    world.status("running", "")
+
+    def state() -> list[int]:
+        world.status()
+        return [PAUSED, IOERROR]
+
+    world.guest.state = state  # type: ignore[method-assign]
+    world.lifecycle(SUSPENDED)
+    world.run()
+    assert (world.kinds(), world.record().unknown) == (["io-error-noted"], "")
+
+
+def test_a_drills_domain_leaves_no_record(world: World) -> None:
+    world.io_errors.stopped(f"{DRILL_UUIDS}-1", "drill", 3, lambda: True)
+    assert not world.io_errors.retries
+
+
 def test_a_note_that_cannot_be_read_in_one_way(world: World) -> None:
     world.open()
     world.status(lock_state="LS:a:b:/disk:0:3")
@@ -437,7 +548,7 @@ def test_a_late_agent_leaves_a_record_with_versions(world: World) -> None:
     world.stop()
     stamp = world.record().encode()
     world.io_errors.keep_only(set())
-    world.io_errors.stopped(UUID, "vm1", 3, is_seen=False)
+    world.io_errors.stopped(UUID, "vm1", 3, lambda: True, is_seen=False)
     assert world.record().encode() == stamp
 
 
