@@ -64,6 +64,8 @@ class Hold:
         except FileNotFoundError:
             return False
         try:
+            # On a read-only disk, too, what is not there needs no removal.
+            os.stat(_NAME, dir_fd=directory, follow_symlinks=False)
             try:
                 os.unlink(_NAME, dir_fd=directory)
             except IsADirectoryError:

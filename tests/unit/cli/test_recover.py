@@ -60,7 +60,18 @@ def test_the_whole_host_is_held_or_nothing(option: str, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("error", "why", "hint"),
     [
-        (OSError(30, "Read-only file system", "/var/lib/x"), "/var/lib/x: Read-only file system", ""),
+        (
+            OSError(30, "Read-only file system", "/var/lib/x"),
+            "/var/lib/x: Read-only file system",
+            "findmnt -T /var/lib",
+        ),
+        (
+            OSError(28, "No space left on device", "/a/hold"),
+            "/a/hold: No space left on device",
+            "df -h /a; df -i /a",
+        ),
+        (OSError(20, "Not a directory", "/a/hold"), "/a/hold: Not a directory", "ls -ld /a/hold"),
+        (OSError(40, "Too many levels", "/a"), "/a: Too many levels", "ls -ld /a"),
         (OSError(39, "Directory not empty", "/a/hold"), "/a/hold: Directory not empty", "rm -r /a/hold"),
         (OSError(13, "Permission denied", "/run/x"), "/run/x: Permission denied", "run this as root"),
         (OSError(28, "No space left on device"), "No space left on device", ""),

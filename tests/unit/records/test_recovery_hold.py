@@ -5,14 +5,19 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from sanlock_helper.records import hold as hold_module
 from sanlock_helper.records.directory import RecordDirectory
 from sanlock_helper.records.recovery_hold import Hold, moment
 
 pytestmark = pytest.mark.pure
+
+HELPER = Path(hold_module.__file__).parents[2]
 
 
 def test_begin_and_end(tmp_path: Path) -> None:
@@ -57,6 +62,33 @@ def test_a_directory_with_something_in_it_is_named(tmp_path: Path) -> None:
         hold.end()
     assert raised.value.filename == hold.path
     assert hold.since() is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+@pytest.mark.parametrize("is_held", [True, False])
+def test_on_a_read_only_disk(tmp_path: Path, is_held: bool) -> None:
+    state = tmp_path / "state"
+    hold = Hold(str(state))
+    assert hold.begin()
+    if not is_held:
+        hold.end()
+    program = (
+        "import sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from sanlock_helper.records.hold import Hold\n"
+        "hold = Hold(sys.argv[2])\n"
+        "for call in (hold.begin, hold.end):\n"
+        "    try:\n"
+        "        print(call())\n"
+        "    except OSError as error:\n"
+        "        print(error.strerror, error.filename)\n"
+    )
+    mount = 'mount --bind "$4" "$4" && mount -o remount,ro,bind "$4" && exec "$0" "$1" "$2" "$3" "$4"'
+    words = ["unshare", "-m", "sh", "-c", mount, sys.executable, "-c", program, str(HELPER), str(state)]
+    found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    error = f"Read-only file system {hold.path}"
+    # What is not there needs no removal.
+    assert found == (["False", error] if is_held else [error, "False"])
 
 
 def test_a_directory_that_others_may_write_to_holds_nothing(tmp_path: Path) -> None:

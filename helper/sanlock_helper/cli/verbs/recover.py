@@ -9,9 +9,10 @@ first.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from errno import ENOTEMPTY
+from errno import ELOOP, ENOSPC, ENOTDIR, ENOTEMPTY, EROFS
 from typing import Any
 
 from ... import IDENTIFIER
@@ -48,6 +49,15 @@ JOIN_SECONDS = 30.0
 RESUME_SECONDS = 60.0
 # How long --forget waits for libvirtd to look up which domain is meant.
 LIBVIRT_SECONDS = 10.0
+
+# What to do about a path of the records, or of the hold, by the error.
+_HINTS = {
+    ENOTEMPTY: "rm -r {path}",
+    ENOTDIR: "ls -ld {path}",
+    ELOOP: "ls -ld {path}",
+    EROFS: "findmnt -T {folder}",
+    ENOSPC: "df -h {folder}; df -i {folder}",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +117,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _why(error: OSError) -> tuple[str, str]:
     """What ERROR is about and its reason, and a remedy."""
     where = f"{error.filename}: " if error.filename else ""
-    hint = f"rm -r {error.filename}" if error.errno == ENOTEMPTY else hint_for(error)
+    hint = _HINTS.get(error.errno or 0) if error.filename else None
+    path = str(error.filename)
+    hint = hint.format(path=path, folder=os.path.dirname(path)) if hint else hint_for(error)
     return f"{where}{error.strerror or error}", hint
 
 
