@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from xml.sax.saxutils import quoteattr
 
 import pytest
 
@@ -104,6 +105,39 @@ def test_a_dump_under_way_at_the_loss_does_not_let_its_domain_run_on(stack: Stac
     assert (result.returncode, busy.state().name) == (0, "running"), result.stderr
     assert len(busy.leases()) == 1
     assert records(stack) == set()
+
+
+def put_on_volumes(stack: Stack, *domains: Domain) -> None:
+    """Give DOMAINS, not defined yet, a volume of a pool for a disk: no definition has its path."""
+    stack.run("mkdir", "-p", "/run/volumes")
+    pool = "<pool type='dir'><name>volumes</name><target><path>/run/volumes</path></target></pool>"
+    stack.write("/run/stack/pool.xml", pool)
+    stack.virsh("pool-define", "/run/stack/pool.xml")
+    stack.virsh("pool-start", "volumes")
+    for domain in domains:
+        stack.virsh("vol-create-as", "volumes", domain.name, "1M")
+        source = f"<source pool='volumes' volume='{domain.name}'/>"
+        of_file = f"<source file={quoteattr(domain.disks[0])}/>"
+        assert of_file in domain.xml
+        domain.xml = domain.xml.replace("<disk type='file'", "<disk type='volume'").replace(of_file, source)
+        stack.path(domain.xml_path).write_text(domain.xml)
+
+
+@pytest.mark.long
+def test_a_dump_of_a_domain_whose_disk_is_a_volume(stack: Stack) -> None:
+    busy = stack.domain("busy", "pause", metadata=POLICY, memory_mib=2048)
+    held = stack.domain("held", "pause", metadata=POLICY)
+    put_on_volumes(stack, busy)
+    stack.start_all([busy, held])
+    assert len(busy.leases()) == 1
+    begin_slow_job(stack, busy, 20000, "dump")
+    make_safe(stack, held)
+    leave_lockspace(stack)
+    result = command(stack, "recover")
+    assert held.state().name == "running", result.stderr
+    assert f"recover busy {busy.uuid}: NOT DONE: it stays paused: it was paused (dumping)" in result.stderr
+    wait_for(lambda: not has_job(stack, busy), 40, "the end of the job")
+    assert (busy.state().name, records(stack)) == ("paused", {busy.uuid})
 
 
 @pytest.mark.long
@@ -352,6 +386,24 @@ def test_a_uuid_that_another_machine_has_now(stack: Stack) -> None:
         stack, f"recover old {old.uuid}: dropped: not started: its name was 'old' and is 'other'"
     )
     assert "another machine may have its UUID" in line
+
+
+@pytest.mark.parametrize("is_active", [True, False])
+def test_a_machine_whose_disk_is_a_volume(stack: Stack, is_active: bool) -> None:
+    off = stack.domain("off", "poweroff", metadata=POLICY)
+    put_on_volumes(stack, off)
+    off.start()
+    lose_by_hand(stack, [off])
+    if not is_active:
+        stack.virsh("pool-destroy", "volumes")
+    result = command(stack, "recover")
+    if not is_active:
+        assert "volume 'off' is not active; trying again" in result.stderr
+        assert records(stack) == {off.uuid}
+        stack.virsh("pool-start", "volumes")
+        result = command(stack, "recover")
+    assert off.state().name == "running", result.stderr
+    assert (len(off.leases()), records(stack)) == (1, set())
 
 
 # Leases that have moved

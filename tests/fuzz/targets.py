@@ -209,12 +209,15 @@ def definition_file(data: bytes) -> None:
 def domain_identity(data: bytes) -> str:
     from sanlock_helper.recovery.domain_identity import why_another
 
+    def path_of(pool: str, volume: str) -> str:
+        return f"/{pool}/{volume}"
+
     xml = text_of(data)
-    why_another(seeds.make_record("old"), "vm1", xml)
+    why_another(seeds.make_record("old"), "vm1", xml, path_of)
     stranger = seeds.make_stranger()
     if seeds.STRANGE not in xml:
-        assert why_another(stranger, "vm1", xml), "another machine passes for this one"
-    return why_another(seeds.make_record("vm1", xml=xml), "vm1", seeds.domain_xml())
+        assert why_another(stranger, "vm1", xml, path_of), "another machine passes for this one"
+    return why_another(seeds.make_record("vm1", xml=xml), "vm1", seeds.domain_xml(), path_of)
 
 
 def status_file(data: bytes) -> None:

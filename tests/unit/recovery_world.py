@@ -51,8 +51,6 @@ class RecoveryWorld:
         # When it renewed the lockspace last, and what the disks give.
         self.renewed_at = 1e9
         self.disk_errors: dict[str, int] = {}
-        # The paths of volumes, by pool and name.
-        self.volumes: dict[tuple[str, str], str] = {}
         # So often the guest stops again as soon as it was resumed.
         self.stops = 0
         # libvirt
@@ -62,6 +60,8 @@ class RecoveryWorld:
         self.policy: bool | str = True
         self.name = "vm1"
         self.xml = "<domain><devices><lease><lockspace>LS</lockspace></lease></devices></domain>"
+        # The path and the type of each volume, by its pool and its name.
+        self.volumes: dict[tuple[str, str], tuple[str, int]] = {}
         # The type of the job that is under way (virDomainJobType).
         self.job = 0
         self.is_process_known = True
@@ -200,8 +200,9 @@ class RecoveryWorld:
             raise libvirt_error(libvirt.VIR_ERR_NO_DOMAIN)
         return Domain(self)
 
-    def storagePoolLookupByName(self, name: str) -> Pool:
-        return Pool(self.volumes, name)
+    def storagePoolLookupByName(self, pool: str) -> Pool:
+        self._called("pool")
+        return Pool({name: found for (of, name), found in self.volumes.items() if of == pool})
 
     def createXML(self, xml: str, flags: int) -> Domain:
         self._called("create")
@@ -271,22 +272,6 @@ class RecoveryWorld:
         return [] if self.held is None or pid != self.pid else [Lease("LS", "disk", self.held)]
 
 
-class Pool:
-    """A virStoragePool, or one of its volumes."""
-
-    def __init__(self, volumes: dict[tuple[str, str], str], pool: str, volume: str = "") -> None:
-        self._volumes = volumes
-        self._names = pool, volume
-
-    def storageVolLookupByName(self, name: str) -> Pool:
-        if (self._names[0], name) not in self._volumes:
-            raise libvirt_error(libvirt.VIR_ERR_NO_STORAGE_VOL)
-        return Pool(self._volumes, self._names[0], name)
-
-    def path(self) -> str:
-        return self._volumes[self._names]
-
-
 class Domain:
     """A virDomain of RecoveryWorld's."""
 
@@ -349,6 +334,31 @@ class Domain:
     def suspend(self) -> None:
         self._world._called("suspend")
         self._world.pause()
+
+
+class Pool:
+    """A virStoragePool with the path and the type of each of its volumes."""
+
+    def __init__(self, volumes: dict[str, tuple[str, int]]) -> None:
+        self._volumes = volumes
+
+    def storageVolLookupByName(self, name: str) -> Volume:
+        if name not in self._volumes:
+            raise libvirt_error(libvirt.VIR_ERR_NO_STORAGE_VOL)
+        return Volume(*self._volumes[name])
+
+
+class Volume:
+    """A virStorageVol."""
+
+    def __init__(self, path: str, kind: int) -> None:
+        self._path, self._kind = path, kind
+
+    def path(self) -> str:
+        return self._path
+
+    def info(self) -> list[int]:
+        return [self._kind, 1, 1]
 
 
 class FakeSanlock:

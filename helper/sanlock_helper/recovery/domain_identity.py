@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import stat
+from typing import Callable
 
-from ..errors import PermanentError
+from ..errors import PermanentError, TransientError
 from ..records.record import Record
 from ..virt.domain_xml import XMLError, parse_xml
 from ..virt.qemu_sanlock_conf import LOCKSPACE
@@ -30,17 +32,27 @@ _MAX_BYTES = 10 * 1024 * 1024
 # What names a disk's content in its <source>, for each of its types (libvirt docs/formatdomain.rst).
 _SOURCE = ("file", "dev", "dir", "pool", "volume", "protocol", "name")
 
+# The path of a volume, by its pool and its name: "" for one on no storage of this host, None where it is not
+# known.
+PathOf = Callable[[str, str], "str | None"]
 
-def why_another(record: Record, name: str, xml: str) -> str:
+
+def why_another(record: Record, name: str, xml: str, path_of: PathOf) -> str:
     """Why the domain NAME with the definition XML is another machine than RECORD is of, "" when it is not.
 
-    Raises PermanentError for XML that is none.
+    PATH_OF gives the paths of its volumes.  Raises PermanentError for XML that is none, TransientError where
+    the name is another and a volume's path is not known.
     """
     old_leases = {(lease.lockspace, lease.resource) for lease in record.leases}
     old_disks = disks(record.xml) if record.xml else set()
-    new_leases, new_disks = leases(xml), disks(xml)
+    paths = {volume: path_of(*volume) for volume in volumes(xml)}
+    new_leases = leases(xml) | {_lease_of(path) for path in paths.values() if path}
+    new_disks = disks(xml)
     if old_leases & new_leases or old_disks & new_disks:
         return ""
+    unknown = [volume for volume, path in paths.items() if path is None]
+    if unknown and (old_leases or old_disks):
+        return _unknown_volume(record, name, *unknown[0])
     if name != record.name:
         what = "its leases and disks are others" if old_leases or old_disks else "no lease of it is known"
         return f"its name was {record.name!r} and is {name!r}, and {what}: another machine may have its UUID"
@@ -50,6 +62,18 @@ def why_another(record: Record, name: str, xml: str) -> str:
     if not is_comparable or _files(old_disks) & _files(new_disks):
         return ""
     return "its leases and disks are all others than those that it lost: another machine may have its UUID"
+
+
+def _unknown_volume(record: Record, name: str, pool: str, volume: str) -> str:
+    """The same for a domain with a volume whose path, and so whose lease, is not known."""
+    if name == record.name:
+        return ""
+    raise TransientError(
+        "compare the domain with its record",
+        f"its name was {record.name!r} and is {name!r}, and the path of volume {volume} of pool {pool} is "
+        "not known",
+        f"virsh pool-start {shlex.quote(pool)}",
+    )
 
 
 def is_persistent(name: str, uuid: str, folder: str = CONFIG_DIR) -> bool:
@@ -74,7 +98,7 @@ def leases(xml: str) -> set[tuple[str, str]]:
     """The lockspace and the resource of each lease that libvirt takes for the definition XML.
 
     Those of disks are made of their paths (virLockManagerSanlockAddDisk() in libvirt
-    src/locking/lock_driver_sanlock.c).
+    src/locking/lock_driver_sanlock.c).  A volume has its path from its pool: see volumes().
     """
     found = set()
     for lease in definition(xml).findall("devices/lease"):
@@ -84,9 +108,36 @@ def leases(xml: str) -> set[tuple[str, str]]:
     for source in _sources(xml):
         path = source.get("file") or source.get("dev") or source.get("dir")
         if path:
-            digest = hashlib.md5(path.encode("utf-8", "surrogateescape"), usedforsecurity=False).hexdigest()
-            found.add((LOCKSPACE, digest))
+            found.add(_lease_of(path))
     return found
+
+
+def _lease_of(path: str) -> tuple[str, str]:
+    digest = hashlib.md5(path.encode("utf-8", "surrogateescape"), usedforsecurity=False).hexdigest()
+    return LOCKSPACE, digest
+
+
+def volumes(xml: str) -> set[tuple[str, str]]:
+    """The pool and the name of each volume that is a disk to be written to: libvirt locks it by its path.
+
+    An iSCSI volume in mode direct is QEMU's own connection, and has none.
+    """
+    return {
+        (source.get("pool", ""), source.get("volume", ""))
+        for source in _sources(xml)
+        if source.get("volume") and source.get("mode") != "direct"
+    }
+
+
+def has_leases(xml: str) -> bool:
+    """Whether libvirt takes a lease for the definition XML, or may take one: for a volume of any kind."""
+    return bool(leases(xml) or volumes(xml))
+
+
+def has_leases_in(xml: str, lockspace: str) -> bool:
+    """The same for those in LOCKSPACE."""
+    is_automatic = lockspace == LOCKSPACE
+    return any(name == lockspace for name, _ in leases(xml)) or (is_automatic and bool(volumes(xml)))
 
 
 def disks(xml: str) -> set[tuple[str, ...]]:

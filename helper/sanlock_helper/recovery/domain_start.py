@@ -21,6 +21,7 @@ from ..virt.connection import failure
 from ..virt.domain_argument import as_argument
 from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, is_administrators_pause
 from ..virt.domain_xml import parse_xml
+from ..virt.storage_pools import Volumes
 from . import domain_identity
 from .recorded_leases import BEGUN, PROCESS_SECONDS, RecordedLeases, count, own_lockspaces, read_policy
 from .verdict import (
@@ -115,7 +116,7 @@ class DomainStart:
         if domain is None:
             _check_definition(record)
         else:
-            self._drop_another_machine(domain, record)
+            self._drop_another_machine(connection, domain, record)
         found = policy.Policy(True)
         if record.action != "restart":
             found = read_policy(domain, record)
@@ -145,9 +146,10 @@ class DomainStart:
             raise failure("start the domain", error) from error
         return domain
 
-    def _drop_another_machine(self, domain: VirDomain, record: Record) -> None:
+    def _drop_another_machine(self, connection: VirConnect, domain: VirDomain, record: Record) -> None:
+        path_of = Volumes(connection).path
         try:
-            why = domain_identity.why_another(record, domain.name(), domain.XMLDesc(0))
+            why = domain_identity.why_another(record, domain.name(), domain.XMLDesc(0), path_of)
         except libvirt.libvirtError as error:
             raise failure("read the domain's XML", error) from error
         if why:
@@ -196,7 +198,7 @@ class DomainStart:
         what, why = "start the domain", "it runs without a lease: see lock_manager in qemu.conf"
         try:
             is_ours = (record.uuid, domain.ID()) in self._begun
-            if not (is_ours and domain_identity.leases(domain.XMLDesc(0))):
+            if not (is_ours and domain_identity.has_leases(domain.XMLDesc(0))):
                 raise TransientError(what, why)
             domain.destroy()
         except libvirt.libvirtError as error:

@@ -28,7 +28,7 @@ from ..virt.connection import failure, is_no_domain, is_unsupported
 from ..virt.domain_argument import as_argument
 from ..virt.domain_state import describe, ends_by_itself, runs_elsewhere
 from ..virt.processes import Process, boot_id
-from .domain_identity import leases
+from .domain_identity import has_leases_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _state(domain: VirDomain) -> tuple[int, int]:
 def _is_concerned(domain: VirDomain, lockspace: Lockspace) -> bool:
     """Whether DOMAIN has leases in LOCKSPACE, or that is not known."""
     try:
-        return any(name == lockspace.name for name, _ in leases(domain.XMLDesc(0)))
+        return has_leases_in(domain.XMLDesc(0), lockspace.name)
     except HelperError:
         return True
 

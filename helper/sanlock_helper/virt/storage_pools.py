@@ -85,15 +85,26 @@ class Volumes:
         found = tuple(disk for disk in disks if disk is not None)
         return replace(domain, config=replace(config, disks=found))
 
+    def path(self, pool: str, volume: str) -> str | None:
+        """The path of one; "" for what is on no storage of this host, None where it is not known."""
+        found = self._find(pool, volume)
+        if found is None:
+            return None
+        path, kind = found
+        return path if kind else ""
+
     def _resolved(self, disk: Disk) -> Disk | None:
-        key = disk.pool, disk.volume
-        if key not in self._known:
-            self._known[key] = self._look_up(*key)
-        found = self._known[key]
+        found = self._find(disk.pool, disk.volume)
         if found is None:
             return disk
         path, kind = found
         return replace(disk, path=path, kind=kind) if kind else None
+
+    def _find(self, pool: str, volume: str) -> tuple[str, str] | None:
+        key = pool, volume
+        if key not in self._known:
+            self._known[key] = self._look_up(*key)
+        return self._known[key]
 
     def _look_up(self, pool: str, volume: str) -> tuple[str, str] | None:
         """Path and kind, the kind "" for what is on no storage of this host; None where it is not known."""

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from sanlock_helper.records import hold as hold_module
+from sanlock_helper.records import recovery_hold
 from sanlock_helper.records.directory import RecordDirectory
 from sanlock_helper.records.recovery_hold import Hold, moment
 
 pytestmark = pytest.mark.pure
 
-HELPER = Path(hold_module.__file__).parents[2]
+HELPER = Path(recovery_hold.__file__).parents[2]
 
 
 def test_begin_and_end(tmp_path: Path) -> None:

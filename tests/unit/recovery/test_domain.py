@@ -800,6 +800,52 @@ def test_a_uuid_that_another_machine_has_now(
     assert scene.world.started == 0
 
 
+# A volume of a pool: its path, and so its lease, is in no definition.
+
+FILE, NETWORK = libvirt.VIR_STORAGE_VOL_FILE, libvirt.VIR_STORAGE_VOL_NETWORK
+
+
+def volume(more: str = "") -> str:
+    disk = f"<disk type='volume'><source pool='p' volume='a'{more}/></disk>"
+    return f"<domain>{RECOVER}<devices>{disk}</devices></domain>"
+
+
+@pytest.mark.parametrize("action", ["poweroff", "restart"])
+@pytest.mark.parametrize(
+    ("name", "now", "volumes", "verdict"),
+    [
+        ("vm1", volume(), {("p", "a"): ("/images/a.img", FILE)}, Verdict.WAIT),
+        ("renamed", volume(), {("p", "a"): ("/images/a.img", FILE)}, Verdict.WAIT),
+        ("vm1", volume(), {("p", "a"): ("/images/b.img", FILE)}, Verdict.DROPPED),
+        ("other", volume(), {("p", "a"): ("/images/b.img", FILE)}, Verdict.DROPPED),
+        ("other", volume(), {("p", "a"): ("images/a", NETWORK)}, Verdict.DROPPED),
+        # The pool is not there yet, as after an outage: unknown is no other machine.
+        ("vm1", volume(), {}, Verdict.WAIT),
+        ("other", volume(), {}, Verdict.AGAIN),
+        ("vm1", volume(" mode='direct'"), {}, Verdict.DROPPED),
+    ],
+)
+def test_a_machine_whose_disk_is_a_volume(
+    tmp_path: Path, action: str, name: str, now: str, volumes: Any, verdict: Verdict
+) -> None:
+    scene = Scene(tmp_path, action, leases=(AUTO,))
+    scene.world.name, scene.world.xml, scene.world.volumes = name, now, volumes
+    finding = scene.visit(ready=False)
+    assert finding.verdict is verdict, finding.text
+    if verdict is Verdict.AGAIN:
+        assert "volume a of pool p is not known (virsh pool-start p)" in finding.text
+    assert scene.world.started == 0
+
+
+def test_a_run_on_a_volume_that_has_no_lease_is_ended_at_once(off: Scene) -> None:
+    off.world.xml = volume()
+    without_lease(off)
+    found = off.visit()
+    assert found.verdict is Verdict.REFUSED
+    assert "started without a lease, and powered off again at once" in found.text
+    assert off.world.vm == OFF
+
+
 # A lease that has moved
 
 

@@ -299,11 +299,27 @@ def test_another_lockspace(tmp_path: Path) -> None:
     assert domain.aborts == 0
 
 
-def test_the_lockspace_of_the_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("source", "lockspace", "is_concerned"),
+    [
+        ("file='/a.img'", "__LIBVIRT__DISKS__", True),
+        ("file='/a.img'", "LS", False),
+        # libvirt locks a volume by its path, which only its pool has.
+        ("pool='p' volume='a'", "__LIBVIRT__DISKS__", True),
+        ("pool='p' volume='a' mode='host'", "__LIBVIRT__DISKS__", True),
+        ("pool='p' volume='a' mode='direct'", "__LIBVIRT__DISKS__", False),
+        ("pool='p' volume='a'", "LS", False),
+    ],
+)
+def test_the_lockspace_of_the_disks(
+    tmp_path: Path, source: str, lockspace: str, is_concerned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     domain = Domain()
-    xml = "<domain><devices><disk><source file='/a.img'/></disk></devices></domain>"
+    xml = f"<domain><devices><disk><source {source}/></disk></devices></domain>"
     monkeypatch.setattr(domain, "XMLDesc", lambda flags: xml)
-    assert Scene(tmp_path, domain).settle(Lockspace("__LIBVIRT__DISKS__", 1, "/l", 0)) is not None
+    found = Scene(tmp_path, domain).settle(Lockspace(lockspace, 1, "/l", 0))
+    assert (found is not None) is is_concerned
+    assert bool(domain.aborts) is is_concerned
 
 
 @pytest.mark.parametrize("xml", ["<domain", ""])

@@ -199,7 +199,7 @@ def test_a_volume_is_read_before_the_resume(tmp_path: Path, mocker: MockerFixtur
     scene.world.xml = (
         "<domain><devices><disk type='volume'><source pool='p' volume='v'/></disk></devices></domain>"
     )
-    scene.world.volumes = {("p", "v"): f"{tmp_path}/v"}
+    scene.world.volumes = {("p", "v"): (f"{tmp_path}/v", libvirt.VIR_STORAGE_VOL_FILE)}
     result = scene.visit()
     assert result.verdict is Verdict.AGAIN
     assert result.text.endswith(f"it stays paused: {tmp_path}/v: No such file or directory")
