@@ -341,6 +341,59 @@ def test_a_poweroff_right_after_a_restart_spares_the_new_run(stack: Stack) -> No
     assert len(domain.leases()) == 1
 
 
+# Block jobs
+
+# A MiB a second of this: it goes on for longer than a test.
+SIZE = "64M"
+
+BLOCK_JOBS = {
+    "pull": (("blockpull", "{vm}", "vda", "1"),),
+    "copy": (("blockcopy", "{vm}", "vda", "/run/stack/copy.img", "--transient-job", "--bandwidth", "1"),),
+    "active commit": (
+        ("snapshot-create-as", "{vm}", "top", "--disk-only", "--no-metadata"),
+        ("blockcommit", "{vm}", "vda", "1", "--active"),
+    ),
+}
+
+
+def on_overlay(stack: Stack, domain: Domain) -> None:
+    """Give DOMAIN, not defined yet, a disk over a backing file with data."""
+    (top,) = domain.disks
+    base = f"{top}.base"
+    stack.run("qemu-img", "create", "-q", "-f", "qcow2", base, SIZE)
+    stack.run("qemu-io", "-f", "qcow2", "-c", f"write -q -P 7 0 {SIZE}", base)
+    stack.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, top)
+    domain.xml = domain.xml.replace("type='raw'", "type='qcow2'")
+    stack.path(domain.xml_path).write_text(domain.xml)
+
+
+@pytest.mark.parametrize("is_filed", [True, False])
+@pytest.mark.parametrize("kind", sorted(BLOCK_JOBS))
+def test_qemu_writes_to_no_disk_of_a_paused_domain(calm: Stack, kind: str, is_filed: bool) -> None:
+    """ "verified paused, no lease held", and the job went on: QEMU wrote to a disk without its lease."""
+    domain = calm.domain("busy")
+    on_overlay(calm, domain)
+    path = calm.path("/run/libvirt/qemu/busy.xml")
+    with running(domain):
+        for words in BLOCK_JOBS[kind]:
+            calm.virsh(*(word.format(vm=domain.uuid) for word in words))
+        assert calm.virsh("blockjob", domain.uuid, "vda", "--raw").strip()
+        text = path.read_bytes()
+        if not is_filed:
+            path.unlink()
+        result = by_hand(calm, URI, domain.uuid, "pause")
+        if not path.exists():
+            path.write_bytes(text)
+        assert result.returncode == 0, result.stderr
+        assert "aborted the block job of vda" in result.stderr
+        assert "verified paused, no lease held" in result.stderr
+        assert domain.state().name == "paused"
+        assert calm.virsh("blockjob", domain.uuid, "vda", "--raw").strip() == ""
+        assert domain.leases() == []
+    images = domain.disks[0].rpartition(".")[0]
+    calm.run("sh", "-c", f"rm -f {images}.* /run/stack/copy.img")
+
+
 # A14: what is paused already
 
 

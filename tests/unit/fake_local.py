@@ -46,6 +46,8 @@ class FakeLocal(LocalDomains):
         self.another: int | None = None
         self.status: Status | None = None
         self.no_job = False
+        # The disks with a block job by libvirt's status file; None where there is no such file.
+        self.noted_block_jobs: set[str] | None = set()
 
     def run(self, uuid: str, since: float, pid: int | None = None) -> Run:
         if "run" in self.raises:
@@ -61,6 +63,9 @@ class FakeLocal(LocalDomains):
 
     def has_no_job(self, uuid: str, id: int | None) -> bool:
         return self.no_job
+
+    def block_jobs(self, uuid: str, id: int | None) -> set[str] | None:
+        return self.noted_block_jobs
 
     def held_by(self, process: Process) -> list[Lease]:
         if "held_by" in self.raises:

@@ -75,6 +75,7 @@ DOMAIN = used(
     libvirt.virDomain,
     *("ID", "name", "state", "isPersistent", "XMLDesc", "jobStats"),
     *("destroy", "suspend", "abortJob", "create", "pMWakeup"),
+    *("blockJobInfo", "blockJobAbort"),
 )
 
 
@@ -86,6 +87,8 @@ class FakeHost:
         self.state: int = libvirt.VIR_DOMAIN_RUNNING
         self.reason = 0
         self.job: dict[str, int] = {"type": libvirt.VIR_DOMAIN_JOB_NONE}
+        # By disk, the virDomainBlockJobType of its block job.
+        self.block_jobs: dict[str, int] = {}
         self.known = True
         self.persistent = True
         self.asked_persistent = 0
@@ -115,6 +118,8 @@ class FakeHost:
         domain.suspend.side_effect = lambda: self._call("suspend", self.pause)
         domain.jobStats.side_effect = self.job_stats
         domain.abortJob.side_effect = lambda: self._call("abort", self.end_job)
+        domain.blockJobInfo.side_effect = self.block_job_info
+        domain.blockJobAbort.side_effect = self.abort_block_job
         domain.create.side_effect = lambda: self._call("create", self.start)
         domain.pMWakeup.side_effect = lambda: self._call("wake", self.wake)
         return domain
@@ -133,9 +138,18 @@ class FakeHost:
         self._call("job")
         return self.job
 
+    def block_job_info(self, disk: str) -> dict[str, int]:
+        self._call("block job")
+        return {"type": self.block_jobs[disk], "cur": 0, "end": 9} if disk in self.block_jobs else {}
+
+    def abort_block_job(self, disk: str, flags: int) -> None:
+        assert flags == libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC
+        self._call(f"abort {disk}", lambda: self.block_jobs.pop(disk))
+
     def xml(self, flags: int) -> str:
         if not flags:
-            return f"<domain><on_crash>{self.on_crash}</on_crash></domain>"
+            targets = "<disk><target dev='vda'/></disk><interface><target dev='vnet0'/></interface>"
+            return f"<domain><on_crash>{self.on_crash}</on_crash><devices>{targets}</devices></domain>"
         assert flags == libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
         self._call("xml")
         return "<domain/>"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The action pause: the domain's processors stand still for good, and its process holds no lease any more.
 
-A job of libvirt's may let a paused domain run on: it is ended here, or waited for.
+A job of libvirt's may let a paused domain run on: it is ended here, or waited for.  So is what QEMU itself
+writes to the domain's disks: see block_jobs.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from ..errors import PermanentError, TransientError
 from ..virt.connection import failure, is_unsupported
 from ..virt.domain_state import describe, ends_by_itself, is_administrators_pause, runs_elsewhere, state_name
 from .attempt import Attempt
+from .block_jobs import end_block_jobs
 from .outcomes import STOPPED, Outcome, ended, leases_given_up, moved
 from .preparation import complete_paused, is_in_use, write_record
 
@@ -65,6 +67,7 @@ def pause(attempt: Attempt) -> Outcome:
         _await_on_crash(attempt)
     else:
         _end_job(attempt, state, reason)
+    end_block_jobs(attempt)
     verified, remark = leases_given_up(attempt, state_name(state))
     complete_paused(attempt)
     return attempt.outcome(verified, remark)
@@ -74,7 +77,7 @@ def _suspend(attempt: Attempt, state: int) -> int | None:
     """Suspend a domain that is in STATE; returns its id after that, as Attempt.lookup() does."""
     if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
         _wake_up(attempt)
-    _end_dump(attempt)
+    _end_jobs_before(attempt)
     did = attempt.progress.did
     did = "suspended" if did == "nothing to do" else f"{did}, suspended"
     try:
@@ -153,15 +156,25 @@ def _end_job(attempt: Attempt, state: int, reason: int) -> None:
     raise TransientError(what, f"it was {where}: that job was aborted, and its end is waited for")
 
 
+def _end_jobs_before(attempt: Attempt) -> None:
+    """End what has to end before a running domain is suspended.
+
+    Block jobs, too: the leases are still held, so that sanlock kills the process if a job does not end.  None
+    can be aborted beside a job of libvirt's own, and those of a migration are its own.  libvirtd is not asked
+    where its status file has no job: its answer would be waited for with the domain still running.
+    """
+    if attempt.local is not None and attempt.local.has_no_job(attempt.request.uuid, attempt.progress.run):
+        end_block_jobs(attempt)
+    else:
+        _end_dump(attempt)
+
+
 def _end_dump(attempt: Attempt) -> None:
     """Abort the live dump of a running domain: libvirt suspends no domain before its dump has ended.
 
     Other jobs are not aborted: beside a backup, a migration or a live snapshot a domain can be suspended
-    (qemuDomainObjSetAsyncJobMask() in libvirt src/qemu), and _end_job() ends the rest.  libvirtd is not asked
-    where its status file has no job: its answer would be waited for with the domain still running.
+    (qemuDomainObjSetAsyncJobMask() in libvirt src/qemu), and _end_job() ends the rest.
     """
-    if attempt.local is not None and attempt.local.has_no_job(attempt.request.uuid, attempt.progress.run):
-        return
     try:
         operation = _job(attempt)
     except libvirt.libvirtError:

@@ -50,6 +50,11 @@ class VirDomain(Protocol):
 
     def abortJob(self) -> int: ...
 
+    def blockJobInfo(self, disk: str, flags: int = 0, /) -> dict[str, int]:
+        """Among others "type" (virDomainBlockJobType); empty where the disk has none."""
+
+    def blockJobAbort(self, disk: str, flags: int = 0, /) -> int: ...
+
     def diskErrors(self, flags: int = 0, /) -> dict[str, int]:
         """virDomainDiskErrorCode by the disk's target; only those with an error."""
 

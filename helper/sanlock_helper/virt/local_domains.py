@@ -88,6 +88,14 @@ class LocalDomains:
         found = [status for status in self._processes.files.matching(uuid) if status.id == id]
         return bool(found) and not any(status.has_job for status in found)
 
+    def block_jobs(self, uuid: str, id: int | None) -> set[str] | None:
+        """The targets of the disks on which libvirt has noted a block job, for that run.
+
+        None where no status file is about it.
+        """
+        found = [status for status in self._processes.files.matching(uuid) if status.id == id]
+        return {target for status in found for target in status.block_jobs} if found else None
+
     def held_by(self, process: Process) -> list[Lease]:
         """The leases that PROCESS holds; LeasesUnknownError where sanlock cannot be asked."""
         what = f"read the leases of process {process.pid}"

@@ -42,6 +42,8 @@ _BEGIN, _END, _ROOT_END = b"<domain", b"</domain>", b"</domstatus>"
 # src/qemu/qemu_domain.c).
 _JOB = b"<job "
 _LOCK_BEGIN, _LOCK_END = b"<lockstate>", b"</lockstate>"
+# There as well, with one <blockjob> for each (qemuDomainObjPrivateXMLFormatBlockjobs() there).
+_BLOCK_JOBS_BEGIN, _BLOCK_JOBS_END, _BLOCK_JOB = b"<blockjobs ", b"</blockjobs>", b"<blockjob "
 
 
 class Status:
@@ -57,7 +59,7 @@ class Status:
     """
 
     __slots__ = (
-        *("has_job", "id", "lock_state", "name", "pid"),
+        *("block_jobs", "has_job", "id", "lock_state", "name", "pid"),
         *("reason", "state", "uuid", "written", "xml"),
     )
 
@@ -73,6 +75,7 @@ class Status:
         xml: str = "",
         has_job: bool = True,
         lock_state: str = "",
+        block_jobs: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.uuid = uuid
@@ -84,6 +87,7 @@ class Status:
         self.xml = xml
         self.has_job = has_job
         self.lock_state = lock_state
+        self.block_jobs = block_jobs
 
 
 class StatusFileError(SanlockHelperError):
@@ -221,6 +225,7 @@ class _Reader:
         else:
             parser.Parse(data, True)
         xml = data[self._begin : self._end].decode()
+        head = data[: max(0, self._begin)]
         return Status(
             "".join(self._texts["name"]),
             "".join(self._texts["uuid"]).lower(),
@@ -229,8 +234,9 @@ class _Reader:
             self._root.get("reason", "unknown"),
             int(self._root["pid"]),
             xml=xml,
-            has_job=_JOB in data[: self._begin],
-            lock_state=_lock_state(data[: max(0, self._begin)]),
+            has_job=_JOB in head,
+            lock_state=_lock_state(head),
+            block_jobs=_block_jobs(head),
         )
 
     def _hear_elements(self, do: bool) -> None:
@@ -283,6 +289,25 @@ def _lock_state(head: bytes) -> str:
     parser.CharacterDataHandler = found.append
     parser.Parse(head[begin:end], True)
     return "".join(found)
+
+
+def _block_jobs(head: bytes) -> tuple[str, ...]:
+    """The targets of the disks in the <blockjobs> of HEAD, as for _lock_state()."""
+    begin = head.find(_BLOCK_JOBS_BEGIN)
+    end = head.find(_BLOCK_JOBS_END, begin) + len(_BLOCK_JOBS_END)
+    if begin < 0 or end < begin or head.find(_BLOCK_JOB, begin, end) < 0:
+        return ()
+    found: dict[str, None] = {}
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        # What a job's chains have of disks has no target.
+        if name == "disk" and attributes.get("dst"):
+            found[attributes["dst"]] = None
+
+    parser = ParserCreate("utf-8")
+    parser.StartElementHandler = start
+    parser.Parse(head[begin:end], True)
+    return tuple(found)
 
 
 def _find_domain(data: bytes) -> tuple[int, int]:

@@ -46,7 +46,7 @@ def run(host: FakeHost, action: str, progress: Progress | None = None, **options
 
 
 def changes(host: FakeHost) -> list[str]:
-    return [name for name in host.calls if name not in ("lookup", "state", "xml", "job")]
+    return [name for name in host.calls if name not in ("lookup", "state", "xml", "job", "block job")]
 
 
 # poweroff
@@ -523,6 +523,94 @@ def test_a_domain_without_a_job_is_suspended_without_another_question(
     local.no_job = True
     run(host, "pause", local=local)
     assert host.calls[:3] == ["lookup", "state", "suspend"]
+
+
+# Block jobs
+
+PULL, COPY, COMMIT, ACTIVE_COMMIT = (
+    libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_PULL,
+    libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+    libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT,
+    libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT,
+)
+
+
+@pytest.mark.parametrize("kind", [PULL, COPY, COMMIT, ACTIVE_COMMIT])
+def test_a_block_job_is_aborted_before_the_suspend(host: FakeHost, local: FakeLocal, kind: int) -> None:
+    """The leases are held until then: where it does not end, sanlock kills the process."""
+    local.no_job = True
+    host.block_jobs, local.noted_block_jobs = {"vda": kind, "vdc": kind}, {"vda", "vdb", "vdc"}
+    progress = Progress()
+    with pytest.raises(TransientError, match="QEMU had a block job on vda, vdc: it was aborted"):
+        run(host, "pause", progress, local=local)
+    assert host.state == libvirt.VIR_DOMAIN_RUNNING
+    assert str(run(host, "pause", progress, local=local)) == (
+        "found running, aborted the block job of vda, vdc, suspended, verified paused, no lease held"
+    )
+    assert changes(host) == ["abort vda", "abort vdc", "suspend"]
+
+
+@pytest.mark.parametrize("noted", [{"vda"}, None])
+@pytest.mark.parametrize("reason", LASTING)
+def test_a_paused_domain_with_a_block_job_is_not_safe(
+    host: FakeHost, local: FakeLocal, reason: int, noted: set[str] | None
+) -> None:
+    """QEMU goes on writing, whatever has paused the guest, and whether libvirt's status file is there."""
+    host.state, host.reason = libvirt.VIR_DOMAIN_PAUSED, reason
+    host.block_jobs, local.noted_block_jobs = {"vda": PULL}, noted
+    progress = Progress()
+    with pytest.raises(TransientError, match="it was aborted, and its end is waited for"):
+        run(host, "pause", progress, local=local)
+    outcome = run(host, "pause", progress, local=local)
+    assert (outcome.did, outcome.verified) == ("aborted the block job of vda", "paused, no lease held")
+
+
+def test_a_block_job_that_begins_beside_the_suspend(host: FakeHost, local: FakeLocal) -> None:
+    local.no_job = True
+    host.block_jobs = {"vda": COPY}
+    suspended = host.pause
+
+    def pause() -> None:
+        suspended()
+        local.noted_block_jobs = {"vda"}
+
+    host.pause = pause  # type: ignore[method-assign]
+    progress = Progress()
+    with pytest.raises(TransientError, match="QEMU had a block job on vda"):
+        run(host, "pause", progress, local=local)
+    assert run(host, "pause", progress, local=local).did == "suspended, aborted the block job of vda"
+
+
+@pytest.mark.parametrize("failing", ["abort vda", "block job"])
+def test_a_block_job_that_does_not_end_is_no_success(host: FakeHost, local: FakeLocal, failing: str) -> None:
+    local.no_job = True
+    host.block_jobs, local.noted_block_jobs = {"vda": PULL}, {"vda"}
+    # What would end all tries, were it about the domain.
+    host.raises[failing] = libvirt_error(libvirt.VIR_ERR_INVALID_ARG, message="not that")
+    with pytest.raises(TransientError, match="not that"):
+        run(host, "pause", local=local)
+    assert host.state == libvirt.VIR_DOMAIN_RUNNING
+
+
+def test_a_backup_writes_to_a_file_of_its_own(host: FakeHost, local: FakeLocal) -> None:
+    local.no_job = True
+    local.noted_block_jobs = {"vda"}
+    host.block_jobs = {"vda": libvirt.VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP}
+    assert run(host, "pause", local=local).did == "suspended"
+
+
+def test_the_block_jobs_of_a_migration_are_left_to_it(host: FakeHost, local: FakeLocal) -> None:
+    host.begin_job(0, libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
+    host.state = libvirt.VIR_DOMAIN_RUNNING
+    host.block_jobs, local.noted_block_jobs = {"vda": COPY}, {"vda"}
+
+    def pause() -> None:
+        host.state, host.reason = libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION
+
+    host.pause = pause  # type: ignore[method-assign]
+    with pytest.raises(TransientError, match="being migrated to another host"):
+        run(host, "pause", local=local)
+    assert changes(host) == ["suspend"]
 
 
 def test_a_live_dump_that_cannot_be_aborted_is_waited_for(host: FakeHost, local: FakeLocal) -> None:

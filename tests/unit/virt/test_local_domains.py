@@ -85,6 +85,19 @@ def test_a_job_is_read_anew_each_time(local: LocalDomains, files: Path) -> None:
     assert not local.has_no_job(UUID, 3)
 
 
+def test_block_jobs_are_read_anew_each_time(local: LocalDomains, files: Path) -> None:
+    path = files / "a.xml"
+    assert local.block_jobs(UUID, 3) is None
+    path.write_bytes(status_xml("a", UUID))
+    assert local.block_jobs(UUID, 3) == set()
+    assert local.block_jobs(UUID, 4) is None
+    job = b"<blockjobs active='yes'><blockjob name='p'><disk dst='vda'/></blockjob></blockjobs>  <domain type"
+    path.write_bytes(status_xml("a", UUID).replace(b"  <domain type", job))
+    assert local.block_jobs(UUID, 3) == {"vda"}
+    path.unlink()
+    assert local.block_jobs(UUID, 3) is None
+
+
 def test_a_process_that_sanlock_passed_is_proven_first(
     local: LocalDomains,
     files: Path,

@@ -55,6 +55,33 @@ def test_a_job_of_libvirts_stands_before_the_domain(metadata: str) -> None:
     assert parse_status_file(data.replace(b"  <domain type", JOB + b"  <domain type")).has_job
 
 
+NO_BLOCK_JOB = "<blockjobs active='no'/>"
+PULL = """<blockjobs active='yes'>
+    <blockjob name='pull-vda' type='pull' state='running' jobflags='0x0'>
+      <disk dst='vda'/>
+    </blockjob>
+    <blockjob name='copy-vdb' type='copy' state='ready' newstate='ready' jobflags='0x4'>
+      <disk dst='vdb' mirror='yes'/>
+    </blockjob>
+    <blockjob name='broken' type='commit' state='concluded' brokentype='commit'>
+      <chains><disk type='file' format='raw'><source file='/a'/></disk></chains>
+    </blockjob>
+  </blockjobs>"""
+
+
+@pytest.mark.parametrize("metadata", ["", PULL])
+@pytest.mark.parametrize(
+    ("text", "found"), [("", ()), (NO_BLOCK_JOB, ()), ("<blockjobs ", None), (PULL, ("vda", "vdb"))]
+)
+def test_block_jobs_stand_before_the_domain(text: str, found: tuple[str, ...] | None, metadata: str) -> None:
+    data = status_xml(metadata=metadata).replace(b"  <domain type", f"  {text}\n  <domain type".encode())
+    if found is None:
+        with pytest.raises(StatusFileError):
+            parse_status_file(data)
+    else:
+        assert parse_status_file(data).block_jobs == found
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
