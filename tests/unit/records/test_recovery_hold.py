@@ -75,7 +75,7 @@ def test_on_a_read_only_disk(tmp_path: Path, is_held: bool) -> None:
     program = (
         "import sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
-        "from sanlock_helper.records.hold import Hold\n"
+        "from sanlock_helper.records.recovery_hold import Hold\n"
         "hold = Hold(sys.argv[2])\n"
         "for call in (hold.begin, hold.end):\n"
         "    try:\n"
