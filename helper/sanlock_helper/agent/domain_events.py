@@ -75,16 +75,16 @@ class DomainEvents:
         """The thread: does what comes with WORK."""
         while True:
             try:
-                call = work.get(timeout=self._seconds_left())
+                call = work.get(timeout=self.seconds_left())
             except Empty:
-                call = self._try_again_what_failed
+                call = self.try_again_what_failed
             try:
                 call()
             except Exception as error:
                 # A defect of ours costs one event.
                 self._report(Event("io-errors-not-noted", note=f"internal error: {error!r}"))
 
-    def _seconds_left(self) -> float | None:
+    def seconds_left(self) -> float | None:
         """Seconds until something that failed is tried again; None where nothing has."""
         retry = WRITE_RETRY if self._io_errors.retries else None
         if self.next_try is None:
@@ -92,7 +92,8 @@ class DomainEvents:
         left = max(0.0, self.next_try - self._clock())
         return left if retry is None else min(left, retry)
 
-    def _try_again_what_failed(self) -> None:
+    def try_again_what_failed(self) -> None:
+        """What the thread does once seconds_left() have passed without work."""
         if self.next_try is not None and self._clock() >= self.next_try:
             self._open()
         self._io_errors.try_again()

@@ -356,18 +356,18 @@ def test_a_record_that_cannot_be_written_is_tried_again(world: World) -> None:
     line = world.journal.text()
     assert line.startswith(f"pause vm1 {UUID}: no recovery record: ")
     assert line.endswith("recovery will not bring it back until there is one: tried again every 10 s")
-    assert world.listener._seconds_left() == WRITE_RETRY
-    world.listener._try_again_what_failed()
+    assert world.listener.seconds_left() == WRITE_RETRY
+    world.listener.try_again_what_failed()
     # libvirtd begins anew meanwhile, and it is listed.
     world.close_callback(world, 0, None)
     world.listed = [(Guest(), {"state.state": PAUSED, "state.reason": IOERROR})]
     world.open()
     assert (world.kinds(), len(world.journal.lines)) == ([], 1)
     (world.path / "records").unlink()
-    world.listener._try_again_what_failed()
+    world.listener.try_again_what_failed()
     assert world.kinds() == ["io-error-noted"]
     assert [lease.version for lease in world.record().leases] == [3]
-    assert world.listener._seconds_left() is None
+    assert world.listener.seconds_left() is None
 
 
 @pytest.mark.parametrize("end", ["resumed", "ended", "not listed"])
@@ -383,9 +383,9 @@ def test_a_record_that_is_needed_no_more_is_not_tried_again(world: World, end: s
     else:
         world.close_callback(world, 0, None)
         world.open()
-    assert world.listener._seconds_left() is None
+    assert world.listener.seconds_left() is None
     (world.path / "records").unlink()
-    world.listener._try_again_what_failed()
+    world.listener.try_again_what_failed()
     assert (world.kinds(), world.records.uuids()) == ([], [])
 
 
@@ -397,7 +397,7 @@ def test_a_stop_before_the_agent_began_is_that_still_when_it_is_tried_again(worl
     world.lifecycle(SUSPENDED)
     world.run()
     (world.path / "records").unlink()
-    world.listener._try_again_what_failed()
+    world.listener.try_again_what_failed()
     assert (world.kinds(), world.record().unknown) == (["io-error-unseen"], UNSEEN)
 
 
