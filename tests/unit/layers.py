@@ -23,6 +23,7 @@ GROUND = {
     "memory_limits",
     "numbers",
     "threads",
+    "timestamps",
 }
 # The killpath's fast path.
 FAST = {"invocation", "killpath", "spool"}

@@ -54,6 +54,7 @@ def homes() -> dict[str, set[str]]:
         ("DEFAULT_GRACE", "leases/grace.py"),
         ("DEFAULT_FIRE_TIMEOUT", "leases/grace.py"),
         ("RUN_AS_ROOT", "errors.py"),
+        ("LAST_TIME", "timestamps.py"),
     ],
 )
 def test_a_constant_has_one_home(name: str, home: str) -> None:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from ..records.recovery_hold import RELEASE, Hold, moment
+from ..records.recovery_hold import RELEASE, Hold
+from ..timestamps import moment
 from ..virt.host_conf import HostConf, read_host_conf
 from .finding import Finding, failed, passed, warned
 from .registry import check

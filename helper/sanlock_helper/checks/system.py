@@ -12,7 +12,7 @@ from pathlib import Path
 from ..agent_state import AgentState, agent_state, described_state
 from ..command import run
 from ..distribution import DEBIAN
-from ..records.recovery_hold import moment
+from ..timestamps import moment
 from .finding import Finding, failed, not_checked, passed, warned
 from .hindered_units import freed
 from .registry import check

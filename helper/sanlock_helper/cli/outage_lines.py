@@ -7,7 +7,8 @@ from typing import Any
 
 from ..history.current_outage import ABSENT, CurrentOutage, LockspaceRow
 from ..leases.renewals import LOST, NEAR, REMOVED, RENEWED, Renewals
-from .terminal import iso, moment, plain
+from ..timestamps import iso, moment
+from .terminal import plain
 from .wrapping import Piece
 
 

@@ -13,8 +13,9 @@ from ..records.record import Record
 from ..records.recovery_hold import RELEASE, Hold
 from ..recovery.dry_run import Plan, PlannedDomain, Step
 from ..threads import within
+from ..timestamps import moment
 from ..virt.host_conf import PATH, TIME, HostConf, read_host_conf, unread
-from .terminal import moment, plain
+from .terminal import plain
 
 CONF_SECONDS = 5.0
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
@@ -15,9 +14,6 @@ from ..escapes import printable
 from .remedy_parts import pieces_of
 from .text_width import ENVIRON, cells, columns_of
 from .wrapping import Line, Piece, wrap
-
-# The end of the year 9998 in UTC, and so of the years of four digits in any time zone.
-LAST_TIME = 253370764799.0
 
 # Names and messages of other programs, as what is printed here has them.
 plain = printable
@@ -95,22 +91,6 @@ def ask(what: str, explanation: str = "") -> bool:
         print_pieces(pieces_of(plain(line)), stream=sys.stderr)
     prompt(f"{what}? [y/N] ", sys.stderr)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def moment(seconds: float) -> str:
-    """SECONDS since the epoch as local date and time of day."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(_on_calendar(seconds)))
-
-
-def iso(seconds: float) -> str:
-    """SECONDS since the epoch as ISO 8601 in UTC, with milliseconds, for programs."""
-    seconds = _on_calendar(seconds)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds * 1000) % 1000:03d}Z"
-
-
-def _on_calendar(seconds: float) -> float:
-    """SECONDS, or the nearest time that both calendars above have; 0 for what is no number."""
-    return min(max(0.0, seconds), LAST_TIME)
 
 
 def print_json(verb: str, version: int, data: Mapping[str, Any], indent: int | None = 2) -> None:

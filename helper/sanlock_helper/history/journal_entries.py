@@ -19,6 +19,7 @@ from ..command import NO_END, NOT_RUN, run
 from ..errors import PermanentError, UsageError, needs_root
 from ..escapes import shown
 from ..numbers import whole_number
+from ..timestamps import LAST_TIME
 from .logged_events import is_field
 
 SANLOCK = "sanlock"
@@ -29,9 +30,6 @@ SECONDS = 20.0
 
 # A longer line is no export: without --all, a field of more than 4096 bytes is null in it.
 MAX_LINE = 1024 * 1024
-
-# The end of the year 9998: a later time is no time, and could not be printed in each time zone.
-_LAST_TIME = 253370764799.0
 
 HINT = "journalctl -o json on the host that has it, then --journal FILE"
 
@@ -169,7 +167,7 @@ def _time(text: Any) -> float:
     if number is None:
         raise ValueError("no time")
     seconds = number / 1e6
-    if seconds > _LAST_TIME:
+    if seconds > LAST_TIME:
         raise ValueError("not a time of this era")
     return seconds
 

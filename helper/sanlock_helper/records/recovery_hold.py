@@ -10,7 +10,6 @@ cannot be read, or others may write to it, recovery is not held, as the records 
 from __future__ import annotations
 
 import os
-import time
 
 from .directory import STATE_DIR, open_directory
 
@@ -80,12 +79,3 @@ class Hold:
         finally:
             os.close(directory)
         return True
-
-
-def moment(since: float) -> str:
-    """SINCE, seconds since the epoch, as a journal line has it: local date and time of day."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
-    except (OverflowError, ValueError, OSError):
-        # A file may have a time that no calendar has.
-        return f"{since:.0f}"

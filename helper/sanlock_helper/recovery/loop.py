@@ -14,8 +14,9 @@ from ..journal import Journal, RepeatFilter, log_traceback
 from ..leases.held import Lockspace
 from ..leases.lockspaces import Sanlock
 from ..records.record import Record
-from ..records.recovery_hold import RELEASE, moment
+from ..records.recovery_hold import RELEASE
 from ..records.store import RecordStore
+from ..timestamps import moment
 from ..virt import policy
 from ..virt.domain_argument import as_argument
 from ..virt.host_conf import HostConf

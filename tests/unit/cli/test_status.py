@@ -11,7 +11,6 @@ import pytest
 
 pytest.importorskip("libvirt")
 
-from sanlock_helper.cli.terminal import moment
 from sanlock_helper.cli.text_width import cut
 from sanlock_helper.cli.verbs import status
 from sanlock_helper.errors import PermanentError
@@ -19,6 +18,7 @@ from sanlock_helper.history.forecast import AtLoss, Row
 from sanlock_helper.history.outages import OutageEvent
 from sanlock_helper.leases.sanlock_status import HeldLease, SanlockStatus
 from sanlock_helper.records.record import MARKS, Record
+from sanlock_helper.timestamps import moment
 from sanlock_helper.virt.domain_state import STATES
 from sanlock_helper.virt.inventory import KnownDomain
 

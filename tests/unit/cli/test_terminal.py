@@ -15,10 +15,11 @@ from sanlock_helper.checks.facts import Facts, HostPaths
 from sanlock_helper.checks.finding import Finding
 from sanlock_helper.checks.registry import Check
 from sanlock_helper.cli.tables import table
-from sanlock_helper.cli.terminal import is_colourful, iso, plain
+from sanlock_helper.cli.terminal import is_colourful, plain
 from sanlock_helper.cli.wrapping import plain_text
 from sanlock_helper.errors import PermanentError, TransientError
 from sanlock_helper.threads import within
+from sanlock_helper.timestamps import iso
 
 
 class Terminal(io.StringIO):

@@ -13,7 +13,8 @@ import pytest
 
 from sanlock_helper.records import recovery_hold
 from sanlock_helper.records.directory import RecordDirectory
-from sanlock_helper.records.recovery_hold import Hold, moment
+from sanlock_helper.records.recovery_hold import Hold
+from sanlock_helper.timestamps import moment
 
 pytestmark = pytest.mark.pure
 

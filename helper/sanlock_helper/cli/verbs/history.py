@@ -17,8 +17,9 @@ from ...history.outages import ON_RECORD, WARNED, DomainOutage, Outage, OutageEv
 from ...history.sources import gather
 from ...records.record import Record
 from ...threads import within
+from ...timestamps import iso, moment
 from ..connecting import add_connect, connect_within
-from ..terminal import iso, moment, plain, print_json, print_pieces, warn
+from ..terminal import plain, print_json, print_pieces, warn
 from ..wrapping import Piece
 
 SCHEMA = 1

@@ -32,6 +32,7 @@ from ...recovery.loop import Recovery
 from ...recovery.paused_jobs import PausedJobs
 from ...recovery.verdict import Verdict
 from ...threads import within
+from ...timestamps import moment
 from ...virt import qemu_sanlock_conf
 from ...virt.connection import connect
 from ...virt.lookup import find_domain
@@ -39,7 +40,7 @@ from ..connecting import add_connect, connect_within
 from ..live_lines import LiveLines
 from ..recovery_plan import held_since, held_text, order_text, plan_as_dict, print_plan, read_conf
 from ..remedy_parts import pieces_of
-from ..terminal import moment, plain, print_error, print_json, print_pieces, prompt
+from ..terminal import plain, print_error, print_json, print_pieces, prompt
 from ..wrapping import Piece
 
 SCHEMA = 1

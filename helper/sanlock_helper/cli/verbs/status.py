@@ -37,6 +37,7 @@ from ...leases.sanlock_daemon import join_sanlock_group, run_dir
 from ...leases.sanlock_status import SanlockStatus, SanlockUnknownError, ask_sanlock
 from ...records.record import Record
 from ...threads import within
+from ...timestamps import iso, moment
 from ...virt.connection import is_local
 from ...virt.domain_state import STATES
 from ...virt.inventory import KnownDomain, find_forgotten, running_domains, take_inventory, with_default
@@ -47,7 +48,7 @@ from ..outage_lines import lockspace_json, lockspace_lines, outage_json, outage_
 from ..recovery_plan import held_since, held_text, read_conf
 from ..suggestions import did_you_mean
 from ..tables import table
-from ..terminal import iso, moment, paint, painted, plain, print_json, print_pieces, warn
+from ..terminal import paint, painted, plain, print_json, print_pieces, warn
 from ..text_width import columns_of
 from ..watching import Watch
 
