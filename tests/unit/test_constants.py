@@ -45,6 +45,7 @@ def homes() -> dict[str, set[str]]:
     [
         ("IN_FLIGHT", "virt/__init__.py"),
         ("AHEAD", "virt/__init__.py"),
+        ("SYSTEM_URI", "virt/__init__.py"),
         ("RUNTIME_DIR", "__init__.py"),
         ("EXIT_DONE", "invocation.py"),
         ("EXIT_FAILED", "invocation.py"),

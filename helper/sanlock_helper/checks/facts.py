@@ -32,6 +32,7 @@ from ..leases.sanlock_status import (
 )
 from ..leases.timeline import Timeline, timeline_of
 from ..threads import within
+from ..virt import SYSTEM_URI
 from ..virt.libvirt_conf import Setting, Value, in_force, read_settings
 from ..virt.libvirt_daemon import VIRTQEMUD, Daemon, HostFiles, daemon_in_force, stale_socket
 from ..virt.qemu_sanlock_conf import LOCKSPACE, LockConf, make_lock_conf
@@ -55,7 +56,7 @@ SERVICE_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 class HostPaths:
     """Where things are."""
 
-    uri: str = "qemu:///system"
+    uri: str = SYSTEM_URI
     etc: Path = Path("/etc")
     run: Path = Path("/run")
     proc: Path = Path("/proc")

@@ -10,14 +10,14 @@ from libvirt_auth.uri import URI
 
 from ..errors import RUN_AS_ROOT, TransientError
 from ..threads import within
-from ..virt import libvirt_daemon
+from ..virt import SYSTEM_URI, libvirt_daemon
 from .terminal import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..virt.api import VirConnect
 
-DEFAULT_URI = "qemu:///system"
+DEFAULT_URI = SYSTEM_URI
 
 CONNECT_SECONDS = 10.0
 

@@ -16,9 +16,10 @@ from ..leases.lockspaces import Sanlock
 from ..leases.sanlock_status import SanlockUnknownError, ask_sanlock
 from ..spool import SpoolError
 from ..threads import within
+from ..virt import SYSTEM_URI
 from . import diagnosis
 from .diagnosis import Diagnosis, Observed
-from .guest import URI, Guest
+from .guest import Guest
 from .helper_run import HelperRun, LoggedLine, Signs
 from .lease_files import LeaseFiles
 from .lease_holder import LeaseHolder
@@ -197,7 +198,7 @@ class Drill:
 
     def _diagnosed(self, observed: Observed) -> list[Link]:
         sanlock = self._setup.sanlock
-        trial = functools.partial(try_libvirtd, URI, sanlock.environ, sanlock.prefix)
+        trial = functools.partial(try_libvirtd, SYSTEM_URI, sanlock.environ, sanlock.prefix)
         return Diagnosis(observed, sanlock, trial).links()
 
     def _leases_of_ended(self) -> int | None:

@@ -14,7 +14,7 @@ import libvirt
 
 from ..errors import HelperError, PermanentError, TransientError
 from ..threads import one_at_a_time, within
-from ..virt import processes
+from ..virt import SYSTEM_URI, processes
 from ..virt.connection import failure, is_no_domain
 from ..virt.domain_state import describe
 from ..virt.domain_xml import XMLError, parse_xml
@@ -26,7 +26,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..virt.api import VirConnect
 
-URI = "qemu:///system"
 
 # The kernel's KVM first: QEMU's own emulation is for a host without.
 VIRT_TYPES = ("kvm", "qemu")
@@ -100,7 +99,9 @@ class Guest:
     def open(self) -> None:
         """Connect.  Raises HelperError."""
         try:
-            self._connection = within(CONNECT_SECONDS, f"connect to {URI}", lambda: self._connect(URI))
+            self._connection = within(
+                CONNECT_SECONDS, f"connect to {SYSTEM_URI}", lambda: self._connect(SYSTEM_URI)
+            )
         except HelperError as error:
             raise with_remedy(error) from error
 
@@ -208,7 +209,7 @@ def end(scratch: Scratch, connect: Callable[[str], VirConnect]) -> None:
     """
     why: HelperError | None = None
     try:
-        connection = within(CONNECT_SECONDS, f"connect to {URI}", lambda: connect(URI))
+        connection = _connected(connect)
         within(START_SECONDS, "end the drill's virtual machine", lambda: _destroy(connection, scratch.uuid))
     except HelperError as error:
         why = error
@@ -218,6 +219,11 @@ def end(scratch: Scratch, connect: Callable[[str], VirConnect]) -> None:
         _kill(each)
     if why is not None and found and not all(each.is_over() for each in found):
         raise why
+
+
+def _connected(connect: Callable[[str], VirConnect]) -> VirConnect:
+    """What CONNECT opens, in time.  Raises HelperError."""
+    return within(CONNECT_SECONDS, f"connect to {SYSTEM_URI}", lambda: connect(SYSTEM_URI))
 
 
 def _destroy(connection: VirConnect, uuid: str) -> None:

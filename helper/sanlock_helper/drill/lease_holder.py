@@ -18,11 +18,11 @@ from typing import Callable
 from ..errors import TransientError
 from ..leases import held as leases
 from ..threads import within
+from ..virt import SYSTEM_URI
 from ..virt.processes import process_start
 from .libvirtd_trial import roots
 from .scratch import Scratch
 
-URI = "qemu:///system"
 ACTION = "ignore"
 
 START_SECONDS = 30.0
@@ -108,7 +108,7 @@ def main(killpath: str, uuid: str, name: str, path: str) -> None:
     leases.join_sanlock_group()
     binding = leases.load()
     descriptor = binding.register()
-    binding.killpath(killpath, [URI, uuid, ACTION], slkfd=descriptor)
+    binding.killpath(killpath, [SYSTEM_URI, uuid, ACTION], slkfd=descriptor)
     raw = leases.raw(name)
     binding.acquire(raw, raw, [(path, 0)], slkfd=descriptor)
     os.write(1, _HOLDS.encode())

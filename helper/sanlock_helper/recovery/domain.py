@@ -14,7 +14,7 @@ from ..leases.held import Lockspace
 from ..leases.lockspaces import Sanlock
 from ..records.record import Record
 from ..records.store import RecordStore
-from ..virt import policy, processes
+from ..virt import SYSTEM_URI, policy, processes
 from ..virt.connection import failure, is_no_domain
 from ..virt.domain_log import last_end
 from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, state_name
@@ -82,11 +82,7 @@ class DomainRecovery:
         try:
             _check_uuid(record.uuid)
             # While libvirtd is away, too: the domain may be undefined as soon as it is back.
-            if (
-                record.xml
-                and record.uri == "qemu:///system"
-                and self._is_persistent(record.name, record.uuid)
-            ):
+            if record.xml and record.uri == SYSTEM_URI and self._is_persistent(record.name, record.uuid):
                 self._forget_xml(record)
             connection = self._connect(record.uri)
             try:

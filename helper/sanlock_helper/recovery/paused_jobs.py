@@ -23,7 +23,7 @@ from ..leases.held import Lockspace
 from ..records.record import Record
 from ..records.store import RecordStore
 from ..threads import within
-from ..virt import processes
+from ..virt import SYSTEM_URI, processes
 from ..virt.connection import failure, is_no_domain, is_unsupported
 from ..virt.domain_argument import as_argument
 from ..virt.domain_state import describe, ends_by_itself, runs_elsewhere
@@ -34,11 +34,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..virt.api import VirConnect, VirDomain
 
-URI = "qemu:///system"
 
 # All that the QEMU driver has on this host, as libvirt gives them to sanlock for the killpath.  Another one
 # in a record is a mistake, and only the domain of that record is not brought back.
-_URIS = (URI, "qemu:///session")
+_URIS = (SYSTEM_URI, "qemu:///session")
 
 # How long jobs may take to end, once they were aborted, and how long libvirtd may take for all of this.
 SETTLE_SECONDS = 10.0
@@ -90,7 +89,7 @@ class PausedJobs:
         end, or libvirtd does not answer: the lockspace must not be joined then.
         """
         uris = {record.uri for record in self._store.records().values() if record.uri in _URIS}
-        for uri in sorted(uris | {URI}):
+        for uri in sorted(uris | {SYSTEM_URI}):
             what = f"find paused jobs in {uri}"
             within(ALL_SECONDS, what, lambda uri=uri: self._settle(uri, lockspace))  # type: ignore[misc]
 

@@ -4,6 +4,9 @@
 # The namespace of this program's element in a domain's metadata: see policy.py.
 NAMESPACE = "urn:virt-sanlock-helper:1"
 
+# The connection to the host's own QEMU driver.
+SYSTEM_URI = "qemu:///system"
+
 # Calls that this program makes at a time: libvirtd has 20 ordinary workers and 5 for high-priority calls
 # (libvirtd.conf).
 IN_FLIGHT = 25

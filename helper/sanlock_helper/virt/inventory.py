@@ -17,7 +17,7 @@ from typing import Callable
 import libvirt
 
 from ..errors import PermanentError
-from . import policy
+from . import SYSTEM_URI, policy
 from .connection import failure
 from .domain_names import CONFIG_DIR, names_by_uuid
 from .domain_state import state_name
@@ -110,7 +110,7 @@ def take_inventory(
     PROCESSES and CONFIG_DIR are the host's, for a connection to its own qemu:///system.
     """
     try:
-        local = connection.getURI() == "qemu:///system"
+        local = connection.getURI() == SYSTEM_URI
         found = _states(connection)
     except libvirt.libvirtError as error:
         raise failure("list the domains", error) from error
