@@ -278,9 +278,9 @@ class LockspaceWaits:
         self._repeats.forget(name)
         for pending in self._pending.values():
             if name in self.needs(pending):
-                pending.next_visit = now
+                pending.next_visit = max(now, pending.not_before)
                 pending.failed_since = None
-                pending.tried = False
+                pending.tried = pending.record.tries > 0
 
     def are_joined(self, pending: PendingDomain) -> bool:
         """Whether all lockspaces that the domain needs are joined."""

@@ -210,8 +210,7 @@ class Recovery:
                     self._repeats.forget(uuid)
         for uuid, record in records.items():
             if uuid not in self._pending:
-                self._pending[uuid] = PendingDomain(record, self._clock())
-                self._pending[uuid].next_visit += wait_before(record)
+                self._pending[uuid] = PendingDomain(record, self._clock(), wait_before(record))
 
     def _forget(self, pending: PendingDomain) -> None:
         self._end(pending)

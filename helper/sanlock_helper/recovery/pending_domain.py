@@ -46,21 +46,23 @@ class PendingDomain:
     verdict is what the last visit found that has returned (None before it; never one that ends the record,
     unless the record could not be removed); failed_since is when its visits began to fail, and is forgotten
     when a lockspace that it needs is joined; so is tried, which is true once a visit has found more than that
-    lockspaces are awaited, or hangs: see order.py; record.mark is what is on storage and outlives this
-    process: "starting" and "resuming" are written while RECOVERING, "refused" after a verdict REFUSED.
+    lockspaces are awaited, or hangs, and of a guest that has stopped again: see order.py; such a one is not
+    visited before not_before; record.mark is what is on storage and outlives this process: "starting" and
+    "resuming" are written while RECOVERING, "refused" after a verdict REFUSED.
     """
 
-    def __init__(self, record: Record, now: float) -> None:
+    def __init__(self, record: Record, now: float, wait: float = 0.0) -> None:
+        """WAIT: seconds until its first visit."""
         self.record = record
         self.phase = DomainPhase.IDLE
         self.since = now
-        self.next_visit = now
+        self.next_visit = self.not_before = now + wait
         self.failed_since: float | None = None
         self.visit_began = now
         # Whether its lockspaces were joined when its last visit began, or would have.
         self.ready = False
         self.verdict: Verdict | None = None
-        self.tried = False
+        self.tried = record.tries > 0
         # The names of those that its definition asks for, where its leases are not known.
         self.lockspaces: frozenset[str] = frozenset()
         self.text = "not checked yet"

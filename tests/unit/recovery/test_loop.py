@@ -20,11 +20,12 @@ from sanlock_helper.errors import TransientError
 from sanlock_helper.leases.held import Lease, Lockspace
 from sanlock_helper.leases.lockspaces import FAILING, JOINED, LEAVING, SanlockError
 from sanlock_helper.records.directory import RecordDirectory
-from sanlock_helper.records.record import Record
+from sanlock_helper.records.record import IO_ERROR, Record
 from sanlock_helper.records.store import RecordStore
 from sanlock_helper.recovery import lockspace_waits
 from sanlock_helper.recovery.lockspace_waits import LAST_DELAY, delay
 from sanlock_helper.recovery.loop import Recovery
+from sanlock_helper.recovery.stopped_guests import wait_before
 from sanlock_helper.recovery.verdict import GONE, UNDECIDED, UNPROTECTED, Verdict, VisitResult
 from sanlock_helper.virt.host_conf import HostConf
 from sanlock_helper.virt.policy import PolicyError
@@ -642,6 +643,31 @@ def test_a_lower_one_waits_for_what_a_higher_one_needs_to_come_back(host: Host) 
     (high, joined), (low, later) = begun_at(host)
     assert (high, low) == ("high", "low")
     assert 27 <= joined <= later <= joined + 1
+
+
+def test_a_guest_that_stops_again_and_again_keeps_none_back(host: Host) -> None:
+    tries = 30
+
+    def stops_again() -> VisitResult:
+        # As the agent notes it: another record.
+        nonlocal tries
+        tries += 1
+        if tries < 40:
+            host.add("broken", "pause", priority=9, cause=IO_ERROR, tries=tries, time=host.now + 0.1)
+            return AGAIN
+        return DONE
+
+    first = host.add("broken", "pause", priority=9, cause=IO_ERROR, tries=tries)
+    host.endings["broken"] = stops_again
+    for number in range(20):
+        host.add(f"low{number}", priority=-number)
+    assert host.recover()
+    begun = begun_at(host)
+    assert [name for name, _ in begun].count("broken") == 10
+    low = [when for name, when in begun if name != "broken"]
+    assert low == [0.0] * 20
+    # The wait grows, whatever lockspace is found to be joined.
+    assert next(now for name, now in begun if name == "broken") >= wait_before(first)
 
 
 def test_one_that_fails_or_hangs_keeps_no_lower_one_back(host: Host) -> None:
