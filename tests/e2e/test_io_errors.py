@@ -132,10 +132,21 @@ def test_a_lease_that_another_host_had_meanwhile(stack: Stack) -> None:
     assert domain.state().name == "running"
 
 
-@pytest.mark.parametrize("name", ["back\\slash", "a blank"])
-def test_a_lease_whose_name_sanlock_does_not_escape(stack: Stack, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("back\\slash", "file"),
+        ("a blank", "file"),
+        ("plain", "co:lon"),
+        ("back\\slash", "c:o\\l:on:"),
+        ("R&D <a>", "file"),
+        ("R&D<a>\"'", "R&D<a>"),
+        ("&amp;", "&lt;"),
+    ],
+)
+def test_a_lease_whose_name_or_path_is_noted_as_it_is(stack: Stack, name: str, file: str) -> None:
     stand(stack)
-    lease = stack.make_resource(name, "file")
+    lease = stack.make_resource(name, file)
     domain, disk = stopping_domain(stack, "odd", leases=[lease])
     stop(domain, disk)
     wait_for(lambda: stopped_lines(stack, domain), 10, "its record")

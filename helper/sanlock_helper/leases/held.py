@@ -140,18 +140,28 @@ def is_registered(pid: int) -> bool:
 def of_state(state: str, named: Iterable[Lease] = ()) -> list[Lease]:
     """The leases in STATE, as libvirt notes them of a domain that it pauses: what its process held then.
 
-    Names are not escaped in there.  What can be read in more than one way is one of those that are NAMED, as
-    the domain's definition has them; their versions do not count.  Raises LeasesUnknownError for any other.
+    Names are not escaped in there, but a colon of a path is (sanlock_path_export() in sanlock src/client.c);
+    and the file that has the note may be escaped as XML.  What can be read in more than one way is one of
+    those that are NAMED, as the domain's definition has them; their versions do not count.  Raises
+    LeasesUnknownError for any other.
     """
     heads: dict[bytes, list[Lease]] = {}
     for lease in named:
-        text = f"{lease.lockspace}:{lease.resource}:{lease.path}:{lease.offset}"
-        heads.setdefault(raw(text), []).append(lease)
+        for path in {lease.path, lease.path.replace(":", "\\:")}:
+            text = f"{lease.lockspace}:{lease.resource}:{path}:{lease.offset}"
+            for written in {text, *_as_xml(text)}:
+                heads.setdefault(raw(written), []).append(lease)
     return [_of_line(line, heads) for line in raw(state).split(b" ")]
 
 
+def _as_xml(text: str) -> tuple[str, str]:
+    """TEXT with its markup escaped, and with its quotes as well."""
+    markup = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return markup, markup.replace('"', "&quot;").replace("'", "&apos;")
+
+
 def _of_line(line: bytes, heads: dict[bytes, list[Lease]]) -> Lease:
-    plain = load().plain_lease(line)
+    plain = None if b"&" in line else load().plain_lease(line)
     if plain is not None:
         return _lease(plain)
     head, _, version = line.rpartition(b":")

@@ -54,8 +54,8 @@ class Status:
     the epoch. xml: the live definition, with its secrets, never to be logged.  has_job: whether libvirt may
     have a job under way that takes long, a dump for example; it notes one before it begins
     (virDomainObjBeginJobInternal() in libvirt src/conf/virdomainjob.c).  lock_state: the leases that
-    libvirt gave up when the domain was paused last, in sanlock's words, until it goes on; "" where there are
-    none (virDomainLockProcessPause() in libvirt src/locking/domain_lock.c).
+    libvirt gave up when the domain was paused last, in sanlock's words and as the file has them, until it
+    goes on; "" where there are none (virDomainLockProcessPause() in libvirt src/locking/domain_lock.c).
     """
 
     __slots__ = (
@@ -172,8 +172,11 @@ def _read_file(path: str) -> tuple[tuple[int, ...], Status]:
 def parse_status_file(data: bytes) -> Status:
     """Read the XML of a status file.  Raises StatusFileError for anything else."""
     # The errors' own texts and objects quote the file, which has secrets.
+    data, lock_state = _without_lock_state(data)
     try:
-        return _Reader(data).status()
+        status = _Reader(data).status()
+        status.lock_state = lock_state
+        return status
     except ExpatError as error:
         why = f"error {error.code} of expat in line {error.lineno}"
     except KeyError as error:
@@ -235,7 +238,6 @@ class _Reader:
             int(self._root["pid"]),
             xml=xml,
             has_job=_JOB in head,
-            lock_state=_lock_state(head),
             block_jobs=_block_jobs(head),
         )
 
@@ -275,24 +277,26 @@ class _Reader:
             self._end = self._parser.CurrentByteIndex + len(_END)
 
 
-def _lock_state(head: bytes) -> str:
-    """The text of <lockstate> in HEAD, which is what a status file has before <domain>; "" where none is.
+def _without_lock_state(data: bytes) -> tuple[bytes, str]:
+    """DATA without <lockstate>, and the text of that; "" where there is none before <domain>.
 
-    No other element there can hold that tag as text: libvirt escapes what an owner chooses.
+    libvirt writes it as it is, so that an "&" or a "<" in the name of a lease leaves no XML
+    (qemuDomainObjPrivateXMLFormat() in libvirt src/qemu/qemu_domain.c): it is a line of its own.  No other
+    element there can hold that tag as text: libvirt escapes what an owner chooses in all others.
     """
-    begin = head.find(_LOCK_BEGIN)
-    end = head.find(_LOCK_END, begin) + len(_LOCK_END)
-    if begin < 0 or end < begin:
-        return ""
-    found: list[str] = []
-    parser = ParserCreate("utf-8")
-    parser.CharacterDataHandler = found.append
-    parser.Parse(head[begin:end], True)
-    return "".join(found)
+    begin = data.find(_LOCK_BEGIN)
+    if begin < 0 or 0 <= data.find(_BEGIN) < begin:
+        return data, ""
+    text = begin + len(_LOCK_BEGIN)
+    line = data.find(b"\n", text)
+    end = data.rfind(_LOCK_END, text, line if line >= 0 else len(data))
+    if end < 0:
+        return data, ""
+    return data[:begin] + data[end + len(_LOCK_END) :], data[text:end].decode("utf-8", "surrogateescape")
 
 
 def _block_jobs(head: bytes) -> tuple[str, ...]:
-    """The targets of the disks in the <blockjobs> of HEAD, as for _lock_state()."""
+    """The targets of the disks in <blockjobs>; HEAD is what a status file has before <domain>."""
     begin = head.find(_BLOCK_JOBS_BEGIN)
     end = head.find(_BLOCK_JOBS_END, begin) + len(_BLOCK_JOBS_END)
     if begin < 0 or end < begin or head.find(_BLOCK_JOB, begin, end) < 0:

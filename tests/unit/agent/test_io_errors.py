@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any, Callable
+from xml.sax.saxutils import escape
 
 import pytest
 from pytest_mock import MockerFixture
@@ -464,6 +465,18 @@ LEASE = "<lease><lockspace>{}</lockspace><key>{}</key><target path='{}' offset='
             "LS:x:/x:0:1 LS:a:b:/disk:0:3 LS:c:/c:0:4",
             [("LS", "x", "/x", 0, 1), ("LS", "a:b", "/disk", 0, 3), ("LS", "c", "/c", 0, 4)],
         ),
+        # A path's colon is escaped there, and its backslash is not.
+        ([("LS", "c", "/d:1", 0)], "LS:c:/d\\:1:0:7", [("LS", "c", "/d:1", 0, 7)]),
+        ([("LS", "a:b", "/d:1:", 0)], "LS:a:b:/d\\:1\\::0:7", [("LS", "a:b", "/d:1:", 0, 7)]),
+        ([("LS", "c", "/d\\:1", 0)], "LS:c:/d\\:1:0:7", [("LS", "c", "/d\\:1", 0, 7)]),
+        ([("LS", "c", "/d:1", 0), ("LS", "c", "/d\\:1", 0)], "LS:c:/d\\:1:0:7", []),
+        # libvirt writes it as it is; one that escapes it is read as well.
+        ([("LS", "a&b<>\"'", "/&", 0)], "LS:a&b<>\"':/&:0:7", [("LS", "a&b<>\"'", "/&", 0, 7)]),
+        ([("LS", "a&b<>\"'", "/&", 0)], "LS:a&amp;b&lt;&gt;\"':/&amp;:0:7", [("LS", "a&b<>\"'", "/&", 0, 7)]),
+        ([("LS", "a&b\"'", "/c", 0)], "LS:a&amp;b&quot;&apos;:/c:0:7", [("LS", "a&b\"'", "/c", 0, 7)]),
+        ([("LS", "a&amp;b", "/c", 0)], "LS:a&amp;b:/c:0:7", [("LS", "a&amp;b", "/c", 0, 7)]),
+        ([("LS", "a&amp;b", "/c", 0), ("LS", "a&b", "/c", 0)], "LS:a&amp;b:/c:0:7", []),
+        ([("LS", "c", "/c", 0)], "LS:a&amp;b:/c:0:7", []),
         # Two that are the same text, another one, and a version that is none.
         ([("LS", "a:b", "/disk", 0), ("LS:a", "b", "/disk", 0)], "LS:a:b:/disk:0:3", []),
         ([("LS", "a:c", "/disk", 0)], "LS:a:b:/disk:0:3", []),
@@ -474,7 +487,9 @@ LEASE = "<lease><lockspace>{}</lockspace><key>{}</key><target path='{}' offset='
 def test_a_name_that_is_not_escaped_is_the_definitions(
     elements: list[tuple[str, str, str, int]], state: str, found: list[tuple[str, str, str, int, int]]
 ) -> None:
-    devices = "".join(LEASE.format(*words) for words in elements)
+    devices = "".join(
+        LEASE.format(*(escape(str(word), {"'": "&apos;"}) for word in words)) for words in elements
+    )
     named = explicit_leases(f"<domain><devices>{devices}</devices></domain>")
     assert [(one.lockspace, one.resource, one.path, one.offset) for one in named] == elements
     try:

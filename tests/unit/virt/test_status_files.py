@@ -334,10 +334,41 @@ GIVEN_UP = "LS:disk&amp;1:/a:0:3 LS:b:/b:0:4"
 
 def test_what_libvirt_has_given_up() -> None:
     text = status_xml().replace(b"<domain ", f"<lockstate>{GIVEN_UP}</lockstate><domain ".encode(), 1)
-    assert parse_status_file(text).lock_state == "LS:disk&1:/a:0:3 LS:b:/b:0:4"
+    assert parse_status_file(text).lock_state == GIVEN_UP
     assert parse_status_file(status_xml()).lock_state == ""
     empty = status_xml().replace(b"<domain ", b"<lockstate></lockstate><domain ", 1)
     assert parse_status_file(empty).lock_state == ""
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "a&b",
+        "a<b",
+        "<b>",
+        "a&amp;b",
+        "&#x41;",
+        "&nbsp;",
+        "]]>",
+        "<!--",
+        "<![CDATA[",
+        "</lockstate>",
+        "<domain>",
+        "\u00fc",
+    ],
+)
+def test_libvirt_does_not_escape_what_it_has_given_up(key: str) -> None:
+    note = f"LS:{key}:/a:0:3"
+    for end in ("", "\n  "):
+        text = status_xml().replace(b"<domain ", f"<lockstate>{note}</lockstate>{end}<domain ".encode(), 1)
+        status = parse_status_file(text)
+        assert (status.lock_state, status.xml) == (note, parse_status_file(status_xml()).xml)
+
+
+def test_a_note_that_has_no_end() -> None:
+    text = status_xml().replace(b"<domain ", b"<lockstate>LS:a:/a:0:3\n<domain ", 1)
+    with pytest.raises(StatusFileError):
+        parse_status_file(text)
 
 
 @pytest.mark.parametrize(
