@@ -18,7 +18,7 @@ from sanlock_helper.spool import Spool
 
 from . import helpers
 from .depth import DEEPER
-from .kernel import TICK, Kernel, Limits, Task
+from .kernel import FOREVER, TICK, Kernel, Limits, Task
 from .replay import EXIT, Program
 from .search import WrongState, search
 
@@ -119,7 +119,9 @@ class Host(Kernel):
         if pid <= len(self.programs) - self.late:
             return super().may_come(pid)
         others = [task for other, task in self.tasks.items() if other != pid and task.step is not None]
-        return super().may_come(pid) and all(not task.lives or task.stopped for task in others)
+        # An agent that rests does nothing by itself.
+        rest = [task for task in others if task.lives and not task.stopped and task.sleeps_until < FOREVER]
+        return super().may_come(pid) and not rest
 
     def may_fail(self, pid: int) -> bool:
         return not len(self.programs) - self.late < pid < FIRST_CHILD
@@ -381,6 +383,14 @@ STANDING = {
         *(2, 0, 0, Limits(ends=1, switches=_more(0))),
         holders=_STANDS,
     ),
+    # It rests whenever a late call comes; the second that is not late may come while it waits for more.
+    "one stands, and calls come while it rests": Scenario(
+        2, 2, 1, Limits(switches=_more(1)), holders=_STANDS
+    ),
+    "one stands, and is ended as a call comes while it rests": Scenario(
+        *(1, 1, 0, Limits(ends=1, switches=_more(0))),
+        holders=_STANDS,
+    ),
     "one stands, is ended, and another one stands": Scenario(
         *(2, 0, 1, Limits(ends=1, switches=_more(0))),
         holders=_STANDS,
@@ -490,7 +500,7 @@ PLANTED: dict[str, tuple[str, object, str, object, str]] = {
         *("a process is stopped, and cannot be killed", Spool, "may_act", lambda spool: True, "again"),
     ),
     "an agent that stands ends over a request": (
-        *("one stands and is ended, and no place for a stand-by", StandingAgent, "_leave", _give_up),
+        *("one stands, and is ended as a call comes while it rests", StandingAgent, "_leave", _give_up),
         "no outcome",
     ),
     "beside an agent that stands a request is served by two at a time": (

@@ -175,6 +175,11 @@ class Agent:
         requests.inherit()
         requests.sweep(self._clock())
 
+    def expect_more(self) -> None:
+        """Something has come into the spool: the next tick() reads it, however lately it was read."""
+        if self._intake is not None:
+            self._intake.read_anew()
+
     def left(self) -> set[str]:
         """What this agent has seen to and is in the spool: outcomes that are about to be logged."""
         return set() if self._intake is None else self._intake.left()

@@ -131,6 +131,10 @@ class Intake:
         self._odd_files.report()
         return False
 
+    def read_anew(self) -> None:
+        """Something has come into the spool: have the next take() read it, whether it is time to or not."""
+        self._read_at = float("-inf")
+
     def left(self) -> set[str]:
         """The names, of all steps, of what was seen to here, and of what was known before and is still there.
 

@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ import pytest
 pytest.importorskip("libvirt")
 
 from sanlock_helper.agent import standing
+from sanlock_helper.agent.agent import LINGER_SECONDS
+from sanlock_helper.agent.kept_files import MemoryLockError
 from sanlock_helper.agent.standing import StandingAgent, stand
 from sanlock_helper.errors import PermanentError
+from sanlock_helper.invocation import Invocation
 from sanlock_helper.spool import DONE, LATE_SECONDS, LIFE_SECONDS, LOGGING, RUNTIME_DIR, TAKEN, Spool
 from sanlock_helper.threads import WORKERS
 
@@ -56,9 +60,13 @@ class Rested:
     """No connection is kept, and no file: no thread of theirs is started."""
 
     descriptor, waits = -1, False
+    settled = 0
 
     def update(self) -> None:
         return None
+
+    def settle(self) -> None:
+        self.settled += 1
 
 
 @pytest.fixture
@@ -101,6 +109,51 @@ def test_it_shows_life_while_something_is_in_its_spool(runtime: Path, step: str)
     assert len(waits.seconds) * LIFE_SECONDS > LATE_SECONDS
     other = Spool.open(str(runtime), os.geteuid())
     assert not other.is_late(0)
+
+
+class Comes(Waits):
+    """The same, and a request comes during each of the first two waits."""
+
+    def __init__(self, spool: Spool, most: int) -> None:
+        super().__init__(most, 0.0)
+        self._spool = spool
+
+    def wait(self, seconds: float | None) -> bool:
+        super().wait(seconds)
+        if len(self.seconds) > 2:
+            return False
+        self._spool.write(Invocation("test:///default", UUID, "poweroff"), time.monotonic())
+        return True
+
+
+class Surroundings:
+    """What run() starts and does not end: libvirt's event loop, a watch, locked memory, no garbage."""
+
+    THROTTLE = nullcontext()
+
+    def nothing(self, *_: object) -> None:
+        pass
+
+    start = keep = close = run = disable = freeze = collect = nothing
+
+    def lock_all(self) -> None:
+        raise MemoryLockError("not in a test")
+
+
+def test_the_requests_of_a_storm_come_one_by_one(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool, waits = Spool.open(str(runtime), os.geteuid()), Comes(Spool.open(str(runtime), os.geteuid()), 4)
+    journal, kept, others = RecordedJournal(), Rested(), Surroundings()
+    for name in ("KeptConnections", "Renewal"):
+        monkeypatch.setattr(standing, name, lambda *_: kept)
+    for name in ("Memory", "watch_host"):
+        monkeypatch.setattr(standing, name, lambda *_: others)
+    for name in ("event_loop", "gc"):
+        monkeypatch.setattr(standing, name, others)
+    assert StandingAgent("test:///default", spool, journal, waits).run() == 0  # type: ignore[arg-type]
+    # The second one is read at once, and connections are closed when no more come.
+    assert journal.text().count("verified off") == 2
+    assert waits.seconds == [None, LINGER_SECONDS, LINGER_SECONDS, None]
+    assert kept.settled == 2
 
 
 @pytest.fixture
