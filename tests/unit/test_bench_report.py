@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import __main__ as bench
 from tests.bench import report
 
 PAGE = """\
@@ -119,3 +121,27 @@ def test_a_part_that_could_not_measure_leaves_the_page(tmp_path: Path) -> None:
     page.write_text(PAGE)
     assert report.run("storms", lambda: report.NOT_MEASURED, page) == 0
     assert page.read_text() == PAGE
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["none"],
+        ["storms", "one", "2"],
+        ["standing", "one"],
+        ["standing", "none", "2"],
+        ["standing", "one", "0"],
+        ["standing", "one", "-1"],
+        ["standing", "one", "2", "3"],
+    ],
+)
+def test_what_is_no_part_and_no_row_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(words) == 2
+    assert capsys.readouterr().err.startswith("usage: ")
+
+
+def test_each_row_has_its_rounds() -> None:
+    pytest.importorskip("libvirt")
+    standing = importlib.import_module("tests.bench.standing")
+    assert tuple(standing.ROUNDS) == bench.ROWS
