@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,15 @@ load_profile()
 
 # Its own command line is what a QEMU's would be; it ends with its standard input.
 PROGRAM = "import sys; print(flush=True); sys.stdin.read()"
+
+
+def pytest_collection_finish() -> None:
+    """Have collections of garbage pass over the thousands of tests that are in memory.
+
+    The program collects by itself where a test is about that, each time all that the process has.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -56,7 +56,6 @@ def collected_by_hand() -> Iterator[None]:
     gc.disable()
     gc.freeze()
     yield
-    gc.unfreeze()
     gc.enable()
 
 
