@@ -109,8 +109,11 @@ def settings(domain: VirDomain) -> dict[str, Policy]:
 def set_policy(domain: VirDomain, changes: Mapping[str, str]) -> None:
     """Write CHANGES, values by attribute, into both definitions of DOMAIN; the other attributes of each stay.
 
-    In one call, unless the definitions differ in those.
+    In one call, unless the definitions differ in those.  Raises PolicyError, with nothing changed, where the
+    element is malformed and CHANGES do not mend that; PermanentError or TransientError of libvirtd.
     """
+    if "recover" not in changes:
+        settings(domain)
     try:
         flags_of: dict[str, int] = {}
         for _, flag in _definitions(domain):

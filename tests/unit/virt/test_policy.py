@@ -193,3 +193,28 @@ def test_an_element_of_another_name_is_replaced(connection: Any) -> None:
         policy.of_domain(running)
     policy.set_policy(running, {"recover": "yes"})
     assert policy.of_domain(running) == (True, None, None, "")
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        "<lockfailure {} recover='YES' priority='3'/>",
+        "<lockfail {} recover='no'/>",
+        "<lockfailure {} recover=''/>",
+    ],
+)
+def test_one_that_stays_malformed_is_not_changed(connection: Any, element: str) -> None:
+    running = domain(connection, element.format(SPACE))
+    before = running.XMLDesc(0)
+    with pytest.raises(policy.PolicyError):
+        policy.set_policy(running, {"priority": "5", "delay": "4"})
+    assert running.XMLDesc(0) == before
+    policy.set_policy(running, {"priority": "5", "recover": "no"})
+    assert policy.of_domain(running)[:2] == (False, 5)
+
+
+def test_a_number_that_is_malformed_is_mended_by_itself(connection: Any) -> None:
+    running = domain(connection, f"<lockfailure {SPACE} recover='no' priority='x' delay='y'/>")
+    policy.set_policy(running, {"priority": "5"})
+    policy.set_policy(running, {"delay": "4"})
+    assert policy.of_domain(running) == (False, 5, 4, "")
