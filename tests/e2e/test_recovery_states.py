@@ -406,6 +406,32 @@ def test_a_machine_whose_disk_is_a_volume(stack: Stack, is_active: bool) -> None
     assert (len(off.leases()), records(stack)) == (1, set())
 
 
+# Leases that libvirt takes no more
+
+
+@pytest.mark.parametrize("is_decided", [False, True])
+@pytest.mark.parametrize("kind", ["copy", "commit", "aborted commit"])
+def test_a_lease_that_the_definition_does_not_ask_for(stack: Stack, kind: str, is_decided: bool) -> None:
+    """That of a copy's target, or of a commit's base, which libvirt leaves with the process for good.
+
+    "it was paused again at once: it went on without its lease", and --resume-anyway did not help.
+    """
+    held = stack.domain("held", "pause", metadata="" if is_decided else POLICY).start()
+    if kind == "copy":
+        stack.virsh("blockcopy", "held", "vda", "/run/stack/copy.img", "--transient-job", "--format", "raw")
+    else:
+        stack.virsh("snapshot-create-as", "held", "top", "--disk-only", "--no-metadata")
+        stack.virsh("blockcommit", "held", "vda", "--active")
+    if kind == "aborted commit":
+        stack.virsh("blockjob", "held", "vda", "--abort")
+    assert len(held.leases()) == 2
+    lose_by_hand(stack, [held])
+    decided = ("--resume-anyway", "held", "--yes") if is_decided else ()
+    result = command(stack, "recover", *decided)
+    assert (result.returncode, held.state().name) == (0, "running"), result.stderr
+    assert (len(held.leases()), records(stack)) == (1, set())
+
+
 # Leases that have moved
 
 

@@ -20,6 +20,8 @@ from ..records.store import RecordStore
 from ..virt import policy
 from ..virt.connection import failure
 from ..virt.domain_state import RUNNING_STATES, describe, ends_by_itself, state_name
+from ..virt.qemu_sanlock_conf import LOCKSPACE
+from . import domain_identity
 from .recorded_leases import PROCESS_SECONDS, RecordedLeases, count, own_lockspaces, read_policy
 from .stopped_guests import StoppedGuests, is_stopped, note_stopped_again
 from .verdict import (
@@ -180,7 +182,9 @@ class DomainResume:
         try:
             held = {str(lease): lease.version for lease in self._leases.held(record)}
             for lease in record.leases:
-                self._check_held(lease, held.get(str(lease)), anyway)
+                version = held.get(str(lease))
+                if version is not None or not held or _asks_for(domain, lease):
+                    self._check_held(lease, version, anyway)
         except (RefusalError, HelperError) as error:
             if is_stopped(*domain.state()):
                 return self._stopped_again(record)
@@ -215,6 +219,20 @@ class DomainResume:
                 f"its lease {lease} was version {lease.version} when it was paused and {version} after the "
                 f"resume, not {lease.version + 1}: another host held it in between"
             )
+
+
+def _asks_for(domain: VirDomain, lease: Lease) -> bool:
+    """Whether the definition of DOMAIN, or a volume in it, asks for LEASE: libvirt takes it at a resume then.
+
+    A block job has a lease of its target or its base beside those, which is not taken once the job has ended.
+    That of an active commit's base is even left with the process.
+    """
+    try:
+        xml = domain.XMLDesc(0)
+    except libvirt.libvirtError as error:
+        raise failure("read the domain's XML", error) from error
+    is_volumes = lease.lockspace == LOCKSPACE and bool(domain_identity.volumes(xml))
+    return is_volumes or (lease.lockspace, lease.resource) in domain_identity.leases(xml)
 
 
 def _has_job(domain: VirDomain) -> bool:

@@ -837,6 +837,32 @@ def test_a_machine_whose_disk_is_a_volume(
     assert scene.world.started == 0
 
 
+@pytest.mark.parametrize("anyway", [False, True])
+@pytest.mark.parametrize(
+    ("now", "is_back"),
+    [
+        (machine("/images/top.img", lease="disk"), True),
+        (machine("/images/a.img", lease="disk"), False),
+        (machine("/images/top.img", "/images/a.img"), False),
+        # It may be the volume's.
+        (volume(), False),
+        ("<domain", False),
+    ],
+)
+def test_a_resume_without_a_lease_that_the_definition_asks_for(
+    tmp_path: Path, now: str, is_back: bool, anyway: bool
+) -> None:
+    """A block job has had another one."""
+    scene = Scene(tmp_path, "pause", leases=(OWN, AUTO))
+    scene.world.xml = now
+    joined = {"LS": (SPACE, JOINED), AUTO.lockspace: (Lockspace(AUTO.lockspace, 1, "/leases/l", 0), JOINED)}
+    scene.world.lockspaces = lambda: joined  # type: ignore[method-assign]
+    finding = scene.visit(anyway=anyway)
+    assert scene.world.resumed == 1
+    assert finding.verdict is (Verdict.DONE if is_back else Verdict.REFUSED), finding.text
+    assert scene.world.vm == (RUNNING if is_back else PAUSED)
+
+
 def test_a_run_on_a_volume_that_has_no_lease_is_ended_at_once(off: Scene) -> None:
     off.world.xml = volume()
     without_lease(off)
