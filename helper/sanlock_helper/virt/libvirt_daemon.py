@@ -76,11 +76,18 @@ class HostFiles:
         return any(_is_listening(line) and os.path.realpath(_path(line)) == wanted for line in lines)
 
     def is_enabled(self, name: str) -> bool:
-        """Whether the socket or the service NAME is started at boot."""
+        """Whether the socket or the service NAME is started at boot: a mask leaves the links of before."""
         folders = (self.etc / "systemd/system", self.lib / "systemd/system")
-        kinds = (f"{name}.socket", f"{name}.service")
+        if self.is_masked(f"{name}.service"):
+            return False
+        kinds = [unit for unit in (f"{name}.socket", f"{name}.service") if not self.is_masked(unit)]
         wants = [place for folder in folders for place in folder.glob("*.wants")]
         return any(os.path.lexists(place / kind) for place in wants for kind in kinds)
+
+    def is_masked(self, unit: str) -> bool:
+        """Whether systemd starts UNIT in no way: its file is a link to /dev/null, or empty."""
+        places = (top / "systemd/system" / unit for top in (self.etc, self.run))
+        return any(_is_mask(place) for place in places)
 
     def is_installed(self, daemon: Daemon) -> bool:
         """Whether the program is there."""
@@ -121,6 +128,13 @@ class HostFiles:
         return None
 
 
+def _is_mask(path: Path) -> bool:
+    try:
+        return os.path.realpath(path) == os.devnull or path.stat().st_size == 0
+    except OSError:
+        return False
+
+
 def _is_listening(line: str) -> bool:
     # proc(5): the flag is __SO_ACCEPTCON of the kernel's include/linux/net.h.  No path has a NUL.
     words = line.split()
@@ -135,7 +149,7 @@ def daemon_in_force(files: HostFiles) -> Daemon:
     """The daemon that serves QEMU on this host, or that would if it were started.
 
     By the sockets on which a process listens, then by what is enabled, then by sockets that were left, then
-    by what is installed; libvirtd where nothing is.
+    by what is installed, one whose service is masked last; libvirtd where nothing is.
     """
     if files.listens(VIRTQEMUD):
         return VIRTQEMUD
@@ -144,7 +158,8 @@ def daemon_in_force(files: HostFiles) -> Daemon:
     enabled = [daemon for daemon in DAEMONS if files.is_enabled(daemon.name)]
     left = [daemon for daemon in DAEMONS if files.socket(daemon).exists()]
     installed = [daemon for daemon in DAEMONS if files.is_installed(daemon)]
-    return next(iter([*enabled, *left, *installed]), LIBVIRTD)
+    found = sorted([*enabled, *left, *installed], key=lambda daemon: files.is_masked(daemon.units[1]))
+    return next(iter(found), LIBVIRTD)
 
 
 def _is_proxied(files: HostFiles) -> bool:

@@ -30,8 +30,12 @@ def host(
     enabled: Iterable[str] = (),
     running: Iterable[str] = (),
     installed: Iterable[str] = ("libvirtd", "virtqemud"),
+    masked: Iterable[str] = (),
 ) -> HostFiles:
-    """A host with these sockets that a process LISTENs on, or LEFT alone, units, processes and programs."""
+    """A host with these sockets that a process LISTENs on, or LEFT alone, units, processes and programs.
+
+    The units MASKED are so until the next boot, or for good.
+    """
     files = HostFiles(root / "run", root / "etc", root / "lib", root / "proc", (root / "sbin",))
     for folder in ("run/libvirt", "etc/systemd/system/sockets.target.wants", "lib", "proc/net", "sbin"):
         (root / folder).mkdir(parents=True)
@@ -49,6 +53,10 @@ def host(
     )
     for unit in enabled:
         (root / f"etc/systemd/system/sockets.target.wants/{unit}").symlink_to(f"/lib/systemd/system/{unit}")
+    for number, unit in enumerate(masked):
+        units = root / ("etc", "run")[number % 2] / "systemd/system"
+        units.mkdir(parents=True, exist_ok=True)
+        (units / unit).symlink_to("/dev/null")
     for pid, name in enumerate(running, 100):
         (root / f"proc/{pid}").mkdir()
         (root / f"proc/{pid}/comm").write_text(f"{name}\n")
@@ -83,6 +91,23 @@ CASES = {
     "libvirtd answers, the proxy is enabled": (
         {"listening": [LEGACY], "running": ["libvirtd"], "enabled": ["virtproxyd.socket"]}, LIBVIRTD,
     ),
+    # systemctl mask leaves the links by which a unit was enabled.
+    "virtqemud masked, libvirtd stopped": (
+        {"enabled": [*MODULAR, "libvirtd.service"], "masked": ["virtqemud.service", "virtqemud.socket"]},
+        LIBVIRTD,
+    ),
+    "virtqemud masked, its socket left": (
+        {"left": [QEMUD], "masked": ["virtqemud.service"], "enabled": ["virtqemud.socket"]}, LIBVIRTD,
+    ),
+    "virtqemud masked, nothing enabled": ({"masked": ["virtqemud.socket", "virtqemud.service"]}, LIBVIRTD),
+    "virtproxyd masked, libvirtd not asked yet": (
+        {"listening": [LEGACY], "masked": ["virtproxyd.service"], "enabled": ["virtproxyd.socket"]}, LIBVIRTD,
+    ),
+    "libvirtd masked": ({"enabled": ["libvirtd.socket"], "masked": ["libvirtd.service"]}, VIRTQEMUD),
+    "a socket masked, its service enabled": (
+        {"enabled": ["virtqemud.service"], "masked": ["virtqemud.socket"]}, VIRTQEMUD,
+    ),
+    "both masked": ({"enabled": MODULAR, "masked": ["virtqemud.service", "libvirtd.service"]}, VIRTQEMUD),
     "a socket is left, and nothing else": ({"left": [QEMUD], "installed": []}, VIRTQEMUD),
     "nothing": ({"installed": []}, LIBVIRTD),
 }  # fmt: skip
