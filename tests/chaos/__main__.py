@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .run import Result, play
@@ -19,18 +20,21 @@ from .schedule import Schedule, generate
 from .shrink import shrink
 
 
-def main() -> int:
-    """Run; the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run with ARGUMENTS, or the command line's; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--schedule", type=Path, help="replay this one")
     parser.add_argument("--shrink", action="store_true", help="drop the steps that a violation does not need")
     parser.add_argument("--directory", type=Path, default=Path("build/chaos"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.directory.mkdir(parents=True, exist_ok=True)
     if options.schedule:
-        schedule = Schedule.from_json(options.schedule.read_text(encoding="utf-8"))
+        try:
+            schedule = Schedule.from_json(options.schedule.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            parser.error(f"{options.schedule}: no schedule that can be replayed: {_why(error)}")
     else:
         seed = options.seed if options.seed is not None else secrets.randbelow(1_000_000)
         schedule = generate(seed, options.seconds)
@@ -42,6 +46,11 @@ def main() -> int:
         file.write_text(smaller.to_json(), encoding="utf-8")
         print(f"{len(smaller.steps)} of {len(schedule.steps)} steps are needed: {file}")
     return 1 if result.violations else 0
+
+
+def _why(error: Exception) -> str:
+    """Why a file is no schedule, in words."""
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _play(schedule: Schedule, directory: Path) -> Result:

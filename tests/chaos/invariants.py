@@ -8,9 +8,9 @@ counts for next to nothing, and what cannot be known at one time is left to the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Callable, NamedTuple
 
 from .observations import (
+    DISK,
     JOB,
     LIBVIRTD,
     OURS,
@@ -25,6 +25,8 @@ from .observations import (
     Sample,
     Vm,
 )
+from .recovery_invariants import higher_priorities_come_first, stays_while_held, stopped_guest_comes_back
+from .violation import LONGEST_GAP, Invariant, Violation, moved, pairs
 
 # The helper's budget: sanlock's grace of 40 s less 5 (leases/grace.py).
 BUDGET = 35.0
@@ -33,8 +35,6 @@ BUDGET = 35.0
 QUIET, TAKE_OVER = 10.0, 4.0
 # What an undisturbed second may take more, on a machine with other work.
 SLACK = 4.0
-# Between two samples no more than this counts as time that has passed.
-LONGEST_GAP = 0.3
 # A line comes to the journal so much later than what it reports.
 LATE_LINE = 1.0
 # An outcome that reports a failure is untrue of a machine that was safe for so long before, undisturbed.
@@ -43,23 +43,6 @@ LONG_SAFE = 5.0
 LOSS = 15.0
 
 WRITES_NO_MORE = ("poweroff", "restart", "pause")
-
-
-class Violation(NamedTuple):
-    """An invariant that did not hold: its name, the host, when (CLOCK_MONOTONIC), of what, and how."""
-
-    invariant: str
-    host: int
-    at: float
-    uuid: str
-    text: str
-
-
-Invariant = Callable[[Run], Iterator[Violation]]
-
-
-def _pairs(host: Host) -> Iterator[tuple[Sample, Sample]]:
-    yield from zip(host.samples, host.samples[1:])
 
 
 def runs_with_its_leases(run: Run) -> Iterator[Violation]:
@@ -75,7 +58,7 @@ def runs_with_its_leases(run: Run) -> Iterator[Violation]:
         )
 
     for number, host in run.hosts.items():
-        for first, second in _pairs(host):
+        for first, second in pairs(host):
             for vm in first.vms:
                 if lacks(host, first, vm) and lacks(host, second, second.vm(vm.uuid, vm.process)):
                     text = f"process {vm.pid} runs with {len(vm.leases)} of {run.leases[vm.uuid]} leases"
@@ -84,7 +67,7 @@ def runs_with_its_leases(run: Run) -> Iterator[Violation]:
 
 def _running(host: Host) -> Iterator[tuple[str, float, float]]:
     """The times between two samples in both of which one process ran its guest."""
-    for first, second in _pairs(host):
+    for first, second in pairs(host):
         for vm in first.vms:
             again = second.vm(vm.uuid, vm.process)
             if vm.runs and again is not None and again.runs and second.begin - first.end <= LONGEST_GAP:
@@ -121,25 +104,9 @@ def resumes_on_its_own_lease(run: Run) -> Iterator[Violation]:
                     since, leases = stopped.pop(vm.process)
                     # A job of libvirt's lets a machine run on that it has stopped: nothing can keep it.
                     if not host.disturbed(since, sample.begin, (JOB,), vm.uuid):
-                        for text in _moved(others, vm.uuid, leases, since, sample.begin):
+                        for text in moved(others, vm.uuid, leases, since, sample.begin):
                             yield Violation("moved lease", number, sample.begin, vm.uuid, text)
                 ran[vm.process] = sample.end, vm.leases
-
-
-def _moved(
-    others: list[Host], uuid: str, leases: tuple[str, ...], since: float, until: float
-) -> Iterator[str]:
-    """What another host did with the machine or its leases in that time; one text at most."""
-    for other in others:
-        for sample in other.samples:
-            if since < sample.begin and sample.end < until:
-                there = sample.vm(uuid)
-                if there is not None and there.runs:
-                    yield f"it runs on after {until - since:.1f} s, and ran on another host meanwhile"
-                    return
-                if set(leases) & set(sample.others):
-                    yield f"it runs on after {until - since:.1f} s, its lease was held elsewhere meanwhile"
-                    return
 
 
 def _process_at(host: Host, call: Call) -> Vm | None:
@@ -176,7 +143,7 @@ def safe_in_its_budget(run: Run) -> Iterator[Violation]:
 def _first_unsafe(host: Host, call: Call, vm: Vm) -> float | None:
     """When the machine should have been safe and was not; None when it was in time, or had no time."""
     quiet = 0.0
-    for first, second in _pairs(host):
+    for first, second in pairs(host):
         if second.begin < call.at:
             continue
         if second.end > call.at + BUDGET or _is_safe(second, vm, call.action):
@@ -299,11 +266,14 @@ def _without_record(run: Run, number: int, call: Call, vm: Vm) -> float | None:
 
 
 def _end_of_duty(run: Run, number: int, call: Call) -> float:
-    """When an administrator, a job or another host first has to do with it: recovery leaves it then."""
+    """When an administrator, a job or another host first has to do with it: recovery leaves it then.
+
+    Or when its own disk fails: its guest may stop before the helper comes, or as soon as it is resumed.
+    """
     touched = [
         disturbance.begin
         for disturbance in run.hosts[number].disturbances
-        if disturbance.thing in (TOUCH, JOB)
+        if disturbance.thing in (TOUCH, JOB, DISK)
         and disturbance.uuid in ("", call.uuid)
         and disturbance.end >= call.at
     ]
@@ -325,6 +295,9 @@ INVARIANTS: tuple[Invariant, ...] = (
     has_one_outcome,
     outcomes_are_true,
     keeps_its_record,
+    stopped_guest_comes_back,
+    stays_while_held,
+    higher_priorities_come_first,
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape, quoteattr
 
+from tests.e2e.failing_disk import BOOT_SECTOR, DISK_XML, SIZE
 from tests.e2e.leases import LOCKSPACE
 from tests.e2e.stack import Stack
 from tests.e2e.storage import IMAGES, LEASES
@@ -26,7 +27,9 @@ _XML = """\
       <driver name='qemu' type='raw'/>
       <source file='{disk}'/>
       <target dev='vda' bus='virtio'/>
+      {boot}
     </disk>
+    {second}
     {leases}
     <controller type='usb' model='none'/>
     <memballoon model='none'/>
@@ -37,7 +40,7 @@ _XML = """\
   </qemu:commandline>
 </domain>
 """
-_POLICY = "<lockfailure xmlns='urn:virt-sanlock-helper:1' recover='{}'/>"
+_POLICY = "<lockfailure xmlns='urn:virt-sanlock-helper:1'{}/>"
 _LEASE = "<lease><lockspace>{}</lockspace><key>{}</key><target path={}/></lease>"
 
 # As references: a parser turns the characters themselves into others.
@@ -52,6 +55,18 @@ def lease_path(file: str) -> str:
 def disk_file(machine: Machine) -> str:
     """The name of the machine's disk."""
     return f"vm{machine.number}.img"
+
+
+def disk_socket(machine: Machine) -> str:
+    """Where the server of the machine's second disk is, on each host its own."""
+    return f"/run/stack/{machine.number}.nbd"
+
+
+def make_disk(stack: Stack, machine: Machine) -> None:
+    """Make the machine's first disk: a guest that has a second one uses that all the time."""
+    path = stack.path(stack.storage.disk(disk_file(machine)))
+    if machine.stops:
+        path.write_bytes(BOOT_SECTOR.ljust(SIZE, b"\0"))
 
 
 def make_leases(stack: Stack, machine: Machine) -> None:
@@ -69,11 +84,21 @@ def write_xml(stack: Stack, machine: Machine, uuid: str) -> str:
     text = _XML.format(
         name=escape(machine.name, _REFERENCES),
         uuid=uuid,
-        policy=_POLICY.format(machine.recover) if machine.recover else "",
+        policy=_policy(machine),
         action=machine.action,
         disk=f"{IMAGES}/{disk_file(machine)}",
+        boot="<boot order='1'/>" if machine.stops else "",
+        second=DISK_XML.format(socket=disk_socket(machine)) if machine.stops else "",
         leases="".join(leases),
         monitor=MONITOR.format(uuid),
     )
     stack.path(path).write_text(text, encoding="utf-8")
     return path
+
+
+def _policy(machine: Machine) -> str:
+    """Its element of metadata; the delay is that of one without."""
+    order = {"priority": machine.priority, "delay": 0} if machine.priority else {}
+    values = {**({"recover": machine.recover} if machine.recover else {}), **order}
+    words = "".join(f" {name}='{value}'" for name, value in values.items())
+    return _POLICY.format(words) if words else ""

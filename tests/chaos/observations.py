@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-# What a Disturbance is in.  A "touch" is an administrator's, of one machine; a "job" one of libvirt's.
+# What a Disturbance is in.  "ours" are the helper and the agent that stands, "agent" is it alone.  A "touch"
+# is an administrator's, of one machine; a "job" one of libvirt's.  The "disk" is the second one of a machine,
+# which fails in any way: in "errors" its server gives one for each read, in "space" one for want of space.
 LIBVIRTD, SANLOCK, OURS, QEMU, STORAGE, TOUCH, JOB = (
     *("libvirtd", "sanlock", "ours", "qemu", "storage", "touch", "job"),
 )
+AGENT, RECOVERY, DISK, ERRORS, SPACE = "agent", "recovery", "disk", "errors", "space"
+
+# QEMU's word for a guest that an I/O error has stopped (RunState in QEMU qapi/run-state.json).
+IO_ERROR = "io-error"
 
 
 class Vm(NamedTuple):
@@ -38,6 +45,11 @@ class Vm(NamedTuple):
         return self.before == self.after == "running"
 
     @property
+    def has_io_error(self) -> bool:
+        """Whether the guest was seen stopped by an I/O error."""
+        return self.before == self.after == IO_ERROR
+
+    @property
     def stands(self) -> bool:
         """Whether the guest was seen standing still."""
         return None not in (self.before, self.after) and "running" not in (self.before, self.after)
@@ -46,7 +58,7 @@ class Vm(NamedTuple):
 class Sample(NamedTuple):
     """One host at one time.  leases_known: sanlock answered.  others: leases of processes that are no VM's.
 
-    records: the UUIDs that there is a record of.
+    records: the UUIDs that there is a record of.  is_held: recovery is held.
     """
 
     begin: float
@@ -55,6 +67,7 @@ class Sample(NamedTuple):
     leases_known: bool
     others: tuple[str, ...]
     records: frozenset[str]
+    is_held: bool = False
 
     def vm(self, uuid: str, process: tuple[int, int] | None = None) -> Vm | None:
         """The QEMU process of that domain, or only if it is that PROCESS."""
@@ -95,17 +108,23 @@ class Disturbance(NamedTuple):
 
 
 class Host(NamedTuple):
-    """All that was seen of one host."""
+    """All that was seen of one host.
+
+    failures: when the journal had which machine's UUID as one that recovery tried in vain, or does not bring
+    back.  stands: whether an agent stands there.
+    """
 
     samples: list[Sample]
     calls: list[Call]
     outcomes: list[Outcome]
     disturbances: list[Disturbance]
+    failures: Sequence[tuple[float, str]] = ()
+    stands: bool = False
 
-    def disturbed(self, begin: float, end: float, things: tuple[str, ...], uuid: str) -> bool:
-        """Whether one of THINGS was disturbed in that time, for the machine or for all."""
+    def disturbed(self, begin: float, end: float, things: tuple[str, ...], uuid: str | None) -> bool:
+        """Whether one of THINGS was disturbed in that time, for the machine, None for any, or for all."""
         return any(
-            d.thing in things and d.uuid in ("", uuid) and d.begin <= end and d.end >= begin
+            d.thing in things and (uuid is None or d.uuid in ("", uuid)) and d.begin <= end and d.end >= begin
             for d in self.disturbances
         )
 
@@ -113,13 +132,15 @@ class Host(NamedTuple):
 class Run(NamedTuple):
     """A whole run.  leases: by UUID, how many a machine has; recover: those whose policy is yes throughout.
 
-    is_over: all helpers have ended, so that no further outcome comes.
+    is_over: all helpers have ended, so that no further outcome comes.  priorities: by UUID, those that are
+    not 0.
     """
 
     hosts: dict[int, Host]
     leases: dict[str, int]
     recover: frozenset[str]
     is_over: bool = True
+    priorities: Mapping[str, int] = {}
 
 
 def read_sample(line: str) -> Sample:
@@ -135,4 +156,5 @@ def read_sample(line: str) -> Sample:
         data["known"],
         tuple(data["others"]),
         frozenset(data["records"]),
+        data["held"],
     )

@@ -6,10 +6,12 @@ from __future__ import annotations
 import time
 from typing import Callable, NamedTuple
 
-from .invariants import Violation, violations
+from .invariants import violations
 from .observations import Run
+from .recovery_invariants import stops
 from .schedule import Schedule
 from .steps import Steps
+from .violation import Violation
 from .world import World
 
 # How often all invariants are checked over what was seen until then.
@@ -86,6 +88,14 @@ def summary(run: Run) -> str:
         ends = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         parts.append(
             f"host {number}: {len(host.samples)} samples, {calls} calls by sanlock and "
-            f"{len(host.calls) - calls} by hand, outcomes: {ends or 'none'}"
+            f"{len(host.calls) - calls} by hand, outcomes: {ends or 'none'}; {_stops_text(run, number)}"
         )
     return "\n".join(parts)
+
+
+def _stops_text(run: Run, number: int) -> str:
+    """How many guests that an I/O error stopped are back, and how long the slowest took."""
+    seen = [stop for stop in stops(run) if stop.host == number]
+    back = [stop.calm for stop in seen if stop.is_back]
+    slowest = f", the slowest after {max(back):.1f} undisturbed seconds" if back else ""
+    return f"{len(back)} of {len(seen)} guests back that had stopped by an I/O error{slowest}"

@@ -26,6 +26,8 @@ QMP_SECONDS = 0.25
 SANLOCK_SECONDS = 1.5
 
 RECORDS = ("/run/virt-sanlock-helper/records", "/var/lib/virt-sanlock-helper")
+# While it is there recovery is held.
+HOLD = "/var/lib/virt-sanlock-helper/hold"
 # Where each machine's own monitor is, by its UUID; libvirt does not know of it.
 MONITOR = "/run/stack/{}.qmp"
 
@@ -155,6 +157,7 @@ def records() -> list[str]:
 def sample(monitors: Monitors) -> dict[str, Any]:
     """The host as it is now."""
     begin = time.monotonic()
+    is_held = os.path.exists(HOLD)
     processes = qemus()
     monitors.keep(set(processes))
 
@@ -183,6 +186,7 @@ def sample(monitors: Monitors) -> dict[str, Any]:
         "known": leases is not None,
         "others": [where for pid, where in leases or () if pid not in pids],
         "records": recorded,
+        "held": is_held and os.path.exists(HOLD),
     }
 
 

@@ -24,9 +24,14 @@ BLANKED = ("\t", "\r")
 KEY_LETTERS = (*"abcXYZ019 -_.,;:!?/%&#@=+*~^|'\"$()[]{}<>\\", "\u00fc", "\U0001f600")
 # What is in the name of a lease's file.
 FILE_LETTERS = (*"abc019 -_.,;:!?%&#@=+*'\"$()[]<>\\", "\u00fc")
+# Of a lease that libvirt gives up for an I/O error: what makes its note in the status file no XML, so that a
+# new libvirtd does not know the machine, and what it cannot read in a key when the machine is to go on.
+NOT_NOTED = "&<:"
 
 # How many machines there are.
 MACHINES = 10
+# Those of a machine's policy; few are above the rest, and several share each.
+PRIORITIES = (0, 0, 0, -5, 10, 10, 1_000_000)
 # The seconds that one outage takes, with what comes before and after it.
 ROUND = 38.0
 # The hosts on which an agent stands: most outages are of the first one.
@@ -37,7 +42,8 @@ class Machine(NamedTuple):
     """One virtual machine: it is known on both hosts, and has one disk, and a lease for each of `keys`.
 
     recover: yes, no, or "" for no policy.  keys: the key and the file of each <lease> element.  twin: the
-    UUID of another machine that has the same name at other times.
+    UUID of another machine that has the same name at other times.  priority: of its policy, 0 for none.
+    stops: it has a second disk, which its guest uses all the time, and by whose errors it stops.
     """
 
     number: int
@@ -48,6 +54,9 @@ class Machine(NamedTuple):
     transient: bool
     keys: tuple[tuple[str, str], ...]
     twin: str
+    # Machines of older schedules have neither.
+    priority: int = 0
+    stops: bool = False
 
 
 class Step(NamedTuple):
@@ -88,13 +97,17 @@ class Schedule(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> Schedule:
-        """What to_json() wrote.  Raises ValueError, KeyError or TypeError for anything else."""
+        """What to_json() wrote, in this version or an older one.
+
+        Raises ValueError, KeyError or TypeError for anything else, and for a step that there is none of.
+        """
         data = json.loads(text)
+        machines = tuple(_machine(fields) for fields in data["machines"])
         return cls(
             int(data["seed"]),
             float(data["seconds"]),
-            tuple(_machine(fields) for fields in data["machines"]),
-            tuple(Step(**fields) for fields in data["steps"]),
+            machines,
+            tuple(_checked(Step(**fields), machines) for fields in data["steps"]),
             # A schedule of an older version has none.
             tuple(data.get("standing", ())),
         )
@@ -103,6 +116,20 @@ class Schedule(NamedTuple):
 def _machine(fields: dict[str, Any]) -> Machine:
     keys = tuple((key, file) for key, file in fields.pop("keys"))
     return Machine(**fields, keys=keys)
+
+
+def _checked(step: Step, machines: tuple[Machine, ...]) -> Step:
+    """STEP, if it can be done.  Raises ValueError."""
+    if step.do not in KINDS or step.host not in (1, 2):
+        raise ValueError(f"there is no step {step.do!r} on host {step.host!r}")
+    if step.do in MACHINE_FAULTS and not 0 <= step.machine < len(machines):
+        raise ValueError(f"the step {step.do!r} at {step.at} is of machine {step.machine}, which is none")
+    words = WORDS.get(step.do)
+    if words is not None and step.word not in words:
+        raise ValueError(f"the step {step.do!r} at {step.at} is {step.word!r}, which is none of {words}")
+    if step.do == "disk" and not machines[step.machine].stops:
+        raise ValueError(f"the step 'disk' at {step.at} is of machine {step.machine}, which has none to fail")
+    return step
 
 
 def generate(seed: int, seconds: float, machines: int = MACHINES) -> Schedule:
@@ -119,11 +146,13 @@ def generate(seed: int, seconds: float, machines: int = MACHINES) -> Schedule:
 
 
 def _make_machine(rng: random.Random, number: int) -> Machine:
+    stops = rng.random() < 0.4
+    unread = NOT_NOTED if stops else ""
     # The number keeps two machines from having one name, key or file.
     keys = tuple(
         (
-            _text(rng, KEY_LETTERS, KEY_BYTES, f"{number}.{index}"),
-            _text(rng, FILE_LETTERS, 60, f"k{number}{index}"),
+            _text(rng, _without(KEY_LETTERS, unread), KEY_BYTES, f"{number}.{index}"),
+            _text(rng, _without(FILE_LETTERS, unread.replace(":", "")), 60, f"k{number}{index}"),
         )
         for index in range(rng.choice((0, 0, 1, 1, 2)))
     )
@@ -136,7 +165,13 @@ def _make_machine(rng: random.Random, number: int) -> Machine:
         transient=rng.random() < 0.2,
         keys=keys,
         twin=_uuid(rng),
+        priority=rng.choice(PRIORITIES),
+        stops=stops,
     )
+
+
+def _without(letters: tuple[str, ...], left_out: str) -> tuple[str, ...]:
+    return tuple(letter for letter in letters if letter not in set(left_out))
 
 
 def _uuid(rng: random.Random) -> str:
@@ -175,6 +210,7 @@ HOST_FAULTS = {
     "standing-stopped": (4, 0.5, 12.0),
     "standing-restarted": (3, 0.0, 0.0),
     "standing-updated": (2, 0.0, 0.0),
+    "hold": (4, 6.0, 20.0),
     "busy": (2, 1.0, 6.0),
     "storm": (2, 0.0, 0.0),
 }
@@ -194,8 +230,19 @@ MACHINE_FAULTS = {
     "policy": (1, 0.0, 0.0),
     "undefine": (1, 0.0, 0.0),
     "twin": (1, 0.0, 0.0),
+    "disk": (12, 0.3, 8.0),
 }
-WORDS = {"by-hand": ("poweroff", "pause", "restart", "ignore"), "policy": ("yes", "no")}
+# Of a disk: its server is away, it gives an error for each read, or has no space.  With the second a guest
+# stops again as often as it is resumed: some ten times in the longest.
+WORDS = {
+    "by-hand": ("poweroff", "pause", "restart", "ignore"),
+    "policy": ("yes", "no"),
+    "disk": ("", "", "", "eio", "enospc"),
+}
+# What an outage is of: the storage of both hosts' leases, one host's sector of the lockspace, or the second
+# disks of all machines of a host.
+OUTAGES = ("storage", "sector", "disks")
+KINDS = {"start-all", *OUTAGES, *HOST_FAULTS, *MACHINE_FAULTS}
 
 # The seconds from an outage's begin in which the faults fall: the leases are lost after 6 to 8, or after 2.
 WINDOW = (-3.0, 24.0)
@@ -205,6 +252,8 @@ WINDOWS = {
     "killpath-stopped": (0.0, 6.0),
     "recovery-killed": (2.0, 12.0),
     "recovery-stopped": (2.0, 12.0),
+    # Over the time in which all would come back.
+    "hold": (-3.0, 16.0),
     # At rest, and when the requests come.
     **dict.fromkeys(
         ("standing-killed", "standing-stopped", "standing-restarted", "standing-updated"), (-3.0, 12.0)
@@ -233,19 +282,25 @@ class _Round:
 
     def _outage(self, at: float) -> None:
         rng = self._rng
-        kind = rng.choice(("storage", "storage", "sector", "sector"))
+        kind = rng.choice(("storage", "storage", "sector", "sector", "disks"))
         word = rng.choice(("", "", "resources")) if kind == "storage" else ""
         # A blink now and then, which loses nothing.
         lasts = rng.uniform(1.0, 4.0) if rng.random() < 0.1 else rng.uniform(9.0, 16.0)
         host = 2 if kind == "sector" and rng.random() < 0.1 else 1
         self.steps.append(_step(at, kind, host, -1, lasts, word))
+        if kind == "storage" and rng.random() < 0.5:
+            # The disks are on it, too: their errors come before a lease is lost, and they may be back before
+            # the leases are, or after them.
+            until = at + lasts + rng.uniform(-3.0, 6.0)
+            since = at - rng.uniform(0.0, 3.0)
+            self.steps.append(_step(since, "disks", host, -1, max(1.0, until - since), ""))
 
     def _fault(self, outage: float) -> None:
         rng = self._rng
         table = rng.choice((HOST_FAULTS, MACHINE_FAULTS))
         do = rng.choices(list(table), [weight for weight, _, _ in table.values()])[0]
         _, shortest, longest = table[do]
-        machine = rng.randrange(len(self._machines)) if table is MACHINE_FAULTS else -1
+        machine = self._choose_machine(do) if table is MACHINE_FAULTS else -1
         lasts = rng.uniform(shortest, longest)
         at = outage + rng.uniform(*WINDOWS.get(do, WINDOW))
         host = 2 if do == "start-there" else rng.choice((1, 1, 1, 2))
@@ -253,8 +308,25 @@ class _Round:
             if not self._standing:
                 return
             host = rng.choice(self._standing)
+        if do == "disk":
+            if not self._machines[machine].stops:
+                return
+            if rng.random() < 0.3:
+                # Its leases are given up then, and another host may take them.
+                self._start_there(machine, at, lasts)
         if self._is_free(host, f"{do.partition('-')[0]} {machine}", at, lasts):
             self.steps.append(_step(at, do, host, machine, lasts, rng.choice(WORDS.get(do, ("",)))))
+
+    def _choose_machine(self, do: str) -> int:
+        """Any machine; for a disk one that has a second one, if there is any."""
+        able = [machine.number for machine in self._machines if machine.stops or do != "disk"]
+        return self._rng.choice(able or [0])
+
+    def _start_there(self, machine: int, at: float, lasts: float) -> None:
+        """MACHINE is started on the second host while its disk fails on the first."""
+        since, ran = at + self._rng.uniform(0.2, max(0.3, lasts)), self._rng.uniform(1.0, 5.0)
+        if self._is_free(2, f"start {machine}", since, ran):
+            self.steps.append(_step(since, "start-there", 2, machine, ran, ""))
 
     def _is_free(self, host: int, thing: str, at: float, lasts: float) -> bool:
         """Whether the thing is in no other fault then; it is taken if so."""

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Callable
 
+from tests.e2e.failing_disk import EIO, ENOSPC
 from tests.e2e.lease_loss import HELPER, URI
 from tests.e2e.leases import Lease
 from tests.e2e.namespace import CommandError, Process
@@ -25,7 +26,20 @@ from tests.e2e.standing import update
 from tests.e2e.storage import LEASES
 from tests.e2e.waiting import WaitTimeout, wait_for
 
-from .observations import JOB, LIBVIRTD, OURS, QEMU, SANLOCK, STORAGE, TOUCH
+from .observations import (
+    AGENT,
+    DISK,
+    ERRORS,
+    JOB,
+    LIBVIRTD,
+    OURS,
+    QEMU,
+    RECOVERY,
+    SANLOCK,
+    SPACE,
+    STORAGE,
+    TOUCH,
+)
 from .schedule import Machine, Step
 from .world import SECONDS, SPOOL, World
 
@@ -35,6 +49,9 @@ APPEARS_SECONDS = 12.0
 TAKE_SECONDS = 15.0
 # Processes of a storm.
 STORM = 25
+
+# By the word of the step, what the disk gives, and what is disturbed.
+_DISK_FAULTS = {"": (0, (DISK,)), "eio": (EIO, (DISK, ERRORS)), "enospc": (ENOSPC, (DISK, SPACE))}
 
 
 class Steps:
@@ -49,6 +66,8 @@ class Steps:
         self._daemons = {
             (number, thing): threading.Lock() for number in world.hosts for thing in (LIBVIRTD, SANLOCK)
         }
+        # A disk has one fault at a time, too.
+        self._disk_locks = {key: threading.Lock() for key in world.exports}
         self._threads: list[threading.Thread] = []
 
     def begin(self, step: Step) -> None:
@@ -114,6 +133,30 @@ class Steps:
                     pair.restore()
                     return
             raise WaitTimeout("sanlock to leave", 80, None)
+
+    def _disk(self, step: Step) -> None:
+        """A machine's second disk fails: its guest stops, and libvirt gives its leases up."""
+        self._fail_disks(step, [(step.host, step.machine)])
+
+    def _disks(self, step: Step) -> None:
+        """Those of all machines of a host."""
+        self._fail_disks(step, [key for key in sorted(self._disk_locks) if key[0] == step.host])
+
+    def _fail_disks(self, step: Step, keys: list[tuple[int, int]]) -> None:
+        """Each of them is back at the end, even if that fails of another."""
+        error, things = _DISK_FAULTS[step.word]
+        with contextlib.ExitStack() as ends:
+            for key in keys:
+                ends.enter_context(self._disk_locks[key])
+                for thing in things:
+                    ends.enter_context(self._world.disturbing(step.host, thing, self._world.uuids[key[1]]))
+            for export in [self._world.exports[key] for key in keys]:
+                export.fail()
+                ends.callback(export.serve)
+                if error:
+                    ends.callback(export.fail)
+                    export.serve(error)
+            self._wait(step.lasts)
 
     # Daemons
 
@@ -236,12 +279,25 @@ class Steps:
         if process is None:
             return "no process to kill"
         self._wait(step.lasts)
-        self._host(step).signal(process.pid, signal.SIGKILL)
+        with self._world.disturbing(step.host, RECOVERY):
+            self._host(step).signal(process.pid, signal.SIGKILL)
         return f"process {process.pid}"
 
     def _recovery_stopped(self, step: Step) -> str:
         process = self._pick(step, lambda: self._world.recoveries(step.host))
-        return self._stop(step, process) if process else "no process to stop"
+        if process is None:
+            return "no process to stop"
+        with self._world.disturbing(step.host, RECOVERY):
+            return self._stop(step, process)
+
+    def _hold(self, step: Step) -> None:
+        """An administrator's maintenance."""
+        host = self._host(step)
+        host.run(str(COMMAND), "recover", "--hold", timeout=SECONDS)
+        try:
+            self._wait(step.lasts)
+        finally:
+            host.run(str(COMMAND), "recover", "--release", timeout=SECONDS)
 
     def _standing_killed(self, step: Step) -> str:
         return self._signal_standing(step, signal.SIGKILL)
@@ -260,13 +316,16 @@ class Steps:
         process = self._pick(step, lambda: self._world.agents(step.host))
         if process is None:
             return "no agent stands"
-        with self._world.disturbing(step.host, OURS):
+        with self._world.disturbing(step.host, OURS), self._world.disturbing(step.host, AGENT):
             self._host(step).signal(process.pid, number)
         return f"process {process.pid}"
 
     def _standing_stopped(self, step: Step) -> str:
         process = self._pick(step, lambda: self._world.agents(step.host))
-        return self._stop(step, process) if process else "no agent stands"
+        if process is None:
+            return "no agent stands"
+        with self._world.disturbing(step.host, AGENT):
+            return self._stop(step, process)
 
     def _stop(self, step: Step, process: Process) -> str:
         with self._world.disturbing(step.host, OURS):

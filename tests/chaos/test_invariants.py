@@ -10,6 +10,7 @@ import pytest
 from . import invariants, sampler
 from .invariants import violations
 from .observations import (
+    DISK,
     JOB,
     LIBVIRTD,
     OURS,
@@ -25,53 +26,7 @@ from .observations import (
     Vm,
     read_sample,
 )
-
-UUID = "f807214e-f32f-4f10-bc97-79298a77fac2"
-LEASE = "__LIBVIRT__DISKS__:key:/path:0"
-EVERY = 0.2
-
-
-def vm(state: str | None = "running", leases: int = 1, pid: int = 7, after: str | None = "") -> Vm:
-    return Vm(UUID, pid, 100, state, state if after == "" else after, (LEASE,) * leases)
-
-
-RUNS, PAUSED, HELD, UNSEEN, BARE = (
-    vm(),
-    vm("paused", 0),
-    vm("paused"),
-    vm(None, 1),
-    vm("running", 0),
-)
-
-
-def series(
-    *parts: tuple[Vm | None, float], others: Sequence[str] = (), record: bool = False, known: bool = True
-) -> list[Sample]:
-    """A sample every 0.2 s: the process, and for how many seconds."""
-    samples: list[Sample] = []
-    for process, seconds in parts:
-        for _ in range(round(seconds / EVERY)):
-            begin = len(samples) * EVERY
-            samples.append(
-                Sample(
-                    begin,
-                    begin + EVERY / 2,
-                    (process,) if process else (),
-                    known,
-                    tuple(others),
-                    frozenset({UUID} if record else ()),
-                )
-            )
-    return samples
-
-
-def host(
-    samples: list[Sample],
-    calls: Sequence[Call] = (),
-    outcomes: Sequence[Outcome] = (),
-    disturbances: Sequence[Disturbance] = (),
-) -> Host:
-    return Host(samples, list(calls), list(outcomes), list(disturbances))
+from .series import BARE, EVERY, HELD, LEASE, PAUSED, RUNS, UNSEEN, UUID, host, series, vm
 
 
 def found(first: Host, second: Host | None = None, is_over: bool = True) -> list[str]:
@@ -360,9 +315,10 @@ def test_no_record_is_needed(parts: list[tuple[Vm | None, float]]) -> None:
         [FAILS, Disturbance(1.0, 2.5, TOUCH, UUID)],
         [FAILS, Disturbance(3.0, 3.0, TOUCH, UUID)],
         [FAILS, Disturbance(1.0, 4.0, JOB, UUID)],
+        [FAILS, Disturbance(3.0, 4.0, DISK, UUID)],
     ],
 )
-def test_what_an_administrator_has_to_do_with(disturbances: list[Disturbance]) -> None:
+def test_what_an_administrator_or_a_failing_disk_has_to_do_with(disturbances: list[Disturbance]) -> None:
     assert lost((RUNS, 3.0), (None, 5.0), disturbances=disturbances) == []
 
 
@@ -408,8 +364,8 @@ def test_the_leases_in_sanlocks_status() -> None:
 def test_a_line_of_the_sampler() -> None:
     line = (
         '{"begin": 1.5, "end": 2.5, "vms": [["u", 1, 2, "running", null, ["a", "b"]]], "known": true,'
-        ' "others": ["c"], "records": ["r"]}'
+        ' "others": ["c"], "records": ["r"], "held": true}'
     )
     assert read_sample(line) == Sample(
-        1.5, 2.5, (Vm("u", 1, 2, "running", None, ("a", "b")),), True, ("c",), frozenset({"r"})
+        1.5, 2.5, (Vm("u", 1, 2, "running", None, ("a", "b")),), True, ("c",), frozenset({"r"}), True
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.e2e.storage import LEASES
 from tests.e2e.waiting import wait_for
 
 from .invariants import violations
+from .recovery_invariants import UNDER_WAY
 from .schedule import Machine, Schedule, Step
 from .steps import Steps, wait_until_started
 from .world import World
@@ -131,4 +133,46 @@ def test_faults_of_recovery(tmp_path: Path) -> None:
         (tmp_path / "started").touch()
         scene.wait(("record", 0), ("moved lease", 1), ("lease", 2), ("lease", 3), ("two hosts", 3))
         assert not [number for _, number in scene.found() if number == right.number]
+        scene.close()
+
+
+@pytest.mark.long
+def test_faults_of_recovery_with_guests_that_stop(tmp_path: Path) -> None:
+    """It passes a higher one over, and it does not mind that it is held."""
+    require_machine()
+    priorities = {"right": 20, "high": 10, "low": 0, "held": 0}
+    right, high, low, held = made = tuple(
+        machine._replace(priority=priority, stops=True)
+        for machine, priority in zip(machines("pause", "poweroff", "pause", "pause"), priorities.values())
+    )
+    recovery = program(
+        tmp_path / "recovery",
+        # QEMU's first request over a new connection may fail once more.
+        "goes_on() {\n"
+        '    until [ "$(virsh -q -c qemu:///system domstate $1)" = running ]; do\n'
+        "        virsh -q -c qemu:///system resume $1; sleep 0.5\n"
+        "    done\n"
+        "}\n"
+        f"until [ -e {tmp_path}/order ]; do sleep 0.1; done\n"
+        f"goes_on {right.uuid}; goes_on {low.uuid}\n"
+        f"until [ -e {tmp_path}/held ]; do sleep 0.1; done\n"
+        f"goes_on {held.uuid}\n"
+        "sleep 1000\n",
+    )
+    with World(Schedule(0, 0.0, made, (), (1,)), recovery=recovery) as world:
+        scene = Scene(world)
+        failure = 2.0
+        scene.steps.begin(Step(0.0, "disks", lasts=failure))
+        uuids = {machine.uuid for machine in made}
+        wait_for(lambda: (sample := world.last(1)) and sample.records == uuids, 20, "a record of each")
+        # What is judged has had its record for so long, and its disk.
+        time.sleep(failure + UNDER_WAY + 2)
+        (tmp_path / "order").touch()
+        scene.wait(("order", high.number))
+        scene.steps.begin(Step(0.0, "hold", lasts=UNDER_WAY + 10))
+        wait_for(lambda: (sample := world.last(1)) and sample.is_held, 20, "the hold")
+        time.sleep(UNDER_WAY + 2)
+        (tmp_path / "held").touch()
+        scene.wait(("held", held.number))
+        assert {number for _, number in scene.found()} == {high.number, held.number}
         scene.close()

@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
+from .__main__ import main
 from .schedule import (
-    HOST_FAULTS,
     KEY_BYTES,
-    MACHINE_FAULTS,
+    KINDS,
     MACHINES,
     NAME_BYTES,
+    OUTAGES,
+    PRIORITIES,
+    ROUND,
     STANDING,
     Machine,
     Schedule,
@@ -24,6 +29,7 @@ from .steps import names
 
 SEEDS = range(60)
 ALL = [generate(seed, 180.0) for seed in SEEDS]
+SHORT = [generate(seed, 5.0) for seed in SEEDS]
 STEPS = [step for schedule in ALL for step in schedule.steps]
 MADE = [machine for schedule in ALL for machine in schedule.machines]
 
@@ -45,11 +51,23 @@ def test_a_file_that_is_none(text: str) -> None:
 
 
 def test_all_kinds_of_steps_come() -> None:
-    assert {step.do for step in STEPS} == {*HOST_FAULTS, *MACHINE_FAULTS, "start-all", "storage", "sector"}
+    assert {step.do for step in STEPS} == KINDS
     # And there is nothing else that can be done, or that cannot.
-    assert {step.do for step in STEPS} <= names()
+    assert names() >= KINDS
     assert {step.host for step in STEPS} == {1, 2}
     assert {step.word for step in STEPS if step.do == "by-hand"} == {"poweroff", "pause", "restart", "ignore"}
+    assert {step.word for step in STEPS if step.do == "disk"} == {"", "eio", "enospc"}
+
+
+def test_disks_fail_of_machines_that_have_one() -> None:
+    for schedule in ALL:
+        failing = {step.machine for step in schedule.steps if step.do == "disk"}
+        assert all(schedule.machines[number].stops for number in failing)
+    # With the leases' storage, before it, and without it.
+    outages = [{step.do for step in schedule.steps} & set(OUTAGES) for schedule in SHORT]
+    assert {"disks"} in outages
+    assert {"storage", "disks"} in outages
+    assert {"storage"} in outages
 
 
 def test_an_agent_stands_on_some_hosts_and_is_struck_there_alone() -> None:
@@ -65,11 +83,75 @@ def test_a_file_without_standing_agents() -> None:
     assert Schedule.from_json(text) == ALL[0]._replace(standing=())
 
 
+def test_a_file_without_priorities_and_disks() -> None:
+    """As an older version wrote it."""
+    data = json.loads(ALL[0].to_json())
+    data["steps"] = [step for step in data["steps"] if step["do"] not in ("disk", "disks", "hold")]
+    for machine in data["machines"]:
+        del machine["priority"], machine["stops"]
+    schedule = Schedule.from_json(json.dumps(data))
+    assert {(machine.priority, machine.stops) for machine in schedule.machines} == {(0, False)}
+    assert [step._asdict() for step in schedule.steps] == data["steps"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"do": "earthquake"}, "there is no step 'earthquake' on host 1"),
+        ({"do": "host"}, "there is no step 'host' on host 1"),
+        ({"do": "busy", "host": 3}, "there is no step 'busy' on host 3"),
+        ({"do": "destroy"}, "'destroy' at 1.5 is of machine -1, which is none"),
+        ({"do": "destroy", "machine": 10}, "'destroy' at 1.5 is of machine 10, which is none"),
+        ({"do": "by-hand", "machine": 0, "word": "shout"}, "'by-hand' at 1.5 is 'shout', which is none of"),
+        ({"do": "disk", "machine": 0}, "'disk' at 1.5 is of machine 0, which has none to fail"),
+    ],
+)
+def test_a_step_that_cannot_be_done_is_refused_with_words(
+    change: dict[str, object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = json.loads(ALL[0].to_json())
+    data["machines"][0]["stops"] = False
+    data["steps"] = [{"at": 1.5, **change}]
+    file = tmp_path / "schedule.json"
+    file.write_text(json.dumps(data))
+    assert words in _refused(file, capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "Expecting value"),
+        ("{}", "'machines' is missing"),
+        ("[]", "list indices"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_with_words(
+    text: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "schedule.json"
+    if text is not None:
+        file.write_text(text)
+    assert words in _refused(file, capsys)
+
+
+def _refused(file: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What is printed of a schedule that is not replayed."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--schedule", str(file), "--directory", str(file.parent)])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert f"{file}: no schedule that can be replayed: " in error
+    return error
+
+
 def test_machines_are_of_all_kinds() -> None:
     assert {machine.action for machine in MADE} == {"poweroff", "pause"}
     assert {machine.recover for machine in MADE} == {"yes", "no", ""}
     assert {machine.transient for machine in MADE} == {False, True}
     assert {len(machine.keys) for machine in MADE} == {0, 1, 2}
+    assert {machine.priority for machine in MADE} == set(PRIORITIES)
+    assert {machine.stops for machine in MADE} == {False, True}
 
 
 @pytest.mark.parametrize("letter", list(" &<>'\"\\;$`*?#%:=-.\x7f\u00fc\u0085\u2028\U0001f600\t\r"))
@@ -111,13 +193,13 @@ def test_machines_are_different_ones(seed: int) -> None:
 def test_steps_come_in_their_order_and_outages_one_by_one(seed: int) -> None:
     schedule = ALL[seed]
     assert list(schedule.steps) == sorted(schedule.steps)
-    outages = [step for step in schedule.steps if step.do in ("storage", "sector")]
-    assert len(outages) == 4
-    assert all(a.at + a.lasts < b.at for a, b in zip(outages, outages[1:]))
+    outages = [step for step in schedule.steps if step.do in OUTAGES]
+    assert len({int((step.at - 1.0) // ROUND) for step in outages}) == 4
+    assert all(a.at + a.lasts < b.at for a, b in zip(outages, outages[1:]) if b.at - a.at > ROUND / 2)
 
 
 def test_a_short_one_has_an_outage() -> None:
-    assert [step.do for step in generate(1, 5.0).steps if step.do in ("storage", "sector")]
+    assert all(any(step.do in OUTAGES for step in schedule.steps) for schedule in SHORT)
 
 
 # Shrinking

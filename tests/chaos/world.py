@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
+from tests.e2e.failing_disk import Export
 from tests.e2e.lease_loss import IDENTIFIER, URI
 from tests.e2e.namespace import CommandError, Process
 from tests.e2e.pair import Pair
@@ -24,8 +25,9 @@ from tests.e2e.storage import IMAGES
 from tests.e2e.unshared import PYTHON
 from tests.e2e.waiting import WaitTimeout, wait_for
 
-from .machines import disk_file, make_leases, write_xml
+from .machines import disk_socket, make_disk, make_leases, write_xml
 from .observations import Call, Disturbance, Host, Outcome, Run, Sample, read_sample
+from .recovery_invariants import owed
 from .schedule import Machine, Schedule
 
 SAMPLER = Path(__file__).with_name("sampler.py")
@@ -54,6 +56,13 @@ _OUTCOME = re.compile(
     re.DOTALL,
 )
 
+# Recovery has tried a machine in vain, or does not bring it back.
+_FAILURE = re.compile(
+    r"recover (?:.* )?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}): "
+    r"(?!done after |stopped by an I/O error).*",
+    re.DOTALL,
+)
+
 # The mark of an outcome that may have been logged before.
 REPEATED = "(repeated: "
 
@@ -75,6 +84,8 @@ class World:
         self._recovery = recovery
         self.hosts: dict[int, Stack] = {}
         self.pairs: dict[int, Pair] = {}
+        # The servers of the second disks, by host and machine.
+        self.exports: dict[tuple[int, int], Export] = {}
         # The UUID under which each machine is known now, and a lock for the steps that depend on its state.
         self.uuids = {machine.number: machine.uuid for machine in schedule.machines}
         self.locks = {machine.number: threading.Lock() for machine in schedule.machines}
@@ -116,7 +127,10 @@ class World:
         for number, host in self.hosts.items():
             _install_program(host)
             for machine in self.schedule.machines:
-                host.storage.disk(disk_file(machine))
+                make_disk(host, machine)
+                if machine.stops:
+                    export = self.exports[number, machine.number] = Export(host, disk_socket(machine))
+                    export.serve()
             host.install_helper(self.helper)
             for machine in self.schedule.machines:
                 self.define(host, machine)
@@ -230,7 +244,7 @@ class World:
 
     def recoveries(self, number: int) -> list[Process]:
         """The processes of recovery on a host."""
-        words = {str(COMMAND), "recover"}
+        words = {str(COMMAND), "recover", "--wait"}
         return [p for p in self.hosts[number].processes() if words <= set(p.cmdline)]
 
     def agents(self, number: int) -> list[Process]:
@@ -255,6 +269,12 @@ class World:
                     if machine.recover == "yes" and u not in self._changed
                 ),
                 is_over,
+                {
+                    u: machine.priority
+                    for machine in machines
+                    for u in (machine.uuid, machine.twin)
+                    if machine.priority
+                },
             )
 
     def _host(self, number: int) -> Host:
@@ -269,6 +289,8 @@ class World:
             sorted([*calls, *self._by_hand[number]]),
             self._outcomes(stack),
             list(self._disturbances[number]),
+            self._failures(stack),
+            number in self.schedule.standing,
         )
 
     def _outcomes(self, stack: Stack) -> list[Outcome]:
@@ -281,6 +303,10 @@ class World:
                 at = line.time - self._clock
                 found.append(Outcome(at, uuid, action, kind, int(requests or 1), repeated))
         return found
+
+    def _failures(self, stack: Stack) -> list[tuple[float, str]]:
+        found = ((line.time, _FAILURE.fullmatch(line.message)) for line in stack.journal(IDENTIFIER))
+        return [(at - self._clock, match[1]) for at, match in found if match]
 
     # The end
 
@@ -301,7 +327,7 @@ class World:
 
     def _nothing_left(self) -> bool:
         samples = [self.last(number) for number in self.hosts]
-        return not any(sample is None or sample.records for sample in samples)
+        return not any(sample is None or sample.records for sample in samples) and not owed(self.run())
 
     def report(self) -> str:
         """The logs of both hosts."""

@@ -24,7 +24,7 @@ _AGAIN = bytes.fromhex("f4ebea")
 _PACKET = bytes.fromhex("10000100008000000000000000000000")
 BOOT_SECTOR = (_BEGIN + _READ + _WRITE + _AGAIN + _PACKET).ljust(SECTOR - 2, b"\0") + b"\x55\xaa"
 
-_DISK = """<disk type='network' device='disk'>
+DISK_XML = """<disk type='network' device='disk'>
       <driver name='qemu' type='raw' error_policy='stop' rerror_policy='stop'/>
       <source protocol='nbd' name='data'><host transport='unix' socket='{socket}'/></source>
       <target dev='vdb' bus='virtio'/>
@@ -38,21 +38,16 @@ _FIRST = "<target dev='vda' bus='virtio'/>"
 EIO, ENOSPC = 5, 28
 
 
-class FailingDisk:
-    """The second disk of a domain, which is not started yet; its first one has the lease."""
+class Export:
+    """An NBD server of a stack with one disk in it, over a socket at a path inside."""
 
-    def __init__(self, stack: Stack, domain: Domain, error: int = 0) -> None:
-        """ERROR is what it gives from the beginning on, see serve(); 0 for none."""
+    def __init__(self, stack: Stack, socket: str) -> None:
+        """The disk, which is empty, is beside the SOCKET; it is not served yet."""
         self._stack = stack
-        self.socket = f"/run/stack/{domain.name}.nbd"
-        self._image = f"/run/stack/{domain.name}.img"
+        self.socket = socket
+        self._image = f"{socket.rpartition('.')[0]}.img"
         self._server: subprocess.Popen[str] | None = None
         stack.path(self._image).write_bytes(bytes(SIZE))
-        stack.path(domain.disks[0]).write_bytes(BOOT_SECTOR.ljust(SIZE, b"\0"))
-        xml = domain.xml.replace(_FIRST, f"{_FIRST}<boot order='1'/>", 1)
-        domain.xml = xml.replace("<controller", f"{_DISK.format(socket=self.socket)}<controller", 1)
-        stack.path(domain.xml_path).write_text(domain.xml)
-        self.serve(error)
 
     def serve(self, error: int = 0) -> None:
         """Serve the disk, again or for the first time.
@@ -77,3 +72,16 @@ class FailingDisk:
         self._server.kill()
         self._server.communicate()
         self._server = None
+
+
+class FailingDisk(Export):
+    """The second disk of a domain, which is not started yet; its first one has the lease."""
+
+    def __init__(self, stack: Stack, domain: Domain, error: int = 0) -> None:
+        """ERROR is what it gives from the beginning on, see serve(); 0 for none."""
+        super().__init__(stack, f"/run/stack/{domain.name}.nbd")
+        stack.path(domain.disks[0]).write_bytes(BOOT_SECTOR.ljust(SIZE, b"\0"))
+        xml = domain.xml.replace(_FIRST, f"{_FIRST}<boot order='1'/>", 1)
+        domain.xml = xml.replace("<controller", f"{DISK_XML.format(socket=self.socket)}<controller", 1)
+        stack.path(domain.xml_path).write_text(domain.xml)
+        self.serve(error)
