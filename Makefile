@@ -138,7 +138,7 @@ man: $(VENV)/.done ## the manual pages, into build/man
 # Each part writes its table into docs/benchmarks.md, whether it kept its limits or not.
 bench: $(VENV)/.done ## measure beside libvirt's C helper, and write docs/benchmarks.md; root
 	@failed=0; for part in one_call storms standing recovery; do \
-		$(BIN)/python -m tests.bench $$part || failed=1; \
+		PYTHONPATH=helper:auth:. $(BIN)/python -m tests.bench $$part || failed=1; \
 	done; exit $$failed
 
 install: ## the program without a package: PREFIX=/usr/local, DESTDIR=, STOCK_HELPER=

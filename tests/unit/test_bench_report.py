@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,7 +141,20 @@ def test_what_is_no_part_and_no_row_is_refused(words: list[str], capsys: pytest.
     assert capsys.readouterr().err.startswith("usage: ")
 
 
-def test_each_row_has_its_rounds() -> None:
+def test_each_part_can_be_loaded_as_make_bench_loads_it() -> None:
     pytest.importorskip("libvirt")
-    standing = importlib.import_module("tests.bench.standing")
-    assert tuple(standing.ROUNDS) == bench.ROWS
+    command = re.search(
+        r"PYTHONPATH=(\S+) \$\(BIN\)/python -m tests.bench", (report.TOP / "Makefile").read_text()
+    )
+    assert command is not None
+    parts = ", ".join(f"tests.bench.{part}" for part in bench.PARTS)
+    program = f"import {parts}; print(*tests.bench.standing.ROUNDS)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=report.TOP,
+        env={"PYTHONPATH": command[1]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (loaded.stdout.split(), loaded.stderr) == (list(bench.ROWS), "")
