@@ -55,13 +55,14 @@ class DomainRecovery:
         is_persistent: Callable[[str, str], bool] = domain_identity.is_persistent,
         host_conf: Callable[[], HostConf] = read_host_conf,
         reads: DiskReads | None = None,
+        is_held: Callable[[], bool] = lambda: False,
     ) -> None:
         """CONNECT opens a URI; BOOT and PROCESS_STARTED read from the host (see notes, processes).
 
         PID_OF gives the QEMU process of a domain's UUID, None when none is proven.  DEFAULT_LOCKSPACE is what
         libvirt's configuration gives; ENDED reads libvirt's log of a domain (see domain_log); IS_PERSISTENT
         searches for its definition on disk.  HOST_CONF has the default for those without a policy of their
-        own; READS reads disks.
+        own; READS reads disks.  IS_HELD returns whether an administrator holds recovery by now.
         """
         self._connect = connect
         self._sanlock = sanlock
@@ -70,8 +71,8 @@ class DomainRecovery:
         self._process_started = process_started
         self._is_persistent = is_persistent
         self._leases = RecordedLeases(sanlock, boot, pid_of or _pid_of, default_lockspace, host_conf)
-        self._starts = DomainStart(sanlock, store, self._leases, boot, ended)
-        self._resumes = DomainResume(sanlock, store, self._leases, StoppedGuests(sanlock, reads))
+        self._starts = DomainStart(sanlock, store, self._leases, boot, ended, is_held)
+        self._resumes = DomainResume(sanlock, store, self._leases, StoppedGuests(sanlock, reads), is_held)
 
     def visit(self, record: Record, ready: bool, age: float = 0.0, anyway: bool = False) -> VisitResult:
         """Bring the domain of RECORD back as far as that is possible now.

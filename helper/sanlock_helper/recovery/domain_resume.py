@@ -9,6 +9,7 @@ version is just one more after the resume.  A version that is changed, unknown o
 from __future__ import annotations
 
 import contextlib
+from typing import Callable
 
 import libvirt
 
@@ -25,6 +26,7 @@ from . import domain_identity
 from .recorded_leases import PROCESS_SECONDS, RecordedLeases, count, own_lockspaces, read_policy
 from .stopped_guests import StoppedGuests, is_stopped, note_stopped_again
 from .verdict import (
+    HELD_MEANWHILE,
     NO_PROCESS,
     TO_BE_RESUMED,
     UNREGISTERED,
@@ -44,13 +46,19 @@ class DomainResume:
     """Resumes domains; several threads may use one."""
 
     def __init__(
-        self, sanlock: Sanlock, store: RecordStore, leases: RecordedLeases, stopped: StoppedGuests
+        self,
+        sanlock: Sanlock,
+        store: RecordStore,
+        leases: RecordedLeases,
+        stopped: StoppedGuests,
+        is_held: Callable[[], bool],
     ) -> None:
         """The parameters are those of DomainRecovery; LEASES are looked up through them."""
         self._sanlock = sanlock
         self._store = store
         self._leases = leases
         self._stopped = stopped
+        self._is_held = is_held
 
     def resume(self, domain: VirDomain, record: Record, ready: bool, age: float, anyway: bool) -> VisitResult:
         """Resume DOMAIN, which RECORD is of, if no check fails.
@@ -77,6 +85,8 @@ class DomainResume:
         if record.cause and not anyway:
             self._stopped.check(domain, record, reason, age)
         self._check_before_resume(domain, record, age, anyway)
+        if self._is_held():
+            return HELD_MEANWHILE
         if not self._store.mark(record, "resuming"):
             raise DropError("its record was removed or replaced")
         try:

@@ -25,6 +25,7 @@ from ..virt.storage_pools import Volumes
 from . import domain_identity
 from .recorded_leases import BEGUN, PROCESS_SECONDS, RecordedLeases, count, own_lockspaces, read_policy
 from .verdict import (
+    HELD_MEANWHILE,
     NO_PROCESS,
     RAN_UNPROTECTED,
     TO_BE_STARTED,
@@ -57,6 +58,7 @@ class DomainStart:
         leases: RecordedLeases,
         boot: Callable[[], str],
         ended: Callable[[str, float], str],
+        is_held: Callable[[], bool],
     ) -> None:
         """The parameters are those of DomainRecovery; LEASES are looked up through them."""
         self._sanlock = sanlock
@@ -64,6 +66,7 @@ class DomainStart:
         self._leases = leases
         self._boot = boot
         self._ended = ended
+        self._is_held = is_held
         # The runs that this process has started, by UUID and libvirt's id.
         self._begun: set[tuple[str, int]] = set()
 
@@ -127,6 +130,8 @@ class DomainStart:
             return VisitResult(Verdict.WAIT, TO_BE_STARTED, own_lockspaces(domain, record))
         for lease in record.leases:
             self._check_before_start(lease, domain, record)
+        if self._is_held():
+            return HELD_MEANWHILE
         if not self._store.mark(record, "starting"):
             raise DropError("its record was removed or replaced")
         domain = self._begin(connection, domain, record)

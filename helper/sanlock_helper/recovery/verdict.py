@@ -21,7 +21,7 @@ class Verdict(Enum):
     )
     REFUSED = "refused"  # it could come back, but must not by itself: the record stays for the administrator
     EARLY = "early"  # the helper is still making it safe
-    WAIT = "wait"  # its lockspaces are not joined
+    WAIT = "wait"  # its lockspaces are not joined, or recovery was held
     AGAIN = "again"  # a failure that may pass
 
 
@@ -56,6 +56,8 @@ TO_BE_STARTED, TO_BE_RESUMED = "to be started", "to be resumed"
 UNDECIDED = "it has no recovery policy, and the host's default is not known: "
 
 NO_POLICY = VisitResult(Verdict.LEFT_ALONE, "no recovery policy")
+# A visit takes some seconds: the hold may have come in them, and counts.
+HELD_MEANWHILE = VisitResult(Verdict.WAIT, "an administrator has held recovery meanwhile")
 LOST_NOTHING = VisitResult(
     Verdict.LEFT_ALONE,
     "no lockspace was lost: the helper was called by hand, or another host asked for the lease",

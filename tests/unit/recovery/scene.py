@@ -26,6 +26,7 @@ class Scene:
         # The lockspace that libvirt is configured for.
         self.default: Lockspace | None = None
         self.conf = HostConf()
+        self.is_held = False
         self.record = self.world.record(action, **changes)
         self.journal = RecordedJournal()
         RecordDirectory(f"{path}/run").write(self.record)
@@ -44,6 +45,7 @@ class Scene:
             default_lockspace=lambda: self.default,
             ended=lambda name, since: world.log,
             host_conf=lambda: self.conf,
+            is_held=lambda: self.is_held,
         )
 
     def visit(self, ready: bool = True, **options: Any) -> VisitResult:

@@ -171,6 +171,18 @@ def test_killed_right_after_the_resume_the_lease_is_read_later(paused: Scene) ->
     assert paused.world.vm == PAUSED
 
 
+@pytest.mark.parametrize("action", ["pause", "poweroff", "restart"])
+def test_a_hold_that_comes_during_a_visit(tmp_path: Path, action: str) -> None:
+    scene = Scene(tmp_path, action)
+    scene.is_held = True
+    result = scene.visit()
+    assert (result.verdict, scene.mark()) == (Verdict.WAIT, "")
+    assert (scene.world.started, scene.world.resumed) == (0, 0)
+    scene.is_held = False
+    assert scene.visit().verdict is Verdict.DONE
+    assert scene.world.started + scene.world.resumed == 1
+
+
 def test_an_administrator_resumed_it(paused: Scene) -> None:
     paused.world.other_takes()
     paused.world.other_gives_back()

@@ -159,7 +159,13 @@ def _recover(store: RecordStore, journal: Journal, screen: LiveLines, wait: bool
         settings = HostSettings(journal)
         recovery = Recovery(
             store,
-            DomainRecovery(connect, sanlock, store, host_conf=lambda: settings.conf),
+            DomainRecovery(
+                connect,
+                sanlock,
+                store,
+                host_conf=lambda: settings.conf,
+                is_held=lambda: held_since() is not None,
+            ),
             sanlock,
             journal,
             qemu_sanlock_conf.auto_lockspace,
