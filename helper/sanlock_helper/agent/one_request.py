@@ -17,6 +17,9 @@ from .service import close_inherited_descriptors, make_agent
 # How often a process waits for another one that serves the same request, left by an agent that died.
 _WAIT_SECONDS = 0.05
 
+# The parent of a process whose own parent has died.
+_INIT = 1
+
 
 class OneRequest(Requests):
     """The spool, of which this process serves one request."""
@@ -25,12 +28,18 @@ class OneRequest(Requests):
         """DESCRIPTOR is the request's file, locked by this process."""
         super().__init__(spool, grace)
         self._descriptor = descriptor
+        self._agent = posix.getppid()
 
     def show_life(self) -> bool:
         """Show the agent that this process lives: by the time of the request's file."""
         nanoseconds = time.monotonic_ns()
         posix.utime(self._descriptor, ns=(nanoseconds, nanoseconds))
         return True
+
+    def may_be_logged_by_another(self, name: str) -> bool:
+        """Whether the next agent may have: it finds the outcome when the agent of this process has died."""
+        is_orphan = posix.getppid() != self._agent or self._agent == _INIT
+        return is_orphan or super().may_be_logged_by_another(name)
 
 
 def main(name: str) -> None:

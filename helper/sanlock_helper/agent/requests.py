@@ -351,11 +351,15 @@ class Requests:
             self._spool.rename(name, new)
         except FileNotFoundError:
             # Removed by hand, unless another agent claimed it: one that was stopped logs what it did.
-            return name if is_own and self._spool.serves() and not self._is_there(new) else None
+            return None if not is_own or self.may_be_logged_by_another(new) else name
         except OSError as error:
             self._meet_obstacle(name, error)
             return name
         return new
+
+    def may_be_logged_by_another(self, name: str) -> bool:
+        """Whether another agent may have claimed, under NAME, the logging of what this process has served."""
+        return not self._spool.serves() or self._is_there(name)
 
     def _is_there(self, name: str) -> bool:
         try:
