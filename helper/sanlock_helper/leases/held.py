@@ -104,37 +104,30 @@ def held_by(pid: int) -> list[Lease]:
     same, under the name UNKNOWN.  Raises LeasesUnknownError when sanlock cannot be asked, TransientError when
     it has no time for this now.
     """
+    return [_lease(found) for found in _inquired(pid) or ()]
+
+
+def is_registered(pid: int) -> bool:
+    """Whether sanlock knows process PID, whatever it holds.  Raises as held_by() does."""
+    return _inquired(pid) is not None
+
+
+def _inquired(pid: int) -> list[dict[str, Any]] | None:
+    """What sanlock knows of the leases of process PID, None where it does not know the process."""
     binding = load()
     join_sanlock_group()
     try:
-        resources = inquire(pid)
+        return inquire(pid)
     except binding.SanlockException as error:
         # No client of that process is registered: sanlock src/main.c, process_cmd_thread_registered().
         if error.errno == errno.ESRCH:
-            return []
+            return None
         # Another command for the same process is under way, such as the release that is waited for.
         if error.errno == errno.EBUSY:
             raise TransientError(
                 f"ask sanlock for the leases of process {pid}", "it is busy with it"
             ) from error
         raise _no_answer(error) from error
-    return [_lease(found) for found in resources]
-
-
-def is_registered(pid: int) -> bool:
-    """Whether sanlock knows process PID, whatever it holds.
-
-    Raises LeasesUnknownError when sanlock cannot be asked.
-    """
-    binding = load()
-    join_sanlock_group()
-    try:
-        inquire(pid)
-    except binding.SanlockException as error:
-        if error.errno == errno.ESRCH:
-            return False
-        raise _no_answer(error) from error
-    return True
 
 
 def of_state(state: str, named: Iterable[Lease] = ()) -> list[Lease]:
