@@ -115,8 +115,7 @@ class KeptConnections:
         self._tries += 1
         seconds = retry_seconds(error, self._tries)
         self._next_try = self._clock() + seconds
-        if (isinstance(error, AuthenticationError) or self._tries > LOGGED_AFTER) and str(
-            error
-        ) != self._logged:
+        may_pass = not isinstance(error, AuthenticationError) and self._tries <= LOGGED_AFTER
+        if not may_pass and str(error) != self._logged:
             self._logged = str(error)
             self._report(Event("agent-not-connected", note=error, every=f"{seconds:.0f}"))

@@ -99,9 +99,7 @@ class Guest:
     def open(self) -> None:
         """Connect.  Raises HelperError."""
         try:
-            self._connection = within(
-                CONNECT_SECONDS, f"connect to {SYSTEM_URI}", lambda: self._connect(SYSTEM_URI)
-            )
+            self._connection = _opened(self._connect)
         except HelperError as error:
             raise with_remedy(error) from error
 
@@ -209,7 +207,7 @@ def end(scratch: Scratch, connect: Callable[[str], VirConnect]) -> None:
     """
     why: HelperError | None = None
     try:
-        connection = _connected(connect)
+        connection = _opened(connect)
         within(START_SECONDS, "end the drill's virtual machine", lambda: _destroy(connection, scratch.uuid))
     except HelperError as error:
         why = error
@@ -221,7 +219,7 @@ def end(scratch: Scratch, connect: Callable[[str], VirConnect]) -> None:
         raise why
 
 
-def _connected(connect: Callable[[str], VirConnect]) -> VirConnect:
+def _opened(connect: Callable[[str], VirConnect]) -> VirConnect:
     """What CONNECT opens, in time.  Raises HelperError."""
     return within(CONNECT_SECONDS, f"connect to {SYSTEM_URI}", lambda: connect(SYSTEM_URI))
 

@@ -76,7 +76,7 @@ class LocalDomains:
 
     def is_another_run(self, uuid: str, id: int, since: float) -> bool:
         """Whether the active run of domain UUID, by its libvirt ID, began after SINCE."""
-        pids = [status.pid for status in self._processes.files.matching(uuid) if status.id == id]
+        pids = [status.pid for status in self._of_run(uuid, id)]
         found = [Process(pid, start) for pid in pids if (start := process_start(pid))]
         return any(process.started_after(since) for process in found)
 
@@ -85,7 +85,7 @@ class LocalDomains:
 
         False where no status file is about that run.
         """
-        found = [status for status in self._processes.files.matching(uuid) if status.id == id]
+        found = self._of_run(uuid, id)
         return bool(found) and not any(status.has_job for status in found)
 
     def block_jobs(self, uuid: str, id: int | None) -> set[str] | None:
@@ -93,8 +93,11 @@ class LocalDomains:
 
         None where no status file is about it.
         """
-        found = [status for status in self._processes.files.matching(uuid) if status.id == id]
+        found = self._of_run(uuid, id)
         return {target for status in found for target in status.block_jobs} if found else None
+
+    def _of_run(self, uuid: str, id: int | None) -> list[Status]:
+        return [status for status in self._processes.files.matching(uuid) if status.id == id]
 
     def held_by(self, process: Process) -> list[Lease]:
         """The leases that PROCESS holds; LeasesUnknownError where sanlock cannot be asked."""
