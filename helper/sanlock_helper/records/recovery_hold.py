@@ -9,7 +9,9 @@ cannot be read, or others may write to it, recovery is not held, as the records 
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from .directory import STATE_DIR, open_directory
 
@@ -42,40 +44,39 @@ class Hold:
 
     def begin(self) -> bool:
         """Hold recovery, durably; False where it was held already."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         directory = open_directory(self._directory, make=True)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(os.open(_NAME, flags, 0o600, dir_fd=directory))
-            os.fsync(directory)
+            with self._changing(directory):
+                os.close(os.open(_NAME, flags, 0o600, dir_fd=directory))
         except FileExistsError:
             return False
-        except OSError as error:
-            error.filename = self.path
-            raise
-        finally:
-            os.close(directory)
         return True
 
     def end(self) -> bool:
         """Release recovery, durably; False where it was not held."""
         try:
             directory = open_directory(self._directory)
+            with self._changing(directory):
+                # On a read-only disk, too, what is not there needs no removal.
+                os.stat(_NAME, dir_fd=directory, follow_symlinks=False)
+                try:
+                    os.unlink(_NAME, dir_fd=directory)
+                except IsADirectoryError:
+                    # It was made there by hand.
+                    os.rmdir(_NAME, dir_fd=directory)
         except FileNotFoundError:
             return False
+        return True
+
+    @contextlib.contextmanager
+    def _changing(self, directory: int) -> Iterator[None]:
+        """Synchronise DIRECTORY when its change is done, and close it; an error of that names the hold."""
         try:
-            # On a read-only disk, too, what is not there needs no removal.
-            os.stat(_NAME, dir_fd=directory, follow_symlinks=False)
-            try:
-                os.unlink(_NAME, dir_fd=directory)
-            except IsADirectoryError:
-                # It was made there by hand.
-                os.rmdir(_NAME, dir_fd=directory)
+            yield
             os.fsync(directory)
-        except FileNotFoundError:
-            return False
         except OSError as error:
             error.filename = self.path
             raise
         finally:
             os.close(directory)
-        return True
