@@ -46,6 +46,7 @@ def one_call(stack: Stack, rounds: int, helpers: list[str]) -> list[Storm]:
             time.sleep(0.3)
             storms[helper].append(storm(stack, QEMU_URI, helper, [(domain.uuid, "pause")]))
             domain.destroy()
+    domain.undefine()
     return [median(storms[helper]) for helper in helpers]
 
 
@@ -68,11 +69,15 @@ def as_its_unit(stack: Stack) -> Path:
     return Path(path)
 
 
+def one_row(label: str, limit: float, stack: Stack, helpers: list[str], rounds: dict[str, int]) -> bool:
+    if not (number := rounds.get("one")):
+        return True
+    ours, theirs = one_call(stack, number, helpers)
+    return row(label, ours.paused * 1000, theirs.paused * 1000, limit, "ms")
+
+
 def rows_without_login(stack: Stack, helpers: list[str], rounds: dict[str, int]) -> bool:
-    good = True
-    if number := rounds.get("one"):
-        ours, theirs = one_call(stack, number, helpers)
-        good &= row("one VM, pause: no lease held", ours.paused * 1000, theirs.paused * 1000, 1.0, "ms")
+    good = one_row("one VM, pause: no lease held", 1.0, stack, helpers, rounds)
     if number := rounds.get("poweroff"):
         ours, theirs = on_qemu(stack, 40, number, helpers, mixed=False)
         good &= row("40 QEMU VMs, poweroff: all dead", ours.off, theirs.off, 0.95)
@@ -91,10 +96,7 @@ def rows_without_login(stack: Stack, helpers: list[str], rounds: dict[str, int])
 
 
 def rows_with_login(stack: Stack, helpers: list[str], rounds: dict[str, int]) -> bool:
-    good = True
-    if number := rounds.get("one"):
-        ours, theirs = one_call(stack, number, helpers)
-        good &= row("one VM, pause, SASL: no lease held", ours.paused * 1000, theirs.paused * 1000, 0.6, "ms")
+    good = one_row("one VM, pause, SASL: no lease held", 0.6, stack, helpers, rounds)
     if number := rounds.get("test-driver"):
         ours, theirs = on_test_driver(stack, 300, number, helpers)
         good &= row("300 poweroffs, test driver, SASL SCRAM-SHA-256: all off", ours.off, theirs.off, 0.33)
