@@ -3,10 +3,11 @@
 
 Run inside a stack by the distribution's Python as
 
-    testdriver.py NUMBER
+    testdriver.py NUMBER PREFIX
 
-makes NUMBER domains, prints their UUIDs as JSON, and for each line on standard input their states; the line
-"start" has all run again before.
+makes NUMBER domains whose names begin with PREFIX, prints their UUIDs as JSON, and for each line on standard
+input their states; the line "start" has all run again before, the line "ids" asks for the ids of their runs
+instead.
 """
 
 from __future__ import annotations
@@ -23,33 +24,33 @@ if TYPE_CHECKING:
 URI = "test+unix:///default"
 RUNNING, PAUSED, SHUTOFF = 1, 3, 5
 
-# A line on standard input that asks for more than the states.
+# Lines on standard input that ask for more than the states, or for something else.
 START = "start"
+IDS = "ids"
 
 
 class TestDomains:
-    """NUMBER running domains, seen from the outside."""
+    """NUMBER running domains, whose names begin with PREFIX, seen from the outside."""
 
     __test__ = False
 
-    def __init__(self, stack: Stack, number: int) -> None:
-        self._process = stack.popen("/usr/bin/python3", str(Path(__file__)), str(number), stdin=-1)
+    def __init__(self, stack: Stack, number: int, prefix: str = "vm") -> None:
+        self._process = stack.popen("/usr/bin/python3", str(Path(__file__)), str(number), prefix, stdin=-1)
         self.uuids: list[str] = self._answer()
 
     def states(self) -> list[int]:
         """The virDomainState of each."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        states: list[int] = self._answer()
+        states: list[int] = self._ask("")
         return states
+
+    def ids(self) -> list[int]:
+        """The id of each one's run, -1 for one that is off; another run has another id."""
+        ids: list[int] = self._ask(IDS)
+        return ids
 
     def start(self) -> None:
         """Have all run again."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{START}\n")
-        self._process.stdin.flush()
-        assert set(self._answer()) == {RUNNING}
+        assert set(self._ask(START)) == {RUNNING}
 
     def safe(self, *but: int) -> bool:
         """Whether all are paused or off, but for those with these numbers."""
@@ -59,6 +60,12 @@ class TestDomains:
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
+
+    def _ask(self, line: str) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
@@ -76,8 +83,8 @@ def main() -> None:
     connection = libvirt.openAuth(URI, [flavours, lambda _credentials, _data: -1, None], 0)
     domains = [
         connection.defineXML(
-            f"<domain type='test'><name>vm{number}</name><uuid>{uuid.uuid4()}</uuid><memory>8192</memory>"
-            "<os><type>hvm</type></os></domain>"
+            f"<domain type='test'><name>{sys.argv[2]}{number}</name><uuid>{uuid.uuid4()}</uuid>"
+            "<memory>8192</memory><os><type>hvm</type></os></domain>"
         )
         for number in range(int(sys.argv[1]))
     ]
@@ -92,7 +99,12 @@ def main() -> None:
                     domain.resume()
                 elif state == SHUTOFF:
                     domain.create()
-        print(json.dumps([domain.state()[0] for domain in domains]), flush=True)
+        if line.strip() == IDS:
+            # A virDomain keeps the id that it was looked up with.
+            answer = [connection.lookupByUUID(domain.UUID()).ID() for domain in domains]
+        else:
+            answer = [domain.state()[0] for domain in domains]
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

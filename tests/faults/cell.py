@@ -236,7 +236,7 @@ class Cell:
         self.victim = KINDS[self.kind](stack, self._name, self.fault.emulator)
         ends.callback(self.victim.close)
         if self.stage == SLOT or self.fault.others:
-            self._others = TestDomains(stack, max(SLOTS.values()))
+            self._others = TestDomains(stack, max(SLOTS.values()), "other")
             ends.callback(self._others.close)
         self.libvirt = Proxy(stack, stack.libvirtd.socket).start()
         ends.callback(self.libvirt.close)

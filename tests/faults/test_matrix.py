@@ -22,7 +22,8 @@ from .cell import OURS, STOCK, Cell, cells, prepare_host, reason_to_leave_out
 from .fault import NO_AGENT, Fault
 
 IS_QUICK = os.environ.get("SANLOCK_HELPER_FAULTS") != "full"
-GROUPS = 3
+# One for each process of the run: its cells share a stack.
+GROUPS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 @pytest.fixture(scope="module")

@@ -189,10 +189,14 @@ class TestVm(Victim):
     def __init__(self, stack: Stack, name: str, emulator: str = "") -> None:
         self._domains = TestDomains(stack, 1)
         (self.uuid,) = self._domains.uuids
+        self._ids = self._domains.ids()
 
     def is_safe(self, action: str) -> bool | None:
+        """Off or in another run, or for a pause: paused."""
+        if self._domains.ids() != self._ids:
+            return True
         (state,) = self._domains.states()
-        return state == testdriver.SHUTOFF or (action == "pause" and state == testdriver.PAUSED)
+        return action == "pause" and state == testdriver.PAUSED
 
     def close(self) -> None:
         self._domains.close()
