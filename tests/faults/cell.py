@@ -376,12 +376,14 @@ class Cell:
         """After how many seconds the machine is safe; returns once the helper has said what it will."""
         safe_at, over_at = None, None
         while True:
-            if safe_at is None and self.victim.is_safe(self.action):
+            is_safe = safe_at is not None or self.victim.is_safe(self.action)
+            if safe_at is None and is_safe:
                 safe_at = time.monotonic()
             if over_at is None and self._is_over():
                 over_at = time.monotonic()
             now = time.monotonic()
-            if over_at is not None and (safe_at is not None or now - over_at > 1):
+            # What is not known yet is no verdict: a stopped QEMU answers once it goes on.
+            if over_at is not None and (safe_at is not None or (is_safe is not None and now - over_at > 1)):
                 break
             if now - begin > BUDGET + OVERTIME:
                 break
