@@ -260,10 +260,13 @@ class IOErrors:
             pass  # libvirt's own is joined as it is configured
 
     def _is_protected(self, status: Status) -> bool:
-        """Whether a domain holds leases still, or, where its pause is not noted, may have held some."""
+        """Whether a domain holds leases still, or, where its pause is not noted, may have held some.
+
+        What sanlock does not answer counts as yes, as for the record of a domain whose pause is noted.
+        """
         try:
             if status.state == "paused":
                 return bool(call_with_timeout(lambda: leases.held_by(status.pid), SANLOCK_SECONDS))
             return call_with_timeout(lambda: leases.is_registered(status.pid), SANLOCK_SECONDS)
         except (NoAnswerError, LeasesUnknownError, HelperError):
-            return False
+            return True

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any, Callable
 from xml.sax.saxutils import escape
@@ -14,6 +15,7 @@ from pytest_mock import MockerFixture
 libvirt = pytest.importorskip("libvirt")
 
 from sanlock_helper import DRILL_UUIDS  # noqa: E402
+from sanlock_helper.agent import io_errors  # noqa: E402
 from sanlock_helper.agent.domain_events import DomainEvents  # noqa: E402
 from sanlock_helper.agent.io_errors import (  # noqa: E402
     NO_SPACE,
@@ -421,6 +423,53 @@ def test_a_stop_that_libvirt_could_not_note(world: World, mocker: MockerFixture,
         world.lifecycle(SUSPENDED)
         world.run()
         assert (world.kinds()[1:], world.record().unknown) == (["io-error-noted"], "")
+
+
+def hang(pid: int) -> bool:
+    time.sleep(0.5)
+    return False
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        LeasesUnknownError("sanlock does not answer"),
+        LeasesUnknownError("no sanlock runs", absent=True),
+        TransientError("ask sanlock for the leases of process 1", "it is busy with it"),
+        hang,
+    ],
+    ids=["refuses", "absent", "busy", "hangs"],
+)
+def test_a_stop_that_neither_libvirt_nor_sanlock_notes(
+    world: World, mocker: MockerFixture, answer: Exception | Callable[[int], bool]
+) -> None:
+    """/run is full, and sanlock does not report whether it has leases of the process: that is no "no"."""
+    mocker.patch.object(io_errors, "SANLOCK_SECONDS", 0.05)
+    mocker.patch.object(leases, "is_registered", side_effect=answer)
+    world.open()
+    world.status("running", "")
+    world.guest = Guest()
+    world.io_error()
+    world.lifecycle(SUSPENDED)
+    world.run()
+    assert (world.kinds(), world.records.uuids()) == (["io-error-unnoted"], [UUID])
+    assert world.record().unknown == UNNOTED
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason", "kind"), [("no", "", "io-error-left-alone"), ("yes", NO_SPACE, "io-error-no-space")]
+)
+def test_a_stop_that_leaves_no_record_is_reported_while_sanlock_is_silent(
+    world: World, mocker: MockerFixture, policy: str, reason: str, kind: str
+) -> None:
+    mocker.patch.object(leases, "held_by", side_effect=LeasesUnknownError("sanlock does not answer"))
+    world.policy = ELEMENT.format(f'recover="{policy}"')
+    world.open()
+    world.status(lock_state="")
+    world.io_error(reason)
+    world.lifecycle(SUSPENDED)
+    world.run()
+    assert (world.kinds(), world.records.uuids()) == ([kind], [])
 
 
 def test_a_stop_that_is_noted_while_libvirtd_is_asked(world: World) -> None:
