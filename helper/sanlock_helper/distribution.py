@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import re
 
+from .errors import PermanentError
+from .regular_file import read_regular
+
 DEBIAN = "debian"
 FEDORA = "fedora"
 
@@ -91,9 +94,8 @@ class Distribution:
         """The distribution that the first of PATHS that can be read is of; none known without one."""
         for path in paths:
             try:
-                with open(path, "rb") as file:
-                    return cls.parse(file.read(_MOST_BYTES).decode("utf-8", "replace"))
-            except OSError:
+                return cls.parse(read_regular(path, _MOST_BYTES).decode("utf-8", "replace"))
+            except (PermanentError, OSError):
                 continue
         return cls()
 

@@ -22,6 +22,7 @@ GROUND = {
     "journal",
     "memory_limits",
     "numbers",
+    "regular_file",
     "threads",
     "timestamps",
 }

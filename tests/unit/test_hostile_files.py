@@ -20,7 +20,14 @@ pytest.importorskip("libvirt")
 
 from sanlock_helper.agent.requests import Requests
 from sanlock_helper.agent_state import agent_state
+from sanlock_helper.checks.facts import HostPaths, _machine
+from sanlock_helper.checks.killpath import PYTHON, _interpreter
+from sanlock_helper.checks.mounts import read_text
+from sanlock_helper.checks.system import _texts
+from sanlock_helper.checks.unit_files import UnitFiles
+from sanlock_helper.distribution import Distribution
 from sanlock_helper.errors import PermanentError, SanlockHelperError
+from sanlock_helper.install.executable import why_not_ours
 from sanlock_helper.leases.grace import learn_grace
 from sanlock_helper.leases.sanlock_daemon import daemon_pid
 from sanlock_helper.records.directory import RecordDirectory
@@ -106,6 +113,19 @@ def _defined(folder: Path) -> str | None:
     return _Files(Processes(NO_FILES), str(folder)).defined("f", UUID)
 
 
+def _units(folder: Path, name: str) -> UnitFiles:
+    """The units of a host whose NAME, a unit or the directory of its drop-ins, is in FOLDER."""
+    units = folder / "etc/systemd/system"
+    units.mkdir(parents=True)
+    (units / name).symlink_to(folder if name.endswith(".d") else folder / name)
+    return UnitFiles(HostPaths(etc=folder / "etc", run=folder / "run", lib=folder / "lib"))
+
+
+def _cron(folder: Path) -> str:
+    """What the scripts of cron's in FOLDER have, but for the NULs of a large one; a link is not read."""
+    return "".join(text for path, text in _texts(folder).items() if not os.path.islink(path)).strip("\0")
+
+
 NO_FILES = StatusFiles("/nonexistent")
 
 # Where the file stands in a folder, and what reads it there.
@@ -120,10 +140,28 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "the agent's process id": ("agent.pid", _agent),
     "a domain's log": ("f.log", lambda folder: last_end("f", 0.0, str(folder))),
     "a record": (f"{UUID}.record", lambda folder: RecordDirectory(str(folder)).read(UUID)),
+    "fstab, or a cluster's resources": ("f", lambda folder: read_text(folder / "f")),
+    "a unit": ("a.service", lambda folder: _units(folder, "a.service").text("a.service").strip("\0")),
+    "a drop-in": ("x.conf", lambda folder: _units(folder, "a.service.d").text("a.service").strip("\0")),
+    "a service among others": (
+        "a.service",
+        lambda folder: _units(folder, "a.service").starter_of_mount("/m"),
+    ),
+    "a script of cron's": ("f", _cron),
+    "os-release": ("f", lambda folder: Distribution.read((str(folder / "f"),)).family),
+    "the first line of a killpath": ("f", lambda folder: _interpreter(str(folder / "f")) != PYTHON),
+    "a driver of libvirt's": ("f", lambda folder: _machine(str(folder / "f"))),
     "a request": (REQUEST, lambda folder: _spool(folder).read(REQUEST)),
 }
 # A file of this size is refused; the readers of others take its beginning.
 ALLOWED = (SanlockHelperError, SpoolError, OSError)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "directory", "socket", "link to /dev/zero", "link to a FIFO"])
+def test_an_executable_that_is_no_file(tmp_path: Path, kind: str) -> None:
+    KINDS[kind](tmp_path / "f")
+    with _no_wait():
+        assert why_not_ours(str(tmp_path / "f"), {}) == "is no regular file"
 
 
 @pytest.mark.parametrize("kind", KINDS)

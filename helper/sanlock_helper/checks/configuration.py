@@ -11,9 +11,9 @@ from ..distribution import UNKNOWN, Distribution
 from ..errors import HelperError
 from ..leases.sanlock_daemon import DEFAULT_IO_TIMEOUT
 from ..leases.sanlock_status import JoinedLockspace
+from ..regular_file import read_regular
 from ..virt.libvirt_conf import MAX_SIZE, Setting, Value, given_again, in_force, parse_settings, read_settings
 from ..virt.qemu_sanlock_conf import DEFAULT_DIRECTORY, LOCKSPACE, LockConf, make_lock_conf
-from ..virt.regular_file import read_regular
 from . import conf_repair
 from .finding import FAIL, Finding, failed, not_checked, passed, warned
 from .registry import check

@@ -31,6 +31,7 @@ from ..leases.sanlock_status import (
     ask_sanlock,
 )
 from ..leases.timeline import Timeline, timeline_of
+from ..regular_file import read_regular
 from ..threads import within
 from ..virt import SYSTEM_URI
 from ..virt.libvirt_conf import Setting, Value, in_force, read_settings
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 # A libvirtd that takes longer is of no use to a helper with 35 s for all.
 CONNECT_SECONDS = 10.0
+
+# Of an ELF file, as far as its machine.
+_ELF_BYTES = 20
 
 _LOCK_CONF = "qemu-sanlock.conf"
 
@@ -123,11 +127,10 @@ def sanlock_settings(path: str) -> list[Setting]:
 def _machine(path: str) -> bytes:
     """Class, byte order and machine of the ELF file at PATH (elf(5)); b"" of what is none."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(20)
-    except OSError:
+        head = read_regular(path, _ELF_BYTES)[:_ELF_BYTES]
+    except (PermanentError, OSError):
         return b""
-    return head[4:6] + head[18:20] if head.startswith(b"\x7fELF") and len(head) == 20 else b""
+    return head[4:6] + head[18:20] if head.startswith(b"\x7fELF") and len(head) == _ELF_BYTES else b""
 
 
 def open_uri(uri: str) -> Any:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..command import run
 from ..distribution import UNKNOWN, Distribution
-from ..errors import RUN_AS_ROOT
+from ..errors import RUN_AS_ROOT, PermanentError
 from ..install.executable import why_not_ours
 from ..install.host import Host
 from ..memory_limits import shortage
+from ..regular_file import read_regular
 from .finding import FAIL, Finding, failed, not_checked, passed, warned
 from .registry import check
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 SECONDS = 10.0
 
 PYTHON = "/usr/bin/python3"
+
+# Of a script, enough for the first line.
+_LINE_BYTES = 256
 
 # Searches for modules where service.py does.
 _PROBE = """\
@@ -225,9 +229,8 @@ def _version(path: str, environ: Mapping[str, str]) -> str:
 
 def _interpreter(script: str) -> str:
     try:
-        with open(script, "rb") as file:
-            first = file.readline(256)
-    except OSError:
+        first = read_regular(script, _LINE_BYTES).partition(b"\n")[0]
+    except (PermanentError, OSError):
         return PYTHON
     words = os.fsdecode(first[2:]).split() if first.startswith(b"#!") else []
     return words[0] if words and "python" in words[0] else PYTHON

@@ -7,8 +7,11 @@ import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import PermanentError
+from ..regular_file import read_regular
 from .finding import Finding, passed, warned
 from .hindered_units import freed
 from .lease_dir import SHARED, Mount, lease_places, mount_of, unescape
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 # What vdsm, oVirt's agent, mounts itself.
 _VDSM = "/rhev/data-center/"
+
+# A cluster of a thousand resources has some 2 MB.
+_MOST_BYTES = 16 * 1024 * 1024
 
 _DOT = r"\\x2e"
 
@@ -76,14 +82,26 @@ class BootMount:
 
 
 def _mounts(facts: Facts) -> tuple[list[BootMount]]:
-    path = facts.host.etc / "fstab"
-    entries = parse_fstab(path.read_text(errors="surrogateescape") if path.exists() else "")
-    cluster = facts.host.var / "lib/pacemaker/cib/cib.xml"
-    cib = cluster.read_text(errors="replace") if cluster.exists() else ""
+    entries = parse_fstab(read_text(facts.host.etc / "fstab"))
+    cib = read_text(facts.host.var / "lib/pacemaker/cib/cib.xml")
     places = [place.mount for place in lease_places(facts) if place.exists and not place.is_device]
     mounts = dict.fromkeys(mount for mount in places if _has_to_be_mounted(mount))
     files = UnitFiles(facts.host)
     return ([_found(mount, entries, files, cib, facts.mountinfo) for mount in mounts],)
+
+
+def read_text(path: Path) -> str:
+    """The text of the file at PATH, "" where there is none.
+
+    Raises PermanentError for what is no regular file or is too large, OSError where it cannot be read.
+    """
+    try:
+        data = read_regular(path, _MOST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    if len(data) > _MOST_BYTES:
+        raise PermanentError(f"read {path}", f"it is longer than {_MOST_BYTES} bytes", f"ls -l {path}")
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _has_to_be_mounted(mount: Mount) -> bool:

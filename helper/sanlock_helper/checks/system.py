@@ -12,6 +12,7 @@ from pathlib import Path
 from ..agent_state import AgentState, agent_state, described_state
 from ..command import run
 from ..distribution import DEBIAN
+from ..regular_file import read_regular
 from ..timestamps import moment
 from .finding import Finding, failed, not_checked, passed, warned
 from .hindered_units import freed
@@ -25,6 +26,9 @@ AGENT_UNIT = "virt-sanlock-helper-agent.service"
 CLEANUP = "virt-sanlock-cleanup"
 
 COMMAND_SECONDS = 10.0
+
+# Of what cron runs, which may be a program of any size, the beginning is read.
+_MOST_BYTES = 1024 * 1024
 
 # A line that ends a shell script: not one in a branch, which is indented or behind a condition.
 _QUESTION = re.compile(r"(?:\[+|\btest)\s+!?\s*-\w\s+\S+")
@@ -151,6 +155,6 @@ def _texts(folder: Path, pattern: str = "*") -> dict[str, str]:
             found[str(path)] = f"{path.name} {path.readlink()}"
         elif path.is_file():
             # The comments of a crontab schedule nothing.
-            lines = path.read_text(errors="replace").splitlines()
+            lines = read_regular(path, _MOST_BYTES).decode("utf-8", "replace").splitlines()
             found[str(path)] = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
     return found

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import PermanentError
+from ..regular_file import read_regular
 from .system import unit_states
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ ENABLED = ("enabled", "alias", "generated")
 
 # How far back the units that want one another are followed: vdsmd, sanlock, wdmd.
 _DEPTH = 4
+
+# Of a longer file the beginning is read.
+_MOST_BYTES = 1024 * 1024
 
 _PULLS = re.compile(r"^(?:Wants|Requires|BindsTo)=(.*)$", re.MULTILINE)
 
@@ -102,6 +107,6 @@ def _services(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(errors="replace") if path.is_file() else ""
-    except OSError:
+        return read_regular(path, _MOST_BYTES).decode("utf-8", "replace")
+    except (PermanentError, OSError):
         return ""

@@ -23,8 +23,8 @@ def why_not_ours(
 
     It is given so many SECONDS.  COMMAND runs it, where PATH alone does not.
     """
-    if not os.path.exists(path):
-        return "is not there"
+    if not os.path.isfile(path):
+        return "is no regular file" if os.path.exists(path) else "is not there"
     if not os.access(path, os.X_OK):
         return "is not executable"
     try:

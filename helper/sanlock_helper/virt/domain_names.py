@@ -7,7 +7,7 @@ import os
 import re
 
 from ..errors import PermanentError
-from .regular_file import read_regular
+from ..regular_file import read_regular
 from .status_files import StatusFiles
 
 # The XML of persistent domains: configDir of libvirt src/qemu/qemu_conf.c.

@@ -25,7 +25,7 @@ from typing import Callable, NamedTuple
 from ..errors import PermanentError, hint_for
 from ..escapes import shown
 from ..numbers import number_within
-from .regular_file import read_regular
+from ..regular_file import read_regular
 
 PATH = "/etc/virt-sanlock-helper.conf"
 

@@ -17,13 +17,13 @@ from typing import Callable
 import libvirt
 
 from ..errors import PermanentError
+from ..regular_file import read_regular
 from . import SYSTEM_URI, policy
 from .connection import failure
 from .domain_names import CONFIG_DIR, names_by_uuid
 from .domain_state import state_name
 from .domain_xml import parse_xml
 from .processes import Processes, command_line, uuid_in
-from .regular_file import read_regular
 from .status_files import MAX_BYTES, STATE_WORDS, Status
 
 TYPE_CHECKING = False

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Union
 
 from ..errors import PermanentError, SanlockHelperError
-from .regular_file import read_regular
+from ..regular_file import read_regular
 
 Value = Union[int, str, list["Value"]]
 
