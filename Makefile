@@ -98,7 +98,7 @@ chaos: $(VENV)/.done ## random faults and outages over two hosts and ten VMs: SE
 model: export SANLOCK_HELPER_MODEL = full
 model: export SANLOCK_HELPER_EXAMPLES = random
 model: $(VENV)/.done ## the models of spool, store and machines, searched further than by `make test`; no root
-	$(BIN)/pytest -q -n 3 --durations=10 tests/model tests/unit/agent/test_interleavings.py
+	$(BIN)/pytest -q -n 3 --durations=10 tests/model
 
 # A fix whose text is not in the program any more, or more than once, ends the run.
 ROWS :=

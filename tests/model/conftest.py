@@ -5,6 +5,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.unit.examples import load_profile
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    load_profile(config)
+
 
 @pytest.fixture(autouse=True)
 def _untraced(untraced: None) -> None:

@@ -7,16 +7,21 @@ import gc
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from .examples import load_profile
-from .fake_host import Start
 
-load_profile()
+if TYPE_CHECKING:
+    from .fake_host import Start
 
 # Its own command line is what a QEMU's would be; it ends with its standard input.
 PROGRAM = "import sys; print(flush=True); sys.stdin.read()"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    load_profile(config)
 
 
 def pytest_collection_finish() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-from hypothesis import settings
+import pytest
 
 Item = TypeVar("Item")
 
@@ -43,8 +43,16 @@ def pairs(first: int, second: int) -> Iterator[tuple[int, int]]:
                 yield one, other
 
 
-def load_profile() -> None:
-    """Have hypothesis try so many examples where a test does not name a number of its own."""
+def load_profile(config: pytest.Config) -> None:
+    """Have hypothesis try so many examples where a test does not name a number of its own.
+
+    Not in the process that hands the tests of CONFIG's run out to pytest-xdist's workers: the import takes
+    half a second, in which no worker is there yet.
+    """
+    if config.getoption("dist", "no") != "no":
+        return
+    from hypothesis import settings
+
     # The time of one example is the machine's load as much as it is the code's.
     settings.register_profile("this run", max_examples=part_of(100), derandomize=not RANDOM, deadline=None)
     settings.load_profile("this run")

@@ -25,8 +25,7 @@ from sanlock_helper.agent.requests import Receipt, Requests
 from sanlock_helper.agent.stand_by import StandBy
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.spool import DONE, LATE_SECONDS, LOGGING, TAKEN, Spool, SpoolError
-
-from ..examples import pairs, part_of
+from tests.unit.examples import pairs, part_of
 
 pytestmark = [pytest.mark.pure, pytest.mark.usefixtures("untraced")]
 
