@@ -12,9 +12,9 @@ import pytest
 
 from sanlock_helper.command import NO_END, NOT_RUN, run
 
-pytestmark = pytest.mark.pure
+from .layers import TOP, modules, statements
 
-TOP = Path(__file__).parents[2] / "helper" / "sanlock_helper"
+pytestmark = pytest.mark.pure
 
 # The verb `run` waits for as long as the helper takes, on this terminal.
 ELSEWHERE = {"cli/verbs/run.py"}
@@ -75,8 +75,8 @@ def test_a_signal_is_a_negative_status(tmp_path: Path) -> None:
 
 def test_no_other_module_runs_a_program() -> None:
     found = set()
-    for path in TOP.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in modules(TOP, r"\bsubprocess\b"):
+        for node in statements(tree):
             names = (
                 [alias.name for alias in node.names]
                 if isinstance(node, ast.Import)

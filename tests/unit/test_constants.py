@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import json
 import re
 from pathlib import Path
@@ -24,20 +23,21 @@ from sanlock_helper.leases.sanlock_status import JoinedLockspace, SanlockStatus
 from sanlock_helper.leases.timeline import Timeline, timeline_of
 from sanlock_helper.records import directory
 
+from .layers import modules
+
 ROOT = Path(__file__).parents[2]
 HELPER = ROOT / "helper" / "sanlock_helper"
 
 
-@functools.cache
-def homes() -> dict[str, set[str]]:
-    """The modules that give a name of their own a value, by the name."""
-    found: dict[str, set[str]] = {}
-    for path in HELPER.rglob("*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            for target in node.targets if isinstance(node, ast.Assign) else []:
-                if isinstance(target, ast.Name):
-                    found.setdefault(target.id, set()).add(str(path.relative_to(HELPER)))
-    return found
+def homes(name: str) -> set[str]:
+    """The modules that give NAME, as one of their own, a value."""
+    return {
+        str(path.relative_to(HELPER))
+        for path, tree in modules(HELPER, rf"^.*\b{name}\b.*=")
+        for node in tree.body
+        for target in (node.targets if isinstance(node, ast.Assign) else [])
+        if isinstance(target, ast.Name) and target.id == name
+    }
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def homes() -> dict[str, set[str]]:
     ],
 )
 def test_a_constant_has_one_home(name: str, home: str) -> None:
-    assert homes()[name] == {home}
+    assert homes(name) == {home}
 
 
 def test_the_limits_of_libvirtd_are_checked_for_what_the_agent_does() -> None:
@@ -119,8 +119,8 @@ def test_the_check_of_the_modules_searches_where_the_agent_does() -> None:
 def test_one_reader_of_the_timeline() -> None:
     makers = {
         str(path.relative_to(HELPER))
-        for path in HELPER.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for path, tree in modules(HELPER, r"\bTimeline\b")
+        for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Timeline"
     }
     assert makers == {"leases/timeline.py"}

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 
 from sanlock_helper.errors import RUN_AS_ROOT, HelperError, PermanentError, hint_for, needs_root
 
-pytestmark = pytest.mark.pure
+from .layers import TOP, modules, statements
 
-TOP = Path(__file__).parents[2] / "helper" / "sanlock_helper"
+pytestmark = pytest.mark.pure
 
 # spool.py does not load errors.py; the binding has the names of python3-sanlock; the last three never leave
 # recovery's visit to a domain.
@@ -28,8 +27,8 @@ WITHOUT_BASE = {
 
 def test_errors_have_one_base_and_names_that_end_alike() -> None:
     bases = {}
-    for path in TOP.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for _, tree in modules(TOP, r"(?:Error|Exception)\b[^()]*\):"):
+        for node in statements(tree):
             names = [base.id for base in getattr(node, "bases", ()) if isinstance(base, ast.Name)]
             if isinstance(node, ast.ClassDef) and any(
                 name.endswith(("Error", "Exception")) for name in names
