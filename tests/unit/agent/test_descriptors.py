@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -18,46 +20,70 @@ from sanlock_helper.errors import TransientError
 
 HELPER = Path(__file__).parents[3] / "helper"
 
-# argv: how many descriptors are free before the reserve is taken, and how many something else takes later.
+FREE = range(16)
+TAKEN = [0, 1, 100]
+
+# For each pair, in a process of its own: how many descriptors are free before the reserve is taken, and how
+# many something else takes later.
 PROBE = """
-import os, resource, sys
+import json, os, resource, sys
 sys.path.insert(0, sys.argv[1])
 from sanlock_helper.agent.descriptors import Descriptors
 from sanlock_helper.errors import TransientError
-before, later = map(int, sys.argv[2:])
 opened = len(os.listdir("/proc/self/fd")) - 1
-resource.setrlimit(resource.RLIMIT_NOFILE, (opened + before, 4096))
-descriptors = Descriptors()
-kept = []
-try:
-    for _ in range(later):
-        kept.append(os.dup(0))
-except OSError:
-    pass
 def connect(uri):
     # What libvirt takes.
     return [os.dup(0), os.dup(0)]
-try:
-    made = []
-    while True:
-        made.append(descriptors.guard(connect)("test:///default"))
-except TransientError as error:
-    print(len(made), error)
+def attempt(before, later):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + before, 4096))
+    descriptors = Descriptors()
+    kept = []
+    try:
+        for _ in range(later):
+            kept.append(os.dup(0))
+    except OSError:
+        pass
+    try:
+        made = []
+        while True:
+            made.append(descriptors.guard(connect)("test:///default"))
+    except TransientError as error:
+        print(json.dumps([before, later, len(made), str(error)]), flush=True)
+for before, later in json.loads(sys.argv[2]):
+    process = os.fork()
+    if not process:
+        status = 1
+        try:
+            attempt(before, later)
+            status = 0
+        except Exception as error:
+            print(json.dumps([before, later, -1, repr(error)]), flush=True)
+        finally:
+            os._exit(status)
+    os.waitpid(process, 0)
 """
 
 
-@pytest.mark.parametrize("before", range(16))
-@pytest.mark.parametrize("later", [0, 1, 100])
+@functools.cache
+def attempts() -> dict[tuple[int, int], tuple[int, str]]:
+    """How many connections were made, and the error, by the pair: one interpreter is started for all."""
+    pairs = [(before, later) for before in FREE for later in TAKEN]
+    command = ["/usr/bin/python3", "-IB", "-c", PROBE, str(HELPER), json.dumps(pairs)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in answer.stdout.splitlines()]
+    return {(before, later): (made, error) for before, later, made, error in lines}
+
+
+@pytest.mark.parametrize("before", FREE)
+@pytest.mark.parametrize("later", TAKEN)
 def test_a_connection_is_refused_before_it_ends_the_process(before: int, later: int) -> None:
-    command = ["/usr/bin/python3", "-IB", "-c", PROBE, str(HELPER), str(before), str(later)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
-    made, _, error = answer.stdout.partition(" ")
+    # A process that was ended has left no line.
+    made, error = attempts()[before, later]
     assert "leaves no room for a connection" in error
     assert "LimitNOFILE=" in error
     if later == 0:
         # The first needs two and two beside it, a further one eight beside it.
-        assert int(made) == (before >= 4) + (max(before - 2, 8) - 8) // 2
+        assert made == (before >= 4) + (max(before - 2, 8) - 8) // 2
 
 
 def system_error(number: int) -> libvirt.libvirtError:
