@@ -22,6 +22,7 @@ from sanlock_helper.recovery.domain import DomainRecovery
 from sanlock_helper.recovery.dry_run import DryRun, PlannedDomain, ReadOnlyStore, Step
 from sanlock_helper.virt.host_conf import HostConf
 
+from ..examples import part_of
 from ..fakes import RecordedJournal
 from ..recovery_world import OFF, PID, SPACE, URI, FakeSanlock, RecoveryWorld
 
@@ -61,7 +62,7 @@ class Store:
 FIELDS = ("vm", "run", "version", "owner", "state", "held", "started", "resumed", "pid", "generation")
 
 
-@settings(max_examples=300)
+@settings(max_examples=part_of(300))
 @given(st.sampled_from(["poweroff", "pause"]), st.lists(st.sampled_from(range(14)), max_size=5), st.data())
 def test_it_finds_what_recovery_does_and_does_nothing(
     action: str, happens: list[int], data: st.DataObject
