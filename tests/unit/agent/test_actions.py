@@ -27,8 +27,8 @@ from ..libvirt_errors import libvirt_error  # noqa: E402
 
 
 @pytest.fixture
-def host(mocker: MockerFixture) -> FakeHost:
-    return FakeHost(mocker)
+def host() -> FakeHost:
+    return FakeHost()
 
 
 @pytest.fixture

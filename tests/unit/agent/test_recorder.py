@@ -49,8 +49,8 @@ HELD = ((Lockspace("LS", 1, "/LS", 0, 1),), (Lease("LS", "disk", 3, "/disk"),))
 class Recording:
     """A FakeHost, and notes on it in a directory."""
 
-    def __init__(self, path: Path, mocker: MockerFixture) -> None:
-        self.host = FakeHost(mocker)
+    def __init__(self, path: Path) -> None:
+        self.host = FakeHost()
         self.journal = RecordedJournal()
         self.records = RecordDirectory(f"{path}/records")
         self.asked: list[int] = []
@@ -98,8 +98,8 @@ class Recording:
 
 
 @pytest.fixture
-def recording(tmp_path: Path, mocker: MockerFixture) -> Recording:
-    return Recording(tmp_path, mocker)
+def recording(tmp_path: Path) -> Recording:
+    return Recording(tmp_path)
 
 
 @pytest.mark.parametrize("action", ["poweroff", "pause", "restart"])
