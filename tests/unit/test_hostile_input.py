@@ -7,10 +7,12 @@ What was a fault once stays in the corpus.  `make fuzz` searches for more.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests.fuzz import limits
 from tests.fuzz.corpus import FOLDER, corpus_of
 from tests.fuzz.limits import SMALL, HangError, attempt, check_memory, check_scale, no_hang, try_one
 from tests.fuzz.seeds import SECRET
@@ -132,14 +134,22 @@ def test_a_hang_is_found() -> None:
         attempt(of(parse), b"")
 
 
-def test_time_that_grows_faster_than_the_input_is_found() -> None:
-    def parse(data: bytes) -> None:
-        for end in range(0, len(data), 16):
-            bytes(data[:end])
+def test_time_that_grows_faster_than_the_input_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = [0.0]
+    monkeypatch.setattr(limits, "time", SimpleNamespace(process_time=lambda: sum(spent)))
 
-    with pytest.raises(AssertionError, match="times a quarter"):
-        check_scale(of(parse), lambda size: b"x" * size, 8 * SMALL)
-    check_scale(of(sorted), lambda size: b"xy" * (size // 2), 8 * SMALL)
+    def taking(power: float) -> Target:
+        return of(lambda data: spent.append((len(data) / SMALL) ** power / 20))
+
+    def make(size: int) -> bytes:
+        return b"x" * size
+
+    for power in (2, 1.5):
+        with pytest.raises(AssertionError, match="times a quarter"):
+            check_scale(taking(power), make, 8 * SMALL)
+    check_scale(taking(1), make, 8 * SMALL)
+    # What takes no time that can be measured is not judged.
+    check_scale(taking(-1), make, 8 * SMALL)
 
 
 def test_memory_that_is_too_much_is_found() -> None:

@@ -97,7 +97,7 @@ def costs(folder: Path, *files: bytes) -> list[tuple[float, float, str]]:
     paths = [folder / f"auth{number}.conf" for number in range(len(files))]
     for path, data in zip(paths, files):
         path.write_bytes(data)
-    command = [sys.executable, "-IB", "-c", PROBE, *map(str, paths)]
+    command = [sys.executable, "-ISBc", PROBE, *map(str, paths)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
     rows = [line.split() for line in answer.splitlines()]
     return [(float(words[0]), float(words[1]), " ".join(words[2:])) for words in rows]

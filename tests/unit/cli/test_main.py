@@ -74,7 +74,7 @@ sys.exit(status)
 
 
 def without_libvirt(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-IBc", WITHOUT, str(HELPER), *arguments]
+    command = [sys.executable, "-ISBc", WITHOUT, str(HELPER), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 

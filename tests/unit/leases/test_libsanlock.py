@@ -176,7 +176,7 @@ except leases.LeasesUnknownError as error:
 
 def held(tmp_path: Path) -> str:
     environ = {**os.environ, "SANLOCK_RUN_DIR": str(tmp_path)}
-    command = [sys.executable, "-B", "-c", ASK, str(HELPER)]
+    command = [sys.executable, "-SB", "-c", ASK, str(HELPER)]
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.strip()
 
 
