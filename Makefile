@@ -22,7 +22,7 @@ RPMBUILD_OPTIONS ?= $(shell rpm -q rpm >/dev/null 2>&1 || echo --nodeps)
 # The targets named together are made in that order, also with -j: `make deps test`.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test unit fuzz integration e2e modular faults model mutants chaos packaging bench matrix lint pure man clean source srpm rpm deb install uninstall
+.PHONY: help deps demo test coverage unit fuzz integration e2e modular faults model mutants chaos packaging bench matrix lint pure man clean source srpm rpm deb install uninstall
 
 # What stands behind a target and two number signs.
 help: ## list the targets
@@ -45,9 +45,13 @@ demo: ## all four actions on libvirt's embedded test driver, the state shown bef
 
 # All random examples; see tests/unit/examples.py.
 test: export SANLOCK_HELPER_EXAMPLES = full
-test: $(VENV)/.done lint pure man ## lint, unit, integration, e2e but the long ones, the oldest and newest Python, coverage; root
+test: $(VENV)/.done lint pure man ## lint, unit, integration, e2e but the long ones, the oldest and newest Python; root
+	@tests/both
+
+# What runs on a real stack is not measured.  It takes more than twice as long with it.
+coverage: $(VENV)/.done ## the lines and branches of the program that the unit and integration tests miss
 	rm -f .coverage*
-	$(BIN)/coverage run -m pytest -n 4 --dist loadgroup -m "not long" --ignore=tests/packaging tests
+	$(BIN)/coverage run -m pytest -q -n 3 tests/unit tests/integration
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

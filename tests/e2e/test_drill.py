@@ -24,7 +24,7 @@ from .leases import LOCKSPACE, Lockspace
 from .stack import Stack
 from .waiting import wait_for
 
-# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
+# Half of an hour for all of them: `make e2e` runs them, `make modular` those that are marked so.
 pytestmark = pytest.mark.long
 
 NAME = "virt-sanlock-helper-drill"

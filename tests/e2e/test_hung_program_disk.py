@@ -20,7 +20,7 @@ from .stack import Stack
 from .standing import StandingAgent
 from .waiting import wait_for
 
-# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
+# Half of an hour for all of them: `make e2e` runs them, `make modular` those that are marked so.
 pytestmark = pytest.mark.long
 
 DISK = Path(__file__).with_name("cached_disk.py")

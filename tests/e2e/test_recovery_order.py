@@ -35,7 +35,7 @@ from .recovery import (
 from .stack import Stack
 from .waiting import wait_for
 
-# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
+# Half of an hour for all of them: `make e2e` runs them, `make modular` those that are marked so.
 pytestmark = pytest.mark.long
 
 CONF = "/etc/virt-sanlock-helper.conf"

@@ -34,7 +34,7 @@ from .standing import COMMAND, CONNECTIONS, StandingAgent, connections
 from .testdriver import URI
 from .waiting import wait_for
 
-# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
+# Half of an hour for all of them: `make e2e` runs them, `make modular` those that are marked so.
 pytestmark = pytest.mark.long
 
 

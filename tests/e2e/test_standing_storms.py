@@ -22,7 +22,7 @@ from .standing import StandingAgent, update
 from .testdriver import URI, TestDomains
 from .waiting import wait_for
 
-# Half of an hour for all of them: `make e2e` runs them, `make test` those that are "modular" too.
+# Half of an hour for all of them: `make e2e` runs them, `make modular` those that are marked so.
 pytestmark = pytest.mark.long
 
 STORMS = int(os.environ.get("SANLOCK_HELPER_STORMS", "6"))

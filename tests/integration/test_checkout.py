@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -106,6 +107,59 @@ def test_ci_installs_what_it_needs_and_runs_the_readmes_test_command() -> None:
     (command,) = re.findall(r"^    (make (?:deps )?test)\b", (TOP / "README.md").read_text(), re.MULTILINE)
     assert command == "make deps test"
     assert f"\n{command} REQUIRE=1\n" in (TOP / ".ci/run").read_text()
+
+
+# Stands for pytest, in one half of `make test` and in the other.
+PYTEST = """\
+#!/bin/sh
+case $* in
+    *--ignore=*) echo "computes, $*"; exit "$COMPUTES" ;;
+    *) echo "waits, $*"; exit "$WAITS" ;;
+esac
+"""
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Callable[[int, int], subprocess.CompletedProcess[str]]:
+    """A function that runs tests/both where what waits, and what computes, end with these statuses."""
+    for path in ("tests", ".venv/bin"):
+        (tmp_path / path).mkdir(parents=True)
+    shutil.copy(TOP / "tests/both", tmp_path / "tests")
+    pytest_path = tmp_path / ".venv/bin/pytest"
+    pytest_path.write_text(PYTEST)
+    pytest_path.chmod(0o755)
+
+    def run(waits: int, computes: int) -> subprocess.CompletedProcess[str]:
+        environ = {**os.environ, "WAITS": str(waits), "COMPUTES": str(computes)}
+        command = [str(tmp_path / "tests/both")]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.mark.parametrize(("waits", "computes", "status"), [(0, 0, 0), (1, 0, 1), (0, 2, 1), (1, 1, 1)])
+def test_make_test_fails_with_either_half(
+    both: Callable[[int, int], subprocess.CompletedProcess[str]], waits: int, computes: int, status: int
+) -> None:
+    result = both(waits, computes)
+    assert result.returncode == status
+    # The second half's output comes last, also where the first one has failed.
+    assert [line.split(",")[0] for line in result.stdout.splitlines()] == ["waits", "computes"]
+    words = f"what waits ended with status {waits}, what computes with status {computes}"
+    assert (words in result.stderr) == bool(status)
+
+
+def test_make_test_runs_each_suite_in_one_half(
+    both: Callable[[int, int], subprocess.CompletedProcess[str]],
+) -> None:
+    waits, computes = both(0, 0).stdout.splitlines()
+    alone = set(re.findall(r" tests/(\w+)", waits))
+    assert alone == {"e2e", "faults"}
+    # The packages have a target of their own.
+    assert set(re.findall(r"--ignore=tests/(\w+)", computes)) == alone | {"packaging"}
+    assert computes.endswith(" tests")
+    for words in (waits, computes):
+        assert "-m not long" in words
 
 
 def test_the_shell_scripts_are_clean() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""For all models: they run without coverage."""
+"""For all models."""
 
 from __future__ import annotations
 
@@ -10,8 +10,3 @@ from tests.unit.examples import load_profile
 
 def pytest_configure(config: pytest.Config) -> None:
     load_profile(config)
-
-
-@pytest.fixture(autouse=True)
-def _untraced(untraced: None) -> None:
-    pass
