@@ -13,7 +13,7 @@ from .escapes import quoted, unquoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 # The action of the lines that recovery writes; those of the killpath are in invocation.ACTIONS.
 RECOVER = "recover"
@@ -610,11 +610,26 @@ def _split(form: str) -> Sentence:
     return pairs, literal
 
 
-def _sentence(forms: Iterable[str], parts: Mapping[str, str]) -> str:
+def _sentence(forms: tuple[str, ...], parts: Mapping[str, str]) -> str:
     """The one of FORMS that has the most of PARTS, filled with them; "" when they serve for none."""
-    sentences = [sentence for form in forms for sentence in _alternatives(form)]
-    known = [found for found in sentences if all(part in parts for _, part in found[0])]
-    return _filled(max(known, key=lambda sentence: len(sentence[0])), parts) if known else ""
+    for names, sentence in _longest_first(forms):
+        if names <= parts.keys():
+            return _filled(sentence, parts)
+    return ""
+
+
+_ordered: dict[tuple[str, ...], list[tuple[frozenset[str], Sentence]]] = {}
+
+
+def _longest_first(forms: tuple[str, ...]) -> list[tuple[frozenset[str], Sentence]]:
+    """All sentences of FORMS, those with the most parts first, and the names of those parts."""
+    found = _ordered.get(forms)
+    if found is None:
+        sentences = [sentence for form in forms for sentence in _alternatives(form)]
+        sentences.sort(key=lambda sentence: len(sentence[0]), reverse=True)
+        found = [(frozenset(part for _, part in sentence[0]), sentence) for sentence in sentences]
+        _ordered[forms] = found
+    return found
 
 
 def _end(sentence: Sentence, index: int) -> tuple[str, bool]:
