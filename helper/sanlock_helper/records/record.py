@@ -141,7 +141,7 @@ class Record:
         """The record as the bytes of its file."""
         lines = [_line(FORMAT, VERSION)]
         lines += [
-            _line(key, _word(getattr(self, key)))
+            _line(key, getattr(self, key))
             for key, (_, default) in _FIELDS.items()
             if key not in _LEFT_OUT or getattr(self, key) != default
         ]
@@ -149,7 +149,7 @@ class Record:
             ("lockspace", _LOCKSPACE_FIELDS, self.lockspaces),
             ("lease", _LEASE_FIELDS, self.leases),
         ):
-            lines += [_line(key, *[_word(getattr(entry, name)) for name in fields]) for entry in entries]
+            lines += [_line(key, *[getattr(entry, name) for name in fields]) for entry in entries]
         text = "".join(lines).encode("ascii")
         return text + _line("crc32", crc32(text)).encode("ascii")
 
@@ -282,16 +282,18 @@ def _check_text(what: str, text: str, most: int) -> None:
         raise RecordError(f"its {what} is {text[:60]!r}, which is not 1 to {most} bytes long")
 
 
-def _word(value: object) -> object:
+def _line(key: str, *words: object) -> str:
+    return f"{key} {' '.join([_word(word) for word in words])}\n"
+
+
+def _word(value: object) -> str:
     # A number as Python reads it again: each digit of a time, and 0 or 1 for a truth.
-    return repr(value) if isinstance(value, float) else int(value) if isinstance(value, bool) else value
-
-
-def _line(*words: object) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, bool):
+        return str(int(value))
     # The functions behind the codec "unicode_escape": to find that by its name would read the disk.
-    return " ".join(
-        unicode_escape_encode(str(word))[0].decode("ascii").replace(" ", "\\x20") for word in words
-    ) + ("\n")
+    return unicode_escape_encode(str(value))[0].decode("ascii").replace(" ", "\\x20")
 
 
 def _words(line: bytes) -> list[str]:
