@@ -32,7 +32,6 @@ from .connection_pool import LOGIN_SECONDS, Connection, Connections
 from .descriptors import lacks_descriptor
 from .intake import POLL_SECONDS, Intake
 from .jobs import (
-    ACTING,
     BACKOFF,
     ENDED,
     PARKED,
@@ -503,7 +502,7 @@ class Agent:
             self._journal.report(Event("no-threads", note=error))
         execution.in_place = True
         if not execution.has_slot:
-            execution.enter(ACTING)
+            self._slots.give(execution)
         if self._may_act(execution):
             self._run(execution)
         else:

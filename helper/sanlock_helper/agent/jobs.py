@@ -289,79 +289,79 @@ class Slots:
     def __init__(self, clock: Callable[[], float]) -> None:
         """CLOCK is monotonic, in seconds."""
         self._clock = clock
-        # Those that make calls, and those that are prepared and wait; the oldest first.
-        self._calling: list[Execution] = []
-        self._waiting: deque[Execution] = deque()
+        # Those that make calls: pauses, others that have a slot, and others that are being prepared without;
+        # and those that are prepared and wait.  The oldest first.
+        self._pauses: list[Execution] = []
+        self._others: list[Execution] = []
+        self._preparing: list[Execution] = []
+        self._waiting: list[Execution] = []
         # When the latest first attempt of a pause began.
         self._paused_at = float("-inf")
 
     @property
     def under_way(self) -> int:
         """How many tries make calls, or are prepared and wait."""
-        return len(self._calling) + len(self._waiting)
+        return self.calling + len(self._waiting)
 
     @property
     def calling(self) -> int:
         """How many tries make calls."""
-        return len(self._calling)
+        return len(self._pauses) + len(self._others) + len(self._preparing)
 
     @property
     def is_full(self) -> bool:
         """Whether no try may start a call now."""
-        return len(self._calling) >= IN_FLIGHT
+        return self.calling >= IN_FLIGHT
 
     @property
     def is_saturated(self) -> bool:
         """Whether no further poweroff or restart should start now, not even to be prepared."""
-        prepared = len(self._waiting) + sum(not execution.has_slot for execution in self._calling)
+        prepared = len(self._waiting) + len(self._preparing)
         return not self._is_one_free() and (self._pauses_come() or prepared >= AHEAD)
 
     def begin(self, execution: Execution) -> None:
         """A try starts: a pause with a slot, a poweroff or restart with one if it is free."""
         if execution.job.request.action == "pause":
             execution.enter(ACTING)
+            self._pauses.append(execution)
             if execution.job.tries == 1:
                 self._paused_at = self._clock()
         elif self._is_one_free():
             execution.enter(ACTING)
-        self._calling.append(execution)
+            self._others.append(execution)
+        else:
+            self._preparing.append(execution)
 
     def park(self, execution: Execution) -> bool:
         """A try is prepared; True when it waits for a slot, False when it has one already."""
         if execution.has_slot:
             return False
         execution.enter(PARKED)
-        self._calling.remove(execution)
+        self._preparing.remove(execution)
         self._waiting.append(execution)
         return True
 
     def release_next(self) -> Execution | None:
         """Give a free slot to the try that was prepared first; None when none is free, or no try needs it."""
-        if not self._is_one_free():
+        first = self._waiting or self._preparing
+        if not first or not self._is_one_free():
             return None
-        if self._waiting:
-            execution = self._waiting.popleft()
-            self._calling.append(execution)
-        else:
-            unprepared = next((execution for execution in self._calling if not execution.has_slot), None)
-            if unprepared is None:
-                return None
-            execution = unprepared
+        self.give(first[0])
+        return self._others[-1]
+
+    def give(self, execution: Execution) -> None:
+        """Give a try that has none a slot, whether one is free or not."""
+        self.end(execution)
         execution.enter(ACTING)
-        return execution
+        self._others.append(execution)
 
     def end(self, execution: Execution) -> None:
         """A try is over, or is waited for no more."""
-        if execution in self._calling:
-            self._calling.remove(execution)
-        else:
-            self._waiting.remove(execution)
+        calling = (self._pauses, self._others, self._preparing)
+        next((tries for tries in calling if execution in tries), self._waiting).remove(execution)
 
     def _is_one_free(self) -> bool:
-        others = sum(
-            execution.has_slot and execution.job.request.action != "pause" for execution in self._calling
-        )
-        return others < (OTHERS_BESIDE_PAUSES if self._pauses_come() else OTHERS_IN_FLIGHT)
+        return len(self._others) < (OTHERS_BESIDE_PAUSES if self._pauses_come() else OTHERS_IN_FLIGHT)
 
     def _pauses_come(self) -> bool:
         return self._clock() - self._paused_at < PAUSE_SECONDS
