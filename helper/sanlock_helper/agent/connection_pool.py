@@ -112,22 +112,32 @@ class Connections:
         """
         with self._lock:
             pool = self._open.setdefault(uri, [])
-            for broken in [one for one in pool if one.is_broken()]:
-                self._retire(broken)
-            idle = [connection for connection in pool if not connection.busy]
-            opened = sum(connection.handle is not None for connection in pool)
-            # One that is open, else one that is being opened ahead, or was refused for good.
-            connection = next((one for one in idle if one.handle is not None), idle[0] if idle else None)
-            if connection is None:
-                if self._is_full and opened:
-                    return None
-                is_quick = len(pool) >= FEW and self._clock() - self._given_back_at < QUICK_SECONDS
-                if is_quick or len(pool) - opened >= self._openings(uri, opened):
-                    return None
-                connection = Connection(uri)
-                pool.append(connection)
-            connection.busy = True
+            connection = self._idle(pool) or self._another(uri, pool)
+            if connection is not None:
+                connection.busy = True
             return connection
+
+    def _idle(self, pool: list[Connection]) -> Connection | None:
+        """One of POOL that is open, else one that is being opened ahead, or was refused for good."""
+        idle = [connection for connection in pool if not connection.busy]
+        for connection in idle:
+            if connection.handle is not None:
+                if not connection.is_broken():
+                    return connection
+                self._retire(connection)
+        return next((connection for connection in idle if not connection.retired), None)
+
+    def _another(self, uri: str, pool: list[Connection]) -> Connection | None:
+        """One more, to be opened by the try that borrows it; None when one of POOL has to be waited for."""
+        opened = sum(connection.handle is not None for connection in pool)
+        if self._is_full and opened:
+            return None
+        is_quick = len(pool) >= FEW and self._clock() - self._given_back_at < QUICK_SECONDS
+        if is_quick or len(pool) - opened >= self._openings(uri, opened):
+            return None
+        connection = Connection(uri)
+        pool.append(connection)
+        return connection
 
     def _openings(self, uri: str, opened: int) -> int:
         """How many connections to URI may be opened at a time now."""
