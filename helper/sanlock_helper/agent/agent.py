@@ -558,6 +558,9 @@ class Agent:
             self._connections.stop_growing()
         self._connections.give_back(connection)
         self._answers.put(lambda: self._answered(execution, answer))
+        if lacks_descriptor(lacking):
+            # Closed by libvirtd's leave: the loop does not wait for that.
+            self._connections.make_room(connection.uri)
 
     def _attempt(self, execution: Execution, handle: VirConnect) -> Attempt:
         """What an action is given: EXECUTION, over the open connection HANDLE."""

@@ -178,6 +178,13 @@ class Connections:
         """Descriptors are free again."""
         self._is_full = False
 
+    def make_room(self, uri: str) -> None:
+        """Close the connections to other URIs that no try uses: one to URI needs their descriptors.
+
+        Blocks for as long as libvirtd does.
+        """
+        self.trim({uri: self._most}, 0)
+
     def handle(self, connection: Connection) -> VirConnect:
         """The open virConnect of a borrowed CONNECTION; blocks while it is being opened."""
         if connection.handle is not None or connection.uri in self._let_in:

@@ -244,6 +244,19 @@ def test_the_idle_ones_go_with_one_that_libvirtd_ended(pool: Pool) -> None:
     pool.connections.lost(busy)
 
 
+def test_idle_ones_to_other_uris_make_room(pool: Pool) -> None:
+    idle, busy = pool.borrow_open(2)
+    pool.connections.give_back(idle)
+    mine = pool.borrow("qemu:///session")
+    pool.connections.handle(mine)
+    pool.connections.give_back(mine)
+    pool.connections.make_room(mine.uri)
+    assert handle_of(idle).closed
+    assert not handle_of(busy).closed
+    assert not handle_of(mine).closed
+    assert pool.borrow(mine.uri) is mine
+
+
 def test_one_that_cannot_be_closed_does_not_keep_the_others_open(pool: Pool) -> None:
     first, second = pool.borrow_open(2)
     for connection in (first, second):
