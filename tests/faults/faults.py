@@ -144,7 +144,9 @@ def qemu(cell: Cell) -> QemuVm:
 
 
 def freeze_qemu(cell: Cell) -> None:
-    cell.stack.signal(qemu(cell).pid, signal.SIGSTOP)
+    # None is left to be stopped once a destroy has returned.
+    if not qemu(cell).is_gone():
+        cell.stack.signal(qemu(cell).pid, signal.SIGSTOP)
 
 
 def thaw_qemu(cell: Cell) -> None:
@@ -227,9 +229,9 @@ def drop_replaced(cell: Cell) -> None:
 
 
 def no_descriptors(cell: Cell) -> None:
-    """No further one than it has; before it starts: its three, and few more."""
+    """No further one than it has; before it starts: as few as will do, else libvirt's helper takes over."""
     if not cell.helper_pid:
-        cell.prefix = "ulimit -n 12;"
+        cell.prefix = "ulimit -n 14;"
         return
     opened = len(list(cell.stack.path(f"/proc/{cell.helper_pid}/fd").iterdir()))
     _, hard = resource.prlimit(cell.outer_pid, resource.RLIMIT_NOFILE)
