@@ -82,12 +82,9 @@ def rest(runtime: Path, waits: Waits) -> Spool:
             patch.setattr(standing, name, lambda *_: Rested())
         agent = StandingAgent("test:///default", spool, RecordedJournal(), waits)  # type: ignore[arg-type]
     assert spool.take_first() == TAKEN
-    # As run() does: the heap of a suite takes long to collect.
+    # As run() does.  It stays so: the heap of a suite takes long to collect, see conftest.py.
     gc.freeze()
-    try:
-        agent.wait()
-    finally:
-        gc.unfreeze()
+    agent.wait()
     return spool
 
 
