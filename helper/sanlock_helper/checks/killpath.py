@@ -33,7 +33,7 @@ PYTHON = "/usr/bin/python3"
 # Of a script, enough for the first line.
 _LINE_BYTES = 256
 
-# Searches for modules where service.py does.
+# Searches for modules where service.py does.  A library without sanlock's calls is none: see libsanlock.py.
 _PROBE = """\
 import sys, site
 folders = site.getsitepackages()
@@ -56,9 +56,9 @@ def find():
     missing = []
     for name in ("libsanlock_client.so.1", "libsanlock.so.1"):
         try:
-            CDLL(name)
+            CDLL(name).sanlock_inquire
             return
-        except OSError as error:
+        except (OSError, AttributeError) as error:
             missing.append(str(error))
     yield f"sanlock: {missing[0]}"
 print("; ".join(find()))

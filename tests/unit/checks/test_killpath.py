@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from pathlib import Path
 
@@ -108,6 +109,17 @@ def test_modules_are_imported_with_the_scripts_own_interpreter(tmp_path: Path) -
         assert f"install {package}" in finding.remedy
     broken = script(tmp_path / "python", "#!/bin/sh\nexit 5\n")
     assert check_modules(script(tmp_path / "helper", f"#!{broken}\n"), ENVIRON).verdict == "fail"
+
+
+def test_a_library_without_sanlocks_calls_is_none(tmp_path: Path) -> None:
+    """As where another program brings one of that name: the killpath refuses it, and no lease is read."""
+    (library,) = set(re.findall(r"/\S+/libc[.-]\S+$", Path("/proc/self/maps").read_text(), re.MULTILINE))
+    for name in ("libsanlock_client.so.1", "libsanlock.so.1"):
+        (tmp_path / name).symlink_to(library)
+    ours = script(tmp_path / "ours", "#!/usr/bin/python3 -ISB\n")
+    finding = check_modules(ours, {**ENVIRON, "LD_LIBRARY_PATH": str(tmp_path)})
+    assert (finding.verdict, "sanlock_inquire" in finding.found) == ("warn", True)
+    assert "install sanlock-lib" in finding.remedy
 
 
 def domain(name: str = "vm1") -> KnownDomain:
