@@ -248,7 +248,8 @@ class Journal:
                 import traceback  # noqa: F401  for traceback_lines()
             self._started = True
             self._lines = SimpleQueue()
-            syslog.openlog(IDENTIFIER, syslog.LOG_PID, syslog.LOG_DAEMON)
+            # At once: there may be no descriptor for it when the first line is written.
+            syslog.openlog(IDENTIFIER, syslog.LOG_PID | syslog.LOG_NDELAY, syslog.LOG_DAEMON)
             if self._to_journald is None and self._to_syslog is write_syslog:
                 try:
                     self._to_journald = Journald().send

@@ -78,3 +78,28 @@ def test_nothing_is_imported_or_opened_late(stacks: StackFactory, kind: str) -> 
     assert {call.status for call in calls.values()} == {0}
     assert_safe(stack, off, held, pid)
     assert late(stack) <= ({LOGIN} if kind == "login" else set())
+
+
+# It has no descriptor for what it opens after that.
+LOGS_WITH_NO_DESCRIPTOR = f"""\
+import os, resource, sys
+sys.path.insert(0, {str(HELPER.parent)!r})
+from sanlock_helper.journal import Journal
+journal = Journal()
+journal.prepare()
+opened = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+resource.setrlimit(resource.RLIMIT_NOFILE, (opened - 1, 4096))
+for taken in range(10):
+    try:
+        os.open("/dev/null", os.O_RDONLY)
+    except OSError:
+        break
+journal.log("notice", "the line")
+journal.flush()
+"""
+
+
+def test_the_log_is_open_before_its_first_line(stacks: StackFactory) -> None:
+    stack = stacks()
+    stack.run("/usr/bin/python3", "-ISBc", LOGS_WITH_NO_DESCRIPTOR)
+    wait_for(lambda: [line.message for line in story(stack)] == ["the line"], 5, "the line")
