@@ -90,7 +90,7 @@ faults: export SANLOCK_HELPER_FAULTS_RESULTS = $(FAULTS)
 faults: $(VENV)/.done ## each fault at each stage of each action, beside the C helper: docs/reliability.md; root
 	@mkdir -p build && rm -f $(FAULTS)
 	@failed=0; $(BIN)/pytest -q -n 6 --dist loadgroup tests/faults || failed=1; \
-	$(BIN)/python -m tests.faults.results $(FAULTS) || failed=1; exit $$failed
+	PYTHONPATH=helper:auth:. $(BIN)/python -m tests.faults.results $(FAULTS) || failed=1; exit $$failed
 
 # Each run has a seed of its own unless SEED= or SCHEDULE= names one; SHRINK=1 drops the steps that a violation does not
 # need.  Schedules, and after a violation the logs, are left in build/chaos.

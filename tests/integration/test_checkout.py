@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Callable
 
@@ -41,6 +42,20 @@ def test_make_alone_lists_each_target_and_makes_nothing() -> None:
     assert len(listed) == len(set(listed))
     assert set(listed) == targets()
     assert len(listed) == len(result.stdout.splitlines())
+
+
+# With the variables that stand before it.
+PROGRAM = re.compile(r"(?:PYTHONPATH=(\S+) )?\$\(BIN\)/python -m (tests\.[a-z_.]+)")
+
+
+@pytest.mark.parametrize(("path", "module"), sorted(set(PROGRAM.findall(MAKEFILE))))
+def test_each_program_of_a_target_can_be_loaded(path: str, module: str) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if path:
+        environ["PYTHONPATH"] = path
+    is_package = (TOP / module.replace(".", "/")).is_dir()
+    code = f"import {module}{'.__main__' * is_package}"
+    subprocess.run([sys.executable, "-c", code], cwd=TOP, env=environ, check=True)
 
 
 # A Debian where no package is installed and each one can be had.
