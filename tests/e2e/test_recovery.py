@@ -296,9 +296,10 @@ def test_a_loss_that_no_renewal_shows(stacks: StackFactory) -> None:
     noted = [space.generation for domain in (held, off) for space in record_of(stack, domain).lockspaces]
     assert noted == [1, 1], "the helper noted a loss: this test shows nothing"
     time.sleep(2)
-    # A start that sanlock refuses passes through "in shutdown" (libvirt 11).
     assert held.state().name == "paused"
-    assert off.state().name in ("shut off", "in shutdown")
+    # A start that sanlock refuses passes through the others (libvirt 11), and its guest has not run.
+    state = off.state()
+    assert state.name in ("shut off", "in shutdown") or state == ("paused", "starting up")
     assert records(stack) == {held.uuid, off.uuid}
     holder.close()
     wait_for_line(stack, f"recover held {held.uuid}: done after")
