@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.private_run import PRIVATE_RUN
+
 ROOT = Path(__file__).parents[2]
 URI = "test:///default"
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
@@ -66,7 +68,7 @@ def syslog(checkout: Path) -> Iterator[socket.socket]:
 
 
 def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(checkout / "helper" / "libvirt_sanlock_helper"), *arguments]
+    command = [*PRIVATE_RUN, str(checkout / "helper" / "libvirt_sanlock_helper"), *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=20, env=BARE, stdin=subprocess.DEVNULL
     )
