@@ -21,6 +21,11 @@ from sanlock_helper.leases.sanlock_daemon import daemon_settings
 pytestmark = pytest.mark.pure
 
 
+def learned(conf: Path, directory: Path, within: float = 10.0) -> int:
+    """The grace, with more time than a killpath has: what is tried here is not the load of this host."""
+    return Grace(str(conf), str(directory), within).wait()
+
+
 @pytest.mark.parametrize(
     ("text", "grace"),
     [
@@ -59,7 +64,7 @@ pytestmark = pytest.mark.pure
 def test_grace_is_read_as_sanlock_reads_it(tmp_path: Path, text: str, grace: int) -> None:
     conf = tmp_path / "sanlock.conf"
     conf.write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert kill_grace_seconds(str(conf), str(tmp_path)) == grace
+    assert learned(conf, tmp_path) == grace
 
 
 def test_no_file_is_sanlocks_default(tmp_path: Path) -> None:
@@ -82,7 +87,7 @@ def test_the_daemons_command_line_counts_first(tmp_path: Path, name: str, grace:
         # exec(2) closes Popen's pipe, on which it goes on, before the kernel shows the new command line.
         while not Path(f"/proc/{daemon.pid}/cmdline").read_bytes():
             time.sleep(0.01)
-        assert kill_grace_seconds(str(tmp_path / "sanlock.conf"), str(tmp_path)) == grace
+        assert learned(tmp_path / "sanlock.conf", tmp_path) == grace
 
 
 def make_huge(conf: Path) -> None:
@@ -110,20 +115,20 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, kind: str) -> None:
     conf = tmp_path / "sanlock.conf"
     NO_FILES[kind](conf)
     began = time.monotonic()
-    assert kill_grace_seconds(str(conf), str(tmp_path)) == 40
+    assert learned(conf, tmp_path) == 40
     assert time.monotonic() - began < 2
 
 
 def test_of_a_huge_file_the_beginning_is_read(tmp_path: Path) -> None:
     make_huge(tmp_path / "sanlock.conf")
-    assert kill_grace_seconds(str(tmp_path / "sanlock.conf"), str(tmp_path)) == 25
+    assert learned(tmp_path / "sanlock.conf", tmp_path) == 25
 
 
 def test_a_setting_that_is_cut_off_is_none(tmp_path: Path) -> None:
     line = "kill_grace_seconds = 25\n"
     # The end of what is read falls between the digits.
     (tmp_path / "sanlock.conf").write_text("#" * (64 * 1024 - len(line) + 1) + "\n" + line + "#\n" * 9)
-    assert kill_grace_seconds(str(tmp_path / "sanlock.conf"), str(tmp_path)) == 40
+    assert learned(tmp_path / "sanlock.conf", tmp_path) == 40
 
 
 class FakeDaemon:
@@ -185,7 +190,8 @@ def test_the_daemons_own_answer_counts_before_the_file(
     tmp_path: Path, daemon: FakeDaemon, grace: int
 ) -> None:
     (tmp_path / "sanlock.conf").write_text("kill_grace_seconds = 25\n")
-    assert kill_grace_seconds(str(tmp_path / "sanlock.conf"), str(tmp_path)) == grace
+    # Half of it is the daemon's, which is silent or answers at once.
+    assert learned(tmp_path / "sanlock.conf", tmp_path, 1.0) == grace
 
 
 @pytest.mark.parametrize("daemon", [None], indirect=True)
