@@ -7,6 +7,7 @@ Where a remedy is not run, its whole text is compared, and the reason is beside 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 
@@ -55,26 +56,38 @@ def host(calm: Stack) -> Iterator[Stack]:
 # libvirt
 
 
+@contextlib.contextmanager
+def emptied(host: Stack, folder: str) -> Iterator[None]:
+    """FOLDER is empty."""
+    host.run("mount", "-t", "tmpfs", "tmpfs", folder)
+    try:
+        yield
+    finally:
+        host.run("umount", folder)
+
+
+def install_owner(host: Stack, path: str) -> str:
+    """The command that installs the package that PATH is of; Debian 13 has split Debian 12's."""
+    return f"apt install {host.run('dpkg-query', '--search', path).stdout.partition(':')[0]}"
+
+
 def test_plugin_missing(host: Stack) -> None:
     plugin = checks(host)["lock driver"]["found"]
-    folder = plugin.rpartition("/")[0]
     host.libvirtd.stop()
-    host.run("mount", "-t", "tmpfs", "tmpfs", folder)
-    # Not run: it installs a package.
-    remedy = assert_line(checks(host), "lock driver", "fail", "sanlock.so is not there")
-    assert remedy == "apt install libvirt-sanlock"
-    host.run("umount", folder)
+    with emptied(host, plugin.rpartition("/")[0]):
+        # Not run: it installs a package.
+        remedy = assert_line(checks(host), "lock driver", "fail", "sanlock.so is not there")
+    assert remedy == install_owner(host, plugin)
     assert_passes(checks(host), "lock driver")
 
 
 def test_helper_missing(host: Stack) -> None:
     folder = str(stock_path()).rpartition("/")[0]
     host.use_stock_helper(record=False)
-    host.run("mount", "-t", "tmpfs", "tmpfs", folder)
-    # Not run: it installs a package.
-    remedy = assert_line(checks(host), "killpath", "fail", "libvirt's helper: not at")
-    assert remedy == "apt install libvirt-sanlock"
-    host.run("umount", folder)
+    with emptied(host, folder):
+        # Not run: it installs a package.
+        remedy = assert_line(checks(host), "killpath", "fail", "libvirt's helper: not at")
+    assert remedy == install_owner(host, str(stock_path()))
     install_ours(host)
     assert_passes(checks(host), "killpath")
 
