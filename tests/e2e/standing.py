@@ -44,12 +44,12 @@ class StandingAgent:
     def pid(self) -> int:
         """Its process id inside; 0 while none stands."""
         try:
-            # One that has ended has put an end of line over the first digit.
-            first = self._stack.path(f"{RUNTIME_DIR}/agent.pid").read_text().partition("\n")[0]
+            text = self._stack.path(f"{RUNTIME_DIR}/agent.pid").read_text()
             status = self._stack.path(f"{RUNTIME_DIR}/agent.lock").stat()
         except OSError:
             return 0
-        words = first.split()
+        # One that has ended has put an end of line over the first digit.
+        words = text.partition("\n")[0].split()
         stands = bool(words) and status.st_atime_ns == 0 and self._stack.is_alive(int(words[0]))
         return int(words[0]) if stands else 0
 

@@ -404,16 +404,21 @@ def test_a_stop_before_the_agent_began_is_that_still_when_it_is_tried_again(worl
     assert (world.kinds(), world.record().unknown) == (["io-error-unseen"], UNSEEN)
 
 
-@pytest.mark.parametrize("is_registered", [True, False])
-def test_a_stop_that_libvirt_could_not_note(world: World, mocker: MockerFixture, is_registered: bool) -> None:
-    # /run is full: the status file is the one of before, and sanlock has no leases of the process any more.
-    mocker.patch.object(leases, "is_registered", return_value=is_registered)
+def stop_unnoted(world: World) -> None:
+    """A stop while /run is full: the status file is the one of before."""
     world.open()
     world.status("running", "")
     world.guest = Guest()
     world.io_error()
     world.lifecycle(SUSPENDED)
     world.run()
+
+
+@pytest.mark.parametrize("is_registered", [True, False])
+def test_a_stop_that_libvirt_could_not_note(world: World, mocker: MockerFixture, is_registered: bool) -> None:
+    # sanlock has no leases of the process any more.
+    mocker.patch.object(leases, "is_registered", return_value=is_registered)
+    stop_unnoted(world)
     assert world.kinds() == ["io-error-unnoted"] * is_registered
     assert world.records.uuids() == [UUID] * is_registered
     if is_registered:
@@ -446,12 +451,7 @@ def test_a_stop_that_neither_libvirt_nor_sanlock_notes(
     """/run is full, and sanlock does not report whether it has leases of the process: that is no "no"."""
     mocker.patch.object(io_errors, "SANLOCK_SECONDS", 0.05)
     mocker.patch.object(leases, "is_registered", side_effect=answer)
-    world.open()
-    world.status("running", "")
-    world.guest = Guest()
-    world.io_error()
-    world.lifecycle(SUSPENDED)
-    world.run()
+    stop_unnoted(world)
     assert (world.kinds(), world.records.uuids()) == (["io-error-unnoted"], [UUID])
     assert world.record().unknown == UNNOTED
 
