@@ -222,12 +222,6 @@ DOMAIN_XML += [
     b"<!DOCTYPE d [<!ENTITY a 'x'><!ENTITY b '&a;&a;'>]>" + DOMAIN_XML[0].replace(b"vm1", b"&b;"),
 ]
 
-METADATA = [
-    b'<lockfailure xmlns="urn:virt-sanlock-helper:1" recover="yes"/>',
-    b"<lockfailure recover='no'/>",
-    b"<x:other xmlns:x='urn:virt-sanlock-helper:1'/>",
-]
-
 
 def status_xml(domain: bytes) -> bytes:
     return (

@@ -134,12 +134,6 @@ OWN["multipath-conf"] = {
     "digits": lambda size: b"no_path_retry " + b"1" * size,
     "blanks before": lambda size: b" " * size + b"no_path_retry 12",
 }
-OWN["metadata"] = {
-    "deep": repeated(b"<a>", seeds.METADATA[1][:-2] + b">"),
-    "flat": repeated(b"<a/>", seeds.METADATA[1][:-2] + b">", b"</lockfailure>"),
-    "a long value": lambda size: b"<lockfailure recover='" + b"x" * size + b"'/>",
-    "a long name": lambda size: b"<l" + b"x" * size + b"/>",
-}
 _LEASE = b"lease LS:a pool:vm 7 /l 1048576 0\n"
 _RECORD = seeds.RECORDS[0].partition(b"lockspace")
 OWN["record"] = OWN["record-file"] = {

@@ -162,25 +162,6 @@ def multipath_conf(data: bytes) -> str:
 # XML
 
 
-class Domain:
-    """A domain with this text for the element in its metadata."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def metadata(self, *_: object) -> str:
-        return self._text
-
-    def UUIDString(self) -> str:
-        return seeds.UUID
-
-
-def metadata(data: bytes) -> None:
-    from sanlock_helper.virt import policy
-
-    policy.of_domain(Domain(text_of(data)))  # type: ignore[arg-type]
-
-
 def policy_in_xml(data: bytes) -> None:
     from sanlock_helper.virt import policy
 
@@ -578,7 +559,6 @@ TARGETS = {
         Target("libvirt-conf-file", libvirt_conf_file, seeds.LIBVIRT_CONF, _ours),
         Target("sanlock-conf", sanlock_conf, seeds.SANLOCK_CONF),
         Target("multipath-conf", multipath_conf, seeds.MULTIPATH_CONF),
-        Target("metadata", metadata, seeds.METADATA, _ours),
         Target("policy", policy_in_xml, seeds.DOMAIN_XML, _ours),
         Target("inventory", inventory, seeds.DOMAIN_XML),
         Target("definition-file", definition_file, seeds.DOMAIN_XML),

@@ -15,6 +15,7 @@ import libvirt
 from sanlock_helper.leases.held import Lease, Lockspace
 from sanlock_helper.leases.lockspaces import JOINED, SanlockError
 from sanlock_helper.records.record import Record
+from sanlock_helper.virt import NAMESPACE
 
 from .libvirt_errors import libvirt_error
 
@@ -298,7 +299,12 @@ class Domain:
         return [self._world.vm, self._world.reason]
 
     def XMLDesc(self, flags: int) -> str:
-        return self._world.xml
+        self._world._called("XMLDesc")
+        policy = self._world.policy
+        if policy is False:
+            return self._world.xml
+        element = f'<lockfailure xmlns="{NAMESPACE}" recover="{"yes" if policy is True else policy}"/>'
+        return self._world.xml.replace("</domain>", f"<metadata>{element}</metadata></domain>")
 
     def connect(self) -> RecoveryWorld:
         return self._world
@@ -309,13 +315,6 @@ class Domain:
 
     def jobInfo(self) -> list[int]:
         return [self._world.job]
-
-    def metadata(self, kind: int, uri: str, flags: int) -> str:
-        self._world._called("metadata")
-        if self._world.policy is False:
-            raise libvirt_error(libvirt.VIR_ERR_NO_DOMAIN_METADATA)
-        value = self._world.policy if isinstance(self._world.policy, str) else "yes"
-        return f'<lockfailure recover="{value}"/>'
 
     def create(self) -> None:
         self._world._called("create")

@@ -96,7 +96,7 @@ class _ReadOnlyDomain:
 
     _READS = frozenset(
         (
-            "ID", "name", "UUIDString", "state", "isActive", "isPersistent", "XMLDesc", "metadata", "jobInfo",
+            "ID", "name", "UUIDString", "state", "isActive", "isPersistent", "XMLDesc", "jobInfo",
             "diskErrors",
         )
     )  # fmt: skip

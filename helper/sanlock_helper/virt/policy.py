@@ -70,10 +70,7 @@ def of_domain(domain: VirDomain) -> Policy:
 
     Raises TransientError or PermanentError when libvirtd does not answer, PolicyError when it is malformed.
     """
-    try:
-        return _read(domain, libvirt.VIR_DOMAIN_AFFECT_CURRENT)
-    except libvirt.libvirtError as error:
-        raise failure("read the domain's metadata", error) from error
+    return of_xml(_definition(domain, 0))
 
 
 def of_xml(xml: str) -> Policy:
@@ -81,29 +78,18 @@ def of_xml(xml: str) -> Policy:
 
     Raises PolicyError when the element is malformed, PermanentError when the XML is.
     """
-    try:
-        root = parse_xml(xml)
-    except XMLError as error:
-        raise PermanentError("the domain's XML", str(error)) from error
-    return of_element(root)
+    return of_element(_parsed(xml))
 
 
 def of_element(domain: ElementTree.Element) -> Policy:
     """The same for the element of a DOMAIN."""
-    for element in domain.iterfind("metadata/*"):
-        # As libvirt finds it: by the namespace alone, the first one (virXMLFindChildNodeByNs() in libvirt
-        # src/util/virxml.c).
-        if element.tag.startswith(_SPACE):
-            return _policy(element, lambda: domain.findtext("uuid", "DOMAIN"))
-    return Policy()
+    element = _element(domain)
+    return Policy() if element is None else _policy(element, lambda: domain.findtext("uuid", "DOMAIN"))
 
 
 def settings(domain: VirDomain) -> dict[str, Policy]:
     """The policy of DOMAIN's definitions, as there are: "live", "persistent" or both."""
-    try:
-        return {name: _read(domain, flag) for name, flag in _definitions(domain)}
-    except libvirt.libvirtError as error:
-        raise failure("read the domain's metadata", error) from error
+    return {each.name: of_xml(_definition(domain, each.xml_flags)) for each in _definitions(domain)}
 
 
 def set_policy(domain: VirDomain, changes: Mapping[str, str]) -> None:
@@ -114,65 +100,84 @@ def set_policy(domain: VirDomain, changes: Mapping[str, str]) -> None:
     """
     if "recover" not in changes:
         settings(domain)
+    flags_of: dict[str, int] = {}
+    for each in _definitions(domain):
+        attributes = _attributes(_parsed(_definition(domain, each.xml_flags)))
+        # Without a namespace of its own: libvirt adds the one it is given.
+        element = ElementTree.Element(PREFIX, {**attributes, **changes})
+        text = ElementTree.tostring(element, encoding="unicode")
+        flags_of[text] = flags_of.get(text, 0) | each.flags
     try:
-        flags_of: dict[str, int] = {}
-        for _, flag in _definitions(domain):
-            # Without a namespace of its own: libvirt adds the one it is given.
-            element = ElementTree.Element(PREFIX, {**_attributes(domain, flag), **changes})
-            text = ElementTree.tostring(element, encoding="unicode")
-            flags_of[text] = flags_of.get(text, 0) | flag
         for text, flags in flags_of.items():
             domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, PREFIX, NAMESPACE, flags)
     except libvirt.libvirtError as error:
         raise failure("write the domain's metadata", error) from error
 
 
-def _attributes(domain: VirDomain, flag: int) -> dict[str, str]:
-    """The attributes that the definition FLAG of DOMAIN has now, none where its element is another one."""
+class _Definition(NamedTuple):
+    """One of a domain's definitions: its name, virDomainModificationImpact, and virDomainXMLFlags."""
+
+    name: str
+    flags: int
+    xml_flags: int
+
+
+_LIVE = _Definition("live", libvirt.VIR_DOMAIN_AFFECT_LIVE, 0)
+_PERSISTENT = _Definition("persistent", libvirt.VIR_DOMAIN_AFFECT_CONFIG, libvirt.VIR_DOMAIN_XML_INACTIVE)
+
+
+def _definitions(domain: VirDomain) -> list[_Definition]:
+    """Those that DOMAIN has."""
     try:
-        element = parse_xml(_text(domain, flag))
-    except XMLError:
-        return {}
-    is_ours = element.tag in (_TAG, PREFIX)
-    return {name: value for name, value in element.attrib.items() if is_ours and "}" not in name}
-
-
-def _definitions(domain: VirDomain) -> list[tuple[str, int]]:
-    found = []
-    if domain.isActive():
-        found.append(("live", libvirt.VIR_DOMAIN_AFFECT_LIVE))
-    if domain.isPersistent():
-        found.append(("persistent", libvirt.VIR_DOMAIN_AFFECT_CONFIG))
-    return found
-
-
-def _text(domain: VirDomain, flags: int) -> str:
-    """The element as libvirt gives it, an empty one where there is none.  Raises libvirtError."""
-    try:
-        return domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, flags)
+        found = [_LIVE] if domain.isActive() else []
+        return [*found, _PERSISTENT] if domain.isPersistent() else found
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
-            return f"<{PREFIX}/>"
-        raise
+        raise failure("read the domain's metadata", error) from error
 
 
-def _read(domain: VirDomain, flags: int) -> Policy:
+def _definition(domain: VirDomain, xml_flags: int) -> str:
+    """The XML of a definition of DOMAIN.
+
+    Not its metadata alone: virDomainGetMetadata() of libvirt 12.8.0 ends the daemon where an attribute has
+    the element's own prefix (virXMLExtractNamespaceXML() in libvirt src/util/virxml.c).
+    """
     try:
-        element = parse_xml(_text(domain, flags))
+        return domain.XMLDesc(xml_flags)
+    except libvirt.libvirtError as error:
+        raise failure("read the domain's metadata", error) from error
+
+
+def _parsed(xml: str) -> ElementTree.Element:
+    try:
+        return parse_xml(xml)
     except XMLError as error:
-        raise PolicyError(str(error), domain.UUIDString()) from error
-    return _policy(element, lambda: str(domain.UUIDString()))
+        raise PermanentError("the domain's XML", str(error)) from error
+
+
+def _element(domain: ElementTree.Element) -> ElementTree.Element | None:
+    # As libvirt finds it: by the namespace alone, the first one (virXMLFindChildNodeByNs() in libvirt
+    # src/util/virxml.c).
+    return next((found for found in domain.iterfind("metadata/*") if found.tag.startswith(_SPACE)), None)
+
+
+def _attributes(domain: ElementTree.Element) -> dict[str, str]:
+    """The attributes that are to stay in the element of DOMAIN, none where it is another one."""
+    element = _element(domain)
+    if element is None or element.tag != _TAG:
+        return {}
+    found = {name.removeprefix(_SPACE): value for name, value in element.attrib.items()}
+    # None of them where one is there twice, and it is not known which counts.
+    is_known = len(found) == len(element.attrib)
+    return {name: value for name, value in found.items() if is_known and "}" not in name}
 
 
 def _policy(element: ElementTree.Element, uuid: Callable[[], str]) -> Policy:
-    # What libvirt gives out of the metadata may be without the namespace that it was found by, and so may the
-    # attributes: virXMLExtractNamespaceXML() in libvirt src/util/virxml.c.
-    if element.tag not in (_TAG, PREFIX):
+    if element.tag != _TAG:
         name = element.tag.rpartition("}")[2]
         raise PolicyError(f"<{name[:60]}> is not <{PREFIX}>", uuid())
     attributes = {name.removeprefix(_SPACE): value for name, value in element.attrib.items()}
     if len(attributes) < len(element.attrib):
-        # With the namespace and without: libvirt gives it twice without.
+        # With the namespace and without.
         raise PolicyError(TWICE, uuid())
     value = attributes.get("recover")
     if value not in ("yes", "no", None):

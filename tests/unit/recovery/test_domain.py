@@ -535,7 +535,7 @@ def test_a_record_that_cannot_be_marked_stops_the_start(off: Scene, monkeypatch:
     assert off.world.started == 0
 
 
-@pytest.mark.parametrize("name", ["connect", "lookup", "metadata", "lockspaces", "version", "create"])
+@pytest.mark.parametrize("name", ["connect", "lookup", "XMLDesc", "lockspaces", "version", "create"])
 def test_whatever_fails_is_tried_again(off: Scene, name: str) -> None:
     off.world.refuses[name] = libvirt_error(
         libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_RPC, message="broken"
@@ -858,7 +858,6 @@ def test_a_machine_whose_disk_is_a_volume(
         (machine("/images/top.img", "/images/a.img"), False),
         # It may be the volume's.
         (volume(), False),
-        ("<domain", False),
     ],
 )
 def test_a_resume_without_a_lease_that_the_definition_asks_for(
@@ -873,6 +872,19 @@ def test_a_resume_without_a_lease_that_the_definition_asks_for(
     assert scene.world.resumed == 1
     assert finding.verdict is (Verdict.DONE if is_back else Verdict.REFUSED), finding.text
     assert scene.world.vm == (RUNNING if is_back else PAUSED)
+
+
+@pytest.mark.parametrize("anyway", [False, True])
+def test_a_definition_that_cannot_be_read(tmp_path: Path, anyway: bool) -> None:
+    scene = Scene(tmp_path, "pause", leases=(OWN, AUTO))
+    scene.world.xml = "<domain"
+    joined = {"LS": (SPACE, JOINED), AUTO.lockspace: (Lockspace(AUTO.lockspace, 1, "/leases/l", 0), JOINED)}
+    scene.world.lockspaces = lambda: joined  # type: ignore[method-assign]
+    finding = scene.visit(anyway=anyway)
+    # Without --anyway, whether to resume it is not known; with it, what it has no lease for is not known.
+    assert scene.world.resumed == anyway
+    assert finding.verdict is (Verdict.REFUSED if anyway else Verdict.AGAIN)
+    assert scene.world.vm == PAUSED
 
 
 def test_a_run_on_a_volume_that_has_no_lease_is_ended_at_once(off: Scene) -> None:
