@@ -31,9 +31,10 @@ OPENED_AT_ONCE = 2
 LOGIN_SECONDS = 5.0
 ONE_LOGIN_SECONDS = 1.0
 
-# So many will do while calls are quick: one ended within the last seconds.
+# So many will do while tries are quick: the last one of the same action took less than these seconds, and
+# ended less ago.  A destroy of a QEMU domain takes 0.2 s and more.
 FEW = 4
-QUICK_SECONDS = 0.03
+QUICK_SECONDS = 0.1
 
 # How long the end of the program waits for libvirtd to close its connections.
 CLOSE_SECONDS = 1.0
@@ -42,13 +43,16 @@ CLOSE_SECONDS = 1.0
 class Connection:
     """One connection: opened by the try that needs it, or ahead while that try waits."""
 
-    __slots__ = ("busy", "error", "handle", "opening", "retired", "uri")
+    __slots__ = ("action", "began_at", "busy", "error", "handle", "opening", "retired", "uri")
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.handle: VirConnect | None = None
         self.error: HelperError | None = None
         self.busy = False
+        # The action of the try that borrowed it last, and when that began to make calls.
+        self.action = ""
+        self.began_at = 0.0
         self.retired = False
         self.opening = _thread.allocate_lock()
 
@@ -91,7 +95,8 @@ class Connections:
         self._close = close
         self._most = most
         self._clock = clock
-        self._given_back_at = float("-inf")
+        # By URI and action: when the last try ended, and how long it took.
+        self._ended: dict[tuple[str, str], tuple[float, float]] = {}
         self._is_full = False
         self._lock = _thread.allocate_lock()
         # By URI: when libvirtd refused a login last, and with which error.
@@ -104,17 +109,18 @@ class Connections:
         # must never be.
         self._retired: list[Connection] = []
 
-    def borrow(self, uri: str) -> Connection | None:
-        """A connection to URI, perhaps not open yet; to be given back.  None when one has to be waited for.
+    def borrow(self, uri: str, action: str) -> Connection | None:
+        """A connection to URI for a try of ACTION, perhaps not open yet; to be given back.
 
-        No more are opened at a time than are open already, and few while calls are quick: those serve
-        hundreds, and to log in costs more than all calls for one domain.
+        None when one has to be waited for.  No more are opened at a time than are open already, and few while
+        tries are quick: those serve hundreds, and to log in costs more than all calls for one domain.
         """
         with self._lock:
             pool = self._open.setdefault(uri, [])
-            connection = self._idle(pool) or self._another(uri, pool)
+            connection = self._idle(pool) or self._another(uri, action, pool)
             if connection is not None:
                 connection.busy = True
+                connection.action, connection.began_at = action, self._clock()
             return connection
 
     def _idle(self, pool: list[Connection]) -> Connection | None:
@@ -127,17 +133,23 @@ class Connections:
                 self._retire(connection)
         return next((connection for connection in idle if not connection.retired), None)
 
-    def _another(self, uri: str, pool: list[Connection]) -> Connection | None:
+    def _another(self, uri: str, action: str, pool: list[Connection]) -> Connection | None:
         """One more, to be opened by the try that borrows it; None when one of POOL has to be waited for."""
         opened = sum(connection.handle is not None for connection in pool)
         if self._is_full and opened:
             return None
-        is_quick = len(pool) >= FEW and self._clock() - self._given_back_at < QUICK_SECONDS
-        if is_quick or len(pool) - opened >= self._openings(uri, opened):
+        if len(pool) >= FEW and self._are_quick(uri, action):
+            return None
+        if len(pool) - opened >= self._openings(uri, opened):
             return None
         connection = Connection(uri)
         pool.append(connection)
         return connection
+
+    def _are_quick(self, uri: str, action: str) -> bool:
+        """Whether tries of ACTION take so little time that the next one ends in a moment."""
+        ended_at, took = self._ended.get((uri, action), (float("-inf"), 0.0))
+        return took < QUICK_SECONDS and self._clock() - ended_at < QUICK_SECONDS
 
     def _openings(self, uri: str, opened: int) -> int:
         """How many connections to URI may be opened at a time now."""
@@ -212,13 +224,16 @@ class Connections:
             with self._lock:
                 self._refused.pop(uri, None)
                 self._let_in.add(uri)
+        # To log in may take longer than all calls of a quick try.
+        connection.began_at = self._clock()
         return handle
 
     def give_back(self, connection: Connection) -> None:
         """End a borrowing after the last call returned."""
         with self._lock:
             connection.busy = False
-            self._given_back_at = self._clock()
+            now = self._clock()
+            self._ended[connection.uri, connection.action] = now, now - connection.began_at
 
     def retire(self, connection: Connection) -> None:
         """Lend CONNECTION no more: it is broken, or a call over it hangs.

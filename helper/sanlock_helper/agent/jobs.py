@@ -243,16 +243,19 @@ class JobQueue:
             queues.setdefault(job.request.uri, deque()).append(job)
 
     def next(
-        self, borrow: Callable[[str], Connection | None], pauses_only: bool = False
+        self, borrow: Callable[[str, str], Connection | None], pauses_only: bool = False
     ) -> tuple[Job, Connection] | None:
-        """The job to try next, and what BORROW gives for its URI; None when none is ready, or may start."""
+        """The job to try next, and what BORROW gives for its URI and action.
+
+        None when none is ready, or may start.
+        """
         queues_in_order = (self._pauses, self._others, self._suspects)
         for queues in queues_in_order[:1] if pauses_only else queues_in_order:
             for uri in sorted(queues, key=lambda uri: queues[uri][0].request.deadline.start):
                 queue = queues[uri]
                 while queue and queue[0].done:
                     queue.popleft()
-                connection = borrow(uri) if queue else None
+                connection = borrow(uri, queue[0].request.action) if queue else None
                 job = queue.popleft() if connection is not None else None
                 if not queue:
                     del queues[uri]

@@ -50,8 +50,8 @@ class Pool:
             raise self.error
         return Handle()
 
-    def borrow(self, uri: str = URI) -> Connection:
-        connection = self.connections.borrow(uri)
+    def borrow(self, uri: str = URI, action: str = "poweroff") -> Connection:
+        connection = self.connections.borrow(uri, action)
         assert connection is not None
         return connection
 
@@ -85,7 +85,7 @@ def test_no_more_are_opened_at_a_time_than_are_open(pool: Pool) -> None:
     opened = 0
     for at_once in (2, 2, 4, 8):
         opening = [pool.borrow() for _ in range(at_once)]
-        assert pool.connections.borrow(URI) is None
+        assert pool.connections.borrow(URI, "poweroff") is None
         for connection in opening:
             pool.connections.handle(connection)
         opened += at_once
@@ -146,9 +146,9 @@ def test_one_login_every_few_seconds_while_they_are_refused(pool: Pool) -> None:
     assert pool.connections.refusal(URI) is None
     for _ in range(3):
         refuse(pool)
-        assert pool.connections.borrow(URI) is None
+        assert pool.connections.borrow(URI, "poweroff") is None
         pool.now += LOGIN_SECONDS - 0.1
-        assert pool.connections.borrow(URI) is None
+        assert pool.connections.borrow(URI, "poweroff") is None
         refused = pool.connections.refusal(URI)
         assert refused is not None
         assert refused[0] == pytest.approx(pool.now + 0.1)
@@ -156,9 +156,9 @@ def test_one_login_every_few_seconds_while_they_are_refused(pool: Pool) -> None:
     pool.error = None
     first = pool.borrow()
     # It is not known yet whether this one is let in.
-    assert pool.connections.borrow(URI) is None
+    assert pool.connections.borrow(URI, "poweroff") is None
     pool.connections.handle(first)
-    assert pool.connections.borrow(URI) is not None
+    assert pool.connections.borrow(URI, "poweroff") is not None
 
 
 def test_what_is_open_serves_on_while_a_login_is_refused(pool: Pool) -> None:
@@ -166,26 +166,53 @@ def test_what_is_open_serves_on_while_a_login_is_refused(pool: Pool) -> None:
     pool.error = AuthenticationError("connect", "authentication failed")
     refuse(pool)
     assert pool.connections.ahead(URI) is None
-    assert pool.connections.borrow(URI) is None
+    assert pool.connections.borrow(URI, "poweroff") is None
     pool.connections.give_back(opened[0])
-    assert pool.connections.borrow(URI) is opened[0]
+    assert pool.connections.borrow(URI, "poweroff") is opened[0]
 
 
 def test_another_uri_does_not_wait(pool: Pool) -> None:
     pool.borrow()
     pool.borrow()
-    assert pool.connections.borrow(URI) is None
-    assert pool.connections.borrow("test:///default") is not None
+    assert pool.connections.borrow(URI, "poweroff") is None
+    assert pool.connections.borrow("test:///default", "poweroff") is not None
 
 
-def test_few_serve_quick_calls(pool: Pool) -> None:
-    borrowed = pool.borrow_open(FEW + 1)
-    pool.connections.give_back(borrowed.pop())
+def end_one(pool: Pool, action: str, seconds: float, login: float = 0.0) -> None:
+    """A try of ACTION has taken SECONDS after its LOGIN, and ends, with FEW others under way."""
+    pool.borrow_open(FEW)
+    last = pool.borrow(action=action)
+    pool.now += login
+    pool.connections.handle(last)
+    pool.now += seconds
+    pool.connections.give_back(last)
     pool.borrow()
-    # One was given back just now: the next will be in a moment.
-    assert pool.connections.borrow(URI) is None
-    pool.now += 2 * QUICK_SECONDS
-    assert pool.connections.borrow(URI) is not None
+
+
+def test_few_serve_quick_tries(pool: Pool) -> None:
+    # Many times as long as on a host whose processors are idle.
+    end_one(pool, "poweroff", 0.8 * QUICK_SECONDS)
+    pool.now += 0.8 * QUICK_SECONDS
+    assert pool.connections.borrow(URI, "poweroff") is None
+    # Now they hang.
+    pool.now += 0.4 * QUICK_SECONDS
+    assert pool.connections.borrow(URI, "poweroff") is not None
+
+
+def test_tries_that_take_long_wait_for_no_other(pool: Pool) -> None:
+    end_one(pool, "poweroff", 2 * QUICK_SECONDS)
+    assert pool.connections.borrow(URI, "poweroff") is not None
+
+
+def test_a_login_that_takes_long_makes_no_try_long(pool: Pool) -> None:
+    end_one(pool, "poweroff", 0.5 * QUICK_SECONDS, login=2 * QUICK_SECONDS)
+    assert pool.connections.borrow(URI, "poweroff") is None
+
+
+def test_a_quick_pause_holds_up_no_poweroff(pool: Pool) -> None:
+    end_one(pool, "pause", 0.5 * QUICK_SECONDS)
+    assert pool.connections.borrow(URI, "pause") is None
+    assert pool.connections.borrow(URI, "poweroff") is not None
 
 
 def test_some_are_opened_ahead_once_calls_are_slow(pool: Pool) -> None:

@@ -168,7 +168,7 @@ def test_what_a_storm_has_opened_is_closed(world: World) -> None:
 
 def test_one_that_is_in_use_is_closed_later(world: World) -> None:
     world.update()
-    busy = [world.connections.borrow(URI) for _ in range(KEPT)]
+    busy = [world.connections.borrow(URI, "poweroff") for _ in range(KEPT)]
     for connection in busy:
         assert connection is not None
         world.connections.retire(connection)
