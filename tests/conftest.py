@@ -16,9 +16,20 @@ SPOOL = Path("/run/virt-sanlock-helper/requests")
 
 
 def pytest_configure() -> None:
-    """A shell's background job begins with SIGINT ignored, and each command of a test would inherit that."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Each command of a test would inherit the signals that this process ignores.
+
+    A shell's background job begins with SIGINT and SIGQUIT ignored, what nohup(1) starts with SIGHUP, and
+    `trap ''` may have any.  execve(2) resets a signal that is handled to the default, so that this process
+    goes on ignoring all but SIGINT.  subprocess itself resets those that Python ignores.
+    """
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            handler = signal.default_int_handler if number == signal.SIGINT else ignored
+            signal.signal(number, handler)
+
+
+def ignored(_number: int, _frame: object) -> None:
+    """Go on."""
 
 
 @pytest.fixture(scope="session", autouse=True)
