@@ -146,6 +146,43 @@ def test_a_change_of_the_dependencies_is_another_root(
     assert digest(debian.inputs()) != before
 
 
+STATUS = """\
+Package: libvirt0
+Status: install ok installed
+Maintainer: A B <a@b.example>
+Architecture: amd64
+Source: libvirt ({source})
+Version: {version}
+Description: a library
+
+Package: strace
+Status: install ok installed
+Maintainer: A B <a@b.example>
+Architecture: amd64
+Version: {strace}
+Description: a program
+"""
+
+
+def test_the_modular_daemons_are_of_the_roots_libvirt_alone(tmp_path: Path) -> None:
+    """They are built again for another libvirt, and for no other package."""
+    need_programs("dpkg-query")
+
+    def key(source: str, version: str, strace: str) -> str:
+        (tmp_path / "var/lib/dpkg").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "var/lib/dpkg/status").write_text(
+            STATUS.format(source=source, version=version, strace=strace)
+        )
+        return digest(debian.modular_inputs(tmp_path))
+
+    before = key("11.3.0-3", "11.3.0-3+b1", "6.1")
+    assert key("11.3.0-3", "11.3.0-3+b2", "6.2") == before
+    assert key("11.3.0-4", "11.3.0-4", "6.1") != before
+    (tmp_path / "var/lib/dpkg/status").write_text("")
+    with pytest.raises(subprocess.CalledProcessError):
+        debian.modular_inputs(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("targets", "expected"),
     [

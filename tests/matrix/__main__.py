@@ -48,7 +48,8 @@ class Roots:
         self._suite = suite
         self._work = work
         self._cache = cache
-        self._key = digest([suite.encode(), platform.machine().encode(), *debian.inputs()])
+        self._names = (suite.encode(), platform.machine().encode())
+        self._key = digest([*self._names, *debian.inputs()])
 
     def plain(self) -> Root:
         """The distribution's own."""
@@ -59,7 +60,8 @@ class Roots:
     def add_modular(self, root: Root) -> None:
         """Put virtqemud and virtproxyd into ROOT."""
         target = self._work / "modular"
-        self._cache.unpack(f"{self._suite}-modular", self._key, self._make_modular, target)
+        key = digest([*self._names, *debian.modular_inputs(root.folder)])
+        self._cache.unpack(f"{self._suite}-modular", key, self._make_modular, target)
         for program in target.iterdir():
             shutil.copy(program, root.folder / "usr/sbin")
 

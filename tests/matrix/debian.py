@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from . import settings
@@ -21,9 +22,9 @@ INPUTS = (
     "packaging/newer-glib",
     "packaging/newer-sanlock",
     "packaging/requirements-test.txt",
-    "tests/matrix/build-modular",
     "tests/matrix/debian.py",
 )
+MODULAR_INPUTS = ("tests/matrix/build-modular",)
 # What `make .venv/.done` takes.
 _TO_BUILD = ("Makefile", *INPUTS[:4])
 
@@ -35,7 +36,21 @@ _POLICY = "#!/bin/sh\nexit 101\n"
 
 def inputs() -> list[bytes]:
     """The contents of INPUTS, with their names."""
-    return [part for name in INPUTS for part in (name.encode(), (CHECKOUT / name).read_bytes())]
+    return _named(INPUTS)
+
+
+def modular_inputs(root: Path) -> list[bytes]:
+    """What decides what the modular daemons of ROOT are: of its packages the source of its libvirt alone.
+
+    Raises CalledProcessError.
+    """
+    query = ("dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${source:Version}", "libvirt0")
+    version = subprocess.run(query, check=True, capture_output=True).stdout
+    return [version, *_named(MODULAR_INPUTS)]
+
+
+def _named(names: Iterable[str]) -> list[bytes]:
+    return [part for name in names for part in (name.encode(), (CHECKOUT / name).read_bytes())]
 
 
 def bootstrap(suite: str, target: Path) -> None:
