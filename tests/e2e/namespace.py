@@ -178,6 +178,15 @@ class Namespace:
             raise CommandError(argv, process.returncode, stdout, stderr)
         return subprocess.CompletedProcess(argv, process.returncode, stdout, stderr)
 
+    def pid_inside(self, process: subprocess.Popen[str]) -> int:
+        """The pid inside of what popen() has started, which must not have ended.
+
+        By its parent: a child that it has forked has its command line until that calls execve().
+        """
+        (pid,) = children(process.pid)
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        return int(status.partition("\nNSpid:")[2].partition("\n")[0].split()[-1])
+
     def processes(self) -> list[Process]:
         """All processes inside, zombies included, without the PID 1."""
         proc = self.path("/proc")

@@ -242,6 +242,10 @@ class Stack:
         command = self.libvirtd.virsh(*arguments)
         return self.run(*command, timeout=timeout, env=self.libvirtd.virsh_env()).stdout
 
+    def pid_inside(self, process: subprocess.Popen[str]) -> int:
+        """The pid inside of what popen() has started, which must not have ended."""
+        return self._space.pid_inside(process)
+
     def processes(self, comm: str | None = None) -> list[Process]:
         """The processes inside, or those of one name (the kernel's, at most 15 characters)."""
         return [p for p in self._space.processes() if comm is None or p.comm == comm]

@@ -220,10 +220,7 @@ def start_drill(stack: Stack, phase: Phase, *words: str) -> tuple[subprocess.Pop
     process = stack.popen(COMMAND, "drill", "--yes", *words)
     wait_for(lambda: phase(stack) or process.poll() is not None, 30, phase.__name__)
     assert process.poll() is None, process.communicate()
-    (inside,) = (
-        each.pid for each in stack.processes() if "drill" in each.cmdline and COMMAND in each.cmdline
-    )
-    return process, inside
+    return process, stack.pid_inside(process)
 
 
 @pytest.mark.parametrize("words", [(), ("--qemu-less",)], ids=["vm", "process"])

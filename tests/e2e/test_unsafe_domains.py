@@ -314,8 +314,7 @@ def test_a_run_that_began_after_the_request_is_left_alone(stack: Stack) -> None:
     stack.libvirtd.stop()
     call = stack.popen(str(HELPER), URI, domain.uuid, "poweroff")
     wait_for(lambda: lines(stack, "trying again"), 10, "the first try")
-    (helper,) = [process.pid for process in stack.processes() if str(HELPER) in process.cmdline]
-    stack.signal(helper, signal.SIGSTOP)
+    stack.signal(stack.pid_inside(call), signal.SIGSTOP)
     stack.signal(old, signal.SIGKILL)
     stack.libvirtd.start()
     domain.start()

@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from tests.e2e.namespace import CommandError
-from tests.e2e.recovery import COMMAND, recover
+from tests.e2e.recovery import recover
 from tests.e2e.waiting import wait_for
 
 from .control_group import ControlGroup
@@ -81,8 +81,8 @@ def drop_memory(cell: Cell) -> None:
 
 
 def _signal_recovery(cell: Cell, number: int) -> None:
-    (process,) = (p for p in cell.stack.processes() if {str(COMMAND), "recover"} <= set(p.cmdline))
-    cell.stack.signal(process.pid, number)
+    assert cell.recovery is not None
+    cell.stack.signal(cell.stack.pid_inside(cell.recovery), number)
 
 
 def kill_recovery(cell: Cell) -> None:
