@@ -133,6 +133,16 @@ def test_help_fits_a_narrow_terminal(verb: str) -> None:
     assert [line for line in lines if cells(line) > 40] == []
 
 
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_has_no_colours(verb: str) -> None:
+    """Python 3.14's argparse has its own, and by this variable in a pipe as well."""
+    command = [COMMAND, *filter(None, [verb]), "--help"]
+    environ = {**os.environ, "TERM": "xterm", "FORCE_COLOR": "1"}
+    text = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
+    assert text.startswith("usage: virt-sanlock-helper")
+    assert "\x1b" not in text
+
+
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_the_result_is_the_last_line_of_check(columns: int, uri: str) -> None:
     lines = at_terminal(columns, "check", "-c", uri)

@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import IDENTIFIER, __version__
 from ..distribution import Distribution
@@ -38,6 +38,11 @@ _BEFORE_THE_VERB = ("--debug", "--help", "-h", "--version")
 
 class Parser(argparse.ArgumentParser):
     """Prints a usage error in one line, as all errors are printed, with what was probably meant."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        # Python 3.14 has colours in the help, which format_help() wraps by the width of its text.
+        self.color = False
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         try:
