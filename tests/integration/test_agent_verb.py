@@ -15,14 +15,16 @@ COMMAND = Path(__file__).parents[2] / "helper" / "virt-sanlock-helper"
 
 NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
-# With a /run of its own, in which nothing is but this program's directory.
+# With a /run of its own, in which nothing is but this program's directory.  PID 1 is the shell: timeout(1) of
+# coreutils 9.10 takes a parent of that number for the end of its own, and ends with 125.
 SCRIPT = """
 mount -t tmpfs run /run
 mkdir -m 700 /run/virt-sanlock-helper
 cd /run/virt-sanlock-helper
 {prepare}
 {limit}
-exec timeout 30 {command} agent -c test:///default
+timeout 30 {command} agent -c test:///default
+exit $?
 """
 
 READY = "this process stands ready as the agent"
