@@ -89,7 +89,7 @@ def daemon(
                     except OSError:
                         return
                 if not close:
-                    done.wait(10)
+                    done.wait(60)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -183,4 +183,5 @@ def test_a_daemon_that_hangs_is_not_waited_for(tmp_path: Path, parts: list[bytes
     start = time.monotonic()
     with daemon(tmp_path, parts, wait, close=False):
         assert daemon_states(str(tmp_path), 0.3) is None
-    assert time.monotonic() - start < 2
+    # Far less than the daemon takes, on a busy machine as well.
+    assert time.monotonic() - start < 30
