@@ -474,7 +474,10 @@ class Spool:
     def _stamp(self, descriptor: int, now: float) -> float:
         nanoseconds = int(now * 1e9)
         stands = self.stays and self._held == FIRST
-        self.kernel.utime(descriptor, ns=(STANDS if stands else nanoseconds, nanoseconds))
+        try:
+            self.kernel.utime(descriptor, ns=(STANDS if stands else nanoseconds, nanoseconds))
+        except OSError:
+            pass  # immutable (chattr -R +i), or a read-only file system by now: it serves all the same
         return now
 
     def _write_holder(self, text: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import errno
 import os
+import posix
 from collections.abc import Container
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +22,7 @@ from sanlock_helper.agent.outcomes import Outcome
 from sanlock_helper.agent.requests import Receipt, Request, Requests
 from sanlock_helper.errors import TransientError
 from sanlock_helper.invocation import Invocation
-from sanlock_helper.spool import Spool
+from sanlock_helper.spool import LIFE_SECONDS, TAKEN, Spool
 
 from ..agent_world import START, UUID, AgentWorld
 
@@ -331,3 +333,29 @@ def test_an_outcome_whose_request_cannot_be_renamed_is_logged_once(
     outcomes = [line for _, line in (*world.journal.lines, *following.journal.lines) if UUID in line]
     assert len(outcomes) == 1, outcomes
     assert requests.names() == []
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("before", [True, False])
+def test_an_agent_whose_lock_takes_no_sign_of_life_serves_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, requests: Spooled, tmp_path: Path, number: int, before: bool
+) -> None:
+    """chattr -R +i, or a file system that is read-only by now; BEFORE the lock is taken, or after."""
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    spool, kernel = requests.spool, SimpleNamespace(**{**vars(posix), "utime": fail})
+    if before:
+        spool.kernel = kernel
+    assert spool.take_first() == TAKEN
+    spool.kernel = kernel
+    # The next sign of life is due.
+    spool.shown_at -= LIFE_SECONDS
+    world = AgentWorld(monkeypatch)
+    put(requests)
+    world.agent.work(requests)
+    assert world.journal.levels() == ["notice"]
+    spool.unlock()
+    assert not spool.has_lock
+    assert Spool.open(str(tmp_path / "run"), owner=os.geteuid()).take_first() == TAKEN
