@@ -17,6 +17,7 @@ from typing import Callable
 
 import pytest
 
+from . import immutable
 from .calls import SPOOL, call, helpers, messages, storm
 from .conftest import Maker
 from .lease_loss import AUTH_CONF, HELPER, RUNTIME_DIR, outcomes, story
@@ -274,21 +275,19 @@ def test_a_request_that_is_removed_in_mid_action_is_logged(stack: Stack, domains
 
 
 def test_a_spool_that_cannot_be_changed(stack: Stack, domains: Maker) -> None:
+    immutable.require_immutable_directories()
+    immutable.put_on_ext4(stack, RUNTIME_DIR)
     vms = domains(6)
     libvirtd = stack.libvirtd.pid()
     stack.signal(libvirtd, signal.SIGSTOP)
     storm(stack, vms.uuids[:3])
     wait_for(lambda: is_in_hand(stack, 3), 20, "the agent to have the requests")
-    if stack.run("chattr", "+i", SPOOL, check=False).returncode:
-        pytest.skip("this kernel's tmpfs has no immutable files")
-    try:
-        storm(stack, vms.uuids[3:])
-        time.sleep(0.5)
-        stack.signal(libvirtd, signal.SIGCONT)
-        wait_for(vms.safe, 10, "6 of 6 VMs to be safe")
-        wait_for(lambda: not helpers(stack), 20, "all helpers to end")
-    finally:
-        stack.run("chattr", "-i", SPOOL)
+    immutable.set_immutable(stack, SPOOL)
+    storm(stack, vms.uuids[3:])
+    time.sleep(0.5)
+    stack.signal(libvirtd, signal.SIGCONT)
+    wait_for(vms.safe, 10, "6 of 6 VMs to be safe")
+    wait_for(lambda: not helpers(stack), 20, "all helpers to end")
     assert messages(stack).count("cannot be changed") == 1
     assert messages(stack).count("serving this request alone") == 3
     acted = [[line for line in lines if ": done after" in line] for lines in outcomes(stack).values()]

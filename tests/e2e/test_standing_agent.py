@@ -15,6 +15,7 @@ from typing import Callable
 
 import pytest
 
+from . import immutable
 from .calls import SPOOL, call, helpers, messages, storm
 from .conftest import Maker, StackFactory
 from .lease_loss import (
@@ -275,6 +276,8 @@ def test_a_spool_that_is_removed(stack: Stack, domains: Maker, remove: str) -> N
 
 
 def test_a_spool_that_cannot_be_changed_for_a_while(stack: Stack, domains: Maker) -> None:
+    immutable.require_immutable_directories()
+    immutable.put_on_ext4(stack, RUNTIME_DIR)
     vms = domains(6)
     agent = StandingAgent(stack, URI)
     agent.wait_ready()
@@ -283,17 +286,14 @@ def test_a_spool_that_cannot_be_changed_for_a_while(stack: Stack, domains: Maker
     storm(stack, vms.uuids[:3])
     wait_for(lambda: len(list(stack.path(SPOOL).glob("*.pause.*"))) == 3, 10, "the requests")
     time.sleep(1)
-    if stack.run("chattr", "+i", SPOOL, check=False).returncode:
-        pytest.skip("this kernel's tmpfs has no immutable files")
-    try:
-        storm(stack, vms.uuids[3:])
-        time.sleep(0.5)
-        stack.signal(libvirtd, signal.SIGCONT)
-        wait_for(vms.safe, 10, "all VMs to be safe")
-        wait_for(lambda: not helpers(stack), 20, "all helpers to end")
-        assert agent.pid == 0
-    finally:
-        stack.run("chattr", "-i", SPOOL)
+    immutable.set_immutable(stack, SPOOL)
+    storm(stack, vms.uuids[3:])
+    time.sleep(0.5)
+    stack.signal(libvirtd, signal.SIGCONT)
+    wait_for(vms.safe, 10, "all VMs to be safe")
+    wait_for(lambda: not helpers(stack), 20, "all helpers to end")
+    assert agent.pid == 0
+    immutable.clear_immutable(stack, SPOOL)
     agent.wait_ready()
     acted = [[line for line in lines if ": done after" in line] for lines in outcomes(stack).values()]
     assert [len(lines) for lines in acted] == [1] * len(vms.uuids), acted
