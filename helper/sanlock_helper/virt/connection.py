@@ -7,11 +7,16 @@ attempt costs nothing while there is time.
 
 from __future__ import annotations
 
+import _thread
+import time
+
 import libvirt
 
 import libvirt_auth
+from libvirt_auth.files import SYSTEM_FILE
 
 from ..errors import AuthenticationError, HelperError, PermanentError, TransientError
+from ..threads import NoAnswerError, call_with_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +56,70 @@ _HINTS = {
     libvirt.VIR_ERR_NO_CONNECT: "a URI is for example qemu:///system",
     libvirt.VIR_ERR_ACCESS_DENIED: "see access_drivers in virtqemud.conf or libvirtd.conf",
 }
+
+# A connection that takes longer to be opened may wait for root's home; and how long that may take to answer.
+SLOW_SECONDS = 0.5
+ANSWER_SECONDS = 1.0
+
+
+class _Opening:
+    """The connections of this process that are being opened.
+
+    libvirt's client searches for credentials in root's home first, in each login, and waits for as long as
+    the disk of that hangs.
+    """
+
+    def __init__(self) -> None:
+        # When each was begun, by CLOCK_MONOTONIC.
+        self._begun: list[float] = []
+        self._passes_by_home = False
+        # Held by a search in the home that has not come back: there is one at a time.
+        self._search = _thread.allocate_lock()
+
+    def begin(self, uri: str, now: float) -> str:
+        """One to URI begins NOW: what to open for it.
+
+        Where root's home does not answer that names the file in /etc, in the URI: the environment belongs to
+        all threads, and libvirt's client reads it at any time.
+        """
+        is_doubtful = self._passes_by_home or any(now - begun > SLOW_SECONDS for begun in self._begun)
+        self._passes_by_home = passes_by = is_doubtful and not self._answers(uri)
+        self._begun.append(now)
+        return with_auth_file(uri, SYSTEM_FILE) if passes_by else uri
+
+    def end(self, begun: float) -> None:
+        """The one that has BEGUN then is open, or was refused."""
+        self._begun.remove(begun)
+
+    def _answers(self, uri: str) -> bool:
+        """Whether what libvirt's client searches for its file comes back, and with that the home."""
+
+        def search() -> None:
+            try:
+                libvirt_auth.find_auth_file(uri)
+            finally:
+                self._search.release()
+
+        if not self._search.acquire(timeout=ANSWER_SECONDS):
+            return False
+        try:
+            call_with_timeout(search, ANSWER_SECONDS)
+        except NoAnswerError:
+            return False
+        return True
+
+
+def with_auth_file(uri: str, path: str) -> str:
+    """URI with PATH as the file of credentials, which libvirt's client does not pass on.
+
+    Source: virAuthGetConfigFilePathURI() in libvirt src/util/virauth.c, doRemoteOpen() in
+    src/remote/remote_driver.c.
+    """
+    before, mark, fragment = uri.partition("#")
+    return f"{before}{'&' if '?' in before else '?'}authfile={path}{mark}{fragment}"
+
+
+OPENING = _Opening()
 
 
 def _silent(_context: object, _error: object) -> None:
@@ -101,10 +170,14 @@ def connect(uri: str) -> VirConnect:
     cannot be had, TransientError when libvirtd does not answer now.  Blocks for as long as libvirtd does.
     """
     what = f"connect to {uri}"
+    begun = time.monotonic()
+    opened = OPENING.begin(uri, begun)
     try:
-        connection: VirConnect = libvirt_auth.open_auth(uri)
+        connection: VirConnect = libvirt_auth.open_auth(opened)
     except libvirt_auth.AuthError as error:
         raise AuthenticationError(what, str(error), error.hint) from error
     except libvirt.libvirtError as error:
         raise failure(what, error) from error
+    finally:
+        OPENING.end(begun)
     return connection
