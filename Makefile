@@ -83,14 +83,16 @@ e2e: $(VENV)/.done ## outages on a real sanlock, a real libvirtd and real QEMU p
 modular: $(VENV)/.done ## the e2e tests that depend on libvirt's daemon, for another one; root
 	$(BIN)/pytest -n 3 -m "modular and not timed" tests/e2e
 
-# The table is written whether all were survived or not.
+# The table is written whether all were survived or not.  ONLY names cells, as pytest's -k does.
 FAULTS := build/faults.jsonl
+ONLY :=
 faults: export SANLOCK_HELPER_FAULTS = full
 faults: export SANLOCK_HELPER_FAULTS_RESULTS = $(FAULTS)
-faults: $(VENV)/.done ## each fault at each stage of each action, beside the C helper: docs/reliability.md; root
+faults: $(VENV)/.done ## each fault at each stage of each action, beside the C helper: docs/reliability.md; ONLY=; root
 	@mkdir -p build && rm -f $(FAULTS)
-	@failed=0; $(BIN)/pytest -q -n 6 --dist loadgroup tests/faults || failed=1; \
-	PYTHONPATH=helper:auth:. $(BIN)/python -m tests.faults.results $(FAULTS) || failed=1; exit $$failed
+	@failed=0; $(BIN)/pytest -q -n 6 --dist loadgroup $(if $(ONLY),-k '$(ONLY)') tests/faults || failed=1; \
+	PYTHONPATH=helper:auth:. $(BIN)/python -m tests.faults.results $(if $(ONLY),--part) $(FAULTS) || failed=1; \
+	exit $$failed
 
 # Each run has a seed of its own unless SEED= or SCHEDULE= names one; SHRINK=1 drops the steps that a violation does not
 # need.  Schedules, and after a violation the logs, are left in build/chaos.

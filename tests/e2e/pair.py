@@ -118,8 +118,7 @@ class Pair:
     def migrating(self, domain: Domain, *options: str) -> Iterator[Migration]:
         """DOMAIN under a migration which does not end before hurry(); at the end it is on no host."""
         domain.start()
-        # The firmware takes so long; before that its guest writes to nothing.
-        wait_for(lambda: _has_booted(self.source, domain), 20, "the guest to write")
+        wait_until_booted(self.source, domain)
         migration = Migration(self, domain, options)
         try:
             yield migration
@@ -164,6 +163,11 @@ class Pair:
         with self.source.path(self.source.storage.lockspace_path).open("r+b") as file:
             file.seek((self.source.host_id - 1) * SECTOR)
             file.write(self._sector)
+
+
+def wait_until_booted(host: Stack, domain: Domain) -> None:
+    """Wait for the firmware of DOMAIN; before it is done the guest writes to nothing."""
+    wait_for(lambda: _has_booted(host, domain), 20, "the guest to write")
 
 
 def _has_booted(host: Stack, domain: Domain) -> bool:

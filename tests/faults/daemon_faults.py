@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Faults of sanlock's daemon."""
+"""Faults of daemons other than libvirtd: sanlock, and libvirt's log daemon."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .fault import AWAY, BEFORE, CALL, RECORD, Fault
+from .fault import AWAY, BEFORE, CALL, DONE, RECORD, Fault
 
 if TYPE_CHECKING:
     from .cell import Cell
 
 ACTIONS = ("poweroff", "pause")
+
+
+def freeze_virtlogd(cell: Cell) -> None:
+    cell.stack.virtlogd.freeze()
+
+
+def thaw_virtlogd(cell: Cell) -> None:
+    cell.stack.virtlogd.thaw()
 
 
 def freeze_sanlock(cell: Cell) -> None:
@@ -47,6 +55,13 @@ def join_again(cell: Cell) -> None:
 
 
 DAEMON_FAULTS = (
+    # libvirtd starts no QEMU without it.
+    Fault(
+        *("virtlogd stopped by a signal for 4 s", CALL, freeze_virtlogd, thaw_virtlogd, AWAY),
+        action="restart",
+        stages=(BEFORE, CALL, DONE),
+        is_quick=False,
+    ),
     Fault(
         *("sanlock stopped by a signal for 4 s", RECORD, freeze_sanlock, thaw_sanlock, AWAY),
         action="pause",

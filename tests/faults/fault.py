@@ -19,6 +19,9 @@ RECOVERY = "during recovery"
 # Whether an agent stands before the helper is called.
 NO_AGENT, STANDING = "none", "standing"
 
+# The drivers of libvirt's of a fault that has nothing to do with QEMU.
+BOTH = ("qemu", "test")
+
 # How long libvirtd, or what stands for it, is away: the rest of the budget must be enough.
 AWAY = 4.0
 
@@ -38,8 +41,9 @@ class Fault(NamedTuple):
     others: further calls belong to it.  emulator: what libvirt runs for QEMU, "" for its own choice.
     recovery: the actions after which it is tried during recovery as well.
     agents: the kinds of agent that it may strike.  at_rest: it has a stage before connect where one stands.
-    is_quick_beside_it: the quick run tries it with one that stands as well.
-    unwanted: what must not be in the journal.
+    is_quick: the quick run tries it.  is_quick_beside_it: with one that stands as well.
+    unwanted: what must not be in the journal.  hosts: how many there are; with two the domain migrates.
+    login: libvirtd asks for one.  outcome: what stands for one in the journal as well, as a pattern.
     """
 
     name: str
@@ -60,5 +64,9 @@ class Fault(NamedTuple):
     recovery: tuple[str, ...] = ()
     agents: tuple[str, ...] = (NO_AGENT, STANDING)
     at_rest: bool = False
+    is_quick: bool = True
     is_quick_beside_it: bool = False
     unwanted: str = ""
+    hosts: int = 1
+    login: bool = False
+    outcome: str = ""

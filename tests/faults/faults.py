@@ -12,16 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.e2e.lease_loss import RUNTIME_DIR
-
 from . import proxy
+from .address_space import ADDRESS_SPACE_FAULTS
+from .cached_disk_faults import CACHED_DISK_FAULTS
 from .control_group import ControlGroup
 from .daemon_faults import ACTIONS as RECOVERS
 from .daemon_faults import DAEMON_FAULTS
 from .disk_faults import DISK_FAULTS
-from .fault import AWAY, BEFORE, CALL, DONE, FOUND, LOGIN, NO_AGENT, RECORD, Change, Fault, nothing
+from .fault import AWAY, BEFORE, BOTH, CALL, DONE, FOUND, LOGIN, NO_AGENT, RECORD, Change, Fault, nothing
 from .machine_faults import MACHINE_FAULTS
+from .migration_faults import MIGRATION_FAULTS
 from .process_faults import PROCESS_FAULTS
+from .runtime_faults import RUNTIME_FAULTS
 from .standing_faults import STANDING_FAULTS
 from .suspend import SUSPEND_FAULTS
 from .victims import QemuVm
@@ -178,53 +180,6 @@ def panic(cell: Cell) -> None:
         qemu(cell).panic()
 
 
-# The runtime directory
-
-
-def mount_runtime(cell: Cell) -> None:
-    _mount(cell, "size=256k")
-
-
-def mount_few_inodes(cell: Cell) -> None:
-    _mount(cell, "size=1m,nr_inodes=40")
-
-
-def _mount(cell: Cell, options: str) -> None:
-    cell.stack.path(RUNTIME_DIR).mkdir(0o700, exist_ok=True)
-    cell.stack.run("mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "faults", RUNTIME_DIR)
-
-
-def unmount_runtime(cell: Cell) -> None:
-    cell.stack.run("umount", "--lazy", RUNTIME_DIR)
-
-
-def fill_runtime(cell: Cell) -> None:
-    with contextlib.suppress(OSError), cell.stack.path(f"{RUNTIME_DIR}/.filler").open("wb", 0) as filler:
-        while True:
-            filler.write(bytes(4096))
-
-
-def take_inodes(cell: Cell) -> None:
-    with contextlib.suppress(OSError):
-        for number in range(1000):
-            cell.stack.path(f"{RUNTIME_DIR}/.filler-{number}").touch()
-
-
-def read_only(cell: Cell) -> None:
-    cell.stack.run("mount", "-o", "remount,ro", RUNTIME_DIR)
-
-
-def replace_runtime(cell: Cell) -> None:
-    path = cell.stack.path(RUNTIME_DIR)
-    if path.is_dir():
-        path.rename(f"{path}.replaced")
-    path.mkdir(0o700)
-
-
-def drop_replaced(cell: Cell) -> None:
-    cell.stack.run("rm", "-rf", f"{RUNTIME_DIR}.replaced")
-
-
 # The agent's process
 
 
@@ -331,14 +286,11 @@ def step(offset: str) -> Change:
     return change
 
 
-_BOTH = ("qemu", "test")
-
-
 def _clock(name: str, worst: str, offset: str) -> Fault:
     return Fault(
         *(name, worst, step(offset)),
         prepare=fake_clock,
-        kinds=_BOTH,
+        kinds=BOTH,
         missing=no_faketime,
         agents=(NO_AGENT,),
     )
@@ -356,77 +308,54 @@ FAULTS: Sequence[Fault] = (
     ),
     Fault(
         *("libvirtd stopped by a signal for 4 s", LOGIN, freeze_libvirtd, thaw_libvirtd, AWAY),
-        kinds=_BOTH,
+        kinds=BOTH,
         recovery=RECOVERS,
     ),
-    Fault("libvirtd takes no more clients for 4 s", BEFORE, take_all_clients, let_go, AWAY, kinds=_BOTH),
-    Fault("libvirtd refuses connections for 4 s", BEFORE, refuse, listen, AWAY, kinds=_BOTH),
-    Fault("an answer comes after 20 s", CALL, delay_first, then=proxy.DELAY, kinds=_BOTH, action="pause"),
+    Fault("libvirtd takes no more clients for 4 s", BEFORE, take_all_clients, let_go, AWAY, kinds=BOTH),
+    Fault("libvirtd refuses connections for 4 s", BEFORE, refuse, listen, AWAY, kinds=BOTH),
+    Fault("an answer comes after 20 s", CALL, delay_first, then=proxy.DELAY, kinds=BOTH, action="pause"),
     Fault(
         *("a connection ends in mid-call", DONE, cut_first),
         then=proxy.CUT,
-        kinds=_BOTH,
+        kinds=BOTH,
         action="restart",
         is_quick_beside_it=True,
     ),
-    Fault("half an answer, then silence", DONE, halve_first, then=proxy.HALVE, kinds=_BOTH, action="pause"),
-    Fault("a call is lost", CALL, nothing, then=proxy.SILENCE, kinds=_BOTH, stages=(LOGIN, CALL)),
-    Fault("no socket for 4 s", BEFORE, take_socket_away, put_socket_back, AWAY, kinds=_BOTH),
+    Fault("half an answer, then silence", DONE, halve_first, then=proxy.HALVE, kinds=BOTH, action="pause"),
+    Fault("a call is lost", CALL, nothing, then=proxy.SILENCE, kinds=BOTH, stages=(LOGIN, CALL)),
+    Fault("no socket for 4 s", BEFORE, take_socket_away, put_socket_back, AWAY, kinds=BOTH),
     Fault(
-        "a plain file for a socket for 4 s", BEFORE, plain_file_for_socket, put_socket_back, AWAY, kinds=_BOTH
+        "a plain file for a socket for 4 s", BEFORE, plain_file_for_socket, put_socket_back, AWAY, kinds=BOTH
     ),
-    Fault("a socket of another user", BEFORE, socket_of_another, socket_of_root, kinds=_BOTH),
+    Fault("a socket of another user", BEFORE, socket_of_another, socket_of_root, kinds=BOTH),
     Fault("QEMU stopped by a signal for 4 s", CALL, freeze_qemu, thaw_qemu, AWAY, action="pause"),
     Fault("QEMU killed", CALL, kill_qemu, action="pause"),
     Fault("domain undefined", FOUND, undefine, action="restart"),
     Fault("domain destroyed and renamed", FOUND, rename),
     Fault("domain destroyed and started", RECORD, start_anew, action="restart"),
     Fault("guest panics", CALL, panic, action="pause"),
-    Fault(
-        *("runtime directory full", RECORD, fill_runtime, unmount_runtime),
-        prepare=mount_runtime,
-        kinds=_BOTH,
-        is_ours=True,
-    ),
-    Fault(
-        *("runtime directory read-only", BEFORE, read_only, unmount_runtime),
-        prepare=mount_runtime,
-        # Later the agent has files open there to write to, and the kernel refuses (EBUSY).
-        stages=(BEFORE,),
-        kinds=_BOTH,
-        is_ours=True,
-        agents=(NO_AGENT,),
-    ),
-    Fault(
-        *("runtime directory without inodes", BEFORE, take_inodes, unmount_runtime),
-        prepare=mount_few_inodes,
-        kinds=_BOTH,
-        is_ours=True,
-    ),
-    Fault(
-        *("runtime directory replaced", CALL, replace_runtime, drop_replaced),
-        kinds=_BOTH,
-        is_ours=True,
-        is_quick_beside_it=True,
-    ),
-    Fault("no more descriptors", FOUND, no_descriptors, kinds=_BOTH, is_quick_beside_it=True),
+    *RUNTIME_FAULTS,
+    Fault("no more descriptors", FOUND, no_descriptors, kinds=BOTH, is_quick_beside_it=True),
     Fault(
         *("no more threads", LOGIN, no_threads, drop_pids),
         prepare=PIDS.hold_helpers,
-        kinds=_BOTH,
+        kinds=BOTH,
         missing=PIDS.missing,
     ),
-    Fault("/dev/log full", BEFORE, fill_syslog, empty_syslog, kinds=_BOTH, reads_stderr=True),
-    Fault("no /dev/log", CALL, no_syslog, empty_syslog, kinds=_BOTH, reads_stderr=True),
-    Fault("stderr a full pipe", BEFORE, fill_stderr, prepare=stderr_pipe, kinds=_BOTH),
-    Fault("stderr a full device", BEFORE, nothing, prepare=stderr_device, kinds=_BOTH),
+    Fault("/dev/log full", BEFORE, fill_syslog, empty_syslog, kinds=BOTH, reads_stderr=True),
+    Fault("no /dev/log", CALL, no_syslog, empty_syslog, kinds=BOTH, reads_stderr=True),
+    Fault("stderr a full pipe", BEFORE, fill_stderr, prepare=stderr_pipe, kinds=BOTH),
+    Fault("stderr a full device", BEFORE, nothing, prepare=stderr_device, kinds=BOTH),
     _clock("clock an hour ahead", CALL, "+3600"),
     _clock("clock an hour back", RECORD, "-3600"),
     _clock("clock a year ahead", BEFORE, "+31536000"),
     *DAEMON_FAULTS,
     *MACHINE_FAULTS,
+    *MIGRATION_FAULTS,
     *SUSPEND_FAULTS,
     *PROCESS_FAULTS,
+    *ADDRESS_SPACE_FAULTS,
     *STANDING_FAULTS,
     *DISK_FAULTS,
+    *CACHED_DISK_FAULTS,
 )

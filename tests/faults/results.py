@@ -2,8 +2,10 @@
 """What came of the cells, kept in a file, and the table of docs/reliability.md that is made of it.
 
     python -m tests.faults.results FILE
+    python -m tests.faults.results --part FILE
 
-writes the table between the page's markers, and prints it.
+writes the table between the page's markers, and prints it.  That of a part of the cells has a place of its
+own, behind the one of all: a run of all empties it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from .fault import LOGIN, NO_AGENT, RECOVERY, STANDING
 from .faults import FAULTS
 
 PAGE = TOP / "docs" / "reliability.md"
-BEGIN, END = "<!-- make faults: begin -->\n", "<!-- make faults: end -->\n"
+ALL, PART = "make faults", "make faults ONLY="
 
 # The file to which verdicts are appended, a line of JSON each; none are kept where it is not set.
 FILE = "SANLOCK_HELPER_FAULTS_RESULTS"
@@ -88,17 +90,22 @@ def table(verdicts: list[Verdict]) -> str:
     return "\n".join(rows)
 
 
-def replace(page: str, body: str) -> str:
-    """PAGE with BODY between its markers.  Raises ValueError when it has not each of them once, in order."""
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise ValueError(f"no place for the table: wanted, once and in this order: {BEGIN!r} and {END!r}")
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{body}\n\n{END}{rest.partition(END)[2]}"
+def replace(page: str, table_of: str, body: str) -> str:
+    """PAGE with BODY between the markers of the table of ALL, or of PART.
+
+    Raises ValueError when it has not each of them once, in order.
+    """
+    begin, end = (f"<!-- {table_of}: {word} -->\n" for word in ("begin", "end"))
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise ValueError(f"no place for the table: wanted, once and in this order: {begin!r} and {end!r}")
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{body}\n\n{end}{rest.partition(end)[2]}"
 
 
 def main() -> None:
     """Write the page, and print the table."""
-    verdicts = read(Path(sys.argv[1]))
+    *options, file = sys.argv[1:]
+    verdicts = read(Path(file))
     ours = [verdict for verdict in verdicts if verdict.helper == OURS and verdict.reached]
     versions = ", ".join(f"{name} {version_of(*command)}" for name, command in PROGRAMS.items())
     heading = (
@@ -107,7 +114,12 @@ def main() -> None:
         f"{sum(v.is_true for v in ours)} with exactly one outcome in the journal, and a true one."
     )
     text = f"{heading}\n\n{table(verdicts)}"
-    PAGE.write_text(replace(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    if options == ["--part"]:
+        page = replace(page, PART, text)
+    else:
+        page = replace(replace(page, ALL, text), PART, "None since.")
+    PAGE.write_text(page, encoding="utf-8")
     print(text)
 
 

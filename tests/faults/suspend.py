@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .control_group import ControlGroup
-from .fault import CALL, DONE, FOUND, LOGIN, RECORD, SLOT, Fault
+from .fault import BOTH, CALL, DONE, FOUND, LOGIN, RECORD, SLOT, Fault
 from .victims import processes_inside
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def resume(_cell: Cell) -> None:
 SUSPEND_FAULTS = (
     Fault(
         *("all processes stopped for 6 s, as in a suspend", CALL, suspend, resume, SECONDS),
-        kinds=("qemu", "test"),
+        kinds=BOTH,
         # Before, a process would begin while all others are stopped.
         stages=(LOGIN, FOUND, RECORD, SLOT, CALL, DONE),
         missing=GROUP.missing,

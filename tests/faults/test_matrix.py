@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.lease_loss import AUTH_CONF
+from tests.e2e.pair import Pair
 from tests.e2e.preconditions import require_machine
 from tests.e2e.stack import Stack
 
@@ -35,6 +37,36 @@ def host() -> Iterator[Stack]:
         yield stack
 
 
+@pytest.fixture(scope="module")
+def login_host() -> Iterator[Stack]:
+    """The same, whose libvirtd asks for a login; the credentials are in /etc/libvirt."""
+    require_machine()
+    with Stack(daemon="libvirtd") as stack:
+        stack.enable_sasl("sanlock", "open sesame")
+        stack.write_auth_conf(AUTH_CONF.format("sanlock", "open sesame"))
+        prepare_host(stack)
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    """Two hosts, the first of which is one for cells."""
+    require_machine()
+    with (
+        Stack(daemon="libvirtd", on_disk=True, host_id=1) as source,
+        Stack(daemon="libvirtd", host_id=2, storage=source.backing) as target,
+    ):
+        prepare_host(source)
+        yield Pair(source, target)
+
+
+def _group(number: int, fault: Fault) -> str:
+    """The cells that one process runs: in the quick run all that need a stack of their own kind."""
+    if IS_QUICK and (fault.hosts == 2 or fault.login):
+        return f"faults-{fault.hosts}-{fault.login}"
+    return f"faults-{number % GROUPS}"
+
+
 def _parameters() -> Iterator[object]:
     for number, (kind, fault, stage, action, agent) in enumerate(cells(IS_QUICK)):
         for helper in (OURS,) if IS_QUICK else (OURS, STOCK):
@@ -43,16 +75,26 @@ def _parameters() -> Iterator[object]:
                 yield pytest.param(
                     *(kind, fault, stage, action, helper, agent),
                     id=name.replace(" ", "_").replace("/", ""),
-                    marks=pytest.mark.xdist_group(f"faults-{number % GROUPS}"),
+                    marks=pytest.mark.xdist_group(_group(number, fault)),
                 )
 
 
 @pytest.mark.parametrize(("kind", "fault", "stage", "action", "helper", "agent"), list(_parameters()))
-def test_cell(host: Stack, kind: str, fault: Fault, stage: str, action: str, helper: str, agent: str) -> None:
+def test_cell(
+    request: pytest.FixtureRequest,
+    kind: str,
+    fault: Fault,
+    stage: str,
+    action: str,
+    helper: str,
+    agent: str,
+) -> None:
     reason = reason_to_leave_out(kind, fault, stage, helper, agent)
     if reason:
         pytest.skip(reason)
-    verdict = Cell(host, kind, fault, stage, action, helper, agent).run()
+    pair = request.getfixturevalue("pair") if fault.hosts == 2 else None
+    host = pair.source if pair else request.getfixturevalue("login_host" if fault.login else "host")
+    verdict = Cell(host, kind, fault, stage, action, helper, agent, pair).run()
     results.keep(verdict)
     if helper == OURS:
         assert verdict.is_safe, verdict

@@ -13,6 +13,7 @@ from typing import Any
 from tests.e2e import testdriver
 from tests.e2e.leases import parse_leases
 from tests.e2e.namespace import CommandError
+from tests.e2e.pair import DIRTIES, MEMORY_MIB, Migration, Pair, wait_until_booted
 from tests.e2e.recovery import POLICY
 from tests.e2e.stack import Stack
 from tests.e2e.testdriver import TestDomains
@@ -49,6 +50,10 @@ class Victim:
         """Whether the run that began the test is in the goal state of ACTION; None while that is unknown."""
         raise NotImplementedError
 
+    def remark(self) -> str:
+        """What its outcome has to have in the journal, once that is logged."""
+        return ""
+
     def close(self) -> None:
         """Leave nothing of it."""
 
@@ -57,12 +62,15 @@ class QemuVm(Victim):
     """A domain of libvirt's QEMU driver.  Its QEMU has a monitor of its own, which libvirt does not know."""
 
     uri = "qemu:///system"
+    # What its guest runs, and in how many MiB.
+    boot_sector = _PANICS_AT_A_KEY
+    memory_mib = 16
 
     def __init__(self, stack: Stack, name: str, emulator: str = "") -> None:
         self.stack = stack
         # What stands before libvirtd, for commands that are to go past it.
         self.proxy: Proxy | None = None
-        self.domain = stack.domain(name, metadata=POLICY)
+        self.domain = stack.domain(name, metadata=POLICY, memory_mib=self.memory_mib)
         self.uuid = self.domain.uuid
         self._monitor = f"/run/stack/{name}.qmp"
         xml = self.domain.xml.replace("<domain ", f"<domain {_NAMESPACE} ", 1)
@@ -71,7 +79,7 @@ class QemuVm(Victim):
         self.domain.xml = xml.replace("<devices>", f"<devices>{chosen}<panic model='isa'/>")
         stack.path(self.domain.xml_path).write_text(self.domain.xml)
         with stack.path(self.domain.disks[0]).open("r+b") as disk:
-            disk.write(_PANICS_AT_A_KEY.ljust(510, b"\0") + b"\x55\xaa")
+            disk.write(self.boot_sector.ljust(510, b"\0") + b"\x55\xaa")
         self.domain.start()
         self.pid: int = wait_for(lambda: self.domain.qemu_pid() or 0, 10, "its QEMU")
         self._start = self._started()
@@ -110,17 +118,17 @@ class QemuVm(Victim):
         self.pid = self.domain.qemu_pid() or 0
         return bool(self.pid) and self.status() == "running" and bool(self.holds_lease())
 
-    def status(self) -> str | None:
-        """QEMU's own word for its state (query-status); None when it does not answer."""
-        answer = self.ask("query-status")
+    def status(self, host: Stack | None = None) -> str | None:
+        """QEMU's own word for its state (query-status), on HOST if not on its own; None without an answer."""
+        answer = self.ask("query-status", host)
         return answer["return"]["status"] if answer and "return" in answer else None
 
-    def ask(self, command: str, **arguments: Any) -> dict[str, Any] | None:
+    def ask(self, command: str, host: Stack | None = None, **arguments: Any) -> dict[str, Any] | None:
         """QEMU's answer to a monitor command; None when there is none in time."""
         try:
             with socket.socket(socket.AF_UNIX) as monitor:
                 monitor.settimeout(QMP_SECONDS)
-                monitor.connect(str(self.stack.path(self._monitor)))
+                monitor.connect(str((host or self.stack).path(self._monitor)))
                 lines = monitor.makefile("rw", encoding="utf-8")
                 lines.readline()
                 for execute, words in (("qmp_capabilities", {}), (command, arguments)):
@@ -161,6 +169,52 @@ class QemuVm(Victim):
         if not self.is_gone():
             self.stack.signal(self.pid, 9)
             wait_for(self.is_gone, 10, "the end of its QEMU")
+
+
+class MigratingVm(QemuVm):
+    """A domain on its way to another host, which it does not reach before hurry()."""
+
+    boot_sector = DIRTIES
+    memory_mib = MEMORY_MIB
+
+    def __init__(self, pair: Pair, name: str) -> None:
+        super().__init__(pair.source, name)
+        self._pair = pair
+        wait_until_booted(pair.source, self.domain)
+        self._migration = Migration(pair, self.domain, ())
+
+    @property
+    def target(self) -> Stack:
+        """Where it migrates to."""
+        return self._pair.target
+
+    def hurry(self) -> None:
+        """Let the migration end, if it is still under way: it may have as much bandwidth as it likes."""
+        self.virsh("migrate-setspeed", self.uuid, "1000")
+
+    def give_up(self) -> None:
+        """Give the migration up, as an administrator would, if it is still under way."""
+        self.virsh("domjobabort", self.uuid)
+
+    def is_safe(self, action: str) -> bool | None:
+        """The same of its process here; and where it has gone to, it runs with its lease, and there alone."""
+        here = super().is_safe(action)
+        if not here or not self._runs_on(self.target):
+            return here
+        there = set(self._pair.qemu_pids(self.target, self.domain))
+        return not self._runs_on(self.stack) and there <= {lease.pid for lease in self.target.leases()}
+
+    def _runs_on(self, host: Stack) -> bool:
+        return bool(self._pair.qemu_pids(host, self.domain)) and self.status(host) == "running"
+
+    def remark(self) -> str:
+        """Where it went."""
+        return "it was migrated to another host" if self._runs_on(self.target) else ""
+
+    def close(self) -> None:
+        self._migration.close()
+        super().close()
+        self._pair.remove(self.target, self.domain)
 
 
 def processes_inside(stack: Stack) -> dict[int, int]:
