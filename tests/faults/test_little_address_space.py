@@ -31,8 +31,8 @@ def host() -> Iterator[Stack]:
         yield stack
 
 
-def storm(host: Stack, action: str, mebibytes: int) -> list[str]:
-    """Call for NUMBER domains at once, and wait until all are safe; returns the lines about them."""
+def storm(host: Stack, action: str, mebibytes: int) -> list[list[str]]:
+    """Call for NUMBER domains at once, and wait until all are safe; returns the lines about each."""
     domains = TestDomains(host, NUMBER)
     try:
         script = (
@@ -42,16 +42,19 @@ def storm(host: Stack, action: str, mebibytes: int) -> list[str]:
         host.run("sh", "-c", script, input="".join(f"{uuid}\n" for uuid in domains.uuids))
         wait_for(domains.safe, 30, "all to be safe")
         wait_for(lambda: not host.processes("libvirt_sanlock"), 15, "all helpers to end")
-        return [line.message for line in story(host) if any(uuid in line.message for uuid in domains.uuids)]
+        messages = [line.message for line in story(host)]
+        return [[line for line in messages if uuid in line] for uuid in domains.uuids]
     finally:
         domains.close()
 
 
 def test_with_what_is_asked_for_no_agent_dies(host: Stack) -> None:
-    lines = storm(host, "pause", ENOUGH)
-    assert [": done after" in line for line in lines] == [True] * NUMBER, lines
+    for lines in storm(host, "pause", ENOUGH):
+        assert [": done after" in line for line in lines] == [True], lines
 
 
 def test_with_less_libvirts_own_helper_serves_each(host: Stack) -> None:
-    lines = storm(host, "poweroff", LITTLE)
-    assert ["takes over, to poweroff" in line for line in lines] == [True] * NUMBER, lines
+    # Two processes may find the same request at the same time, and then both have libvirt's helper serve it.
+    for lines in storm(host, "poweroff", LITTLE):
+        assert any("takes over, to poweroff" in line for line in lines), lines
+        assert not any(": done after" in line for line in lines), lines
