@@ -41,6 +41,10 @@ MOST_DESCRIPTORS = 65536
 # The names of `typing` that libvirt.py of libvirt-python uses, in annotations only.
 _TYPING = ("Any", "Callable", "Dict", "List", "Optional", "Tuple", "Type", "TypeVar", "Union", "overload")
 
+# Why no process of this program can serve, by its limits or its files: no defect.  It is logged with what is
+# left to libvirt's helper.
+_CANNOT_SERVE = (ImportError, MemoryError)
+
 # How often a process that waits for another one's outcome checks for it.
 WAIT_SECONDS = 0.05
 
@@ -88,7 +92,7 @@ def _serve_spool(request: Request, spool: Spool, grace: Grace, journal: Journal)
     """Serve what is in SPOOL, REQUEST among it, or have another process serve it."""
     requests = Requests(spool, grace, StandBy(spool, time.monotonic, journal.report))
     try:
-        return _Service(request, spool, requests, journal).perform()
+        return SpoolService(request, spool, requests, journal).perform()
     except SpoolError as error:
         # Neither this process nor another can serve the spool: each serves its own request, unless an agent
         # has done so.
@@ -115,7 +119,7 @@ def serve_alone(request: Request, make_agent: Callable[[], Agent]) -> int:
     return EXIT_DONE if reached else EXIT_FAILED
 
 
-class _Service:
+class SpoolService:
     """The service of a spool by this process, whose own request is one of those in there."""
 
     def __init__(self, request: Request, spool: Spool, requests: Requests, journal: Journal) -> None:
@@ -157,8 +161,9 @@ class _Service:
             oldest = time.monotonic() - (deadline.expires - deadline.start)
             if self._spool.leave_to_stock(request.name, oldest, error):
                 raise
-            self._journal.report(request.event("defect-after-service", note=described(error)))
-            log_traceback(self._journal, error)
+            if not isinstance(error, _CANNOT_SERVE):
+                self._journal.report(request.event("defect-after-service", note=described(error)))
+                log_traceback(self._journal, error)
             return
         agent.close()
         self._reached = agent.reached(request) if self._reached is None else self._reached
