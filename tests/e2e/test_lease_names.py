@@ -152,24 +152,31 @@ def test_a_lockspace_that_is_being_joined_is_not_joined(stack: Stack) -> None:
 
 
 def test_a_lockspace_of_another_format(stack: Stack) -> None:
-    """As sanlock 5 makes it; see sanlock src/delta_lease.c."""
+    """As sanlock 5 makes it, and a later one may; see sanlock src/delta_lease.c."""
     version = stack.run("sanlock", "version").stdout.split()[0]
+    major = int(version.partition(".")[0])
+    known = "format 3 (0x30004)"
+    if not (is_old := major < 5):
+        # It reports the format of a lockspace that it has joined, and writes it in another way.
+        known = "format 5 (0x00050000)"
+    refused = "" if is_old else ": a host with an older sanlock cannot join it"
     assert checks(stack)["lockspace format"] == {
         "name": "lockspace format",
         "verdict": "pass",
-        "found": f"format 3 (0x30004), sanlock {version}",
+        "found": f"{known}, sanlock {version}{refused}",
         "wanted": "one that every host's sanlock knows",
         "remedy": "",
     }
     leave_lockspace(stack)
+    other = 5 if is_old else major + 1
     with stack.path(stack.storage.lockspace_path).open("r+b") as file:
         file.seek(4)
-        file.write((0x00050000).to_bytes(4, "little"))
+        file.write((other << 16).to_bytes(4, "little"))
     found = checks(stack)["lockspace format"]
     assert found["verdict"] == "fail"
-    assert "format 5 (0x50000), sanlock 3" in found["found"]
-    assert "this host cannot join it" in found["found"]
-    assert "here, sanlock 5" in found["remedy"]
+    assert f"format {other} (" in found["found"]
+    assert found["found"].endswith(f"{other << 16:x}), sanlock {version}: this host cannot join it")
+    assert f"here, sanlock {other}" in found["remedy"]
     join = call("add_lockspace", LOCKSPACE.encode(), 1, stack.storage.lockspace_path, 0, 1)
     ((_, number),) = answers(stack, OURS, join)
     assert "run one version of sanlock on all hosts" in explain(number)[1]

@@ -211,9 +211,9 @@ def test_a_process_that_waits_gets_the_outcome_from_another_one(stack: Stack) ->
     first = stack.popen(str(HELPER), "--budget=6", URI, other.uuid, "pause")
     wait_for(lambda: stack.processes("libvirt_sanlock"), 10, "the agent")
     time.sleep(0.5)
-    # script gives the second a terminal.
-    command = f"{HELPER} {URI} {domain.uuid} pause"
-    second = stack.run("script", "-qec", command, "/dev/null")
+    # A terminal for the second: script(1) need not be there.
+    at_terminal = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    second = stack.run("/usr/bin/python3", "-c", at_terminal, str(HELPER), URI, domain.uuid, "pause")
     stack.signal(pid, signal.SIGCONT)
     first.communicate(timeout=20)
     assert f"pause vm1 {domain.uuid}: done after" in second.stdout
