@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -16,11 +17,11 @@ import pytest
 
 from tests.schemas import validated
 
-from .binding import hidden, sanlock_python
-from .command import COMMAND, export_journal, install_ours, run
+from .binding import OURS, answers, call, hidden, sanlock_python
+from .command import COMMAND, TRAMPOLINE, export_journal, install_ours, run
 from .conftest import StackFactory
 from .domains import Domain
-from .leases import LOCKSPACE, Lockspace
+from .leases import LOCKSPACE, Lease, Lockspace
 from .stack import Stack
 from .waiting import wait_for
 
@@ -185,7 +186,25 @@ def at_terminal(stack: Stack, *words: str) -> tuple[subprocess.Popen[str], Any]:
     return process, pexpect.fdpexpect.fdspawn(ours, encoding="utf-8", timeout=30)
 
 
+def put(stack: Stack, text: str, mode: int) -> None:
+    """Put TEXT at libvirt's path."""
+    path = f"/run/stack/broken-{mode:o}-{len(text)}"
+    stack.write(path, text, mode)
+    stack.install_helper(path, record=False)
+
+
 # Ended in each phase
+
+
+@contextlib.contextmanager
+def slow_killpath(stack: Stack) -> Iterator[None]:
+    """The killpath takes longer than a drill waits for it: none has passed before a signal comes to it."""
+    put(stack, "#!/bin/sh\nexec sleep 20\n", 0o755)
+    try:
+        yield
+    finally:
+        install_ours(stack)
+
 
 Phase = Callable[[Stack], object]
 
@@ -229,15 +248,60 @@ def test_the_next_drill_removes_what_a_killed_one_left(
     calm: Stack, other: Domain, phase: Phase, words: tuple[str, ...]
 ) -> None:
     with untouched(calm, other):
-        process, inside = start_drill(calm, phase, *words)
-        calm.signal(inside, signal.SIGKILL)
-        process.wait(30)
+        with slow_killpath(calm):
+            process, inside = start_drill(calm, phase, *words)
+            calm.signal(inside, signal.SIGKILL)
+            process.wait(30)
         assert calm.path(NOTE).exists()
         answer = run(calm, "drill", "--yes")
         assert answer.returncode == 0, answer.stdout + answer.stderr
         assert f"removed what the drill of process {inside} left, which was killed" in answer.stdout
         assert answer.stdout.splitlines()[-1].startswith("drill passed: its virtual machine was paused ")
     assert not calm.path(NOTE).exists()
+
+
+@contextlib.contextmanager
+def lost_by_killed_drill(stack: Stack, run: str, pid: int) -> Iterator[Callable[[], object]]:
+    """sanlock is losing the lockspace of RUN, a drill of process PID; to call: write the note of that.
+
+    What holds its lease stays until it is killed: its killpath does nothing.
+    """
+    name = f"{NAME}-{run}"
+    space, path = f"{FOLDER}/lockspace", f"{FOLDER}/lease"
+    stack.run("mkdir", FOLDER)
+    for file in (space, path):
+        stack.run("truncate", "--size=1M", file)
+    made = answers(
+        stack,
+        OURS,
+        call("write_lockspace", name.encode(), space, 0, 0, 1),
+        call("write_resource", name.encode(), name.encode(), [(path, 0)]),
+        call("add_lockspace", name.encode(), 1, space, 0, 1),
+    )
+    assert made == [None] * 3
+    holder = stack.leaseholder(Lease(name, name, path, 0, 0, 0, ""), "/bin/true")
+    try:
+        stack.path(space).write_bytes(bytes(1 << 20))
+        wait_for(lambda: [kill for kill in stack.sanlock_kills() if kill.pid == holder.pid], 30, "the loss")
+        start = stack.path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        note = {"run": run, "folder": FOLDER, "pid": pid, "holder": holder.pid, "holder_start": int(start)}
+        yield lambda: stack.write(NOTE, json.dumps(note), 0o600)
+        assert not holder.is_alive()
+    finally:
+        holder.close()
+
+
+def test_only_the_loss_of_another_lockspace_is_an_outage(calm: Stack, other: Domain) -> None:
+    """A drill was killed after it had overwritten its lockspace, and its machine could not be ended yet."""
+    drill(calm)  # the folder of the note is there
+    with untouched(calm, other), lost_by_killed_drill(calm, "0123456789ab", 99999) as write_note:
+        answer = run(calm, "drill", "--yes")
+        assert (answer.returncode, answer.stdout) == (1, "")
+        assert f"sanlock is losing {NAME}-0123456789ab: this is an outage, no time for" in answer.stderr
+        write_note()
+        answer = run(calm, "drill", "--yes")
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        assert "removed what the drill of process 99999 left, which was killed" in answer.stdout
 
 
 @pytest.mark.parametrize(
@@ -247,7 +311,7 @@ def test_the_next_drill_removes_what_a_killed_one_left(
 def test_a_signal_ends_it_and_it_removes_all(
     calm: Stack, other: Domain, number: int, phase: Phase, status: int
 ) -> None:
-    with untouched(calm, other):
+    with untouched(calm, other), slow_killpath(calm):
         process, inside = start_drill(calm, phase)
         calm.signal(inside, number)
         _, errors = process.communicate(timeout=60)
@@ -257,7 +321,7 @@ def test_a_signal_ends_it_and_it_removes_all(
 
 @pytest.mark.parametrize("phase", [is_joining, is_held], ids=lambda phase: phase.__name__)
 def test_ctrl_c_ends_it_and_it_removes_all(calm: Stack, other: Domain, phase: Phase) -> None:
-    with untouched(calm, other):
+    with untouched(calm, other), slow_killpath(calm):
         process, child = at_terminal(calm, "drill", "--yes")
         wait_for(lambda: phase(calm), 30, phase.__name__)
         child.send("\x03")
@@ -277,13 +341,6 @@ def test_a_second_drill_names_the_first(calm: Stack, other: Domain) -> None:
 
 
 # Broken links
-
-
-def put(stack: Stack, text: str, mode: int) -> None:
-    """Put TEXT at libvirt's path."""
-    path = f"/run/stack/broken-{mode:o}-{len(text)}"
-    stack.write(path, text, mode)
-    stack.install_helper(path, record=False)
 
 
 def test_a_helper_that_is_not_executable(calm: Stack, other: Domain) -> None:
@@ -329,12 +386,17 @@ def test_libvirts_own_helper_in_the_place_of_ours(calm: Stack, other: Domain) ->
 
 def test_libvirtds_socket_is_closed_when_the_helper_comes(calm: Stack, other: Domain) -> None:
     socket = calm.libvirtd.socket
-    process, _ = start_drill(calm, is_held, "--json")
-    calm.run("mv", socket, f"{socket}.away")
+    # However late it is moved: the helper comes after that.
+    put(calm, f'#!/bin/sh\nuntil [ -e {socket}.away ]; do sleep 0.05; done\nexec {TRAMPOLINE} "$@"\n', 0o755)
     try:
-        printed = process.communicate(timeout=120)[0]
+        process, _ = start_drill(calm, is_held, "--json")
+        calm.run("mv", socket, f"{socket}.away")
+        try:
+            printed = process.communicate(timeout=120)[0]
+        finally:
+            calm.run("mv", f"{socket}.away", socket)
     finally:
-        calm.run("mv", f"{socket}.away", socket)
+        install_ours(calm)
     found = validated(printed, "drill")
     assert (process.returncode, found["broken"]) == (1, "libvirtd reached"), found
     assert "Failed to connect socket" in link(found, "libvirtd reached")["found"]

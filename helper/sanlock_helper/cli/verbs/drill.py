@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise needs_root("drill", "sanlock, libvirtd and the spool are root's")
     status = ask_sanlock()
-    lost = [space.name for space in status.lockspaces if space.lost]
+    lost = _lost(status)
     if lost:
         raise PermanentError(
             "drill", f"sanlock is losing {', '.join(lost)}: this is an outage, no time for a drill"
@@ -138,6 +138,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise  # the reader of the output has ended
     except OSError as error:
         raise PermanentError("drill", str(error)) from error
+
+
+def _lost(status: SanlockStatus) -> list[str]:
+    """The lockspaces that sanlock is losing, but for that of a drill under way, or of one that was killed.
+
+    Raises PermanentError where the note of that cannot be read.
+    """
+    noted = Note().read()
+    lost = [space.name for space in status.lockspaces if space.lost]
+    return [name for name in lost if noted is None or name != noted.name]
 
 
 def _explained(arguments: argparse.Namespace, status: SanlockStatus) -> str:
