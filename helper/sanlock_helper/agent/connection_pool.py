@@ -31,10 +31,10 @@ OPENED_AT_ONCE = 2
 LOGIN_SECONDS = 5.0
 ONE_LOGIN_SECONDS = 1.0
 
-# So many will do while tries are quick: the last one of the same action took less than these seconds, and
-# ended less ago.  A destroy of a QEMU domain takes 0.2 s and more.
+# So many will do while tries are quick: one of the same action took less than these seconds, and ended less
+# ago.  On a host whose processors are all busy some take longer; a destroy of a QEMU domain takes 0.2 s.
 FEW = 4
-QUICK_SECONDS = 0.1
+QUICK_SECONDS = 0.15
 
 # How long the end of the program waits for libvirtd to close its connections.
 CLOSE_SECONDS = 1.0
@@ -95,8 +95,8 @@ class Connections:
         self._close = close
         self._most = most
         self._clock = clock
-        # By URI and action: when the last try ended, and how long it took.
-        self._ended: dict[tuple[str, str], tuple[float, float]] = {}
+        # By URI and action: when the last quick try ended.
+        self._quick_at: dict[tuple[str, str], float] = {}
         self._is_full = False
         self._lock = _thread.allocate_lock()
         # By URI: when libvirtd refused a login last, and with which error.
@@ -148,8 +148,7 @@ class Connections:
 
     def _are_quick(self, uri: str, action: str) -> bool:
         """Whether tries of ACTION take so little time that the next one ends in a moment."""
-        ended_at, took = self._ended.get((uri, action), (float("-inf"), 0.0))
-        return took < QUICK_SECONDS and self._clock() - ended_at < QUICK_SECONDS
+        return self._clock() - self._quick_at.get((uri, action), float("-inf")) < QUICK_SECONDS
 
     def _openings(self, uri: str, opened: int) -> int:
         """How many connections to URI may be opened at a time now."""
@@ -233,7 +232,8 @@ class Connections:
         with self._lock:
             connection.busy = False
             now = self._clock()
-            self._ended[connection.uri, connection.action] = now, now - connection.began_at
+            if now - connection.began_at < QUICK_SECONDS:
+                self._quick_at[connection.uri, connection.action] = now
 
     def retire(self, connection: Connection) -> None:
         """Lend CONNECTION no more: it is broken, or a call over it hangs.

@@ -209,6 +209,18 @@ def test_a_login_that_takes_long_makes_no_try_long(pool: Pool) -> None:
     assert pool.connections.borrow(URI, "poweroff") is None
 
 
+def test_one_that_takes_long_among_quick_ones(pool: Pool) -> None:
+    """It had to wait for a processor."""
+    quick, late = pool.borrow_open(FEW)[:2]
+    pool.now += 0.8 * QUICK_SECONDS
+    pool.connections.give_back(quick)
+    pool.borrow()
+    pool.now += 0.4 * QUICK_SECONDS
+    pool.connections.give_back(late)
+    pool.borrow()
+    assert pool.connections.borrow(URI, "poweroff") is None
+
+
 def test_a_quick_pause_holds_up_no_poweroff(pool: Pool) -> None:
     end_one(pool, "pause", 0.5 * QUICK_SECONDS)
     assert pool.connections.borrow(URI, "pause") is None
