@@ -98,13 +98,13 @@ def set_policy(domain: VirDomain, changes: Mapping[str, str]) -> None:
     In one call, unless the definitions differ in those.  Raises PolicyError, with nothing changed, where the
     element is malformed and CHANGES do not mend that; PermanentError or TransientError of libvirtd.
     """
-    if "recover" not in changes:
-        settings(domain)
     flags_of: dict[str, int] = {}
     for each in _definitions(domain):
-        attributes = _attributes(_parsed(_definition(domain, each.xml_flags)))
+        root = _parsed(_definition(domain, each.xml_flags))
+        if "recover" not in changes:
+            of_element(root)
         # Without a namespace of its own: libvirt adds the one it is given.
-        element = ElementTree.Element(PREFIX, {**attributes, **changes})
+        element = ElementTree.Element(PREFIX, {**_kept(root), **changes})
         text = ElementTree.tostring(element, encoding="unicode")
         flags_of[text] = flags_of.get(text, 0) | each.flags
     try:
@@ -160,24 +160,27 @@ def _element(domain: ElementTree.Element) -> ElementTree.Element | None:
     return next((found for found in domain.iterfind("metadata/*") if found.tag.startswith(_SPACE)), None)
 
 
-def _attributes(domain: ElementTree.Element) -> dict[str, str]:
+def _attributes(element: ElementTree.Element) -> dict[str, str] | None:
+    """Those of ELEMENT, its own namespace left out; None where one is there with it and without."""
+    found = {name.removeprefix(_SPACE): value for name, value in element.attrib.items()}
+    return found if len(found) == len(element.attrib) else None
+
+
+def _kept(domain: ElementTree.Element) -> dict[str, str]:
     """The attributes that are to stay in the element of DOMAIN, none where it is another one."""
     element = _element(domain)
     if element is None or element.tag != _TAG:
         return {}
-    found = {name.removeprefix(_SPACE): value for name, value in element.attrib.items()}
-    # None of them where one is there twice, and it is not known which counts.
-    is_known = len(found) == len(element.attrib)
-    return {name: value for name, value in found.items() if is_known and "}" not in name}
+    # None of them where it is not known which of two counts.
+    return {name: value for name, value in (_attributes(element) or {}).items() if "}" not in name}
 
 
 def _policy(element: ElementTree.Element, uuid: Callable[[], str]) -> Policy:
     if element.tag != _TAG:
         name = element.tag.rpartition("}")[2]
         raise PolicyError(f"<{name[:60]}> is not <{PREFIX}>", uuid())
-    attributes = {name.removeprefix(_SPACE): value for name, value in element.attrib.items()}
-    if len(attributes) < len(element.attrib):
-        # With the namespace and without.
+    attributes = _attributes(element)
+    if attributes is None:
         raise PolicyError(TWICE, uuid())
     value = attributes.get("recover")
     if value not in ("yes", "no", None):
