@@ -237,6 +237,9 @@ class Host:
         self.folder = folder
         self.records = records
         self.now = time.monotonic()
+        # Read once: between two clocks this process may be kept from a processor, and the start of a process
+        # never changes.
+        self._suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
         self.machines: list[Machine] = []
         # Whether libvirtd has active domains as off; whether a start fails; whether sanlock answers.
         self.forgets = self.starts_fail = False
@@ -284,8 +287,8 @@ class Host:
             return b""
         if name == "cmdline":
             return f"qemu\0-name\0guest={machine.name}\0-uuid\0{machine.uuid}\0-S\0".encode()
-        suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
-        fields = ["S", *["0"] * 16, "4", "0", str(int((machine.started + suspended) * TICKS)), *["0"] * 9]
+        start = int((machine.started + self._suspended) * TICKS)
+        fields = ["S", *["0"] * 16, "4", "0", str(start), *["0"] * 9]
         return f"{pid} (qemu-system-x86) {' '.join(fields)}".encode()
 
     def pids_or(self, listdir: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
