@@ -88,7 +88,8 @@ class Machine:
         self.uuid = f"{number:08d}-0000-0000-0000-000000000000"
         self.id = number
         self.pid = 4000 + number
-        self.started = host.now - 3600.0
+        # In the past, and after this host's boot, however lately that was.
+        self.started = host.now / 2
         self.state, self.reason = begin.state, begin.reason
         self.job = begin.job
         self.ends_in = begin.ends_in
