@@ -30,7 +30,8 @@ def opened_files() -> str:
     for module in list(sys.modules.values()):
         source, cached = getattr(module, "__file__", None), getattr(module, "__cached__", None)
         if source:
-            lines.append(f"open {cached if cached and posix.access(cached, posix.R_OK) else source}")
+            # The source as well: it is read where byte code is older, or is compared by a hash.
+            lines += [f"open {path}" for path in (cached, source) if path and posix.access(path, posix.R_OK)]
             lines.append(f"stat {source}")
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
         for line in maps:

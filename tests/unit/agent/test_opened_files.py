@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import subprocess
@@ -45,6 +46,16 @@ def test_what_a_call_opens_is_listed_wherever_the_program_is(tmp_path: Path, nam
     assert ours - FAST == {"libvirt_sanlock_helper", "opened_files"}
     assert all(os.path.exists(path) for path in found["open"])
     assert any("/libc.so" in path or "/libc-" in path for path in found["open"])
+
+
+def test_the_source_of_byte_code_that_is_out_of_date_is_opened_too(tmp_path: Path) -> None:
+    helper = copied(tmp_path / "program")
+    compileall.compile_dir(helper / "sanlock_helper", quiet=2)
+    source = helper / "sanlock_helper/killpath.py"
+    os.utime(source, (1, 1))
+    opened = listed(str(helper / "libvirt_sanlock_helper"))["open"]
+    assert str(source) in opened
+    assert any(path.startswith(str(source.parent / "__pycache__/killpath.")) for path in opened)
 
 
 # A directory that is closed to the agent cannot be watched; sys.argv: where the package is, the executable.
