@@ -1,31 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the killpath executable does: read the arguments, write the request to the spool, and exit unless
-this process has to serve.
+"""What the killpath executable does: write the request to the spool, and exit unless more is to be done.
 
 Nothing here may depend on the environment: sanlock starts the program without HOME, with stdio on /dev/null,
 SIGINT ignored and pipe ends of its own left open.  Hundreds of these processes may start in the same second,
-and all that most of them do is in this module; the rest is in agent/service.py.
+and all that most of them do is in this module and in handover.py; the rest is in call.py.
 """
 
 import posix
-import sys
 import time
 
-from . import IDENTIFIER, __version__
-from .invocation import EXIT_DONE, EXIT_FAILED, HELP, PROGRAM, Invocation
-from .spool import Spool, SpoolError
+from . import MOST_DESCRIPTORS
+from .handover import Handover
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-# EMFILE and ENFILE (errno(3)): no descriptor is free, in this process or on this host.
-_NO_DESCRIPTOR = (24, 23)
-# Where the numbers of inherited descriptors end that are closed when none is free.
-_MOST_DESCRIPTORS = 65536
-
-# Older requests are not handed to libvirt's helper: this is the budget where no --budget was given.
-_STOCK_SECONDS = 35.0
 
 
 def main(arguments: "Sequence[str]", interactive: "bool | None" = None) -> int:
@@ -38,69 +27,51 @@ def main(arguments: "Sequence[str]", interactive: "bool | None" = None) -> int:
     posix.umask(0o077)
     _open_standard_descriptors()
     words = list(arguments)
-    if words in (["--help"], ["-h"]):
-        return _print(HELP)
-    if words == ["--version"]:
-        return _print(f"{PROGRAM} ({IDENTIFIER}) {__version__}\n")
-    if words == ["--list-files"]:
-        from .agent.opened_files import list_files
-
-        return list_files()
-    try:
-        invocation = Invocation.parse(words)
-    except ValueError as error:  # a UsageError
-        from .agent.service import refuse
-
-        return refuse(error)
     waits = posix.isatty(2) if interactive is None else interactive
-    spool, name, problem = None, "", ""
-    if invocation.action != "ignore":
-        try:
-            try:
-                spool, name, needed = _hand_over(invocation, start, waits)
-            except SpoolError as error:
-                if getattr(error.__cause__, "errno", 0) not in _NO_DESCRIPTOR:
-                    raise
-                # Inherited descriptors use all that are allowed.
-                posix.closerange(3, _MOST_DESCRIPTORS)
-                spool, name, needed = _hand_over(invocation, start, waits)
-            if not needed:
-                # Another process serves it; a stand-by has waited for that.
-                return EXIT_FAILED if spool.was_dismissed and spool.has_failed() else EXIT_DONE
-        except SpoolError as error:
-            problem = str(error)
-    return _perform(invocation, start, spool, name, problem)
+    handover = None if waits or not _is_plain(words) else _write(words, start)
+    if handover is not None and handover.is_served():
+        return 0
+    try:
+        from .call import run
+    except Exception:
+        # What an agent has served already needs nothing more.
+        if handover is not None and not handover.remove(handover.name):
+            return 0
+        # Inherited descriptors may have left none for it; a package that is being replaced fails once more.
+        posix.closerange(3, MOST_DESCRIPTORS)
+        handover = None
+        from .call import run
+    return run(words, start, waits, handover)
 
 
-def _hand_over(invocation: Invocation, start: float, waits: bool) -> "tuple[Spool, str, bool]":
-    """Put the request into the spool: returns that, the request's file, and whether this process is needed.
+def _is_plain(words: "list[str]") -> bool:
+    """Whether WORDS are what sanlock passes for libvirt: a URI, a UUID in libvirt's form, what is to be done.
 
-    Raises SpoolError when it cannot be written, or the locks cannot be used; then no file is left there.
+    All else is for Invocation.parse(), which takes more, and refuses what is wrong.
     """
-    spool = Spool.open()
-    name = spool.write(invocation, start, keep=waits)
+    if len(words) != 3:
+        return False
+    uri, uuid, action = words
+    return (
+        action in ("poweroff", "restart", "pause")
+        and len(uuid) == 36
+        and uuid[8:24:5] == "----"
+        and not uuid.replace("-", "", 4).strip("0123456789abcdef")
+        and uri.isascii()
+        and uri.isprintable()
+        and uri[:1] not in ("", "-", " ")
+    )
+
+
+def _write(words: "list[str]", start: float) -> "Handover | None":
+    """Put the request that WORDS are into the spool; None where that cannot be used: see call.run()."""
+    uri, uuid, action = words
     try:
-        return spool, name, waits or spool.enlist()
-    except SpoolError:
-        if not spool.remove(name):
-            return spool, name, False  # an agent has served it
-        raise
-
-
-def _perform(invocation: Invocation, start: float, spool: "Spool | None", name: str, problem: str) -> int:
-    """Serve requests in this process: see service.perform()."""
-    import gc
-
-    # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
-    gc.disable()
-    try:
-        from .agent.service import perform
-    except Exception as error:
-        # Other processes have written their requests and exited, relying on this one.
-        if spool is not None and spool.is_agent():
-            spool.leave_to_stock(name, start - _STOCK_SECONDS, error)
-        raise
-    return perform(invocation, start, spool, name, problem)
+        handover = Handover.open()
+        handover.write_request(uri, uuid, action, start)
+    except OSError:
+        return None
+    return handover
 
 
 def _open_standard_descriptors() -> None:
@@ -108,20 +79,8 @@ def _open_standard_descriptors() -> None:
     try:
         descriptor = posix.open("/dev/null", posix.O_RDWR)
     except OSError:
-        posix.closerange(3, _MOST_DESCRIPTORS)
+        posix.closerange(3, MOST_DESCRIPTORS)
         descriptor = posix.open("/dev/null", posix.O_RDWR)
     while descriptor <= 2:
         descriptor = posix.open("/dev/null", posix.O_RDWR)
     posix.close(descriptor)
-
-
-def _print(text: str) -> int:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        from .journal import Stderr
-
-        Stderr().write(f"{IDENTIFIER}: write the text: {error.strerror}")
-        return EXIT_FAILED
-    return EXIT_DONE

@@ -23,8 +23,9 @@ or wakes up after a long silence, first shows life and then checks the other loc
 agent takes the second lock and then checks that the first one's file has shown no life since.  So at least
 one of two such processes detects the other, and withdraws.
 
-This module holds what every process needs, and imports nothing but C modules of the standard library; what
-happens to a request after it was written is in agent/requests.py.
+Most processes need handover.py alone, on which this stands.  This module is for those that may have to
+serve, and imports nothing but C modules of the standard library, too; what happens to a request after it was
+written is in agent/requests.py.
 """
 
 import fcntl
@@ -32,24 +33,30 @@ import posix
 import time
 
 from . import RUNTIME_DIR as RUNTIME_DIR  # noqa: PLC0414  the agent's modules have it from here
+from .handover import (
+    FIRST,
+    FORMAT,
+    LATE_SECONDS,
+    LOCKS,
+    S_IFDIR,
+    S_IFMT,
+    SECOND,
+    SPOOL,
+    Handover,
+    is_private,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
     from typing import Any
 
-    from .invocation import Invocation
+    from typing_extensions import Self
 
-STAND_BYS = 3
+    from .invocation import Invocation
 
 DONE = ".done"
 LOGGING = ".telling"
-
-# Of the content of a request's file.
-FORMAT = "2"
-
-# The agent's lock, and that of an agent which serves beside one that does not answer and cannot be killed.
-FIRST, SECOND = 0, 1
 
 # What an attempt to take the first lock finds: it is taken now; another process has it; it was free, but an
 # agent serves beside it.
@@ -57,9 +64,6 @@ TAKEN, HELD, BESIDE = 0, 1, 2
 
 # An agent shows life so often, while it has anything to do.
 LIFE_SECONDS = 0.25
-
-# After so long without a sign of life the agent is late: a process that would exit stays to observe it.
-LATE_SECONDS = 1.0
 
 # The access time of the lock's file, in nanoseconds, while the agent that has the lock stands.
 STANDS = 0
@@ -71,14 +75,11 @@ STAND_BY_SECONDS = 0.05
 # than what another process waits for (stand_by.SILENT_SECONDS).
 ACT_SECONDS = 2.0
 
-_SPOOL = "requests"
-_LOCKS = ("agent.lock", "agent-beside.lock")
 _PID_FILES = ("agent.pid", "agent-beside.pid")
 _PID_SIZE = 128
 _MAX_SIZE = 64 * 1024
 
-# The file type in st_mode (inode(7)): the module that names them is one more to load.
-_S_IFMT, _S_IFDIR, _S_IFREG = 0o170000, 0o040000, 0o100000
+_S_IFREG = 0o100000
 
 # How long a request waits for a process that can be started for it, in steps: see leave_to_stock().
 _FORK_SECONDS = 2.0
@@ -89,8 +90,8 @@ class SpoolError(Exception):
     """The spool cannot be used; the text is the reason and the remedy."""
 
 
-class Spool:
-    """The directory of requests, as one process uses it."""
+class Spool(Handover):
+    """The directory of requests, as a process uses it that may have to serve them."""
 
     def __init__(
         self,
@@ -103,28 +104,15 @@ class Spool:
         owner: int = 0,
         sleep: "Callable[[float], None]" = time.sleep,
     ) -> None:
-        """DIRECTORY is a descriptor of it, which belongs to OWNER, PID the process's own id; see open().
-
-        KERNEL has the system calls, FLOCK is one more, CLOCK is monotonic, IDENTIFY gives what identity()
-        does, SLEEP waits: a test of all interleavings puts its own there.
-        """
-        self.directory = directory
-        self.kernel = kernel
-        self._flock = flock
-        self._clock = clock
+        """As a Handover; IDENTIFY gives what identity() does, SLEEP waits."""
+        super().__init__(directory, pid, kernel, flock, clock, owner)
         self._sleep = sleep
         self._identify = identify or identity
-        # The file of this process's own request, open once it is written; and whether this process waits for
-        # its outcome.
-        self.own_request_fd = -1
+        # Whether this process waits for the outcome of its own request.
         self.waits_for_outcome = False
-        self._pid = pid
-        self._owner = owner
-        # The files of the two locks, -1 while they are not open, and which of them this process has.
-        self._locks = [-1, -1]
+        # Which of the two locks this process has, -1 for none.
         self._held = -1
         self._pid_file = -1
-        self._place = -1
         # Whether this process stood by until an agent that stands had served all there was.
         self.was_dismissed = False
         # Whether another process serves in this one's place, which was silent for long.
@@ -135,55 +123,51 @@ class Spool:
         self.stays = False
 
     @classmethod
-    def open(cls, path: str = RUNTIME_DIR, owner: int = 0) -> "Spool":
+    def open(cls, path: str = RUNTIME_DIR, owner: int = 0) -> "Self":
         """The spool below PATH, made if it is not there.
 
-        Raises SpoolError unless PATH and the spool are directories of OWNER, closed to all other users: a
-        request in there is carried out on a virtual machine.
+        Raises SpoolError where Handover.open() refuses it, or where it cannot be made.
         """
+        spool = f"{path}/{SPOOL}"
         _make(path)
-        try:
-            _check(path, posix.lstat(path), owner)
-        except OSError as error:
-            raise _unusable(path, error) from error
-        spool = f"{path}/{_SPOOL}"
+        _check(path, owner)
         _make(spool)
-        return cls(_open(spool, path, owner), posix.getpid(), owner=owner)
+        try:
+            return super().open(path, owner)
+        except OSError as error:
+            _check(path, owner)
+            _check(spool, owner)
+            raise _unusable(spool, error) from error
+
+    @classmethod
+    def of(cls, handover: Handover) -> "Spool":
+        """The spool of a HANDOVER, which this process may have to serve: with its request, lock and place."""
+        spool = cls(handover.directory, handover.pid, owner=handover.owner)
+        spool.take_over(handover)
+        return spool
+
+    def take_over(self, handover: Handover) -> None:
+        """Have what HANDOVER holds open."""
+        self.name, self.own_request_fd = handover.name, handover.own_request_fd
+        self.locks, self.place = handover.locks, handover.place
 
     def descriptors(self) -> "tuple[int, ...]":
         """What this process holds open here."""
-        return self.directory, self.own_request_fd, *self._locks, self._pid_file, self._place
+        return self.directory, self.own_request_fd, *self.locks, self._pid_file, self.place
 
     # Requests
 
     def write(self, invocation: "Invocation", start: float, keep: bool = False) -> str:
-        """Put the request of an INVOCATION that came at START into the spool; returns the file's name.
+        """Put the request of an INVOCATION that came at START into the spool: see write_request().
 
-        START is in seconds of CLOCK_MONOTONIC.  The file stays open, so that its outcome can be read; with
-        KEEP this process waits for it.  Raises SpoolError when it cannot be written; then nothing is left
-        there.
+        With KEEP this process waits for its outcome.  Raises SpoolError when it cannot be written.
         """
-        name = f"{invocation.uuid}.{invocation.action}.{int(start * 1e6):016d}-{self._pid}"
-        draft = f".{name}"
-        flags = posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC
-        text = f"{FORMAT}\n{start}\n{invocation.budget or ''}\n{invocation.pid or ''}\n{invocation.uri}\n"
+        budget, pid = invocation.budget or "", invocation.pid or ""
+        self.waits_for_outcome = keep
         try:
-            descriptor = self.kernel.open(draft, flags, 0o600, dir_fd=self.directory)
-            try:
-                data = text.encode()
-                if self.kernel.write(descriptor, data) != len(data):
-                    import errno
-
-                    raise OSError(errno.ENOSPC, "No space left on device")
-                self.rename(draft, name)
-            except OSError:
-                self.kernel.close(descriptor)
-                raise
+            return self.write_request(invocation.uri, invocation.uuid, invocation.action, start, budget, pid)
         except OSError as error:
-            self.remove(draft)
-            raise _unusable(f"{RUNTIME_DIR}/{_SPOOL}", error) from error
-        self.own_request_fd, self.waits_for_outcome = descriptor, keep
-        return name
+            raise _unusable(f"{RUNTIME_DIR}/{SPOOL}", error) from error
 
     def has_failed(self) -> bool:
         """Whether this process's own request is over and logged, and its goal was not reached.
@@ -209,13 +193,9 @@ class Spool:
         """The files of the requests that no process has served yet, oldest first."""
         return [name for name in self.names() if not name.endswith((DONE, LOGGING))]
 
-    def rename(self, name: str, new: str) -> None:
-        """Give the file NAME its NEW one."""
-        self.kernel.rename(name, new, src_dir_fd=self.directory, dst_dir_fd=self.directory)
-
     def can_be_changed(self) -> bool:
         """Whether a file can be made in the spool, and removed."""
-        draft = f".{self._pid}"
+        draft = f".{self.pid}"
         try:
             self.kernel.close(
                 self.kernel.open(draft, posix.O_WRONLY | posix.O_CREAT, 0o600, dir_fd=self.directory)
@@ -229,22 +209,12 @@ class Spool:
         """Whether the spool, and the lock that this process has, are those that other processes find."""
         try:
             pairs = (
-                (posix.stat(f"{RUNTIME_DIR}/{_SPOOL}"), posix.fstat(self.directory)),
-                (posix.stat(f"{RUNTIME_DIR}/{_LOCKS[self.held]}"), posix.fstat(self._file(self.held))),
+                (posix.stat(f"{RUNTIME_DIR}/{SPOOL}"), posix.fstat(self.directory)),
+                (posix.stat(f"{RUNTIME_DIR}/{LOCKS[self.held]}"), posix.fstat(self.lock_file(self.held))),
             )
         except OSError:
             return False
         return all(there.st_ino == ours.st_ino and there.st_dev == ours.st_dev for there, ours in pairs)
-
-    def remove(self, name: str) -> bool:
-        """Remove a request that is over, or a file that is none; False when it was not there."""
-        try:
-            self.kernel.unlink(name, dir_fd=self.directory)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            pass
-        return True
 
     def text(self, name: str) -> str:
         """What is in the file NAME.
@@ -254,11 +224,11 @@ class Spool:
         that a user other than the owner may have written.
         """
         status = self.kernel.stat(name, dir_fd=self.directory, follow_symlinks=False)
-        if status.st_mode & _S_IFMT != _S_IFREG:
+        if status.st_mode & S_IFMT != _S_IFREG:
             raise SpoolError("it is not a regular file")
         if status.st_size > _MAX_SIZE:
             raise SpoolError(f"it has {status.st_size} bytes")
-        if status.st_uid != self._owner or status.st_mode & 0o022:
+        if status.st_uid != self.owner or status.st_mode & 0o022:
             raise SpoolError(
                 f"it belongs to user {status.st_uid}, mode {status.st_mode & 0o777:o}: not ours alone"
             )
@@ -289,7 +259,7 @@ class Spool:
                 return True
             return self.take_place() and not (found == HELD and self._await_dismissal())
         except OSError as error:
-            raise _unusable(f"{RUNTIME_DIR}/{_LOCKS[FIRST]}", error) from error
+            raise _unusable(f"{RUNTIME_DIR}/{LOCKS[FIRST]}", error) from error
 
     def _await_dismissal(self) -> bool:
         """As a stand-by: wait while the agent stands and is not late; whether it has served all there was."""
@@ -318,7 +288,7 @@ class Spool:
 
     def stands(self) -> bool:
         """Whether the agent that has the first lock stays when nothing is left to serve."""
-        nanoseconds: int = self.kernel.fstat(self._file(FIRST)).st_atime_ns
+        nanoseconds: int = self.kernel.fstat(self.lock_file(FIRST)).st_atime_ns
         return nanoseconds == STANDS
 
     def is_empty(self) -> bool:
@@ -364,7 +334,7 @@ class Spool:
 
     def unlock(self) -> None:
         """Give the agent's lock up."""
-        descriptor = self._locks[self._held]
+        descriptor = self.locks[self._held]
         # From here on this process is not the one to be killed for its silence.  An agent that it served
         # beside learns of that by the time of this last sign of life.
         self._write_holder("")
@@ -373,13 +343,13 @@ class Spool:
             self.kernel.close(self._pid_file)
             self._pid_file = -1
         self.kernel.close(descriptor)
-        self._locks[self._held] = -1
+        self.locks[self._held] = -1
         self._held = -1
 
     def is_held(self, which: int) -> bool:
         """Whether another process has that lock."""
         try:
-            descriptor = self._open_lock(_LOCKS[which], 0)
+            descriptor = self.open_lock(LOCKS[which], 0)
         except FileNotFoundError:
             return False
         try:
@@ -402,7 +372,7 @@ class Spool:
         now, before = self._clock(), self.shown_at
         is_due = now - before >= LIFE_SECONDS
         if is_due:
-            self._stamp(self._locks[self._held], now)
+            self._stamp(self.locks[self._held], now)
         self._replaced = self._replaced or not self._serves(now, before)
         if is_due and not self._replaced:
             # Not before the check: a thread that asks may_act() meanwhile would act beside another process.
@@ -438,7 +408,7 @@ class Spool:
 
         A time of day, and so far in the future, while the holder has not shown any.
         """
-        nanoseconds: int = self.kernel.fstat(self._file(which)).st_mtime_ns
+        nanoseconds: int = self.kernel.fstat(self.lock_file(which)).st_mtime_ns
         return nanoseconds / 1e9
 
     def silent_since(self, which: int) -> float:
@@ -447,7 +417,7 @@ class Spool:
         An agent that stands has nothing to show while the spool is empty: then since the oldest request came,
         and not at all where there is none.
         """
-        status = self.kernel.fstat(self._file(which))
+        status = self.kernel.fstat(self.lock_file(which))
         life: float = status.st_mtime_ns / 1e9
         now = self._clock()
         if status.st_atime_ns != STANDS or now - life < LATE_SECONDS:
@@ -462,7 +432,7 @@ class Spool:
     def holder(self, which: int) -> str:
         """The process that has that lock, as identity() gives it; "" when it has not written that."""
         try:
-            descriptor = self._open_lock(_PID_FILES[which], 0)
+            descriptor = self.open_lock(_PID_FILES[which], 0)
         except FileNotFoundError:
             return ""
         try:
@@ -484,62 +454,34 @@ class Spool:
         # Not into the lock's file: that would change its time.
         try:
             if self._pid_file < 0:
-                self._pid_file = self._open_lock(_PID_FILES[self._held])
+                self._pid_file = self.open_lock(_PID_FILES[self._held])
             self.kernel.pwrite(self._pid_file, f"{text}\n".encode(), 0)
         except OSError:
             pass  # no room, no descriptor: an unknown holder cannot be killed, but can be served beside
 
     # The files
 
-    def take_place(self) -> bool:
-        """Take the place of a stand-by; False when all are taken."""
-        for number in range(STAND_BYS):
-            descriptor = self._open_lock(f"stand-by-{number}.lock")
-            if self._lock(descriptor):
-                self._place = descriptor
-                return True
-            self.kernel.close(descriptor)
-        return False
-
     @property
     def has_place(self) -> bool:
         """Whether this process has the place of a stand-by."""
-        return self._place >= 0
+        return self.place >= 0
 
     def leave_place(self) -> None:
         """Give the place of a stand-by up, if this process has one."""
-        if self._place >= 0:
-            self.kernel.close(self._place)
-            self._place = -1
+        if self.place >= 0:
+            self.kernel.close(self.place)
+            self.place = -1
 
     def _take(self, which: int) -> bool:
         """Take that lock, name this process as its holder, and show life."""
-        descriptor = self._file(which)
-        if not self._lock(descriptor):
+        descriptor = self.lock_file(which)
+        if not self.lock(descriptor):
             return False
         self._held = which
         self._replaced = False
         self._write_holder(self._identify())
         self.shown_at = self._stamp(descriptor, self._clock())
         return True
-
-    def _lock(self, descriptor: int) -> bool:
-        try:
-            self._flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _file(self, which: int) -> int:
-        if self._locks[which] < 0:
-            self._locks[which] = self._open_lock(_LOCKS[which])
-        return self._locks[which]
-
-    def _open_lock(self, name: str, create: int = posix.O_CREAT) -> int:
-        # Beside the spool, so that no lock is taken for a request.
-        flags = posix.O_RDWR | create | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
-        descriptor: int = self.kernel.open(f"../{name}", flags, 0o600, dir_fd=self.directory)
-        return descriptor
 
     # No way to serve
 
@@ -648,38 +590,19 @@ def _make(path: str) -> None:
         raise _unusable(path, error) from error
 
 
-def _open(spool: str, path: str, owner: int) -> int:
-    """A descriptor of SPOOL, a directory in PATH.
-
-    Raises SpoolError unless both are OWNER's alone: what was opened is checked, and what that is in, whatever
-    is at these paths before or after.
-    """
+def _check(path: str, owner: int) -> None:
+    """Raise SpoolError unless PATH is a directory of OWNER's alone."""
     try:
-        descriptor = posix.open(spool, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW)
-    except NotADirectoryError as error:
-        raise SpoolError(f"{spool} is not a directory: remove it") from error
+        status = posix.lstat(path)
     except OSError as error:
-        raise _unusable(spool, error) from error
-    try:
-        _check(spool, posix.fstat(descriptor), owner)
-        _check(path, posix.stat("..", dir_fd=descriptor), owner)
-    except OSError as error:
-        posix.close(descriptor)
-        raise _unusable(spool, error) from error
-    except SpoolError:
-        posix.close(descriptor)
-        raise
-    return descriptor
-
-
-def _check(path: str, status: "posix.stat_result", owner: int) -> None:
-    """Raise SpoolError unless PATH, with STATUS, is a directory of OWNER's alone."""
-    if status.st_mode & _S_IFMT != _S_IFDIR:
+        raise _unusable(path, error) from error
+    if is_private(status, owner):
+        return
+    if status.st_mode & S_IFMT != S_IFDIR:
         raise SpoolError(f"{path} is not a directory: remove it")
     if status.st_uid != owner:
         raise SpoolError(f"{path} belongs to user {status.st_uid}: remove it, or chown it to {owner}")
-    if status.st_mode & 0o077:
-        raise SpoolError(f"{path} is open to others (mode {status.st_mode & 0o777:o}): chmod it to 700")
+    raise SpoolError(f"{path} is open to others (mode {status.st_mode & 0o777:o}): chmod it to 700")
 
 
 def _unusable(path: str, error: OSError) -> SpoolError:

@@ -31,7 +31,7 @@ from .violation import LONGEST_GAP, Invariant, Violation, moved, pairs
 # The helper's budget: sanlock's grace of 40 s less 5 (leases/grace.py).
 BUDGET = 35.0
 # Within so many undisturbed seconds a machine is safe; more after one of our own processes was killed or
-# stopped: another takes over after 3 s (spool.LATE_SECONDS), and gives up what that was waiting for.
+# stopped: another takes over after 3 s (handover.LATE_SECONDS), and gives up what that was waiting for.
 QUIET, TAKE_OVER = 10.0, 4.0
 # What an undisturbed second may take more, on a machine with other work.
 SLACK = 4.0

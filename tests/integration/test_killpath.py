@@ -139,6 +139,45 @@ print(sorted(os.listdir("/proc/self/fd"), key=int))
 """
 
 
+# Every number below the limit is in use but for so many; the spool is there.
+FEW_FREE = """
+import os, resource, sys
+free, *command = sys.argv[1:]
+os.spawnv(os.P_WAIT, command[0], command)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+opened = []
+try:
+    while True:
+        opened.append(os.open("/dev/null", os.O_RDONLY))
+        os.set_inheritable(opened[-1], True)
+except OSError:
+    pass
+for descriptor in opened[len(opened) - int(free):]:
+    os.close(descriptor)
+os.execv(command[0], command)
+"""
+
+
+@pytest.mark.parametrize("free", range(2, 8))
+def test_inherited_descriptors_leave_few(free: int) -> None:
+    """One is for the interpreter itself, and one for the executable's way to the program."""
+    command = [
+        *PRIVATE_RUN,
+        "/usr/bin/python3",
+        "-ISBc",
+        FEW_FREE,
+        str(free),
+        str(HELPER),
+        URI,
+        UUID,
+        "poweroff",
+    ]
+    result = subprocess.run(command, env=BARE, capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert "takes over" not in result.stderr
+    assert result.stderr.count("verified off") == 2
+
+
 @pytest.mark.parametrize("keeps", [False, True])
 def test_inherited_descriptors_are_closed(keeps: bool) -> None:
     kept = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]

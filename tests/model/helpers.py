@@ -17,8 +17,8 @@ from typing import Any, Callable
 
 import pytest
 
-from sanlock_helper import killpath
-from sanlock_helper import spool as spool_module
+from sanlock_helper import call, killpath
+from sanlock_helper import handover as handover_module
 from sanlock_helper.agent import agent as agent_module
 from sanlock_helper.agent import apart, in_hand, intake, one_request, requests, service, stand_by
 from sanlock_helper.agent import standing as standing_module
@@ -28,6 +28,7 @@ from sanlock_helper.agent.outcomes import Outcome
 from sanlock_helper.agent.standing import StandingAgent, Wakes
 from sanlock_helper.errors import PermanentError
 from sanlock_helper.events import Event
+from sanlock_helper.handover import Handover
 from sanlock_helper.invocation import EXIT_FAILED
 from sanlock_helper.spool import Spool
 
@@ -162,13 +163,27 @@ class Time:
         _sleep(seconds)
 
 
+class ModelHandover(Handover):
+    """A request that is handed over on the model's kernel."""
+
+    @classmethod
+    def open(cls, path: str = "", owner: int = 0) -> ModelHandover:
+        return cls(0, _process().pid, Kernel(), _flock, _now)
+
+
 class ModelSpool(Spool):
     """A spool on the model's kernel."""
 
     @classmethod
-    def open(cls, path: str = "", owner: int = 0) -> Spool:
+    def open(cls, path: str = "", owner: int = 0) -> ModelSpool:
         pid = _process().pid
         return cls(0, pid, Kernel(), _flock, _now, lambda: f"{pid} {pid} 1", sleep=_sleep)
+
+    @classmethod
+    def of(cls, handover: Handover) -> ModelSpool:
+        spool = cls.open()
+        spool.take_over(handover)
+        return spool
 
     def is_in_place(self) -> bool:
         # What is removed here are requests alone.
@@ -381,7 +396,8 @@ def install(patch: pytest.MonkeyPatch, stand_bys: int) -> None:
         patch.setattr(module, "posix", system)
     for module in (killpath, requests, service, one_request):
         patch.setattr(module, "time", clock)
-    for module in (killpath, one_request):
+    patch.setattr(killpath, "Handover", ModelHandover)
+    for module in (call, one_request):
         patch.setattr(module, "Spool", ModelSpool)
     for module in (service, one_request):
         patch.setattr(module, "close_inherited_descriptors", lambda keep=(): None)
@@ -396,7 +412,7 @@ def install(patch: pytest.MonkeyPatch, stand_bys: int) -> None:
     patch.setattr(stand_by, "kill_holder", _kill_holder)
     patch.setattr(apart, "stock_helper", lambda: STOCK)
     patch.setattr(requests.Requests.__init__, "__defaults__", (None, _sleep))
-    patch.setattr(spool_module, "STAND_BYS", stand_bys)
+    patch.setattr(handover_module, "STAND_BYS", stand_bys)
     patch.setattr(agent_module, "ACTIONS", {ACTION: _act})
     # An agent that waits polls no more often than the model's clock ticks.
     patch.setattr(agent_module, "LINGER_SECONDS", 2 * TICK)

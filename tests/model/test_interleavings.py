@@ -20,11 +20,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sanlock_helper import spool as spool_module
+from sanlock_helper import handover as handover_module
 from sanlock_helper.agent.requests import Receipt, Requests
 from sanlock_helper.agent.stand_by import StandBy
-from sanlock_helper.invocation import Invocation
-from sanlock_helper.spool import DONE, LATE_SECONDS, LOGGING, TAKEN, Spool, SpoolError
+from sanlock_helper.handover import LATE_SECONDS, Handover
+from sanlock_helper.spool import DONE, LOGGING, TAKEN, Spool, SpoolError
 from tests.unit.examples import pairs, part_of
 
 pytestmark = [pytest.mark.pure, pytest.mark.usefixtures("untraced")]
@@ -170,11 +170,15 @@ class Process:
     # The program: killpath.main() without libvirt
 
     def _live(self) -> None:
-        spool = self._spool()
+        handover = Handover(0, self.pid, self, self.flock, lambda: self.world.now)
         uuid = f"00000000-0000-0000-0000-{self.pid:012d}"
         # As in a real one, the start is a time of the clock, and no two have the same.
         start = self.world.now + self.pid / 1e5
-        name = spool.write(Invocation("qemu:///system", uuid, "pause"), start)
+        name = handover.write_request("qemu:///system", uuid, "pause", start)
+        if handover.is_served():
+            return
+        spool = self._spool()
+        spool.take_over(handover)
         if spool.enlist():
             stand_by = StandBy(spool, lambda: self.world.now, lambda line: None, self._kill)
             requests = Requests(spool, 40, stand_by, self._sleep)
@@ -389,7 +393,7 @@ class Helpers(RuleBasedStateMachine):
     @initialize(stand_bys=st.sampled_from([0, 0, 1, 3]))
     def choose_stand_bys(self, stand_bys: int) -> None:
         """With fewer places for stand-bys, more rests on the agent's last check."""
-        self.places.setattr(spool_module, "STAND_BYS", stand_bys)
+        self.places.setattr(handover_module, "STAND_BYS", stand_bys)
 
     @precondition(lambda self: len(self.living()) < MOST_PROCESSES)
     @rule()
@@ -507,7 +511,7 @@ class HelpersBesideAnAgentThatStands(Helpers):
     @initialize(stand_bys=st.sampled_from([1, 3]))
     def choose_stand_bys(self, stand_bys: int) -> None:
         """At least one: whether an agent that is at rest is silent shows only after a while."""
-        self.places.setattr(spool_module, "STAND_BYS", stand_bys)
+        self.places.setattr(handover_module, "STAND_BYS", stand_bys)
         self.stand()
 
     def stand(self) -> None:
@@ -546,13 +550,13 @@ SECOND_STEPS = 12
 
 @pytest.mark.parametrize("stand_bys", [0, 1])
 def test_two_processes_that_change_places_anywhere(monkeypatch: pytest.MonkeyPatch, stand_bys: int) -> None:
-    monkeypatch.setattr(spool_module, "STAND_BYS", stand_bys)
+    monkeypatch.setattr(handover_module, "STAND_BYS", stand_bys)
     for first, second in pairs(FIRST_STEPS, SECOND_STEPS):
         Pair(first, second).check()
 
 
 def test_an_agent_that_dies_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_module, "STAND_BYS", 1)
+    monkeypatch.setattr(handover_module, "STAND_BYS", 1)
     for first, second in pairs(FIRST_STEPS, SECOND_STEPS):
         pair = Pair(first, second)
         if not pair.first.ended:
@@ -562,7 +566,7 @@ def test_an_agent_that_dies_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("killable", [True, False])
 def test_an_agent_that_is_stopped_anywhere(monkeypatch: pytest.MonkeyPatch, killable: bool) -> None:
-    monkeypatch.setattr(spool_module, "STAND_BYS", 1)
+    monkeypatch.setattr(handover_module, "STAND_BYS", 1)
     for first, second in pairs(FIRST_STEPS, SECOND_STEPS):
         pair = Pair(first, second)
         pair.first.stopped = not pair.first.ended
@@ -605,6 +609,6 @@ class StandByThatLeaves(HelpersBesideAnAgentThatStands):
 
 
 def test_a_stand_by_leaves_no_request_that_relies_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_module, "STAND_BYS", 1)
+    monkeypatch.setattr(handover_module, "STAND_BYS", 1)
     for before, after in pairs(FIRST_STEPS, 2 * SECOND_STEPS):
         StandByThatLeaves(before, after).check()

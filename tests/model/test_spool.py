@@ -14,6 +14,7 @@ from sanlock_helper.agent.in_hand import InHand
 from sanlock_helper.agent.requests import Requests
 from sanlock_helper.agent.stand_by import DEATH_SECONDS, POLL_SECONDS, SILENT_SECONDS, StandBy
 from sanlock_helper.agent.standing import StandingAgent
+from sanlock_helper.handover import Handover
 from sanlock_helper.spool import Spool
 
 from . import helpers
@@ -483,7 +484,10 @@ PLANTED: dict[str, tuple[str, object, str, object, str]] = {
         "no outcome",
     ),
     "a request is served by two at a time": (
-        *("three calls", Spool, "_lock", lambda spool, descriptor: True, "acts on"),
+        *("three calls", Handover, "lock", lambda spool, descriptor: True, "acts on"),
+    ),
+    "a process relies on an agent that is not there": (
+        *("three calls, no place for a stand-by", Handover, "is_served", lambda handover: True, "no outcome"),
     ),
     "a request has two outcomes": (
         *("a process is killed", Requests, "finish", lambda requests, name, level, line: None, "has"),
@@ -504,7 +508,7 @@ PLANTED: dict[str, tuple[str, object, str, object, str]] = {
         "no outcome",
     ),
     "beside an agent that stands a request is served by two at a time": (
-        *("an agent stands", Spool, "_lock", lambda spool, descriptor: True, "acts on"),
+        *("an agent stands", Handover, "lock", lambda spool, descriptor: True, "acts on"),
     ),
     "a request has two outcomes, and an agent stands": (
         *("one stands, and a process is killed", Requests, "finish"),

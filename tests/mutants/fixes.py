@@ -257,7 +257,7 @@ FIXES = (
                 "        self._reserve = _take(0)\n",
             ),
             Edit(
-                "helper/sanlock_helper/killpath.py",
+                "helper/sanlock_helper/call.py",
                 '                if getattr(error.__cause__, "errno", 0) not in _NO_DESCRIPTOR:\n                    raise\n',
                 "                raise\n",
             ),

@@ -97,7 +97,12 @@ def remove(name: str) -> str:
     [
         ("rm -r helper/sanlock_helper/*", "cannot import name|No module named"),
         (remove("killpath"), "No module named 'sanlock_helper.killpath'"),
-        (remove("invocation"), "No module named 'sanlock_helper.invocation'"),
+        (remove("handover"), "No module named 'sanlock_helper.handover'"),
+        # Its request is in the spool by then.
+        *(
+            (remove(name), f"No module named 'sanlock_helper.{name}'")
+            for name in ("call", "invocation", "spool")
+        ),
         ("echo 'def f(:' >>helper/sanlock_helper/leases/grace.py", "SyntaxError: "),
         ("printf '\\0' >>helper/sanlock_helper/errors.py", "null bytes"),
         ("echo 'main = None' >>helper/sanlock_helper/killpath.py", "TypeError: "),

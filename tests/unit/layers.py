@@ -28,8 +28,8 @@ GROUND = {
     "threads",
     "timestamps",
 }
-# The killpath's fast path.
-FAST = {"invocation", "killpath", "spool"}
+# What a killpath process loads before it has to serve.
+FAST = {"call", "handover", "invocation", "killpath", "spool"}
 
 
 def modules(top: Path, pattern: str = "") -> Iterator[tuple[Path, ast.Module]]:

@@ -58,7 +58,7 @@ def test_the_drawing_has_the_arrows_of_the_imports(found: set[tuple[str, str]]) 
 def test_an_arrow_more_or_less_is_found(found: set[tuple[str, str]]) -> None:
     text = f"```mermaid\nflowchart TD\n{drawing(found)}\n```\n"
     assert set(drawn(text)) == found
-    assert set(drawn(text.replace("spool --> invocation\n", ""))) == found - {("spool", "invocation")}
+    assert set(drawn(text.replace("    install --> leases\n", ""))) == found - {("install", "leases")}
 
 
 def test_the_table_of_packages_has_each_once() -> None:

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("libvirt")
 
 import sanlock_helper
-from sanlock_helper import killpath, spool, virt
+from sanlock_helper import call, spool, virt
 from sanlock_helper.checks import killpath as checks_killpath
 from sanlock_helper.checks import libvirtd
 from sanlock_helper.checks.facts import HostPaths
@@ -71,7 +71,7 @@ def test_the_limits_of_libvirtd_are_checked_for_what_the_agent_does() -> None:
 
 
 def test_libvirts_own_helper_gets_no_request_that_is_out_of_time() -> None:
-    assert killpath._STOCK_SECONDS == grace.DEFAULT_GRACE - grace.MARGIN
+    assert call._STOCK_SECONDS == grace.DEFAULT_GRACE - grace.MARGIN
 
 
 def test_the_runtime_directory_is_one_path() -> None:

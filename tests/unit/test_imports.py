@@ -17,8 +17,8 @@ pytestmark = pytest.mark.pure
 
 HELPER = Path(__file__).parents[2] / "helper"
 
-# With what is built in, and fcntl, these are all: what only some of the processes need is loaded there.
-FAST = {"invocation", "killpath", "spool"}
+# With what is built in, and fcntl, these are all until a request is handed over.
+FAST = {"handover", "killpath"}
 
 HEAVY = {
     "__future__", "argparse", "asyncio", "collections", "configparser", "contextlib", "dataclasses", "enum",
@@ -31,10 +31,20 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import sanlock_helper
 from sanlock_helper import killpath
-killpath.Invocation.parse(["qemu:///system", "6695eb01-f6a4-8304-79aa-97f2502e193f", "pause"])
+assert killpath._is_plain(["qemu:///system", "6695eb01-f6a4-8304-79aa-97f2502e193f", "pause"])
 print(*sys.modules)
 """
 
+
+# What one has loaded that may have to serve.
+STAND_BY = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from sanlock_helper import killpath
+from sanlock_helper.call import Invocation
+Invocation.parse(["qemu:///system", "6695eb01-f6a4-8304-79aa-97f2502e193f", "pause"])
+print(*sys.modules)
+"""
 
 # What is in the process before the first virtual machine is safe.
 AGENT = """
@@ -226,10 +236,14 @@ def test_nothing_is_imported_when_a_failed_agent_becomes_libvirts_helper() -> No
     assert answer.stdout in ("runs test:///x uuid pause\n\n", "runs test:///x uuid pause\n_socket\n")
 
 
-def test_parsing_the_arguments_imports_c_modules_only() -> None:
-    command = [sys.executable, "-ISB", "-c", PROBE, str(HELPER)]
+@pytest.mark.parametrize(
+    ("program", "own"),
+    [(PROBE, FAST), (STAND_BY, FAST | {"call", "invocation", "spool"})],
+    ids=["hand-over", "stand-by"],
+)
+def test_c_modules_only_are_imported_before_a_process_serves(program: str, own: set[str]) -> None:
+    command = [sys.executable, "-ISB", "-c", program, str(HELPER)]
     modules = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-    assert "sanlock_helper.invocation" in modules
     assert not modules & HEAVY
     package = "sanlock_helper."
-    assert {name[len(package) :] for name in modules if name.startswith(package)} == FAST
+    assert {name[len(package) :] for name in modules if name.startswith(package)} == own

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "virt": {"leases"},
     "records": {"leases"},
     "install": {"leases"},
-    "agent": {"records", "virt", "leases", "invocation", "spool"},
+    "agent": {"records", "virt", "leases", "handover", "invocation", "spool"},
     "recovery": {"records", "virt", "leases"},
     "history": {"records", "virt", "leases", "invocation"},
     "checks": {"records", "virt", "leases", "install"},
@@ -41,10 +41,12 @@ ALLOWED: dict[str, set[str]] = {
         "invocation",
         "killpath",
     },
+    "killpath": {"call", "handover"},
     # The process that has to act is the agent.
-    "killpath": {"invocation", "spool", "agent"},
+    "call": {"agent", "handover", "invocation", "spool"},
+    "spool": {"handover", "invocation"},
     "invocation": set(),
-    "spool": {"invocation"},
+    "handover": set(),
 }
 
 

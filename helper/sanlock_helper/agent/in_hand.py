@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import posix
 
-from ..spool import FIRST, SECOND, Spool
+from ..handover import FIRST, SECOND
+from ..spool import Spool
 
 # Beside the locks: one file for each, and so for each agent that may serve at a time.
 FILES = ("agent.in-hand", "agent-beside.in-hand")

@@ -9,10 +9,11 @@ import time
 
 from ..escapes import printable, shown
 from ..events import Event
+from ..handover import FORMAT, SECOND
 from ..invocation import ACTIONS, Invocation
 from ..leases.grace import Deadline, Grace
 from ..numbers import whole_number
-from ..spool import DONE, FORMAT, LOGGING, RUNTIME_DIR, SECOND, Spool, SpoolError, started
+from ..spool import DONE, LOGGING, RUNTIME_DIR, Spool, SpoolError, started
 from .in_hand import InHand
 from .stand_by import POLL_SECONDS, StandBy
 

@@ -7,7 +7,7 @@ import posix
 import sys
 import time
 
-from .. import IDENTIFIER
+from .. import IDENTIFIER, MOST_DESCRIPTORS
 from ..errors import described
 from ..events import Event
 from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, USAGE, Invocation
@@ -34,9 +34,6 @@ NICE = -10
 
 # How long a thread may compute before another one may.
 SWITCH_SECONDS = 0.0005
-
-# Where the numbers of inherited descriptors end, when they cannot be listed.
-MOST_DESCRIPTORS = 65536
 
 # The names of `typing` that libvirt.py of libvirt-python uses, in annotations only.
 _TYPING = ("Any", "Callable", "Dict", "List", "Optional", "Tuple", "Type", "TypeVar", "Union", "overload")

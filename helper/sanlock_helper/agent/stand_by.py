@@ -12,7 +12,8 @@ from __future__ import annotations
 import posix
 
 from ..events import Event
-from ..spool import FIRST, HELD, LATE_SECONDS, SECOND, TAKEN, Spool, SpoolError, pid_namespace, process_start
+from ..handover import FIRST, LATE_SECONDS, SECOND
+from ..spool import HELD, TAKEN, Spool, SpoolError, pid_namespace, process_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

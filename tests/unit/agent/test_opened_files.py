@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.preconditions import need_programs
 
 HELPER = Path(__file__).parents[3] / "helper"
-FAST = {"__init__", "invocation", "killpath", "spool"}
+FAST = {"__init__", "call", "handover", "invocation", "killpath", "spool"}
 
 
 def listed(executable: str) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from typing import Callable
 
 import pytest
 
-from sanlock_helper import killpath
+from sanlock_helper import call
 from sanlock_helper.agent.requests import Receipt, Request, Requests
 from sanlock_helper.agent.stand_by import StandBy
 from sanlock_helper.escapes import printable
@@ -274,7 +274,7 @@ def test_a_missing_parent_is_refused(tmp_path: Path) -> None:
 def test_the_lock_is_one_processs_and_the_places_are_few(
     runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sanlock_helper.spool.STAND_BYS", 2)
+    monkeypatch.setattr("sanlock_helper.handover.STAND_BYS", 2)
     spools = [Spool.open(str(runtime), owner=os.geteuid()) for _ in range(4)]
     assert [spool.enlist() for spool in spools] == [True, True, True, False]
     held = [sum(descriptor >= 0 for descriptor in spool.descriptors()) for spool in spools]
@@ -344,13 +344,13 @@ def test_a_process_that_cannot_enlist_serves_unless_an_agent_has(
             spool.remove(spool.names()[0])
         raise SpoolError("the agent's lock cannot be used")
 
-    monkeypatch.setattr("sanlock_helper.killpath.Spool.open", lambda: spool)
+    monkeypatch.setattr("sanlock_helper.call.Spool.open", lambda: spool)
     monkeypatch.setattr(spool, "enlist", enlist)
     if is_served:
-        assert killpath._hand_over(wanted(), 1000.0, False)[2] is False
+        assert call._enlist(wanted(), 1000.0, False, None)[1] is False
     else:
         with pytest.raises(SpoolError):
-            killpath._hand_over(wanted(), 1000.0, False)
+            call._enlist(wanted(), 1000.0, False, None)
     assert spool.names() == []
 
 

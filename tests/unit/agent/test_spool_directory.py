@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import pytest
 
-from sanlock_helper import spool as spool_module
+from sanlock_helper import handover as handover_module
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.spool import Spool, SpoolError
 
@@ -101,7 +101,7 @@ def test_one_that_is_replaced_after_it_was_checked_is_refused(
         os.chmod(folder, 0o777)
         os.chown(folder, NOBODY, -1)
 
-    monkeypatch.setattr(spool_module, "posix", Replacing("open", replace))
+    monkeypatch.setattr(handover_module, "posix", Replacing("open", replace))
     with pytest.raises(SpoolError):
         Spool.open(str(runtime))
 

@@ -19,8 +19,9 @@ from sanlock_helper.agent.agent import LINGER_SECONDS
 from sanlock_helper.agent.kept_files import MemoryLockError
 from sanlock_helper.agent.standing import StandingAgent, stand
 from sanlock_helper.errors import PermanentError
+from sanlock_helper.handover import LATE_SECONDS
 from sanlock_helper.invocation import Invocation
-from sanlock_helper.spool import DONE, LATE_SECONDS, LIFE_SECONDS, LOGGING, RUNTIME_DIR, TAKEN, Spool
+from sanlock_helper.spool import DONE, LIFE_SECONDS, LOGGING, RUNTIME_DIR, TAKEN, Spool
 from sanlock_helper.threads import WORKERS
 
 from ..fakes import RecordedJournal
