@@ -142,4 +142,7 @@ def test_what_libvirt_reads_to_connect_costs_the_try_and_not_the_agent(tmp_path:
     result = run(prepare, "--budget", "3", uri, UUID, "poweroff", **environ)
     assert result.returncode == 1, result.stderr
     assert "no answer from libvirtd within 0.9 s; trying again" in result.stderr
-    assert "FAILED after 3.0" in result.stderr
+    # On a busy machine a little late, but by less than another try takes.
+    ended = re.search(r"FAILED after (\d+\.\d+) s", result.stderr)
+    assert ended is not None, result.stderr
+    assert 3.0 <= float(ended[1]) < 3.8
