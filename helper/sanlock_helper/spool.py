@@ -353,12 +353,9 @@ class Spool(Handover):
         except FileNotFoundError:
             return False
         try:
-            self._flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            return not self.lock(descriptor)
         finally:
             self.kernel.close(descriptor)
-        return False
 
     # Signs of life
 
