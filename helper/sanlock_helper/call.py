@@ -89,15 +89,14 @@ def _perform(invocation: Invocation, start: float, spool: "Spool | None", proble
 
     # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
     gc.disable()
-    name = "" if spool is None else spool.name
     try:
         from .agent.service import perform
     except Exception as error:
         # Other processes have written their requests and exited, relying on this one.
         if spool is not None and spool.is_agent():
-            spool.leave_to_stock(name, start - _STOCK_SECONDS, error)
+            spool.leave_to_stock(spool.name, start - _STOCK_SECONDS, error)
         raise
-    return perform(invocation, start, spool, name, problem)
+    return perform(invocation, start, spool, problem)
 
 
 def _print(text: str) -> int:

@@ -56,17 +56,17 @@ def refuse(error: Exception) -> int:
     return EXIT_USAGE
 
 
-def perform(invocation: Invocation, start: float, spool: Spool | None, name: str, problem: str) -> int:
+def perform(invocation: Invocation, start: float, spool: Spool | None, problem: str) -> int:
     """Serve the INVOCATION that came at START, or have another process serve it.
 
-    NAME is its file in SPOOL.  Without a spool this process serves only this request, for the reason
-    PROBLEM; the action "ignore" has none.  Where SPOOL keeps the file open, this process waits for the
-    outcome; else it is enlisted there.  Returns the exit status.
+    SPOOL has its file, and this process is enlisted there or waits for the outcome.  Without a spool it
+    serves only this request, for the reason PROBLEM; the action "ignore" has none.  Returns the exit status.
     """
     close_inherited_descriptors(spool.descriptors() if spool is not None else ())
     journal = Journal()
     join_sanlock_group(run_dir())
     grace = Grace()
+    name = "" if spool is None else spool.name
     request = Request.of(invocation, Deadline(start, grace, invocation.budget), name)
     try:
         if request.action == "ignore":
