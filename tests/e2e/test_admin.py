@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import time
 import uuid
@@ -112,18 +113,24 @@ DOMAIN = (
 )
 
 
+def processor_seconds() -> float:
+    """Of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_200_domains_within_a_second(monolithic: Stack) -> None:
+    """A second of the processor: how much of that other tests leave to this one is not its subject."""
     calm = monolithic
     domains = "".join(DOMAIN.format(number, uuid.uuid4()) for number in range(200))
     calm.write("/run/stack/many.xml", NODE.format(domains))
     words = ("status", "--connect", "test+unix:////run/stack/many.xml")
-    took = []
-    for _ in range(3):
-        start = time.monotonic()
-        result = run(calm, *words)
-        took.append(time.monotonic() - start)
-        assert len(result.stdout.splitlines()) == 201, result.stderr
-    assert min(took) < 1, took
+    before = processor_seconds()
+    result = run(calm, *words)
+    took = processor_seconds() - before
+    assert len(result.stdout.splitlines()) == 201, result.stderr
+    # libvirtd has the other half.
+    assert took < 0.5, took
     assert len(document(calm, "status", *words)["domains"]) == 200
 
 
