@@ -5,11 +5,10 @@ An administrator waits for the outcome, or asks for the options; the arguments h
 wrong; this process is needed to serve the spool, or the spool cannot be used.
 """
 
-import posix
 import sys
 
-from . import IDENTIFIER, MOST_DESCRIPTORS, __version__
-from .handover import Handover
+from . import IDENTIFIER, __version__
+from .inherited_descriptors import close_inherited_descriptors
 from .invocation import EXIT_DONE, EXIT_FAILED, HELP, PROGRAM, Invocation
 from .spool import Spool, SpoolError
 
@@ -17,8 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# EMFILE and ENFILE (errno(3)): no descriptor is free, in this process or on this host.
-_NO_DESCRIPTOR = (24, 23)
+    from .handover import Handover
 
 # Older requests are not handed to libvirt's helper: this is the budget where no --budget was given.
 _STOCK_SECONDS = 35.0
@@ -38,64 +36,64 @@ def run(words: "Sequence[str]", start: float, waits: bool, handover: "Handover |
         from .agent.opened_files import list_files
 
         return list_files()
+    close_inherited_descriptors(handover.descriptors() if handover is not None else ())
     try:
         invocation = Invocation.parse(words)
     except ValueError as error:  # a UsageError
         from .agent.service import refuse
 
         return refuse(error)
+    if invocation.action == "ignore":
+        return _perform(invocation, start, None)
+    return _serve(invocation, start, waits, handover)
+
+
+def _serve(invocation: Invocation, start: float, waits: bool, handover: "Handover | None") -> int:
+    """Have the request of INVOCATION served, by this process or by an agent; returns the exit status."""
     spool, problem = None, ""
-    if invocation.action != "ignore":
-        try:
-            try:
-                spool, is_needed = _enlist(invocation, start, waits, handover)
-            except SpoolError as error:
-                if getattr(error.__cause__, "errno", 0) not in _NO_DESCRIPTOR:
-                    raise
-                # Inherited descriptors use all that are allowed.
-                posix.closerange(3, MOST_DESCRIPTORS)
-                spool, is_needed = _enlist(invocation, start, waits, None)
-            if not is_needed:
-                # Another process serves it; a stand-by has waited for that.
-                return EXIT_FAILED if spool.was_dismissed and spool.has_failed() else EXIT_DONE
-        except SpoolError as error:
-            problem = str(error)
-    return _perform(invocation, start, spool, problem)
-
-
-def _enlist(
-    invocation: Invocation, start: float, waits: bool, handover: "Handover | None"
-) -> "tuple[Spool, bool]":
-    """Put the request into the spool, unless HANDOVER has: returns that, and whether this process is needed.
-
-    Raises SpoolError when it cannot be written, or the locks cannot be used; then no file is left there.
-    """
-    if handover is not None:
-        spool = Spool.of(handover)
-    else:
-        spool = Spool.open()
-        spool.write(invocation, start, keep=waits)
     try:
-        return spool, waits or spool.enlist()
-    except SpoolError:
-        if not spool.remove(spool.name):
-            return spool, False  # an agent has served it
-        raise
+        spool = Spool.of(handover) if handover is not None else _written(invocation, start, waits)
+        is_needed = waits or spool.enlist()
+    except SpoolError as error:
+        if spool is not None and not spool.remove(spool.name):
+            return EXIT_DONE  # an agent has served it
+        spool, problem, is_needed = None, str(error), True
+    if spool is not None and not is_needed:
+        # Another process serves it; a stand-by has waited for that.
+        return EXIT_FAILED if spool.was_dismissed and spool.has_failed() else EXIT_DONE
+    try:
+        return _perform(invocation, start, spool, problem)
+    except Exception as error:
+        if spool is None or spool.is_given_up or _leave_to_stock(spool, start, error):
+            raise
+        return EXIT_DONE
 
 
-def _perform(invocation: Invocation, start: float, spool: "Spool | None", problem: str) -> int:
+def _written(invocation: Invocation, start: float, waits: bool) -> Spool:
+    """The spool, with the request in it.  Raises SpoolError when it cannot be written."""
+    spool = Spool.open()
+    spool.write(invocation, start, keep=waits)
+    return spool
+
+
+def _leave_to_stock(spool: Spool, start: float, error: Exception) -> bool:
+    """After an ERROR that is a defect, or a broken package: whether this process's own request is left to do.
+
+    Other processes have written their requests and exited, relying on the agent, which this process may be.
+    """
+    if spool.is_agent():
+        return spool.leave_to_stock(spool.name, start - _STOCK_SECONDS, error)
+    return spool.remove(spool.name)
+
+
+def _perform(invocation: Invocation, start: float, spool: "Spool | None", problem: str = "") -> int:
     """Serve requests in this process: see service.perform()."""
     import gc
 
     # Short-lived, and nearly all that is made while importing stays: collecting garbage only costs.
     gc.disable()
-    try:
-        from .agent.service import perform
-    except Exception as error:
-        # Other processes have written their requests and exited, relying on this one.
-        if spool is not None and spool.is_agent():
-            spool.leave_to_stock(spool.name, start - _STOCK_SECONDS, error)
-        raise
+    from .agent.service import perform
+
     return perform(invocation, start, spool, problem)
 
 

@@ -86,6 +86,25 @@ class Handover:
                 raise OSError(_EPERM, "Operation not permitted")
         return cls(directory, posix.getpid(), owner=owner)
 
+    def descriptors(self) -> "tuple[int, ...]":
+        """What this process holds open here; -1 for what is not open."""
+        return self.directory, self.own_request_fd, *self.locks, self.place
+
+    def reopened(self) -> "Self | None":
+        """The spool with the same request, once this process has closed all its descriptors.
+
+        None where the request is not there any more: an agent has served it.  It is never written anew: an
+        agent may have seen it, and does not serve a second one of its name.  Raises OSError.
+        """
+        again = type(self).open(owner=self.owner)
+        flags = posix.O_RDWR | posix.O_NOFOLLOW | posix.O_CLOEXEC
+        try:
+            again.own_request_fd = again.kernel.open(self.name, flags, dir_fd=again.directory)
+        except FileNotFoundError:
+            return None
+        again.name = self.name
+        return again
+
     def write_request(
         self,
         uri: str,

@@ -34,13 +34,19 @@ def main(arguments: "Sequence[str]", interactive: "bool | None" = None) -> int:
     try:
         from .call import run
     except Exception:
-        # What an agent has served already needs nothing more.
-        if handover is not None and not handover.remove(handover.name):
-            return 0
         # Inherited descriptors may have left none for it; a package that is being replaced fails once more.
         posix.closerange(3, MOST_DESCRIPTORS)
-        handover = None
-        from .call import run
+        try:
+            if handover is not None:
+                handover = handover.reopened()
+                if handover is None:
+                    return 0  # an agent has served it
+            from .call import run
+        except Exception:
+            # What an agent has served already needs nothing more.
+            if handover is not None and not handover.remove(handover.name):
+                return 0
+            raise
     return run(words, start, waits, handover)
 
 

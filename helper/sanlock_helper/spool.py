@@ -121,6 +121,8 @@ class Spool(Handover):
         self.shown_at = 0.0
         # Whether this process, once it is the agent, stays when nothing is left to serve.
         self.stays = False
+        # Whether this process has given up what is in here, its own request as well.
+        self.is_given_up = False
 
     @classmethod
     def open(cls, path: str = RUNTIME_DIR, owner: int = 0) -> "Self":
@@ -152,8 +154,8 @@ class Spool(Handover):
         self.locks, self.place = handover.locks, handover.place
 
     def descriptors(self) -> "tuple[int, ...]":
-        """What this process holds open here."""
-        return self.directory, self.own_request_fd, *self.locks, self._pid_file, self.place
+        """As Handover.descriptors(), with the file that names the agent."""
+        return *super().descriptors(), self._pid_file
 
     # Requests
 
@@ -491,7 +493,16 @@ class Spool(Handover):
         killpath.main(), and the executable becomes libvirt's helper for the arguments that the exception
         holds.  A request goes only once it has its process: one that gets none stays for the next agent.
         """
-        names = [name for name in self.unserved() if is_request(name)]
+        self.is_given_up = True
+        try:
+            unserved = self.unserved()
+        except OSError:
+            # What this process has opened may be all that it is allowed.
+            from .inherited_descriptors import close_inherited_descriptors
+
+            close_inherited_descriptors(self.descriptors())
+            unserved = self.unserved()
+        names = [name for name in unserved if is_request(name)]
         for name in names:
             arguments = self._arguments_of(name)
             if arguments is None or name == mine:
@@ -504,6 +515,9 @@ class Spool(Handover):
                     continue
             self.remove(name)
         self.remove(mine)
+        if self._held >= 0:
+            # As libvirt's helper this process keeps its id, and gives the lock up.
+            self._write_holder("")
         return mine in names
 
     def _arguments_of(self, name: str) -> "list[str] | None":

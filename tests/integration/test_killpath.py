@@ -133,7 +133,7 @@ INSPECT = """
 import os, sys
 sys.argv[1:] = []
 sys.path.insert(0, {helper!r})
-from sanlock_helper.agent.service import close_inherited_descriptors
+from sanlock_helper.inherited_descriptors import close_inherited_descriptors
 close_inherited_descriptors({keep})
 print(sorted(os.listdir("/proc/self/fd"), key=int))
 """

@@ -399,8 +399,8 @@ def install(patch: pytest.MonkeyPatch, stand_bys: int) -> None:
     patch.setattr(killpath, "Handover", ModelHandover)
     for module in (call, one_request):
         patch.setattr(module, "Spool", ModelSpool)
-    for module in (service, one_request):
         patch.setattr(module, "close_inherited_descriptors", lambda keep=(): None)
+    for module in (service, one_request):
         patch.setattr(module, "join_sanlock_group", lambda directory: None)
         patch.setattr(module, "Journal", ModelJournal)
         patch.setattr(module, "Grace", lambda: 40)

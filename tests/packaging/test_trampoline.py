@@ -155,18 +155,27 @@ for uri, action, age in ("test:///a", "pause", 1), ("test:///b", "restart", 2), 
 PRIVATE = """
 mount -t tmpfs run /run
 /usr/bin/python3 -ISBc "$0" "$1"
-{damage}
-exec {executable} {uri} $1 pause
+({damage}; exec {executable} {uri} $1 pause)
+echo "left: $(ls /run/virt-sanlock-helper/requests | wc -l)" >&2
 """
 
 
 @pytest.mark.parametrize(
-    ("name", "why"),
-    [(name, f"No module named 'sanlock_helper.{name}'") for name in ("agent.service", "agent.agent")],
+    ("damage", "why"),
+    [
+        *(
+            (remove(name), f"No module named 'sanlock_helper.{name}'")
+            for name in ("agent.service", "agent.agent")
+        ),
+        ("echo 'def perform(): pass' >>helper/sanlock_helper/agent/service.py", "TypeError: perform() takes"),
+        ("echo 'Grace = None' >>helper/sanlock_helper/agent/service.py", "TypeError: 'NoneType' object"),
+        # Too few to import all of it with, or to list the spool with once it fails.
+        *((f"ulimit -n {number}", "Too many open files") for number in (8, 9, 10, 11, 12)),
+    ],
 )
-def test_requests_of_others_are_handed_on_too(checkout: Path, name: str, why: str) -> None:
+def test_requests_of_others_are_handed_on_too(checkout: Path, damage: str, why: str) -> None:
     executable = checkout / "helper" / "libvirt_sanlock_helper"
-    script = PRIVATE.format(damage=remove(name), executable=executable, uri=URI)
+    script = PRIVATE.format(damage=damage, executable=executable, uri=URI)
     result = subprocess.run(
         ["unshare", "--mount", "sh", "-ec", script, AFTER_OTHERS, UUID],
         cwd=checkout,
@@ -182,6 +191,7 @@ def test_requests_of_others_are_handed_on_too(checkout: Path, name: str, why: st
         f"{URI} {UUID} pause",
     ]
     assert result.stderr.count(why) == 3
+    assert "left: 0\n" in result.stderr
 
 
 @pytest.mark.parametrize("kind", ["copy", "link", "hard link", "nothing", "folder"])

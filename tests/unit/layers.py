@@ -20,6 +20,7 @@ GROUND = {
     "errors",
     "escapes",
     "events",
+    "inherited_descriptors",
     "inotify",
     "journal",
     "memory_limits",

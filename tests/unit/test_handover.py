@@ -28,9 +28,9 @@ PLACES = tuple(f"stand-by-{number}.lock" for number in range(STAND_BYS))
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    os.close(Spool.open(str(tmp_path / "run"), owner=os.geteuid()).directory)
-    opened = Handover.open(str(tmp_path / "run"), owner=os.geteuid())
-    monkeypatch.setattr("sanlock_helper.killpath.Handover.open", lambda: opened)
+    path, owner = str(tmp_path / "run"), os.geteuid()
+    os.close(Spool.open(path, owner=owner).directory)
+    monkeypatch.setattr(vars(Handover)["open"].__func__, "__defaults__", (path, owner))
     # Whatever has to be loaded beyond the hand-over cannot be; and the test's own descriptors stay open.
     monkeypatch.setitem(sys.modules, "sanlock_helper.call", None)
     functions = {**vars(posix), "closerange": lambda low, high: None}
@@ -100,6 +100,29 @@ def test_one_whose_request_was_served_meanwhile_has_nothing_left_to_do(
 
     monkeypatch.setattr(Handover, "is_served", is_served)
     assert call() == 0
+
+
+def test_a_request_is_the_same_file_when_the_rest_is_loaded_at_the_second_try(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent may have seen the first one, and never serves a second one of that name."""
+    numbers: list[int] = []
+
+    def note() -> None:
+        numbers.append(next((runtime / "requests").iterdir()).stat().st_ino)
+
+    def run(words: list[str], start: float, waits: bool, handover: Handover) -> int:
+        note()
+        assert os.fstat(handover.own_request_fd).st_ino == numbers[0]
+        return 7
+
+    def closerange(low: int, high: int) -> None:
+        note()
+        monkeypatch.setitem(sys.modules, "sanlock_helper.call", SimpleNamespace(run=run))
+
+    monkeypatch.setattr("sanlock_helper.killpath.posix.closerange", closerange)
+    assert call() == 7
+    assert len(set(numbers)) == 1
 
 
 @pytest.mark.parametrize("action", ["poweroff", "restart", "pause"])

@@ -238,7 +238,7 @@ def test_nothing_is_imported_when_a_failed_agent_becomes_libvirts_helper() -> No
 
 @pytest.mark.parametrize(
     ("program", "own"),
-    [(PROBE, FAST), (STAND_BY, FAST | {"call", "invocation", "spool"})],
+    [(PROBE, FAST), (STAND_BY, FAST | {"call", "inherited_descriptors", "invocation", "spool"})],
     ids=["hand-over", "stand-by"],
 )
 def test_c_modules_only_are_imported_before_a_process_serves(program: str, own: set[str]) -> None:

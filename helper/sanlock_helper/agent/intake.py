@@ -185,6 +185,9 @@ class Intake:
         """Request NAME is not there any more: the agent that this one serves beside may have served it."""
         if self._requests.is_done_by_another(name):
             self.read_outcome(name)
+        else:
+            # Its own process has removed it; what has this name later is a request again.
+            self._known.discard(name)
 
     def _log_for_another(self, name: str, request: Request) -> None:
         """Log the outcome of a request whose agent died before it could."""

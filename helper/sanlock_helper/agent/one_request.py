@@ -7,12 +7,13 @@ import fcntl
 import posix
 import time
 
+from ..inherited_descriptors import close_inherited_descriptors
 from ..journal import Journal
 from ..leases.grace import Grace
 from ..leases.sanlock_daemon import join_sanlock_group, run_dir
 from ..spool import Spool
 from .requests import Requests
-from .service import close_inherited_descriptors, make_agent
+from .service import make_agent
 
 # How often a process waits for another one that serves the same request, left by an agent that died.
 _WAIT_SECONDS = 0.05

@@ -7,7 +7,7 @@ import posix
 import sys
 import time
 
-from .. import IDENTIFIER, MOST_DESCRIPTORS
+from .. import IDENTIFIER
 from ..errors import described
 from ..events import Event
 from ..invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, USAGE, Invocation
@@ -21,7 +21,7 @@ from .stand_by import StandBy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from ..virt.local_domains import LocalDomains
     from .agent import Agent
@@ -48,7 +48,6 @@ WAIT_SECONDS = 0.05
 
 def refuse(error: Exception) -> int:
     """Log what is wrong with the arguments; returns the exit status."""
-    close_inherited_descriptors()
     journal = Journal()
     journal.report(Event("usage-error", note=error))
     journal.flush()
@@ -62,7 +61,6 @@ def perform(invocation: Invocation, start: float, spool: Spool | None, problem: 
     SPOOL has its file, and this process is enlisted there or waits for the outcome.  Without a spool it
     serves only this request, for the reason PROBLEM; the action "ignore" has none.  Returns the exit status.
     """
-    close_inherited_descriptors(spool.descriptors() if spool is not None else ())
     journal = Journal()
     join_sanlock_group(run_dir())
     grace = Grace()
@@ -95,6 +93,7 @@ def _serve_spool(request: Request, spool: Spool, grace: Grace, journal: Journal)
         # has done so.
         if not requests.remove(request.name) and not spool.waits_for_outcome:
             return EXIT_FAILED if spool.has_failed() else EXIT_DONE
+        spool.is_given_up = True
         journal.report(request.event("served-alone", note=error))
         return serve_alone(request, lambda: make_agent(journal, request.uri))
 
@@ -296,18 +295,3 @@ def raise_priority() -> None:
         posix.setpriority(posix.PRIO_PROCESS, 0, NICE)
     except OSError:
         pass  # not root, or without CAP_SYS_NICE
-
-
-def close_inherited_descriptors(keep: Iterable[int] = ()) -> None:
-    """Close the descriptors above 2 that were inherited: all but those to KEEP."""
-    kept = {0, 1, 2, *keep}
-    try:
-        names = posix.listdir("/proc/self/fd")
-    except OSError:  # no descriptor is free for the listing
-        names = [str(number) for number in range(MOST_DESCRIPTORS)]
-    for name in names:
-        if int(name) not in kept:
-            try:
-                posix.close(int(name))
-            except OSError:
-                pass  # not open, or the descriptor of the listing itself

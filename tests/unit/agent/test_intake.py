@@ -48,6 +48,27 @@ def test_what_was_known_before_is_known_while_it_is_there(step: str) -> None:
     assert intake.left() == STEPS
 
 
+class Vanishing(Requests):
+    """A request that its process removes between the listing and the read, and writes anew."""
+
+    def read(self, name: str) -> None:
+        return None
+
+    def is_done_by_another(self, name: str) -> bool:
+        return False
+
+
+def test_a_request_that_went_is_read_when_it_comes_again() -> None:
+    requests: Any = Vanishing(NAME)
+    intake = Intake(requests, None, lambda: 0.0)  # type: ignore[arg-type]
+    read: list[str] = []
+    requests.read = read.append
+    for _ in range(2):
+        intake.read_anew()
+        intake.take(lambda found: None)
+    assert read == [NAME, NAME]
+
+
 def test_a_spool_that_has_changed_is_read_however_lately_it_was_read() -> None:
     requests: Any = Requests()
     reads: list[int] = []

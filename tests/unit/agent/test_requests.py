@@ -344,14 +344,80 @@ def test_a_process_that_cannot_enlist_serves_unless_an_agent_has(
             spool.remove(spool.names()[0])
         raise SpoolError("the agent's lock cannot be used")
 
+    alone: list[object] = []
+
+    def perform(*words: object) -> int:
+        alone.append(words[3])
+        return 7
+
     monkeypatch.setattr("sanlock_helper.call.Spool.open", lambda: spool)
     monkeypatch.setattr(spool, "enlist", enlist)
-    if is_served:
-        assert call._enlist(wanted(), 1000.0, False, None)[1] is False
-    else:
-        with pytest.raises(SpoolError):
-            call._enlist(wanted(), 1000.0, False, None)
+    monkeypatch.setattr(call, "_perform", perform)
+    assert call._serve(wanted(), 1000.0, False, None) == (0 if is_served else 7)
+    assert alone == ([] if is_served else ["the agent's lock cannot be used"])
     assert spool.names() == []
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+@pytest.mark.parametrize("is_agent", [True, False])
+def test_what_a_process_that_fails_would_have_served_is_left_to_libvirts_helper(
+    monkeypatch: pytest.MonkeyPatch, spool: Spool, is_agent: bool, is_served: bool
+) -> None:
+    """An agent of an older package beside a new hand-over, say: its own request, and those of others."""
+    left: list[str] = []
+
+    def perform(*_: object) -> int:
+        if is_served:
+            spool.remove(spool.name)
+        raise TypeError("perform() takes 3 arguments")
+
+    def arguments_of(name: str) -> None:
+        left.append(name)
+
+    monkeypatch.setattr("sanlock_helper.call.Spool.open", lambda: spool)
+    monkeypatch.setattr(spool, "enlist", lambda: True)
+    monkeypatch.setattr(spool, "is_agent", lambda: is_agent)
+    monkeypatch.setattr(spool, "_arguments_of", arguments_of)
+    monkeypatch.setattr("sanlock_helper.agent.service.perform", perform)
+    other = spool.write(wanted(), 999.0)
+    if is_served:
+        assert call._serve(wanted(), 1000.0, False, None) == 0
+    else:
+        with pytest.raises(TypeError):
+            call._serve(wanted(), 1000.0, False, None)
+    # What cannot be read is for the next agent.
+    assert spool.names() == [other]
+    assert (other in left) == is_agent
+
+
+def test_a_process_that_serves_alone_in_the_end_fails_with_its_error(
+    monkeypatch: pytest.MonkeyPatch, spool: Spool
+) -> None:
+    """Its request is in the spool no more then, which no agent has served."""
+
+    def serve_alone(*_: object) -> int:
+        assert spool.names() == []
+        raise TypeError("a defect")
+
+    def perform(*_: object) -> int:
+        raise SpoolError("two agents show no sign of life")
+
+    monkeypatch.setattr("sanlock_helper.call.Spool.open", lambda: spool)
+    monkeypatch.setattr(spool, "enlist", lambda: True)
+    monkeypatch.setattr(spool, "is_agent", lambda: False)
+    monkeypatch.setattr("sanlock_helper.agent.service.SpoolService.perform", perform)
+    monkeypatch.setattr("sanlock_helper.agent.service.serve_alone", serve_alone)
+    monkeypatch.setattr("sanlock_helper.agent.service.join_sanlock_group", lambda directory: None)
+    with pytest.raises(TypeError, match="a defect"):
+        call._serve(wanted(), 1000.0, False, None)
+
+
+def test_one_that_leaves_its_requests_to_libvirts_helper_is_named_as_the_agent_no_more(spool: Spool) -> None:
+    """It becomes that helper, with its process id, and gives the lock up."""
+    assert spool.take_first() == TAKEN
+    assert spool.holder(0) != ""
+    spool.leave_to_stock("", 0.0, OSError("broken"))
+    assert spool.holder(0) == ""
 
 
 @pytest.mark.parametrize("is_own", [True, False])
