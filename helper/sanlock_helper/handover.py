@@ -145,6 +145,10 @@ class Handover:
         try:
             lock = self.lock_file(FIRST)
             if self.lock(lock):
+                # The sign of life there is its last holder's.  Until this process has loaded what it serves
+                # with, none may exit that relies on it.
+                late = int((self._clock() - LATE_SECONDS) * 1e9)
+                self.kernel.utime(lock, ns=(late, late))
                 return False
             shown_at = self.kernel.fstat(lock).st_mtime_ns / 1e9
             return 0 <= self._clock() - shown_at < LATE_SECONDS and not self.take_place()

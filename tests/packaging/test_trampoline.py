@@ -194,6 +194,31 @@ def test_requests_of_others_are_handed_on_too(checkout: Path, damage: str, why: 
     assert "left: 0\n" in result.stderr
 
 
+# An agent has ended just now; in a /run of its own.
+STORM = """
+mount -t tmpfs run /run
+{executable} {uri} $1 pause 2>/dev/null
+echo 'def f(:' >>helper/sanlock_helper/spool.py
+for _ in $(seq 40); do {executable} {uri} $1 pause 2>/dev/null & done
+wait
+ls /run/virt-sanlock-helper/requests >&2
+"""
+
+
+def test_none_relies_on_one_that_cannot_load_the_rest(checkout: Path) -> None:
+    executable = checkout / "helper" / "libvirt_sanlock_helper"
+    result = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", STORM.format(executable=executable, uri=URI), "sh", UUID],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert result.stdout.splitlines() == [f"{URI} {UUID} pause"] * 40
+    assert result.stderr == ""
+
+
 @pytest.mark.parametrize("kind", ["copy", "link", "hard link", "nothing", "folder"])
 def test_it_never_runs_itself(checkout: Path, kind: str) -> None:
     (checkout / "helper/sanlock_helper/killpath.py").unlink()

@@ -125,6 +125,26 @@ def test_a_request_is_the_same_file_when_the_rest_is_loaded_at_the_second_try(
     assert len(set(numbers)) == 1
 
 
+def test_none_exits_before_the_one_that_has_the_lock_has_loaded_the_rest(
+    runtime: Path, held: list[int]
+) -> None:
+    """The last agent's sign of life is not its own."""
+    hold(runtime, held, PLACES)
+    lock = runtime / LOCKS[0]
+    lock.touch()
+    now = time.monotonic_ns()
+    os.utime(lock, ns=(now, now))
+    first, second = (Handover.open() for _ in range(2))
+    assert not first.is_served()
+    assert not second.is_served()
+    # Its silence counts from here: it is not killed before it has had its time.
+    assert time.monotonic() - lock.stat().st_mtime < LATE_SECONDS + 0.5
+    for handover in (first, second):
+        for descriptor in handover.descriptors():
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
 @pytest.mark.parametrize("action", ["poweroff", "restart", "pause"])
 @pytest.mark.parametrize("uri", [URI, "test:///a b", "qemu+unix:///system?socket=/run/x"])
 def test_what_libvirt_registers_is_plain(uri: str, action: str) -> None:
