@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 STAND_BYS = 3
 
-# Of the content of a request's file.
+# Of the content of a request's file.  An agent of another version puts what has another format aside, and the
+# process that wrote it has exited by then: what is to be added is a line behind the others.
 FORMAT = "2"
+# Of one request's file: an agent reads no larger one.
+MOST_BYTES = 64 * 1024
 
 # The agent's lock, and that of an agent which serves beside one that does not answer and cannot be killed.
 FIRST, SECOND = 0, 1
@@ -36,7 +39,7 @@ LOCKS = ("agent.lock", "agent-beside.lock")
 # The file type in st_mode (inode(7)): the module that names them is one more to load.
 S_IFMT, S_IFDIR = 0o170000, 0o040000
 # errno(3): the module that has them is one more, too.
-_EPERM, _ENOSPC = 1, 28
+_EPERM, _E2BIG, _ENOSPC = 1, 7, 28
 
 
 class Handover:
@@ -124,6 +127,8 @@ class Handover:
         draft = f".{name}"
         flags = posix.O_RDWR | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC
         data = f"{FORMAT}\n{start}\n{budget}\n{pid}\n{uri}\n".encode()
+        if len(data) > MOST_BYTES:
+            raise OSError(_E2BIG, "Argument list too long")
         descriptor = self.kernel.open(draft, flags, 0o600, dir_fd=self.directory)
         try:
             if self.kernel.write(descriptor, data) != len(data):

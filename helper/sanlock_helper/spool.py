@@ -38,6 +38,7 @@ from .handover import (
     FORMAT,
     LATE_SECONDS,
     LOCKS,
+    MOST_BYTES,
     S_IFDIR,
     S_IFMT,
     SECOND,
@@ -77,7 +78,6 @@ ACT_SECONDS = 2.0
 
 _PID_FILES = ("agent.pid", "agent-beside.pid")
 _PID_SIZE = 128
-_MAX_SIZE = 64 * 1024
 
 _S_IFREG = 0o100000
 
@@ -180,7 +180,7 @@ class Spool(Handover):
         descriptor = self.own_request_fd
         if self.kernel.fstat(descriptor).st_nlink:
             return False
-        data: bytes = self.kernel.pread(descriptor, _MAX_SIZE, 0)
+        data: bytes = self.kernel.pread(descriptor, MOST_BYTES, 0)
         # The last line has the outcome and its level: see Requests.finish().
         return data.rstrip(b"\n").rpartition(b"\n")[2].startswith((b"error\t", b"crit\t"))
 
@@ -228,7 +228,7 @@ class Spool(Handover):
         status = self.kernel.stat(name, dir_fd=self.directory, follow_symlinks=False)
         if status.st_mode & S_IFMT != _S_IFREG:
             raise SpoolError("it is not a regular file")
-        if status.st_size > _MAX_SIZE:
+        if status.st_size > MOST_BYTES:
             raise SpoolError(f"it has {status.st_size} bytes")
         if status.st_uid != self.owner or status.st_mode & 0o022:
             raise SpoolError(
@@ -243,7 +243,7 @@ class Spool(Handover):
 
     def text_of(self, descriptor: int) -> str:
         """What is in the file that DESCRIPTOR has open, from where it stands."""
-        data: bytes = self.kernel.read(descriptor, _MAX_SIZE)
+        data: bytes = self.kernel.read(descriptor, MOST_BYTES)
         return data.decode("utf-8", "backslashreplace")
 
     # The agent's lock

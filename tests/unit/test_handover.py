@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from sanlock_helper import killpath
-from sanlock_helper.handover import LATE_SECONDS, LOCKS, STAND_BYS, Handover
+from sanlock_helper.handover import FORMAT, LATE_SECONDS, LOCKS, MOST_BYTES, STAND_BYS, Handover
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.spool import Spool
 
@@ -143,6 +143,19 @@ def test_none_exits_before_the_one_that_has_the_lock_has_loaded_the_rest(
         for descriptor in handover.descriptors():
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def test_a_request_that_no_agent_would_read_is_not_written(runtime: Path) -> None:
+    handover = Handover.open()
+    with pytest.raises(OSError, match="too long"):
+        handover.write_request("test:///" + "x" * MOST_BYTES, UUID, "pause", 1000.0)
+    assert list((runtime / "requests").iterdir()) == []
+    os.close(handover.directory)
+
+
+def test_the_format_stays_what_it_is() -> None:
+    """An agent that stands is of the version before until an update has restarted it."""
+    assert FORMAT == "2"
 
 
 @pytest.mark.parametrize("action", ["poweroff", "restart", "pause"])
