@@ -169,6 +169,8 @@ def test_looking_changes_nothing(calm: Stack) -> None:
     make_safe(calm, calm.domain("noted", "poweroff").start())
     foreign = f"{STATE_RECORDS}/{uuid.uuid4()}.record"
     calm.write(foreign, "no record\n")
+    # sanlock writes what it releases, after the call is over.
+    wait_for(lambda: {lease.pid for lease in calm.leases()} <= {held.qemu_pid()}, 10, "the release")
     before = picture(calm)
     for words in (
         ("check",),

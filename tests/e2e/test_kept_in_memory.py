@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -122,11 +123,21 @@ def test_no_file_of_a_disk_is_opened(stack: Stack, login: bool) -> None:
         assert late == [], f"{name}: {late}"
 
 
+def own_copy(stack: Stack) -> Path:
+    """The path inside of the command in a copy of the program that the stack has for itself."""
+    top = HELPER.parents[1]
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("helper", "auth"):
+        shutil.copytree(top / name, stack.path(f"/run/program/{name}"), ignore=ignore)
+    return Path("/run/program/helper/virt-sanlock-helper")
+
+
 def test_a_warning_reads_no_disk(stack: Stack) -> None:
     """Renewals fail, and nothing is served: what the watch of them reads is in memory."""
     need_programs("strace")
     two_domains(stack)
-    pid = StandingAgent(stack).wait_ready()
+    # Files that change are read anew: no other test may change these.
+    pid = StandingAgent(stack, command=own_copy(stack)).wait_ready()
     wait_for(lambda: connections(stack) >= CONNECTIONS, 10, "its connections")
     mapped, held = kept_by(stack, pid)
     trace = stack.path("/run/trace-watch")
@@ -189,10 +200,7 @@ def test_without_the_right_to_lock_it_logs_that_once_and_stands(monolithic: Stac
 
 def test_a_file_that_changes_is_kept_anew(monolithic: Stack) -> None:
     stack = monolithic
-    stack.run("cp", "-a", str(HELPER.parents[1]), "/run/program")
-    command = stack.path("/run/program/helper/virt-sanlock-helper")
-    assert command.exists()
-    agent = StandingAgent(stack, command=Path("/run/program/helper/virt-sanlock-helper"))
+    agent = StandingAgent(stack, command=own_copy(stack))
     pid = agent.wait_ready()
     name = "/run/program/helper/sanlock_helper/killpath.py"
     before = stack.path(name).stat().st_ino

@@ -470,10 +470,12 @@ def test_list_as_another_user(stack: Stack) -> None:
     make_safe(stack, held)
     # Where the checkout is for root alone, its copy is not.
     top = COMMAND.parents[1]
-    stack.run("sh", "-c", f"cp -r {top}/helper {top}/auth /tmp/ && chmod -R a+rX /tmp/helper /tmp/auth")
+    stack.run(
+        "sh", "-c", f"mkdir /run/own && cp -r {top}/helper {top}/auth /run/own && chmod -R a+rX /run/own"
+    )
     for arguments in (["--list"], ["--list", "--json"], ["--forget", "held"], ["--resume-anyway", "held"]):
         result = stack.run(
-            "setpriv", "--reuid", "65534", "--clear-groups", "/tmp/helper/virt-sanlock-helper", "recover",
+            "setpriv", "--reuid", "65534", "--clear-groups", "/run/own/helper/virt-sanlock-helper", "recover",
             *arguments, check=False,
         )  # fmt: skip
         assert result.returncode == 1

@@ -59,7 +59,7 @@ def test_outage_with_libvirts_helper(stack: Stack) -> None:
 
     assert (off.state(), held.state()) == (OFF, PAUSED)
     assert (off.qemu_pid(), held.qemu_pid()) == (None, pids["pause"])
-    assert stack.leases() == []
+    wait_for(lambda: stack.leases() == [], 5, "the leases to be released")
     assert {kill.pid: kill.signal for kill in stack.sanlock_kills()} == {
         pids["poweroff"]: SIGRUNPATH,
         pids["pause"]: SIGRUNPATH,

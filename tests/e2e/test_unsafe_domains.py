@@ -296,7 +296,7 @@ def test_a_process_that_libvirtd_has_forgotten_is_not_off(
         assert pid is not None
         calm.signal(pid, signal.SIGKILL)
         wait_for(lambda: not calm.is_alive(pid), 10, "its end")
-    result = by_hand(calm, "--budget=2", URI, domain.uuid, action)
+    result = by_hand(calm, URI, domain.uuid, action)
     assert result.returncode == 0, result.stderr
     assert "verified off" in result.stderr
     if not transient:

@@ -419,7 +419,8 @@ class Cell:
 
     def _journal(self) -> list[str]:
         with open(self.stack.path("/run/stack/journal"), encoding="utf-8") as journal:
-            return [line for line in journal.read().split("\n") if line]
+            # Not what is being written.
+            return [line for line in journal.read().split("\n")[:-1] if line]
 
     def _lines(self, action: str = "") -> list[str]:
         other = f"|{self.fault.outcome}" if self.fault.outcome else ""
