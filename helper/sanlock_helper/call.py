@@ -9,7 +9,7 @@ import sys
 
 from . import IDENTIFIER, __version__
 from .inherited_descriptors import close_inherited_descriptors
-from .invocation import EXIT_DONE, EXIT_FAILED, HELP, PROGRAM, Invocation
+from .invocation import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, HELP, PROGRAM, Invocation
 from .spool import Spool, SpoolError
 
 TYPE_CHECKING = False
@@ -56,17 +56,42 @@ def _serve(invocation: Invocation, start: float, waits: bool, handover: "Handove
         is_needed = waits or spool.enlist()
     except SpoolError as error:
         if spool is not None and not spool.remove(spool.name):
-            return EXIT_DONE  # an agent has served it
+            return _status(spool)  # an agent has served it
         spool, problem, is_needed = None, str(error), True
     if spool is not None and not is_needed:
         # Another process serves it; a stand-by has waited for that.
-        return EXIT_FAILED if spool.was_dismissed and spool.has_failed() else EXIT_DONE
+        return _status(spool) if spool.was_dismissed else EXIT_DONE
     try:
         return _perform(invocation, start, spool, problem)
+    except KeyboardInterrupt:
+        # While the rest is loaded: it is not to be done later.
+        if spool is not None:
+            spool.remove(spool.name)
+        return EXIT_INTERRUPTED
     except Exception as error:
         if spool is None or spool.is_given_up or _leave_to_stock(spool, start, error):
             raise
-        return EXIT_DONE
+        _log_defect(invocation, error)
+        return _status(spool)
+
+
+def _status(spool: Spool) -> int:
+    """The exit status of a process whose own request another one has served."""
+    return EXIT_FAILED if spool.has_failed() else EXIT_DONE
+
+
+def _log_defect(invocation: Invocation, error: Exception) -> None:
+    """Log an ERROR of this program that came when the INVOCATION's request was served already."""
+    try:
+        from .errors import described
+        from .events import Event
+        from .journal import Journal
+
+        journal, kind, note = Journal(), "defect-after-service", described(error)
+        journal.report(Event(kind, invocation.action, invocation.uuid, None, uri=invocation.uri, note=note))
+        journal.flush()
+    except Exception:
+        pass  # of the same damage, mostly, and nothing is left to do
 
 
 def _written(invocation: Invocation, start: float, waits: bool) -> Spool:

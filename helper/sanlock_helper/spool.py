@@ -325,8 +325,12 @@ class Spool(Handover):
         """Try to take the first lock: TAKEN, HELD by another process, or free BESIDE another agent."""
         if not self._take(FIRST):
             return HELD
-        if not self.is_held(SECOND):
-            return TAKEN
+        try:
+            if not self.is_held(SECOND):
+                return TAKEN
+        except OSError:
+            self.unlock()
+            raise
         self.unlock()
         return BESIDE
 
@@ -495,30 +499,49 @@ class Spool(Handover):
         """
         self.is_given_up = True
         try:
-            unserved = self.unserved()
+            self._show_none()
+            names = [name for name in self._unserved_at_last() if is_request(name)]
+            for name in names:
+                arguments = self._arguments_of(name)
+                if arguments is None or name == mine:
+                    continue
+                if started(name) >= f"{int(oldest * 1e6):016d}":
+                    child = _fork(self._clock)
+                    if child == 0:
+                        raise _cannot_serve(arguments, why)
+                    if child < 0:
+                        continue
+                self.remove(name)
+            self.remove(mine)
+        finally:
+            if self._held >= 0:
+                # As libvirt's helper this process keeps its id, and gives the lock up.
+                self._write_holder("")
+        self.is_given_up = mine in names
+        return self.is_given_up
+
+    def _show_none(self) -> None:
+        """Show no life any more: who writes a request from here on does not exit, relying on this process.
+
+        Those who did have written theirs before, so they are in the next listing.
+        """
+        if self._held >= 0:
+            late = int((self._clock() - LATE_SECONDS) * 1e9)
+            try:
+                self.kernel.utime(self.locks[self._held], ns=(late, late))
+            except OSError:
+                pass  # see _stamp()
+
+    def _unserved_at_last(self) -> "list[str]":
+        """The files of the requests that no process has served, whatever it takes to list them."""
+        try:
+            return self.unserved()
         except OSError:
             # What this process has opened may be all that it is allowed.
             from .inherited_descriptors import close_inherited_descriptors
 
             close_inherited_descriptors(self.descriptors())
-            unserved = self.unserved()
-        names = [name for name in unserved if is_request(name)]
-        for name in names:
-            arguments = self._arguments_of(name)
-            if arguments is None or name == mine:
-                continue
-            if started(name) >= f"{int(oldest * 1e6):016d}":
-                child = _fork(self._clock)
-                if child == 0:
-                    raise _cannot_serve(arguments, why)
-                if child < 0:
-                    continue
-            self.remove(name)
-        self.remove(mine)
-        if self._held >= 0:
-            # As libvirt's helper this process keeps its id, and gives the lock up.
-            self._write_holder("")
-        return mine in names
+            return self.unserved()
 
     def _arguments_of(self, name: str) -> "list[str] | None":
         """What libvirt's helper is run with for request NAME; None when it cannot be read, or is none."""

@@ -258,8 +258,8 @@ FIXES = (
             ),
             Edit(
                 "helper/sanlock_helper/call.py",
-                '                if getattr(error.__cause__, "errno", 0) not in _NO_DESCRIPTOR:\n                    raise\n',
-                "                raise\n",
+                "    close_inherited_descriptors(handover.descriptors() if handover is not None else ())\n",
+                "",
             ),
         ),
     ),

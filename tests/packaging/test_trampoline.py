@@ -155,7 +155,8 @@ for uri, action, age in ("test:///a", "pause", 1), ("test:///b", "restart", 2), 
 PRIVATE = """
 mount -t tmpfs run /run
 /usr/bin/python3 -ISBc "$0" "$1"
-({damage}; exec {executable} {uri} $1 pause)
+# Until the last process that it has started is over.
+({damage}; exec {executable} {uri} $1 pause) | cat
 echo "left: $(ls /run/virt-sanlock-helper/requests | wc -l)" >&2
 """
 
@@ -198,25 +199,49 @@ def test_requests_of_others_are_handed_on_too(checkout: Path, damage: str, why: 
 STORM = """
 mount -t tmpfs run /run
 {executable} {uri} $1 pause 2>/dev/null
-echo 'def f(:' >>helper/sanlock_helper/spool.py
-for _ in $(seq 40); do {executable} {uri} $1 pause 2>/dev/null & done
+{damage}
+for _ in $(seq -w 1 60); do {executable} {uri} ${{1%??}}$_ pause 2>/dev/null & done
 wait
 ls /run/virt-sanlock-helper/requests >&2
 """
 
 
-def test_none_relies_on_one_that_cannot_load_the_rest(checkout: Path) -> None:
-    executable = checkout / "helper" / "libvirt_sanlock_helper"
+@pytest.mark.parametrize(
+    "damage", ["echo 'def f(:' >>helper/sanlock_helper/spool.py", remove("agent.service")]
+)
+def test_none_relies_on_one_that_cannot_load_the_rest(checkout: Path, damage: str) -> None:
+    script = STORM.format(damage=damage, executable=checkout / "helper" / "libvirt_sanlock_helper", uri=URI)
     result = subprocess.run(
-        ["unshare", "--mount", "sh", "-ec", STORM.format(executable=executable, uri=URI), "sh", UUID],
+        ["unshare", "--mount", "sh", "-ec", script, "sh", UUID],
         cwd=checkout,
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
-    assert result.stdout.splitlines() == [f"{URI} {UUID} pause"] * 40
+    # Two processes may see to one request.
+    assert set(result.stdout.splitlines()) == {f"{URI} {UUID[:-2]}{n:02} pause" for n in range(1, 61)}
     assert result.stderr == ""
+
+
+def test_requests_of_others_are_handed_on_by_the_verb_that_runs_an_action(checkout: Path) -> None:
+    command = checkout / "helper" / "virt-sanlock-helper"
+    script = PRIVATE.replace("{executable} {uri} $1 pause", "{executable} run --yes -c {uri} pause $1")
+    result = subprocess.run(
+        [
+            *("unshare", "--mount", "sh", "-c"),
+            script.format(damage=remove("agent.service"), executable=command, uri=URI),
+            *(AFTER_OTHERS, UUID),
+        ],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    lines = result.stdout.splitlines()
+    assert {f"test:///a {UUID} pause", f"test:///b {UUID} poweroff"} <= set(lines)
+    assert "left: 0\n" in result.stderr
 
 
 @pytest.mark.parametrize("kind", ["copy", "link", "hard link", "nothing", "folder"])

@@ -185,7 +185,7 @@ class Intake:
         """Request NAME is not there any more: the agent that this one serves beside may have served it."""
         if self._requests.is_done_by_another(name):
             self.read_outcome(name)
-        else:
+        elif name not in self._requests.ignored:
             # Its own process has removed it; what has this name later is a request again.
             self._known.discard(name)
 

@@ -58,15 +58,18 @@ class Vanishing(Requests):
         return False
 
 
-def test_a_request_that_went_is_read_when_it_comes_again() -> None:
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_request_that_went_is_read_when_it_comes_again(is_ignored: bool) -> None:
+    """But not one that was served and cannot be renamed."""
     requests: Any = Vanishing(NAME)
     intake = Intake(requests, None, lambda: 0.0)  # type: ignore[arg-type]
     read: list[str] = []
     requests.read = read.append
+    requests.ignored = {NAME} if is_ignored else set()
     for _ in range(2):
         intake.read_anew()
         intake.take(lambda found: None)
-    assert read == [NAME, NAME]
+    assert read == [NAME] * (1 if is_ignored else 2)
 
 
 def test_a_spool_that_has_changed_is_read_however_lately_it_was_read() -> None:

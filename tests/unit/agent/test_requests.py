@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Callable
 
 import pytest
@@ -15,6 +16,7 @@ from sanlock_helper import call
 from sanlock_helper.agent.requests import Receipt, Request, Requests
 from sanlock_helper.agent.stand_by import StandBy
 from sanlock_helper.escapes import printable
+from sanlock_helper.events import Event
 from sanlock_helper.invocation import Invocation
 from sanlock_helper.leases.grace import Deadline
 from sanlock_helper.spool import DONE, LOGGING, TAKEN, Spool, SpoolError
@@ -358,36 +360,73 @@ def test_a_process_that_cannot_enlist_serves_unless_an_agent_has(
     assert spool.names() == []
 
 
-@pytest.mark.parametrize("is_served", [True, False])
+@pytest.fixture
+def needed(monkeypatch: pytest.MonkeyPatch, spool: Spool) -> Callable[[Callable[[], None]], int]:
+    """A call that is needed, and whose perform() does what is passed and fails."""
+
+    def serve(fail: Callable[[], None]) -> int:
+        monkeypatch.setattr("sanlock_helper.agent.service.perform", lambda *_: fail())
+        return call._serve(wanted(), 1000.0, False, None)
+
+    monkeypatch.setattr("sanlock_helper.call.Spool.open", lambda: spool)
+    monkeypatch.setattr(spool, "enlist", lambda: True)
+    return serve
+
+
+@pytest.fixture
+def defects(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """What is reported of defects after the service."""
+    reported: list[Event] = []
+    journal = SimpleNamespace(report=reported.append, flush=lambda: True)
+    monkeypatch.setattr("sanlock_helper.journal.Journal", lambda: journal)
+    return reported
+
+
+@pytest.mark.parametrize("outcome", ["", "notice", "error"])
 @pytest.mark.parametrize("is_agent", [True, False])
 def test_what_a_process_that_fails_would_have_served_is_left_to_libvirts_helper(
-    monkeypatch: pytest.MonkeyPatch, spool: Spool, is_agent: bool, is_served: bool
+    monkeypatch: pytest.MonkeyPatch,
+    spool: Spool,
+    needed: Callable[[Callable[[], None]], int],
+    defects: list[Event],
+    is_agent: bool,
+    outcome: str,
 ) -> None:
     """An agent of an older package beside a new hand-over, say: its own request, and those of others."""
     left: list[str] = []
 
-    def perform(*_: object) -> int:
-        if is_served:
+    def fail() -> None:
+        if outcome:
+            os.write(spool.own_request_fd, f"{outcome}\tthe line\n".encode())
             spool.remove(spool.name)
         raise TypeError("perform() takes 3 arguments")
 
     def arguments_of(name: str) -> None:
         left.append(name)
 
-    monkeypatch.setattr("sanlock_helper.call.Spool.open", lambda: spool)
-    monkeypatch.setattr(spool, "enlist", lambda: True)
     monkeypatch.setattr(spool, "is_agent", lambda: is_agent)
     monkeypatch.setattr(spool, "_arguments_of", arguments_of)
-    monkeypatch.setattr("sanlock_helper.agent.service.perform", perform)
     other = spool.write(wanted(), 999.0)
-    if is_served:
-        assert call._serve(wanted(), 1000.0, False, None) == 0
+    if outcome:
+        assert needed(fail) == (outcome == "error")
     else:
         with pytest.raises(TypeError):
-            call._serve(wanted(), 1000.0, False, None)
+            needed(fail)
+    assert [event.kind for event in defects] == ["defect-after-service"] * bool(outcome)
     # What cannot be read is for the next agent.
     assert spool.names() == [other]
     assert (other in left) == is_agent
+    assert spool.is_given_up == (is_agent and not outcome)
+
+
+def test_one_that_is_interrupted_while_it_loads_the_rest_leaves_nothing_to_do(
+    spool: Spool, needed: Callable[[Callable[[], None]], int]
+) -> None:
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    assert needed(fail) == 130
+    assert spool.names() == []
 
 
 def test_a_process_that_serves_alone_in_the_end_fails_with_its_error(
@@ -416,8 +455,39 @@ def test_one_that_leaves_its_requests_to_libvirts_helper_is_named_as_the_agent_n
     """It becomes that helper, with its process id, and gives the lock up."""
     assert spool.take_first() == TAKEN
     assert spool.holder(0) != ""
+    before = spool.is_late(0)
     spool.leave_to_stock("", 0.0, OSError("broken"))
     assert spool.holder(0) == ""
+    # Nor does one exit that writes its request from here on.
+    assert (before, spool.is_late(0)) == (False, True)
+
+
+def test_one_that_cannot_even_list_the_spool_is_named_as_the_agent_no_more(
+    monkeypatch: pytest.MonkeyPatch, spool: Spool
+) -> None:
+    def unserved() -> list[str]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    assert spool.take_first() == TAKEN
+    monkeypatch.setattr(spool, "unserved", unserved)
+    monkeypatch.setattr("sanlock_helper.inherited_descriptors.close_inherited_descriptors", lambda keep: None)
+    with pytest.raises(OSError, match="Input/output"):
+        spool.leave_to_stock("", 0.0, OSError("broken"))
+    assert (spool.holder(0), spool.is_given_up) == ("", True)
+
+
+def test_a_lock_is_not_kept_where_the_other_one_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, spool: Spool
+) -> None:
+    """It would show no life, and this process would be killed for that."""
+
+    def is_held(which: int) -> bool:
+        raise OSError(errno.EISDIR, "Is a directory")
+
+    monkeypatch.setattr(spool, "is_held", is_held)
+    with pytest.raises(OSError, match="directory"):
+        spool.take_first()
+    assert not spool.has_lock
 
 
 @pytest.mark.parametrize("is_own", [True, False])

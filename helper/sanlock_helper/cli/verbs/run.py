@@ -52,7 +52,15 @@ _PROGRAM = """\
 import posix, sys
 sys.path[:0] = sys.argv[1:3]
 from sanlock_helper.killpath import main
-posix._exit(main(sys.argv[3:], interactive=True))
+try:
+    status = main(sys.argv[4:], interactive=True)
+except Exception as error:
+    # In a process for a request of another one that has exited: see Spool.leave_to_stock().
+    arguments = getattr(error, "killpath_arguments", None)
+    if arguments is None:
+        raise
+    posix.execv(sys.argv[3], [sys.argv[3], *arguments])
+posix._exit(status)
 """
 
 # States from which an action takes nothing away.
@@ -114,7 +122,7 @@ def _command(call: list[str]) -> list[str]:
     In a process of its own: it sheds what it inherits, and leaves hanging threads behind when it ends.
     """
     roots = [str(Path(module.__file__ or "").parents[1]) for module in (killpath, libvirt_auth)]
-    return [sys.executable, "-ISB", "-c", _PROGRAM, *roots, *call[1:]]
+    return [sys.executable, "-ISB", "-c", _PROGRAM, *roots, *call]
 
 
 def inspect(connection: VirConnect, text: str) -> Found:
