@@ -152,13 +152,23 @@ class Handover:
             if self.lock(lock):
                 # The sign of life there is its last holder's.  Until this process has loaded what it serves
                 # with, none may exit that relies on it.
-                late = int((self._clock() - LATE_SECONDS) * 1e9)
-                self.kernel.utime(lock, ns=(late, late))
+                self.show_late(lock)
                 return False
             shown_at = self.kernel.fstat(lock).st_mtime_ns / 1e9
             return 0 <= self._clock() - shown_at < LATE_SECONDS and not self.take_place()
         except OSError:
             return False
+
+    def show_late(self, lock: int) -> None:
+        """Have the holder of LOCK, this process, taken for late: none that writes its request then exits.
+
+        Its silence counts from here, as if it had shown life LATE_SECONDS ago.
+        """
+        late = int((self._clock() - LATE_SECONDS) * 1e9)
+        try:
+            self.kernel.utime(lock, ns=(late, late))
+        except OSError:
+            pass  # immutable, or a read-only file system by now: see Spool._stamp()
 
     def take_place(self) -> bool:
         """Take the place of a stand-by, unless this process has one; False when all are taken."""

@@ -499,7 +499,9 @@ class Spool(Handover):
         """
         self.is_given_up = True
         try:
-            self._show_none()
+            if self._held >= 0:
+                # Those who exited, relying on this process, have written their requests before the listing.
+                self.show_late(self.locks[self._held])
             names = [name for name in self._unserved_at_last() if is_request(name)]
             for name in names:
                 arguments = self._arguments_of(name)
@@ -519,18 +521,6 @@ class Spool(Handover):
                 self._write_holder("")
         self.is_given_up = mine in names
         return self.is_given_up
-
-    def _show_none(self) -> None:
-        """Show no life any more: who writes a request from here on does not exit, relying on this process.
-
-        Those who did have written theirs before, so they are in the next listing.
-        """
-        if self._held >= 0:
-            late = int((self._clock() - LATE_SECONDS) * 1e9)
-            try:
-                self.kernel.utime(self.locks[self._held], ns=(late, late))
-            except OSError:
-                pass  # see _stamp()
 
     def _unserved_at_last(self) -> "list[str]":
         """The files of the requests that no process has served, whatever it takes to list them."""
